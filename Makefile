@@ -1,0 +1,40 @@
+# Everything sets itself up: `make demo` and `make test` work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test test-slow check bench clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ofa needs Python 3.11 or later: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "installing into $(VENV) (PyTorch is large: a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed  ## Make .venv with everything in it.
+
+demo: setup  ## The whole way on scikit-learn's digits, a few minutes; leaves runs/demo/report.html.
+	$(BIN)/ofa demo
+
+test: setup  ## The default tests, under 10 minutes on two cores.
+	$(BIN)/python -m pytest -q
+
+test-slow: setup  ## What takes longer: 50 architectures of every preset, exported and compared.
+	$(BIN)/python -m pytest -q -m slow
+
+check: setup  ## Format, lint, types, tests.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: setup  ## Measured figures of the docs: supernet, search and table speed.
+	$(BIN)/python scripts/bench_core.py
+
+clean:  ## Remove what the commands left, the environment too.
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
