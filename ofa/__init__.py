@@ -1,0 +1,47 @@
+"""Train once, deploy everywhere: any timm model, any device, any latency budget.
+
+Names are loaded when they are first used, so that ``import ofa`` and ``ofa --help`` cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Arch": "ofa.space",
+    "Dim": "ofa.space",
+    "LatencyTable": "ofa.cost",
+    "Run": "ofa.training",
+    "SearchSpace": "ofa.space",
+    "Supernet": "ofa.supernet",
+    "create_supernet": "ofa.supernet",
+    "elasticize": "ofa.supernet",
+}
+_PACKAGES = ("cost", "data", "deploy", "hardware", "nn", "report", "search", "space", "supernet", "training")
+
+if TYPE_CHECKING:
+    from ofa.cost import LatencyTable as LatencyTable
+    from ofa.space import Arch as Arch
+    from ofa.space import Dim as Dim
+    from ofa.space import SearchSpace as SearchSpace
+    from ofa.supernet import Supernet as Supernet
+    from ofa.supernet import create_supernet as create_supernet
+    from ofa.supernet import elasticize as elasticize
+    from ofa.training import Run as Run
+
+__all__ = ["Arch", "Dim", "LatencyTable", "Run", "SearchSpace", "Supernet", "create_supernet", "elasticize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"ofa.{name}")
+    raise AttributeError(f"module 'ofa' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PACKAGES, "__version__"})

@@ -1,0 +1,119 @@
+"""Configuration: frozen dataclasses read from YAML or ``key=value`` words, unknown keys and wrong types refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+import yaml
+
+from ofa.space import unknown_name_message
+
+ConfigT = TypeVar("ConfigT")
+
+
+class ConfigError(ValueError):
+    """A key is unknown or missing, or a value is of the wrong kind."""
+
+
+def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
+    """Make a configuration dataclass from plain data.
+
+    Args:
+        where: What the values come from, for messages: ``recipe demo.yaml``.
+
+    Raises:
+        ConfigError: It names the key, the value and what is allowed.
+    """
+    hints = typing.get_type_hints(config_type)
+    known = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must be a mapping with keys {', '.join(known)}, not {values!r}")
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{where}: {unknown_name_message('key', name, known)}")
+    for name, field in known.items():
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in values:
+            raise ConfigError(f"{where}: key {name!r} is missing")
+    converted = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    try:
+        return config_type(**converted)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(hint, value, where=where)  # type: ignore[arg-type]
+    if origin in (Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        inner = [option for option in options if option is not type(None)]
+        for option in inner:
+            try:
+                return _convert(option, value, where)
+            except ConfigError:
+                if option is inner[-1]:
+                    raise
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{where} must be a list, not {value!r}")
+        return tuple(_convert(typing.get_args(hint)[0], entry, where) for entry in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a mapping, not {value!r}")
+        return dict(value)
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where} cannot be {value!r}; choices: {', '.join(map(str, typing.get_args(hint)))}")
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where} must be a {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def read_yaml(path: Path | str, *, kind: str) -> dict[str, Any]:
+    """Read a YAML mapping; :class:`ConfigError` if it is missing or malformed."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no {kind} at {path}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{kind} {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{kind} {path} must hold a mapping, not {type(data).__name__}")
+    return data
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay ``section.key=value`` words over nested plain data; values are read as YAML."""
+    result: dict[str, Any] = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for word in overrides:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"override {word!r} must look like section.key=value, for example train.epochs=10")
+        *sections, name = path.split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"override {word!r}: {section!r} is a single value, not a section")
+        try:
+            target[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {word!r}: cannot read the value {text!r}") from None
+    return result

@@ -1,0 +1,378 @@
+"""What can vary in a supernet: dims, search spaces, architectures and populations of them.
+
+A :class:`SearchSpace` is frozen data. It knows nothing of layers, devices or search; everything that handles many
+architectures at once does so as a *population*, an integer array of shape ``(N, D)`` that holds, for each of the
+``D`` dims, the index of the chosen value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Value: TypeAlias = int | float | str
+Population: TypeAlias = npt.NDArray[np.integer]
+
+GENE_DTYPE = np.int16
+
+
+class SpaceError(ValueError):
+    """An architecture, a dim or a population does not fit its search space."""
+
+
+def unknown_name_message(kind: str, name: object, known: Iterable[str]) -> str:
+    """Say that ``name`` is not one of ``known``, with the nearest spelling first."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One thing that can vary.
+
+    Args:
+        name: For example ``stage2.depth`` or ``resolution``.
+        values: The choices, the cheapest first. Numbers must ascend strictly.
+        requires: ``(parent, parent_values)``: the dim is active only where dim ``parent`` is itself active and takes
+            one of ``parent_values``. ``None`` means always active.
+
+    Raises:
+        SpaceError: If there are no values, if values repeat, or if numbers do not ascend.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    requires: tuple[str, tuple[Value, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise SpaceError(f"dim {self.name!r} has no values; give it at least one")
+        if len(set(self.values)) != len(self.values):
+            raise SpaceError(f"dim {self.name!r} repeats a value: {self.values}")
+        numbers = [value for value in self.values if not isinstance(value, str)]
+        if numbers != sorted(numbers):
+            raise SpaceError(f"dim {self.name!r} must list its values in ascending order, not {self.values}")
+
+    def index(self, value: Value) -> int:
+        """Position of ``value``; :class:`SpaceError` lists the choices if it is not one of them."""
+        try:
+            return self.values.index(value)
+        except ValueError:
+            raise SpaceError(f"dim {self.name!r} cannot be {value!r}; choices: {list(self.values)}") from None
+
+
+class Arch(Mapping[str, Value]):
+    """One architecture: an immutable mapping from each *active* dim to its value.
+
+    Being canonical (inactive dims are absent), two spellings of one network are equal and hash equal. Made by
+    :meth:`SearchSpace.arch` and its kin; ``dict(arch)`` is JSON.
+    """
+
+    __slots__ = ("_hash", "_values")
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = dict(values)
+        self._hash: int | None = None
+
+    def __getitem__(self, name: str) -> Value:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise SpaceError(unknown_name_message("or inactive dim", name, self._values)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(frozenset(self._values.items()))
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == other._values if isinstance(other, Arch) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Arch({self._values})"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of ``name``, or ``default`` where it is inactive or unknown."""
+        return self._values.get(name, default)
+
+    def to_json(self) -> str:
+        """One line, dims in the order of the space."""
+        return json.dumps(self._values, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """An ordered tuple of dims; parents stand before the dims that depend on them.
+
+    Raises:
+        SpaceError: If names repeat, or a dim requires something that does not stand before it.
+    """
+
+    dims: tuple[Dim, ...]
+
+    def __post_init__(self) -> None:
+        seen: dict[str, Dim] = {}
+        for dim in self.dims:
+            if dim.name in seen:
+                raise SpaceError(f"dim {dim.name!r} stands twice in the space")
+            if dim.requires is not None:
+                parent, parent_values = dim.requires
+                if parent not in seen:
+                    raise SpaceError(f"dim {dim.name!r} requires {parent!r}, which must stand before it")
+                for value in parent_values:
+                    seen[parent].index(value)
+            seen[dim.name] = dim
+
+    # -- looking things up -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dim.name for dim in self.dims)
+
+    @cached_property
+    def _column_of(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.names)}
+
+    def column(self, name: str) -> int:
+        """Column of dim ``name`` in a population; :class:`SpaceError` lists the known dims."""
+        try:
+            return self._column_of[name]
+        except KeyError:
+            raise SpaceError(unknown_name_message("dim", name, self.names)) from None
+
+    def __getitem__(self, name: str) -> Dim:
+        return self.dims[self.column(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._column_of
+
+    def __len__(self) -> int:
+        return len(self.dims)
+
+    @cached_property
+    def num_values(self) -> npt.NDArray[np.intp]:
+        """Number of choices of each dim, shape ``(D,)``."""
+        return np.array([len(dim.values) for dim in self.dims], dtype=np.intp)
+
+    @cached_property
+    def _parents(self) -> tuple[tuple[int, npt.NDArray[np.bool_]] | None, ...]:
+        """For each dim: its parent's column and which of the parent's value indices make it active."""
+        parents: list[tuple[int, npt.NDArray[np.bool_]] | None] = []
+        for dim in self.dims:
+            if dim.requires is None:
+                parents.append(None)
+                continue
+            parent, parent_values = dim.requires
+            allowed = np.zeros(len(self[parent].values), dtype=np.bool_)
+            allowed[[self[parent].index(value) for value in parent_values]] = True
+            parents.append((self.column(parent), allowed))
+        return tuple(parents)
+
+    @cached_property
+    def num_archs(self) -> int:
+        """Exact number of different architectures (an arbitrarily large integer)."""
+        # Dims form a forest. Children stand after their parents, so one backward sweep multiplies each dim's
+        # per-value counts into its parent's.
+        counts = [[1] * len(dim.values) for dim in self.dims]
+        total = 1
+        for column in reversed(range(len(self.dims))):
+            subtree = sum(counts[column])
+            parent = self._parents[column]
+            if parent is None:
+                total *= subtree
+            else:
+                parent_column, allowed = parent
+                for index in np.flatnonzero(allowed):
+                    counts[parent_column][index] *= subtree
+        return total
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change when any dim or value changes."""
+        return hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()[:12]
+
+    # -- JSON --------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The space as JSON data: one object per dim."""
+        return [
+            {"name": dim.name, "values": list(dim.values)}
+            | ({} if dim.requires is None else {"requires": [dim.requires[0], list(dim.requires[1])]})
+            for dim in self.dims
+        ]
+
+    @classmethod
+    def from_json(cls, data: Sequence[Mapping[str, Any]]) -> SearchSpace:
+        """The inverse of :meth:`to_json`; :class:`SpaceError` if a key is missing or unknown."""
+        dims = []
+        for entry in data:
+            unknown = set(entry) - {"name", "values", "requires"}
+            if unknown or not {"name", "values"} <= set(entry):
+                raise SpaceError(
+                    f"a dim needs 'name' and 'values' and may have 'requires', but this has {sorted(entry)}"
+                )
+            requires = entry.get("requires")
+            dims.append(
+                Dim(
+                    name=entry["name"],
+                    values=tuple(entry["values"]),
+                    requires=None if requires is None else (requires[0], tuple(requires[1])),
+                )
+            )
+        return cls(tuple(dims))
+
+    # -- single architectures ----------------------------------------------------------------------------------------
+
+    def arch(self, values: Mapping[str, Value]) -> Arch:
+        """Check a mapping from dims to values and make it an :class:`Arch`.
+
+        Raises:
+            SpaceError: If a dim is unknown, missing or inactive, or a value is not among the choices.
+        """
+        for name in values:
+            self.column(name)
+        genes = np.zeros((1, len(self.dims)), dtype=GENE_DTYPE)
+        for column, dim in enumerate(self.dims):
+            if dim.name in values:
+                genes[0, column] = dim.index(values[dim.name])
+        active = self.active(genes)[0]
+        for column, dim in enumerate(self.dims):
+            if active[column] and dim.name not in values:
+                raise SpaceError(f"dim {dim.name!r} is missing; give it one of {list(dim.values)}")
+            if not active[column] and dim.name in values:
+                known = [self.names[other] for other in np.flatnonzero(active)]
+                raise SpaceError(f"dim {dim.name!r} is inactive in this architecture; active dims: {', '.join(known)}")
+        return self.to_archs(genes)[0]
+
+    def largest(self) -> Arch:
+        """Every dim at its last value."""
+        return self.to_archs((self.num_values - 1).astype(GENE_DTYPE)[None])[0]
+
+    def smallest(self) -> Arch:
+        """Every dim at its first value."""
+        return self.to_archs(np.zeros((1, len(self.dims)), dtype=GENE_DTYPE))[0]
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """One random architecture; see :meth:`sample_population`."""
+        return self.to_archs(self.sample_population(1, rng))[0]
+
+    # -- populations -------------------------------------------------------------------------------------------------
+
+    def to_population(self, archs: Arch | Sequence[Arch] | Population) -> Population:
+        """Architectures as a canonical integer array.
+
+        Args:
+            archs: One architecture, a list of them, or an array ``(N, D)`` (checked, then made canonical).
+
+        Returns:
+            Value indices, shape ``(N, D)``; inactive dims are 0.
+        """
+        if isinstance(archs, np.ndarray):
+            self._check(archs)
+            return self.canonical(archs)
+        if isinstance(archs, Arch):
+            archs = [archs]
+        population = np.zeros((len(archs), len(self.dims)), dtype=GENE_DTYPE)
+        for row, arch in enumerate(archs):
+            for name, value in arch.items():
+                column = self.column(name)
+                population[row, column] = self.dims[column].index(value)
+        return population
+
+    def to_archs(self, population: Population) -> list[Arch]:
+        """The inverse of :meth:`to_population`."""
+        self._check(population)
+        active = self.active(population)
+        return [
+            Arch({dim.name: dim.values[gene] for dim, gene, on in zip(self.dims, row, mask, strict=True) if on})
+            for row, mask in zip(population.tolist(), active.tolist(), strict=True)
+        ]
+
+    def _check(self, population: Population) -> None:
+        if population.ndim != 2 or population.shape[1] != len(self.dims):
+            raise SpaceError(f"a population of this space has shape (N, {len(self.dims)}), not {population.shape}")
+        if not np.issubdtype(population.dtype, np.integer):
+            raise SpaceError(f"a population holds integers, not {population.dtype}")
+        if len(population) and (population.min() < 0 or (population.max(axis=0) >= self.num_values).any()):
+            column = int(np.flatnonzero((population.min(axis=0) < 0) | (population.max(axis=0) >= self.num_values))[0])
+            raise SpaceError(
+                f"dim {self.names[column]!r} has indices outside 0..{self.num_values[column] - 1} in this population"
+            )
+
+    def active(self, population: Population) -> npt.NDArray[np.bool_]:
+        """Which dims count in each architecture, shape ``(N, D)``."""
+        # Columns are contiguous: every operation here and below works on one dim of all architectures.
+        mask = np.ones((len(self.dims), len(population)), dtype=np.bool_)
+        for column, parent in enumerate(self._parents):
+            if parent is not None:
+                parent_column, allowed = parent
+                np.logical_and(mask[parent_column], allowed[population[:, parent_column]], out=mask[column])
+        return mask.T
+
+    def canonical(self, population: Population) -> Population:
+        """Clear inactive dims to 0, so that equal networks have equal rows."""
+        return population * self.active(population)
+
+    def sample_population(self, num_archs: int, rng: np.random.Generator) -> Population:
+        """Draw every dim uniformly and independently, then make the rows canonical; shape ``(num_archs, D)``.
+
+        This is once-for-all's distribution (each depth equally likely), not the uniform one over distinct networks,
+        which would draw the greatest depth nearly always.
+        """
+        return self.canonical(self._draw(num_archs, rng))
+
+    def _draw(self, num_archs: int, rng: np.random.Generator) -> Population:
+        columns = np.empty((len(self.dims), num_archs), dtype=GENE_DTYPE)
+        for column, num in enumerate(self.num_values):
+            columns[column] = rng.integers(num, size=num_archs, dtype=GENE_DTYPE)
+        return columns.T
+
+    def mutate(self, population: Population, rng: np.random.Generator, *, probability: float) -> Population:
+        """Redraw each dim with ``probability``; a dim that becomes active thereby is drawn afresh."""
+        drawn = self._draw(len(population), rng)
+        redraw = probability > rng.random((len(self.dims), len(population)), dtype=np.float32).T
+        return self.canonical(np.where(redraw | ~self.active(population), drawn, population))
+
+    def crossover(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
+        """Uniform crossover: each dim from either parent, from the one in which it is active where only one has it."""
+        in_mothers, in_fathers = self.active(mothers), self.active(fathers)
+        coin = rng.random((len(self.dims), len(mothers)), dtype=np.float32).T < 0.5
+        return self.canonical(np.where(in_mothers & (coin | ~in_fathers), mothers, fathers))
+
+    def encode(self, archs: Arch | Sequence[Arch] | Population) -> npt.NDArray[np.float32]:
+        """One-hot encoding with inactive dims all zero, shape ``(N, sum of the dims' number of values)``."""
+        population = self.to_population(archs)
+        active = self.active(population)
+        encoded = np.zeros((int(self.num_values.sum()), len(population)), dtype=np.float32)
+        offset = 0
+        for column, num in enumerate(self.num_values):
+            for index in range(num):
+                np.logical_and(
+                    population[:, column] == index, active[:, column], out=encoded[offset + index], casting="unsafe"
+                )
+            offset += num
+        return encoded.T
+
+    def row_keys(self, population: Population) -> npt.NDArray[np.void]:
+        """One opaque comparable item per row, shape ``(N,)``: for ``np.unique`` and ``np.isin`` over architectures."""
+        rows = np.ascontiguousarray(population, dtype=GENE_DTYPE)
+        return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
