@@ -1,0 +1,114 @@
+"""The supernet: one set of weights, any of its subnets on request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from ofa.nn.conv import remove_kernel_transforms
+from ofa.nn.resolution import resize_images
+from ofa.nn.structure import clone_structure, detach_buffers, own_tensors
+from ofa.space import Arch, SearchSpace, Value
+from ofa.supernet.parts import Part, PartIndex, Slot
+from ofa.supernet.stages import Stage
+
+
+class Supernet(nn.Module):
+    """A timm model together with the space of its subnets. Made by :func:`ofa.elasticize`.
+
+    There are no elastic layers inside: ``model`` is timm's model with timm's parameter names, and an architecture
+    selects slices of its tensors. A subnet is built for each call from ordinary timm blocks that hold those slices as
+    *views*, so the active and the extracted network run the same code, training one trains the shared weights, and no
+    state outlives a call. (Published code keeps the active choice in attributes of the layers.)
+
+    Shape:
+        - images: ``(N, C, H, W)``, resized to ``(N, C, r, r)`` if ``arch["resolution"]`` is another ``r``
+        - output: ``(N, num_classes)``
+
+    In training mode only the largest subnet updates the running statistics of batch normalisation, so that they stay
+    those of one network; every other subnet needs BN calibration before it is judged.
+    """
+
+    def __init__(self, model: nn.Module, space: SearchSpace, stages: tuple[Stage, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.space = space
+        self.stages = stages
+        self._largest = space.largest()
+
+    def forward(self, images: Tensor, arch: Arch | Mapping[str, Value]) -> Tensor:
+        """Logits of one subnet; :class:`~ofa.space.SpaceError` if ``arch`` does not fit the space."""
+        arch = self._checked(arch)
+        return self.subnet(arch)(resize_images(images, int(arch["resolution"])))
+
+    def _checked(self, arch: Arch | Mapping[str, Value]) -> Arch:
+        return arch if arch is self._largest else self.space.arch(arch)
+
+    def subnet(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
+        """The subnet as a throwaway module over views of the shared weights.
+
+        Gradients reach the supernet through it. It is stale after ``load_state_dict(assign=True)`` or a move to another
+        device; build it again rather than keep it.
+        """
+        arch = self._checked(arch)
+        if arch == self._largest:
+            return self.model
+        subnet = self._narrowed(arch)
+        if self.training:
+            detach_buffers(subnet)
+        return subnet
+
+    def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
+        subnet = clone_structure(self.model)
+        for stage in self.stages:
+            sequence = subnet.get_submodule(stage.path)
+            kept = list(sequence._modules.items())[: stage.depth(arch)]
+            sequence._modules = dict(kept)
+            for block, (_, module) in zip(stage.blocks, kept, strict=False):
+                choice = block.choice(arch)
+                if choice and block.adapter and module is not None:
+                    block.adapter.narrow(module, choice)
+        return subnet
+
+    def extract(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
+        """The subnet as a module of its own: plain timm and torch layers, contiguous copies of the weights, eval mode.
+
+        It takes images of the architecture's resolution. Its batch-norm statistics are those of the largest subnet: see
+        :mod:`ofa.training.bn_calibration`.
+        """
+        subnet = remove_kernel_transforms(self._narrowed(self._checked(arch)))
+        own_tensors(subnet)
+        return subnet.eval()
+
+    def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of the images that the extracted subnet takes."""
+        resolution = int(arch["resolution"])
+        return (int(getattr(self.model, "in_chans", 3)), resolution, resolution)
+
+    # -- what its parts are and cost ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _part_index(self) -> PartIndex:
+        return PartIndex(self.model, self.space, self.stages)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Stem, blocks and head, each with the dims that decide it."""
+        return self._part_index.slots
+
+    def part(self, key: str) -> Part:
+        """The network part behind a key of :attr:`slots`, to be run on its own; :class:`LookupError` if unknown."""
+        return self._part_index.part(key)
+
+    def factors(self, cost: str) -> list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]:
+        """Cost tables: for each slot the dims it reads and a dense array over their values.
+
+        Args:
+            cost: ``macs`` (multiply-accumulates), ``params`` or ``peak_activation_bytes`` (of one fp32 image; the
+                peak of a network is the largest entry, not the sum).
+        """
+        return self._part_index.factors(cost)
