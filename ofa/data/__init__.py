@@ -1,0 +1,9 @@
+"""Data sets and the four splits: train, calibration, search, test."""
+
+from ofa.data.config import DataConfig, DataError
+from ofa.data.image_data import ImageData, load_data
+from ofa.data.preprocessing import preprocessing
+from ofa.data.readers import READERS
+from ofa.data.splits import SPLITS, Splits
+
+__all__ = ["READERS", "SPLITS", "DataConfig", "DataError", "ImageData", "Splits", "load_data", "preprocessing"]

@@ -1,0 +1,71 @@
+"""What a run says about its data, and the error for what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class DataError(ValueError):
+    """A data set is missing, broken, or does not fit what is asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data, how it is split, and how training images are varied.
+
+    A *share* below 1 is that part of the images that the split is carved out of; 1 or more is a number of images.
+
+    Args:
+        name: ``digits``, ``folder``, ``idx``, ``parquet``, or a data set of timm's with its prefix, ``torch/cifar10``.
+        root: Where the files are; ``digits`` needs none.
+        calibration_share: Images for BN statistics and INT8 ranges.
+        search_share: Images that candidates are compared on.
+        test_share: Images for the last word; unused where the data set has a test set of its own.
+        seed: Decides the splits.
+        limit: At most this many training images, classes in proportion, for quick runs.
+        image_column: Parquet column that holds encoded images.
+        label_column: Parquet column that holds integers or strings.
+        mean: Per channel, of pixels in 0..1 (one value serves all channels); found on the training split if ``None``.
+        std: Likewise.
+        crop_padding: Random shifts of training images, at most this share of their size.
+        horizontal_flip: Whether training images are mirrored at random.
+
+    Raises:
+        DataError: If a value is out of range.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    calibration_share: float = 0.05
+    search_share: float = 0.15
+    test_share: float = 0.2
+    seed: int = 0
+    limit: int | None = None
+    image_column: str = "image"
+    label_column: str = "label"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_padding: float = 0.125
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("calibration_share", "search_share", "test_share"):
+            share = getattr(self, name)
+            if share <= 0 or (share >= 1 and share != int(share)):
+                raise DataError(f"{name} is {share}; give a share between 0 and 1, or a whole number of images")
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit is {self.limit}; give at least one training image, or none for no limit")
+        if self.seed < 0:
+            raise DataError(f"seed is {self.seed}; give a number from 0 up")
+        if not 0 <= self.crop_padding < 0.5:
+            raise DataError(
+                f"crop_padding is {self.crop_padding}; give a share of the image's size from 0 to below 0.5"
+            )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
+                above = " above 0" if name == "std" else ""
+                raise DataError(f"{name} is {tuple(values)}; give one or three numbers{above}, or none to compute it")
+            object.__setattr__(self, name, tuple(float(value) for value in values) * (3 // len(values)))

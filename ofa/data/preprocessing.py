@@ -1,0 +1,56 @@
+"""From a picture to the network's input: the one definition for training, evaluation and deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+if TYPE_CHECKING:
+    from ofa.data.image_data import ImageData
+
+INTERPOLATION = Image.Resampling.BICUBIC
+
+
+def to_pixels(image: Image.Image, sizes: Sequence[int], *, grey: bool) -> npt.NDArray[np.uint8]:
+    """Crop the central square and resize it to each of ``sizes`` in turn; ``(1 or 3, size, size)``, uint8."""
+    image = image.convert("L" if grey else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    for size in sizes:
+        image = image.resize((size, size), INTERPOLATION)
+    pixels = np.asarray(image)
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def preprocessing(data: ImageData, resolution: int) -> dict[str, Any]:
+    """What ``bundle.json`` says about the input of a subnet at ``resolution``.
+
+    Following ``steps`` with Pillow and numpy gives exactly what ``data.batches(..., image_size=resolution)`` yields.
+
+    Raises:
+        DataError: If ``resolution`` is above the size that the data was loaded at.
+    """
+    return {
+        "color": "L" if data.source.grey else "RGB",
+        "channels": data.channels,
+        "resize": data.resize_steps(resolution),
+        "interpolation": INTERPOLATION.name.lower(),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "input_size": [data.channels, resolution, resolution],
+        "layout": "NCHW",
+        "dtype": "float32",
+        "steps": [
+            "convert the image to the Pillow mode in 'color'",
+            "crop the central square: side = min(width, height), left = (width - side) // 2, top alike",
+            "resize the 8-bit image with Pillow's 'interpolation' to each size in 'resize' in turn",
+            "convert to 'dtype' and divide by 255; repeat a single channel to 'channels'",
+            "subtract 'mean' and divide by 'std', per channel",
+            "arrange as 'layout'",
+        ],
+    }

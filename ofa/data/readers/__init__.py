@@ -1,0 +1,35 @@
+"""One file per kind of data set; a new one is a file here and a line in ``READERS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ofa.data.config import DataConfig, DataError
+from ofa.data.readers.digits import read_digits
+from ofa.data.readers.folder import read_folder
+from ofa.data.readers.idx import read_idx
+from ofa.data.readers.parquet import read_parquet
+from ofa.data.readers.source import Source
+from ofa.data.readers.timm_dataset import read_timm
+from ofa.space import unknown_name_message
+
+READERS: dict[str, Callable[[DataConfig], Source]] = {
+    "digits": read_digits,
+    "folder": read_folder,
+    "idx": read_idx,
+    "parquet": read_parquet,
+}
+
+
+def read_source(config: DataConfig) -> Source:
+    """Read labels and find the images; names with a prefix, as in ``torch/cifar10``, go to timm.
+
+    Raises:
+        DataError: If the name is unknown, or the reader finds something wrong.
+    """
+    if config.name in READERS:
+        return READERS[config.name](config)
+    if "/" in config.name:
+        return read_timm(config)
+    known = unknown_name_message("data set", config.name, READERS)
+    raise DataError(f"{known}, and timm's with their prefix, such as torch/cifar10")

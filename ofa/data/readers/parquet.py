@@ -1,0 +1,106 @@
+"""Parquet files with a column of encoded images and a column of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ofa.data.config import DataConfig, DataError
+from ofa.data.readers.source import Source, decode_image, encode_labels, require_root
+from ofa.space import unknown_name_message
+
+HOLDS = "a Parquet file, or a folder with train*.parquet and, optionally, val*.parquet and test*.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One encoded image and where it came from."""
+
+    image: bytes
+    path: Path
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class RowImages:
+    """Pictures from encoded bytes."""
+
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        row = self.rows[index]
+        return decode_image(row.image, name=f"row {row.number} of {row.path}")
+
+
+def read_parquet(config: DataConfig) -> Source:
+    """Read encoded images (bytes, or a struct with ``bytes`` in it) and labels (integers or strings).
+
+    ``test*.parquet`` and ``val*.parquet`` serve as ``test/`` and ``val/`` do in a folder tree.
+
+    Raises:
+        DataError: If a file or column is missing, truncated or of another type, or a value is null.
+    """
+    root = require_root(config, HOLDS)
+    files = (
+        [[root], [], []]
+        if root.is_file()
+        else [sorted(root.glob(f"{part}*.parquet")) for part in ("train", "val", "test")]
+    )
+    train_files, val_files, test_files = files
+    if not train_files:
+        raise DataError(f"found no train*.parquet in {root}; it should be {HOLDS}")
+    if test_files:
+        train_files = train_files + val_files
+    train_rows, train_labels = _read(train_files, config)
+    test_rows, test_labels = _read(test_files or val_files, config)
+    classes, labels = encode_labels(train_labels, test_labels)
+    return Source(classes, labels, RowImages(train_rows + test_rows), num_test=len(test_rows))
+
+
+def _read(paths: Sequence[Path], config: DataConfig) -> tuple[list[Row], list[Any]]:
+    rows: list[Row] = []
+    labels: list[Any] = []
+    for path in paths:
+        images, file_labels = _read_file(path, config)
+        rows += [Row(image, path, number) for number, image in enumerate(images)]
+        labels += file_labels
+    return rows, labels
+
+
+def _read_file(path: Path, config: DataConfig) -> tuple[list[bytes], list[Any]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        for option in ("image_column", "label_column"):
+            if getattr(config, option) not in file.schema_arrow.names:
+                unknown = unknown_name_message("column", getattr(config, option), file.schema_arrow.names)
+                raise DataError(f"{path}: {unknown}; set {option}")
+        table = file.read(columns=[config.image_column, config.label_column])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is truncated or not a Parquet file ({error}); get it again") from error
+
+    images, labels = table[config.image_column], table[config.label_column]
+    if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
+        images = pc.struct_field(images, "bytes")
+    if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
+        raise DataError(f"column {config.image_column!r} of {path} holds {images.type}, not encoded images (binary)")
+    if not (
+        pa.types.is_integer(labels.type) or pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)
+    ):
+        raise DataError(f"column {config.label_column!r} of {path} holds {labels.type}, not integers or strings")
+    for name, column in ((config.image_column, images), (config.label_column, labels)):
+        if column.null_count:
+            raise DataError(
+                f"row {pc.index(column.is_null(), True).as_py()} of {path} has no {name!r}; fill or remove it"
+            )
+    return images.to_pylist(), labels.to_pylist()

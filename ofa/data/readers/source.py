@@ -1,0 +1,128 @@
+"""What every reader gives: labelled images that are decoded one by one, when asked for."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ofa.data.config import DataConfig, DataError
+from ofa.space import unknown_name_message
+
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Images(Protocol):
+    """A sequence of pictures; picklable, because worker processes may read it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Image.Image: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set before it is split.
+
+    Args:
+        classes: Names.
+        labels: Index into ``classes`` of each image, shape ``(N,)``.
+        images: ``N`` pictures of any size.
+        grey: Whether all of them are grey, so that one channel says all.
+        num_test: The last so many images are the data set's own test set; 0 if it has none.
+
+    Raises:
+        DataError: If there are fewer than two classes.
+    """
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    images: Images
+    grey: bool = False
+    num_test: int = 0
+
+    def __post_init__(self) -> None:
+        assert len(self.labels) == len(self.images) > self.num_test
+        if len(self.classes) < 2:
+            raise DataError(f"the data has a single class, {', '.join(self.classes)}; a classifier needs at least two")
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Pictures from a uint8 array ``(N, H, W)``."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class FileImages:
+    """Pictures from files."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode_image(self.paths[index], name=str(self.paths[index]))
+
+
+def decode_image(encoded: Path | bytes, *, name: str) -> Image.Image:
+    """Decode a whole picture now.
+
+    Raises:
+        DataError: With ``name`` in it, if it is truncated, not a picture, or deeper than 8 bits a channel.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            image.load()
+    except DECODING_ERRORS as error:
+        raise DataError(f"{name} is truncated or not an image ({error}); replace or remove it") from error
+    if image.mode in DEEP_MODES:
+        raise DataError(
+            f"{name} has pixels of mode {image.mode}, which would be clipped; convert it to 8 bits a channel"
+        )
+    return image
+
+
+def encode_labels(train: npt.ArrayLike, test: npt.ArrayLike) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Number the classes found in the training labels, in ascending order.
+
+    Returns:
+        Class names, and the class index of every training and then every test label.
+
+    Raises:
+        DataError: If a test label does not occur in training.
+    """
+    values, train_labels = np.unique(np.asarray(train), return_inverse=True)
+    test_values = np.asarray(test, dtype=values.dtype if np.size(test) == 0 else None)
+    strangers = np.setdiff1d(test_values, values)
+    if len(strangers):
+        raise DataError(unknown_name_message("class in the test set", str(strangers[0]), map(str, values)))
+    test_labels = np.searchsorted(values, test_values)
+    return tuple(str(value) for value in values), np.concatenate([train_labels, test_labels]).astype(np.int64)
+
+
+def require_root(config: DataConfig, holds: str) -> Path:
+    """``config.root`` as a path that exists; ``holds`` says what should be there."""
+    if config.root is None:
+        raise DataError(f"data set {config.name!r} needs a root: {holds}")
+    root = Path(config.root).expanduser()
+    if not root.exists():
+        raise DataError(f"there is no {root}, the root of data set {config.name!r}; it should be {holds}")
+    return root

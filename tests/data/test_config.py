@@ -1,0 +1,31 @@
+"""DataConfig refuses values out of range."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from ofa.data import DataConfig, DataError
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"search_share": 0.0}, "search_share is 0.0"),
+        ({"test_share": 10.5}, "test_share is 10.5"),
+        ({"limit": 0}, "limit is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"crop_padding": 0.5}, "crop_padding is 0.5"),
+        ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2)"),
+        ({"std": (0.0,)}, "std is (0.0,)"),
+    ],
+)
+def test_refuses_and_names_the_value(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        DataConfig(**options)
+
+
+def test_one_mean_serves_three_channels() -> None:
+    assert DataConfig(mean=[0.5]).mean == (0.5, 0.5, 0.5)  # type: ignore[arg-type]  # as YAML gives it
