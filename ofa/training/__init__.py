@@ -1,0 +1,21 @@
+"""Training one set of weights for all subnets, and judging the subnets."""
+
+from ofa.training.bn_calibration import calibrate_bn
+from ofa.training.evaluation import SubnetEvaluator, top1_percent
+from ofa.training.recipe import Recipe, list_recipes, load_recipe
+from ofa.training.run import Run, RunError, build_supernet
+from ofa.training.trainer import DivergedError, train
+
+__all__ = [
+    "DivergedError",
+    "Recipe",
+    "Run",
+    "RunError",
+    "SubnetEvaluator",
+    "build_supernet",
+    "calibrate_bn",
+    "list_recipes",
+    "load_recipe",
+    "top1_percent",
+    "train",
+]

@@ -1,0 +1,79 @@
+"""Checkpoints: one safetensors file per epoch, written atomically; nothing in it is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ofa.files import FORMAT, FileFormatError, atomic_path
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Write groups of named tensors and JSON data.
+
+    Args:
+        tensors: Group name (``model``, ``ema``) -> tensor name -> tensor.
+        state: JSON data, kept in the file's header.
+    """
+    flat = {
+        f"{group}/{name}": t.detach().cpu().contiguous()
+        for group, named in tensors.items()
+        for name, t in named.items()
+    }
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(flat, temporary, {"state": json.dumps({"format": FORMAT, **state})})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The inverse of :func:`save_checkpoint`.
+
+    Raises:
+        FileFormatError: If the file is missing, truncated or of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise FileFormatError(f"no checkpoint at {path}") from None
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise FileFormatError(
+            f"checkpoint {path} is truncated or damaged ({error}); delete it to use the one before"
+        ) from None
+    if state.pop("format", None) != FORMAT:
+        raise FileFormatError(f"checkpoint {path} is of another format; train again, or use the version that wrote it")
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        group, _, rest = name.partition("/")
+        groups.setdefault(group, {})[rest] = tensor
+    return groups, state
+
+
+def optimizer_tensors(state_dict: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimiser's ``state_dict`` into tensors (``index/name``) and JSON data."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, entries in state_dict["state"].items():
+        for name, value in entries.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}/{name}"] = value
+    return tensors, {"param_groups": state_dict["param_groups"], "numbers": numbers}
+
+
+def optimizer_state_dict(tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`optimizer_tensors`."""
+    state: dict[int, dict[str, Any]] = {}
+    for path, value in {**data["numbers"], **tensors}.items():
+        index, _, name = path.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": data["param_groups"]}
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(folder.glob("epoch-*.safetensors"))

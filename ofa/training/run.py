@@ -1,0 +1,157 @@
+"""The run folder: what training leaves and everything later reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ofa.data import ImageData, load_data
+from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
+from ofa.space import SearchSpace, SpaceError
+from ofa.supernet import Supernet, create_supernet
+from ofa.training.evaluation import Progress
+from ofa.training.recipe import ModelConfig, Recipe
+
+REMEDY = "train it with `ofa train`, or name another run folder"
+VERSIONS_OF = ("ofa-toolkit", "torch", "timm", "numpy", "onnx", "onnxruntime")
+
+
+class RunError(ValueError):
+    """A run folder cannot be used as asked."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
+    """The supernet that a recipe describes, in channels-last layout."""
+    supernet = create_supernet(config.name, num_classes=num_classes, pretrained=config.pretrained, **config.choices())
+    return supernet.to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder; :meth:`open` checks it, :meth:`save` writes one.
+
+    Args:
+        path: The folder.
+        info: Contents of ``supernet.json``.
+    """
+
+    path: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """Read ``supernet.json``.
+
+        Raises:
+            FileFormatError: If the folder holds none, or a damaged one.
+        """
+        path = Path(path)
+        info = read_json(path / "supernet.json", kind="run folder", remedy=REMEDY)
+        missing = {"model", "num_classes", "space", "data", "recipe", "weights_sha256"} - set(info)
+        if missing:
+            raise FileFormatError(f"{path / 'supernet.json'} lacks {', '.join(sorted(missing))}; {REMEDY}")
+        return cls(path, info)
+
+    @classmethod
+    def save(cls, path: Path, *, recipe: Recipe, supernet: Supernet, data: ImageData) -> Run:
+        """Write ``supernet.safetensors``, then ``supernet.json``, which names its checksum."""
+        weights = path / "supernet.safetensors"
+        with atomic_path(weights) as temporary:
+            tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
+            safetensors.torch.save_file(tensors, temporary)
+        info = {
+            "format": FORMAT,
+            "model": recipe.to_json()["model"],
+            "num_classes": data.num_classes,
+            "space": supernet.space.to_json(),
+            "data": {
+                **recipe.to_json()["data"],
+                "classes": list(data.classes),
+                "num_train": len(data.splits.train),
+                "mean": list(data.mean),
+                "std": list(data.std),
+                "splits": data.splits.to_json(),
+            },
+            "recipe": recipe.to_json(),
+            "versions": versions(),
+            "weights_sha256": sha256_of_file(weights),
+        }
+        write_json_atomic(path / "supernet.json", info, indent=None)
+        return cls(path, info)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.from_json(self.info["recipe"], where=f"recipe in {self.path / 'supernet.json'}")
+
+    @property
+    def space(self) -> SearchSpace:
+        return SearchSpace.from_json(self.info["space"])
+
+    @property
+    def space_name(self) -> str:
+        """Name of the space in file names: the model's, and a few digits of the space where its choices were changed."""
+        model = self.recipe.model
+        if all(getattr(model, name) is None for name in ("depth", "kernel", "expand", "resolution")):
+            return model.name
+        return f"{model.name}-{self.space.fingerprint[:6]}"
+
+    @property
+    def weights_sha256(self) -> str:
+        return str(self.info["weights_sha256"])
+
+    def supernet(self) -> Supernet:
+        """The trained supernet, in eval mode.
+
+        Raises:
+            RunError: If the weights are missing or changed, or the model's space is no longer the one that was trained.
+        """
+        weights = self.path / "supernet.safetensors"
+        if not weights.is_file():
+            raise RunError(f"{weights} is missing; {REMEDY}")
+        if sha256_of_file(weights) != self.weights_sha256:
+            raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
+        model = self.recipe.model
+        config = ModelConfig(**{**self.info["model"], "pretrained": False}) if self.info["model"] else model
+        supernet = build_supernet(config, num_classes=int(self.info["num_classes"]))
+        if supernet.space != self.space:
+            raise RunError(
+                f"{self.path / 'supernet.json'} describes space {self.space.fingerprint}, but model "
+                f"{config.name!r} gives {supernet.space.fingerprint}; use the versions that it names, or train again"
+            )
+        try:
+            supernet.model.load_state_dict(safetensors.torch.load_file(weights))
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise RunError(f"{weights} does not fit model {config.name!r} ({error}); {REMEDY}") from None
+        return supernet.eval()
+
+    def data(self, *, root: str | None = None, progress: Progress | None = None) -> ImageData:
+        """The run's data with the run's splits; ``root`` says where it is now, if it has moved."""
+        recipe = self.recipe
+        stored = self.info["data"]
+        config = recipe.data
+        if root is not None:
+            config = type(config)(**{**recipe.to_json()["data"], "root": root})
+        config = type(config)(**{**config.__dict__, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+        image_size = int(max(self.space["resolution"].values))
+        return load_data(config, image_size=image_size, splits=stored["splits"], progress=progress)
+
+
+__all__ = ["Run", "RunError", "SpaceError", "build_supernet", "versions"]
