@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ofa.files import FileFormatError
+from ofa.search.evaluation_cache import EvaluationCache, cached
+from ofa.space import Arch
+
+
+@pytest.fixture
+def archs(space):
+    return space.to_archs(np.unique(space.sample_population(12, np.random.default_rng(0)), axis=0))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "search" / "evaluations.csv"
+
+
+def open_cache(path, weights="w1", split="search"):
+    return EvaluationCache(path, weights_sha256=weights, split=split)
+
+
+def test_what_is_added_is_found_again(path, archs):
+    open_cache(path).add(archs[:2], [90.1, 1 / 3])
+    open_cache(path).add(archs[2:3], [91.5])
+    cache = open_cache(path)
+    assert len(cache) == 3 and archs[3] not in cache
+    assert [cache[arch] for arch in archs[:3]] == [90.1, 1 / 3, 91.5]
+    table = pd.read_csv(path)
+    assert list(table.columns) == ["weights_sha256", "split", "arch", "top1_percent"]
+    assert list(table["arch"]) == [arch.to_json() for arch in archs[:3]]
+
+
+def test_other_weights_and_splits_are_other_accuracies(path, archs):
+    open_cache(path).add(archs[:1], [90.0])
+    open_cache(path, weights="w2").add(archs[:1], [80.0])
+    open_cache(path, split="test").add(archs[:1], [70.0])
+    assert [open_cache(path, *key)[archs[0]] for key in [("w1", "search"), ("w2", "search"), ("w1", "test")]] == [
+        90.0,
+        80.0,
+        70.0,
+    ]
+
+
+def test_the_order_of_keys_does_not_matter(path, archs):
+    reordered = Arch(dict(sorted(archs[0].items())))
+    assert reordered.to_json() != archs[0].to_json()
+    open_cache(path).add([reordered], [90.0])
+    assert archs[0] in open_cache(path)
+
+
+def test_every_truncation_keeps_the_complete_lines_and_goes_on(path, archs):
+    open_cache(path).add(archs[:3], [90.0, 91.0, 92.0])
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        cache = open_cache(path)
+        assert len(cache) == max(0, whole[:length].count(b"\n") - 1)
+        cached(lambda missing: np.full(len(missing), 50.0), cache)(archs[:4])
+        reopened = open_cache(path)
+        assert [reopened[arch] for arch in archs[:4]] == [cache[arch] for arch in archs[:4]]
+
+
+def test_damage_elsewhere_is_an_error(path, archs):
+    open_cache(path).add(archs[:3], [90.0, 91.0, 92.0])
+    whole = path.read_text()
+    path.write_text(whole.replace("91.0", "91.o"))
+    with pytest.raises(FileFormatError, match=r"line 3 of evaluation cache .*could not convert.*delete the line"):
+        open_cache(path)
+    path.write_text("arch,accuracy\n")
+    with pytest.raises(FileFormatError, match=r"line 1 of .*it should be weights_sha256,split,arch,top1_percent"):
+        open_cache(path)
+
+
+def test_only_what_is_missing_is_evaluated_once_each(path, archs):
+    asked, reports = [], []
+
+    def evaluate(missing):
+        asked.extend(missing)
+        return np.arange(len(missing)) + 90.0
+
+    cache = open_cache(path)
+    cache.add(archs[:1], [10.0])
+    wrapped = cached(evaluate, cache, progress=lambda *report: reports.append(report))
+    assert wrapped([archs[0], archs[1], archs[1], archs[2]]).tolist() == [10.0, 90.0, 90.0, 90.0]
+    assert asked == [archs[1], archs[2]]
+    assert reports == [(done, 3, "evaluating subnets") for done in (1, 2, 3)]
+    assert wrapped([]).shape == (0,)
+
+
+def test_what_was_evaluated_before_an_interruption_is_on_disk(path, archs):
+    def evaluate(missing):
+        if archs[4] in missing:
+            raise KeyboardInterrupt
+        return np.full(len(missing), 90.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(evaluate, open_cache(path), chunk_size=2)(archs[:6])
+    assert [arch in open_cache(path) for arch in archs[:6]] == [True] * 4 + [False] * 2
+
+
+@pytest.mark.parametrize("values", [[90.0], [90.0, np.nan], 90.0])
+def test_bad_accuracies_are_not_stored(path, archs, values):
+    cache = open_cache(path)
+    with pytest.raises(ValueError, match="2 architectures need as many finite accuracies"):
+        cached(lambda missing: np.array(values), cache, chunk_size=2)(archs[:2])
+    assert len(cache) == 0 and not path.exists()
+
+
+def test_in_memory(archs):
+    cache = EvaluationCache()
+    cache.add(archs[:1], [90.0])
+    assert cache[archs[0]] == 90.0
