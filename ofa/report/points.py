@@ -1,0 +1,42 @@
+"""What the accuracy-latency plots show, whichever library draws them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ofa.search.pareto import non_dominated
+
+
+def plot_points(front: pd.DataFrame) -> pd.DataFrame:
+    """The evaluated rows of ``front.csv`` with ``latency_ms``, ``top1_percent`` and ``details`` (on the architecture).
+
+    Accuracy is measured. Latency is predicted, since only a few subnets are measured and the others stand beside them,
+    but for picks: those are held against their budgets.
+    """
+    evaluated = front.dropna(subset=["measured_top1_percent"])
+    is_pick = evaluated["origin"] == "pick"
+    return evaluated.assign(
+        latency_ms=evaluated["predicted_latency_ms"].mask(is_pick, evaluated["measured_latency_ms"]),
+        top1_percent=evaluated["measured_top1_percent"],
+        details=[describe(json.loads(arch)) for arch in evaluated["arch"]],
+    ).sort_values("latency_ms", kind="stable")
+
+
+def best_of(points: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other row beats in both latency and accuracy, the fastest first."""
+    if points.empty:
+        return points
+    values = np.column_stack([points["latency_ms"], -points["top1_percent"]])
+    return points[non_dominated(values)].sort_values("latency_ms")
+
+
+def describe(arch: Mapping[str, Any]) -> str:
+    """Resolution and depths, for example ``176 px, depths 3-2-4``."""
+    depths = [str(value) for name, value in arch.items() if name.endswith(".depth")]
+    parts = [f"{arch['resolution']} px"] if "resolution" in arch else []
+    return ", ".join(parts + ([f"depths {'-'.join(depths)}"] if depths else []))

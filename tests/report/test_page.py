@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ofa.files import FileFormatError
+from ofa.report import write_report
+from ofa.report.page import fixed, flatten, ms, pretty_count, si
+
+SECTIONS = {"picks", "tradeoff", "architectures", "prediction", "training", "making"}
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: text outside scripts, ids, links, open elements; fails on unbalanced ones."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.stack: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.json: dict[str, str] = {}
+        self.feed(self.source)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1] in ("script", "style"):
+            tag, attributes = self.elements[-1]
+            if tag == "script" and attributes.get("type") == "application/json":
+                identifier = attributes["id"]
+                assert identifier is not None
+                self.json[identifier] = self.json.get(identifier, "") + data
+            return
+        self.text += data
+        if "td" in self.stack or "th" in self.stack:
+            self.cells[-1] += data
+
+    @property
+    def headings(self) -> set[str]:
+        return {attributes["id"] or "" for tag, attributes in self.elements if tag == "h2"}
+
+    def count(self, tag: str, css_class: str) -> int:
+        return sum(t == tag and css_class in (a.get("class") or "").split() for t, a in self.elements)
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_page_is_complete_self_contained_and_small(run_dir: Path) -> None:
+    path = write_report(run_dir)
+    assert path == run_dir / "report.html"
+    page = Page(path)
+    assert page.headings == SECTIONS
+    assert set(page.json) == {"front-1", "prediction-1", "curve-1", "curve-2"}
+    assert page.count("svg", "architecture") - page.count("svg", "sample") == 3
+    assert page.count("p", "missing") == 1  # what is said without JavaScript
+    assert path.stat().st_size < 6_000_000
+    assert page.source.count("plotly.js v") == 1
+
+
+def test_nothing_is_loaded_from_elsewhere(run_dir: Path) -> None:
+    page = Page(write_report(run_dir))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("data:"), (tag, name, value)
+    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'") and "http" not in policy
+    style = page.source[page.source.index("<style>") : page.source.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_every_figure_names_its_own_data_and_its_meaning(run_dir: Path) -> None:
+    page = Page(write_report(run_dir))
+    plots = [attributes for _, attributes in page.elements if "data-figure" in attributes]
+    assert {plot["data-figure"] for plot in plots} == set(page.json)
+    assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
+    for text in page.json.values():
+        assert set(json.loads(text)) == {"data", "layout"}
+
+
+def test_the_picks_table_holds_the_numbers_of_the_files(run_dir: Path) -> None:
+    page = Page(write_report(run_dir))
+    for pick in json.loads((run_dir / "search/cpu-1t/selected.json").read_text())["picks"]:
+        bundles = [json.loads(path.read_text()) for path in run_dir.glob("bundles/*/bundle.json")]
+        latency_ms = next((b["latency_ms"] for b in bundles if b["budget_ms"] == pick["budget_ms"]), pick["latency_ms"])
+        row = page.cells.index(f"{pick['budget_ms']:g} ms")
+        cells = page.cells[row : row + 9]
+        assert float(cells[1]) == pytest.approx(pick["predicted_latency_ms"], abs=0.006)
+        assert float(cells[2]) == pytest.approx(latency_ms["p50"], abs=0.006)
+        assert float(cells[3]) == pytest.approx(latency_ms["p90"], abs=0.006)
+        assert float(cells[4].removesuffix(" M")) == pytest.approx(pick["macs"] / 1e6, rel=0.01)
+        assert float(cells[5].removesuffix(" M")) == pytest.approx(pick["params"] / 1e6, rel=0.01)
+        assert float(cells[6]) == pytest.approx(pick["measured_top1_percent"], abs=0.06)
+        assert cells[8] == "✓ yes"
+    assert [cells for cells in page.cells if re.fullmatch(r"9\d\.\d 9\d\.\d–9\d\.\d", cells)], "no test accuracy"
+
+
+def test_a_pick_that_misses_its_budget_is_said_to(run_dir: Path) -> None:
+    path = run_dir / "search/cpu-1t/selected.json"
+    picks = json.loads(path.read_text())["picks"]
+    picks[2]["latency_ms"]["p50"] = picks[2]["budget_ms"] + 0.01
+    edit_json(path, picks=picks)
+    page = Page(write_report(run_dir))
+    assert "2 of 3" in page.text
+    assert page.cells.count("✗ no") == 1
+
+
+def test_the_front_shows_every_evaluated_subnet(run_dir: Path) -> None:
+    figure = json.loads(Page(write_report(run_dir)).json["front-1"])
+    hover = {trace["name"]: len(trace["customdata"]) for trace in figure["data"]}
+    assert hover["Evaluated subnets"] == 300
+    assert hover["Found by the search"] == 30
+    assert hover["Picks"] == 3
+    assert 0 < hover["Pareto front"] <= 30
+    assert len(figure["layout"]["shapes"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "command", "figures"),
+    [
+        ("search/cpu-1t/selected.json", "ofa search --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
+        ("search/cpu-1t/front.csv", "ofa search --run", {"prediction-1", "curve-1", "curve-2"}),
+        ("metrics.csv", "ofa train RECIPE", {"front-1", "prediction-1"}),
+        ("latency_tables", "ofa profile --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
+        ("bundles", "ofa export --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
+    ],
+)
+def test_what_is_missing_is_left_out_with_the_command_that_makes_it(
+    run_dir: Path, path: str, command: str, figures: set[str]
+) -> None:
+    target = run_dir / path
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    page = Page(write_report(run_dir))
+    assert page.headings == SECTIONS
+    assert page.count("p", "missing") >= 2
+    assert command in page.text
+    assert set(page.json) == figures
+
+
+def test_a_run_that_was_only_just_begun(run_dir: Path) -> None:
+    for path in ("search", "bundles", "latency_tables"):
+        shutil.rmtree(run_dir / path)
+    (run_dir / "metrics.csv").unlink()
+    page = Page(write_report(run_dir))
+    assert page.json == {}
+    assert page.headings == SECTIONS
+    assert "mobilenetv3_large_100" in page.text
+
+
+def test_several_devices_stand_beside_each_other(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    page = Page(write_report(make_run(tmp_path / "two", devices=("cpu-1t", "cpu-2t"))))
+    assert {"front-1", "front-2", "prediction-1", "prediction-2"} <= set(page.json)
+    assert page.count("svg", "architecture") - page.count("svg", "sample") == 6
+    assert "6 of 6" in page.text
+
+
+def test_tables_are_taken_from_the_given_folder(run_dir: Path, tmp_path: Path) -> None:
+    (run_dir / "latency_tables").rename(tmp_path / "tables")
+    out = tmp_path / "elsewhere" / "page.html"
+    assert write_report(run_dir, tables_dir=tmp_path / "tables", out=out) == out
+    assert "Latency table" in Page(out).text
+    assert not (run_dir / "report.html").exists()
+
+
+def test_a_table_of_another_space_is_not_shown(run_dir: Path) -> None:
+    edit_json(run_dir / "latency_tables/cpu-1t/space.json", space=[{"name": "resolution", "values": [32]}])
+    assert "No latency table was found for this space" in Page(write_report(run_dir)).text
+
+
+def test_names_cannot_inject_markup(run_dir: Path) -> None:
+    hostile = "</script><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>\"'&"
+    data = {"name": hostile, "classes": [hostile] * 10}
+    recipe = {"name": hostile, hostile: hostile}
+    edit_json(run_dir / "supernet.json", model={"name": hostile}, data=data, recipe=recipe, versions={hostile: hostile})
+    device = "cpu<img src=x>"
+    (run_dir / "search/cpu-1t").rename(run_dir / "search" / device)
+    edit_json(run_dir / "search" / device / "selected.json", device=device)
+    plain = Page(write_report(run_dir))
+    assert "img" not in {tag for tag, _ in plain.elements}
+    assert hostile in plain.text
+    assert sum(tag == "script" for tag, _ in plain.elements) == len(plain.json) + 2
+    assert not any(name.startswith("on") for _, attributes in plain.elements for name in attributes)
+
+
+def test_downloads_are_the_files_themselves(run_dir: Path) -> None:
+    page = Page(write_report(run_dir))
+    links = {a["data-name"]: a["href"] for tag, a in page.elements if tag == "a"}
+    assert set(links) == {"metrics.csv", "front_cpu-1t.csv", "latency_table_cpu-1t.csv"}
+    uri = links["front_cpu-1t.csv"]
+    assert uri is not None
+    unpacked = gzip.decompress(base64.b64decode(uri.split(",")[1]))
+    assert unpacked == (run_dir / "search/cpu-1t/front.csv").read_bytes()
+
+
+def test_the_same_run_gives_the_same_page(run_dir: Path) -> None:
+    assert write_report(run_dir).read_bytes() == write_report(run_dir).read_bytes()
+
+
+def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: Path) -> None:
+    (run_dir / "metrics.csv").write_text(
+        "epoch,step,loss_largest,loss_random,largest_top1_percent\n1,10,2.0,,\n2,20,1.5,,97.3\n"
+    )
+    page = Page(write_report(run_dir))
+    figures = page.json
+    curve = json.loads(figures["curve-1"])
+    assert "97.3 %" in page.text
+    assert "curve-2" not in figures
+    assert [trace["name"] for trace in curve["data"]] == ["Largest"]
+    assert curve["layout"]["xaxis"]["title"]["text"] == "Epoch"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("supernet.json", None, "no run folder at .*ofa train"),
+        ("supernet.json", '{"format": 99}', "has format 99"),
+        ("search/cpu-1t/selected.json", '{"format": 1, "picks": [', "truncated or not JSON.*ofa search"),
+        ("search/cpu-1t/selected.json", '{"format": 1, "picks": [{"arch": {"depth": 3}}]}', "does not fit this run's"),
+        ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns predicted_top1_percent, .*ofa search"),
+        ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
+        ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),
+    ],
+)
+def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, message: str) -> None:
+    (run_dir / path).unlink() if content is None else (run_dir / path).write_text(content)
+    with pytest.raises(FileFormatError, match=message) as raised:
+        write_report(run_dir)
+    assert path in str(raised.value)
+    assert not (run_dir / "report.html").exists()
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [pretty_count(n) for n in (12, 48_000, 21_790_000_000_000_000_000)] == ["12", "48,000", "2.2 × 10¹⁹"]
+    assert [si(n) for n in (950, 12_345, 349e6, 23.46e6, 5.2e9)] == ["950", "12.3 k", "349 M", "23.5 M", "5.20 G"]
+    assert [ms(n) for n in (None, 0.0734, 0.74, 1.7, 23.456)] == ["–", "0.0734", "0.740", "1.70", "23.46"]
+    assert [fixed(n) for n in (None, 97.44)] == ["–", "97.4"]
+    assert dict(flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": None})) == {"a": 1, "b.c": 2, "b.d.e": [3]}
