@@ -1,0 +1,534 @@
+"""The ``ofa`` command: parse, call the library, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ofa.cost import LatencyTable
+    from ofa.hardware import Device
+    from ofa.space import Arch
+    from ofa.supernet import Supernet
+    from ofa.training import Run, SubnetEvaluator
+
+Progress = Callable[[int, int, str], None]
+
+app = typer.Typer(
+    name="ofa",
+    help="Train once, deploy everywhere: any timm model, any device, any latency budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunOption = Annotated[Path, typer.Option("--run", help="Run folder that `ofa train` left.", metavar="RUN")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Device: a name in devices/ or a YAML file.", metavar="NAME")
+]
+TablesOption = Annotated[Path, typer.Option("--tables", help="Folder of latency tables.", metavar="DIR")]
+DataRootOption = Annotated[str | None, typer.Option("--data-root", help="Where the run's data is now, if it moved.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+TABLES = Path("latency_tables")
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo leaves.")] = Path("runs/demo"),
+    device: DeviceOption = "cpu-1t",
+) -> None:
+    """The whole way on scikit-learn's digits: train, profile, search, export, verify, report. Needs no network."""
+    tables = out / "latency_tables"
+    say(f"[bold]1/6  train[/]    a supernet on digits, into {out}")
+    train("demo", out=out, resume=True)
+    say(f"[bold]2/6  profile[/]  its parts on device {device}")
+    profile(run=str(out), device=device, out=tables)
+    budgets_ms = demo_budgets(out, device, tables)
+    say(f"[bold]3/6  search[/]   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}")
+    search(run=out, device=[device], budget_ms=budgets_ms, tables=tables)
+    say("[bold]4/6  export[/]   a bundle per budget")
+    bundles = [out / "bundles" / f"{device}-{budget:g}ms" for budget in budgets_ms]
+    for bundle, budget in zip(bundles, budgets_ms, strict=True):
+        export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True)
+    say("[bold]5/6  verify[/]   each bundle again")
+    all_hold = print_bundles(bundles, device, front_csv=out / "search" / device / "front.csv")
+    say("[bold]6/6  report[/]")
+    report(run=out, tables=tables)
+    say(f"Open {out / 'report.html'} in a browser. Training curves: tensorboard --logdir {out / 'tensorboard'}")
+    if not all_hold:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="Packaged recipe, or a .yaml file; see `ofa recipes`.", metavar="RECIPE")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings to change: train.epochs=90 data.root=photos", metavar="key=value"),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Run folder to make.", metavar="RUN")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest checkpoint.")] = False,
+) -> None:
+    """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN."""
+    import ofa.training
+
+    loaded = ofa.training.load_recipe(recipe, overrides or [])
+    with progress_bar() as progress:
+        run = ofa.training.train(loaded, out, resume=resume, progress=progress)
+    import pandas as pd
+
+    last = pd.read_csv(out / "metrics.csv").iloc[-1]
+    say(
+        f"{run.space.num_archs:.3g} subnets in one set of weights; search-split accuracy: largest "
+        f"{last['largest_top1_percent']:.1f} %, smallest {last['smallest_top1_percent']:.1f} %"
+    )
+
+
+@app.command()
+def recipes() -> None:
+    """List the packaged recipes."""
+    from ofa.training import list_recipes, load_recipe
+
+    print_table(["recipe", "what it does"], [[name, load_recipe(name).description] for name in list_recipes()])
+
+
+@app.command()
+def profile(
+    *,
+    run: Annotated[str, typer.Option("--run", help="Run folder, preset or timm model.", metavar="RUN")],
+    device: DeviceOption,
+    out: Annotated[Path, typer.Option(help="Folder of latency tables to add to.", metavar="DIR")] = TABLES,
+    resolution: Annotated[
+        list[int] | None, typer.Option(help="Measure only these resolutions (may be given several times).")
+    ] = None,
+    num_fit: Annotated[int, typer.Option(help="Whole subnets that the correction is fitted on.", min=0)] = 24,
+    num_held_out: Annotated[int, typer.Option(help="Other whole subnets that the table is judged on.", min=2)] = 24,
+    seed: Annotated[int, typer.Option(help="Decides the subnets and the order of measuring.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep a table even if measurements do not repeat well.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json. Continues where it stopped."""
+    import numpy as np
+
+    import ofa.hardware
+
+    target = ofa.hardware.load_device(device)
+    supernet, space_name = open_supernet(run)
+    with progress_bar() as progress:
+        table = ofa.hardware.profile(
+            supernet,
+            target,
+            csv_path=out / target.name / f"{space_name}.csv",
+            num_fit=num_fit,
+            num_held_out=num_held_out,
+            rng=np.random.default_rng(seed),
+            resolutions=resolution,
+            force=force,
+            progress=progress,
+        )
+    held_out = table.held_out
+    if as_json:
+        print_json({"csv": str(out / target.name / f"{space_name}.csv"), "held_out": held_out})
+    say(
+        f"{len(table.entries)} parts; {held_out['num']} unseen whole subnets predicted with "
+        f"{held_out['mape_percent']:.1f} % mean error, rank correlation {held_out['spearman']:.3f} "
+        f"(MACs alone {held_out['macs_only_spearman']:.3f}); measurements repeat to {table.repeatability_percent:.1f} %"
+    )
+
+
+@app.command()
+def search(
+    *,
+    run: RunOption,
+    device: Annotated[list[str], typer.Option("--device", help="Device (may be given several times).", metavar="NAME")],
+    budget_ms: Annotated[list[float], typer.Option(help="Latency budget (may be given several times).")],
+    tables: TablesOption = TABLES,
+    out: Annotated[Path | None, typer.Option(help="Instead of RUN/search.", metavar="DIR")] = None,
+    num_samples: Annotated[
+        int, typer.Option(help="Random subnets evaluated to fit the accuracy predictor.", min=2)
+    ] = 160,
+    num_front: Annotated[int, typer.Option(help="Subnets of the predicted front evaluated.", min=1)] = 24,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same search.")] = 0,
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the accuracy-latency front of each device and pick a measured subnet per budget."""
+    import ofa.cost
+    import ofa.hardware
+    from ofa.search.evaluation_cache import EvaluationCache
+    from ofa.search.run import run_search
+    from ofa.training import Run
+
+    opened = Run.open(run)
+    targets = [ofa.hardware.load_device(name) for name in device]
+    latency_tables = [open_table(opened, target, tables) for target in targets]
+    folder = out or run / "search"
+    cache = EvaluationCache(folder / "evaluations.csv", weights_sha256=opened.weights_sha256, split="search")
+    evaluator = open_evaluator(opened, data_root)
+    supernet = evaluator.supernet
+    costs = {"macs": ofa.cost.macs(supernet), "params": ofa.cost.params(supernet)}
+    results = {}
+    for target, table in zip(targets, latency_tables, strict=True):
+        with progress_bar() as progress:
+            result = run_search(
+                opened.space,
+                evaluate_top1=evaluator.top1_percent,
+                predict_ms=table.predict_ms,
+                measure_ms=partial(measure_archs, supernet, target, seed),
+                costs=costs,
+                budgets_ms=budget_ms,
+                out_dir=folder / target.name,
+                device_name=target.name,
+                num_samples=num_samples,
+                num_front=num_front,
+                seed=seed,
+                cache=cache,
+                progress=progress,
+            )
+        results[target.name] = result.selected
+        print_picks(target.name, result.selected)
+    if as_json:
+        print_json(results)
+
+
+@app.command()
+def export(
+    *,
+    run: RunOption,
+    device: DeviceOption,
+    budget_ms: Annotated[float, typer.Option(help="Latency budget that the exported file must keep.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to make.", metavar="BUNDLE")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    search_dir: Annotated[
+        Path | None, typer.Option("--search", help="Instead of RUN/search/NAME: where the search left its files.")
+    ] = None,
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Extract, calibrate, export and check the best subnet within a budget; leaves BUNDLE/."""
+    import numpy as np
+
+    import ofa.deploy
+    import ofa.hardware
+    from ofa.training import Run
+
+    opened = Run.open(run)
+    target = ofa.hardware.load_device(device)
+    candidates = ofa.deploy.read_candidates(search_dir or run / "search" / target.name, budget_ms)
+    evaluator = open_evaluator(opened, data_root)
+    with progress_bar() as progress:
+        result = ofa.deploy.export_bundle(
+            evaluator,
+            candidates,
+            out=out,
+            device=target,
+            budget_ms=budget_ms,
+            measure_ms=ofa.deploy.measure_on(target, rng=np.random.default_rng(0)),
+            run_info=opened.info,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    for miss in result.too_slow:
+        say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
+    info = result.info
+    say(
+        f"{out}: p50 {info.latency_ms.p50:.3f} ms within {budget_ms:g} ms on {target.name}, test accuracy "
+        f"{info.top1_percent.value:.1f} % ({info.top1_percent.low:.1f} to {info.top1_percent.high:.1f})"
+    )
+    if as_json:
+        print_json(result.to_json())
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder that `ofa export` left.", metavar="BUNDLE")],
+    device: Annotated[
+        str | None, typer.Option("--device", help="Measure the latency on this device too.", metavar="NAME")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle again: checksums, parity, accuracy, latency. Exit status 1 if something does not hold."""
+    import numpy as np
+
+    import ofa.deploy
+    import ofa.hardware
+
+    measure_ms = None
+    if device is not None:
+        measure_ms = ofa.deploy.measure_on(ofa.hardware.load_device(device), rng=np.random.default_rng(0))
+    result = ofa.deploy.verify_bundle(bundle, measure=measure_ms)
+    if as_json:
+        checks = [{"name": c.name, "ok": c.ok, "expected": c.expected, "found": c.found} for c in result.checks]
+        print_json({"bundle": str(bundle), "ok": result.ok, "checks": checks})
+    else:
+        print_table(
+            ["check", "holds", "expected", "found"],
+            [[check.name, "yes" if check.ok else "NO", check.expected, check.found] for check in result.checks],
+        )
+    if not result.ok:
+        failed = ", ".join(check.name for check in result.failed)
+        say(f"[red]{escape(str(bundle))} does not hold what it promises: {escape(failed)}[/]")
+        raise typer.Exit(1)
+    say(f"{bundle} holds what it promises ({len(result.checks)} checks)")
+
+
+@app.command()
+def report(
+    *,
+    run: RunOption,
+    tables: TablesOption = TABLES,
+    out: Annotated[Path | None, typer.Option(help="Instead of RUN/report.html.", metavar="FILE")] = None,
+) -> None:
+    """Write the page to look at: RUN/report.html, self-contained."""
+    import ofa.report
+
+    page = ofa.report.write_report(run, tables_dir=tables, out=out)
+    say(f"wrote {page}")
+
+
+@app.command()
+def devices() -> None:
+    """List the devices that can be named."""
+    import ofa.hardware
+
+    known = [ofa.hardware.load_device(path) for path in ofa.hardware.list_devices().values()]
+    print_table(
+        ["device", "runtime", "precision", "batch", "threads", "host", "what it is for"],
+        [[d.name, d.runtime, d.precision, d.batch, d.threads, d.host, d.description] for d in known],
+    )
+
+
+# -- opening things --------------------------------------------------------------------------------------------------
+
+
+def open_supernet(name: str) -> tuple[Supernet, str]:
+    """A run's trained supernet, or an untrained one of a preset or timm model, and the name of its space."""
+    from ofa.supernet import create_supernet
+    from ofa.training import Run
+
+    if os.sep in name or Path(name).is_dir():
+        run = Run.open(name)
+        return run.supernet(), run.space_name
+    return create_supernet(name).eval(), name
+
+
+def open_table(run: Run, device: Device, tables: Path) -> LatencyTable:
+    """The device's table of the run's space; it must be of this very space."""
+    from ofa.cost import LatencyTable
+
+    path = tables / device.name / f"{run.space_name}.csv"
+    remedy = f"measure it with `ofa profile --run {run.path} --device {device.name} --out {tables}`"
+    if not path.exists():
+        raise UsageError(f"no latency table at {path}; {remedy}")
+    table = LatencyTable.load(path)
+    if table.space != run.space:
+        raise UsageError(
+            f"{path} is of space {table.space.fingerprint}, but {run.path} has space {run.space.fingerprint}; {remedy}"
+        )
+    return table
+
+
+def open_evaluator(run: Run, data_root: str | None) -> SubnetEvaluator:
+    from ofa.training import SubnetEvaluator
+
+    with progress_bar() as progress:
+        return SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress))
+
+
+def demo_budgets(run: Path, device: str, tables: Path, *, num: int = 4) -> list[float]:
+    """Budgets spread between the fastest and the slowest subnet, in two digits."""
+    import numpy as np
+
+    from ofa.hardware import load_device
+    from ofa.training import Run
+
+    table = open_table(Run.open(run), load_device(device), tables)
+    low, high = table.predict_ms([table.space.smallest(), table.space.largest()])
+    return sorted({float(f"{budget:.2g}") for budget in np.geomspace(1.3 * low, 0.9 * high, num)})
+
+
+def measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arch]) -> pd.DataFrame:
+    """Latency of whole subnets on a device, measured side by side; weights do not matter for it."""
+    import numpy as np
+
+    from ofa.hardware import measure
+    from ofa.hardware.onnx_export import export_for_timing
+
+    models = {
+        str(i): export_for_timing(supernet.extract(arch), supernet.input_shape(arch), device.batch)
+        for i, arch in enumerate(archs)
+    }
+    with progress_bar() as progress:
+        return measure(models, device, rng=np.random.default_rng(seed), progress=progress)
+
+
+# -- printing --------------------------------------------------------------------------------------------------------
+
+
+class UsageError(ValueError):
+    """What was asked for does not fit together."""
+
+
+def say(text: str) -> None:
+    """Print for people, on standard error, so that ``--json`` leaves standard output to the result."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print a table; columns of numbers are aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for index, name in enumerate(header):
+        numbers = all(not isinstance(row[index], str) or row[index][:1].isdigit() for row in rows)
+        table.add_column(name, justify="right" if rows and numbers else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(stderr=True)
+    console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
+
+
+def print_picks(device: str, selected: dict[str, Any]) -> None:
+    tau = selected["predictor"]["kendall_tau"]
+    volume = selected["hypervolume"]
+    print_table(
+        ["budget", "measured p50", "predicted", "search accuracy", "MACs", "params"],
+        [
+            [
+                f"{pick['budget_ms']:g} ms",
+                f"{pick['measured_latency_ms']:.3f} ms",
+                f"{pick['predicted_latency_ms']:.3f} ms",
+                f"{pick['measured_top1_percent']:.1f} %",
+                f"{pick['macs'] / 1e6:.2f} M",
+                f"{pick['params'] / 1e6:.3f} M",
+            ]
+            for pick in selected["picks"]
+        ],
+        title=f"picks on {device}",
+    )
+    say(
+        f"{selected['num_evaluations']} subnets evaluated; predictor rank correlation (held out) "
+        f"{'unknown' if tau is None else f'{tau:.2f}'}; hypervolume {volume['front']:.4g} against "
+        f"{volume['random']:.4g} of random search with as many evaluations"
+    )
+
+
+def print_bundles(bundles: Sequence[Path], device: str, *, front_csv: Path) -> bool:
+    """Verify bundles, measuring them on the device, and print what each promises; whether all hold."""
+    import numpy as np
+    import pandas as pd
+
+    import ofa.deploy
+    import ofa.hardware
+    from ofa.space import Arch
+
+    measure_ms = ofa.deploy.measure_on(ofa.hardware.load_device(device), rng=np.random.default_rng(1))
+    searched = {Arch(json.loads(row["arch"])): row for row in pd.read_csv(front_csv).to_dict("records")}
+    rows, failed = [], []
+    for bundle in bundles:
+        result = ofa.deploy.verify_bundle(bundle, measure=measure_ms)
+        info, entry = result.info, searched[Arch(result.info.arch)]
+        failed += [f"{bundle.name}: {check.name}: {check.found}" for check in result.failed]
+        rows.append(
+            [
+                f"{info.budget_ms:g} ms",
+                f"{entry['predicted_latency_ms']:.3f} ms",
+                f"{info.latency_ms.p50:.3f} ms",
+                f"{info.latency_ms.p90:.3f} ms",
+                f"{entry['macs'] / 1e6:.2f} M",
+                f"{entry['params'] / 1e6:.3f} M",
+                f"{info.top1_percent.value:.1f} %",
+                "yes" if result.ok else "NO",
+            ]
+        )
+    print_table(["budget", "predicted", "p50", "p90", "MACs", "params", "test accuracy", "holds"], rows)
+    for line in failed:
+        say(f"[red]does not hold:[/] {escape(line)}")
+    return not failed
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress callback that draws a bar where there is a terminal, and prints a line now and then where not."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log_progress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what)
+
+
+def _log_progress(every_seconds: float = 15.0) -> Progress:
+    last = time.monotonic()
+
+    def log(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every_seconds:
+            last = time.monotonic()
+            say(f"  {what}: {done}/{total}")
+
+    return log
+
+
+# -- entry point -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command; the user's mistakes end with a message and exit status 2, our own with a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept")
+        sys.exit(130)
+    except (ValueError, LookupError, OSError, ArithmeticError) as error:
+        if os.environ.get("OFA_DEBUG") or not _is_for_the_user(error):
+            raise
+        say(f"[red]error:[/] {escape(str(error))}")
+        sys.exit(2)
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the message was written for the user: by this package, or by the system about a file."""
+    if isinstance(error, OSError):
+        return True
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    package = str(Path(__file__).parent)
+    return type(error) not in (KeyError, IndexError) and raised_in.startswith(package)

@@ -1,0 +1,95 @@
+"""Measure what the README and docs/results.md claim of the supernet, the space and the latency table.
+
+    python scripts/bench_core.py [--preset ofa_mobilenetv3_w1.0] [--table latency_tables/cpu-1t/ofa_mobilenetv3_w1.0.csv]
+
+Low percentiles of repeated runs; two threads; prints one Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ofa
+from ofa.cost import CostModel, Factor, macs
+from ofa.hardware.fingerprint import cpu_model
+
+
+def seconds(action: Callable[[], object], *, repeats: int) -> float:
+    """The 10th percentile of ``repeats`` runs, after one that does not count."""
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return float(np.percentile(times, 10))
+
+
+def import_seconds(statement: str, *, repeats: int = 5) -> float:
+    """Least wall time of a fresh interpreter that runs one statement."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], check=True)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def table_like(supernet: ofa.Supernet) -> CostModel:
+    """A latency table's arithmetic with made-up milliseconds, where no measured table is given."""
+    rng = np.random.default_rng(0)
+    factors = [
+        Factor(slot.dims, np.where(slot.keys == "", 0.0, rng.random(slot.keys.shape))) for slot in supernet.slots
+    ]
+    return CostModel(supernet.space, factors, name="latency", unit="ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="ofa_mobilenetv3_w1.0")
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    supernet = ofa.create_supernet(arguments.preset).eval()
+    space = supernet.space
+    rng = np.random.default_rng(0)
+    predict_ms = ofa.LatencyTable.load(arguments.table).predict_ms if arguments.table else table_like(supernet).predict
+    archs = [space.sample(rng) for _ in range(12)]
+    rows: list[tuple[str, str]] = []
+
+    def sample_encode_price() -> None:
+        population = space.sample_population(100_000, rng)
+        space.encode(population)
+        predict_ms(population)
+
+    rows.append(
+        ("100,000 archs sampled, made canonical, encoded, priced", f"{seconds(sample_encode_price, repeats=9):.3f} s")
+    )
+    count = macs(supernet)
+    population = space.sample_population(100_000, rng)
+    rows.append(("100,000 archs priced in MACs", f"{seconds(lambda: count.predict(population), repeats=9):.3f} s"))
+    extraction = [seconds(lambda arch=arch: supernet.extract(arch), repeats=5) for arch in archs]  # type: ignore[misc]
+    rows.append(("extraction of a subnet, median of 12", f"{1000 * float(np.median(extraction)):.1f} ms"))
+    timm_seconds, ofa_seconds = import_seconds("import timm"), import_seconds("import ofa")
+    rows.append(("import timm / import ofa", f"{timm_seconds:.2f} s / {ofa_seconds:.2f} s"))
+    rows.append(("import ofa.cli, which is what `ofa --help` waits for", f"{import_seconds('import ofa.cli'):.2f} s"))
+    print(
+        f"{arguments.preset}, {space.num_archs:.3g} subnets; {cpu_model()}, {platform.machine()}, 2 threads, "
+        f"torch {torch.__version__}\n"
+    )
+    print("| what | measured |\n|---|---|")
+    for what, measured in rows:
+        print(f"| {what} | {measured} |")
+
+
+if __name__ == "__main__":
+    main()

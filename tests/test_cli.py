@@ -1,0 +1,149 @@
+"""The command line as a user meets it: messages, exit statuses, no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import ofa.cli
+from ofa.training import Run, load_recipe, train
+
+ROOT = Path(__file__).parents[1]
+TINY = ["data.limit=200", "train.epochs=1", "train.batch_size=64", "model.resolution=[16,20]", "model.depth=[1,2]"]
+
+
+def ofa_command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run the entry point in this process; exit status, standard output, standard error with its line breaks undone."""
+    arguments, sys.argv = sys.argv, ["ofa", *words]
+    try:
+        ofa.cli.main()
+        status = 0
+    except SystemExit as error:
+        status = int(error.code or 0)
+    finally:
+        sys.argv = arguments
+    captured = capsys.readouterr()
+    return status, captured.out, " ".join(captured.err.split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, trained for an epoch."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(load_recipe("demo", TINY), out)
+    return out
+
+
+@pytest.fixture
+def broken(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run folder, to be damaged."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "demx", "--out", "x"], "unknown recipe 'demx'; did you mean 'demo'?"),
+        (["train", "demo", "train.epohcs=3", "--out", "x"], "unknown key 'epohcs'; did you mean 'epochs'?"),
+        (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a int, not 'many'"),
+        (["train", "demo", "model.name=mobilenetv33", "--out", "x"], "unknown preset or timm model 'mobilenetv33'"),
+        (["train", "demo", "model.name=resnet18", "--out", "x"], "nothing in ResNet can be made elastic"),
+        (["train", "demo", "model.kernel=[4]", "--out", "x"], "choices of 'kernel' must be odd"),
+        (["train", "demo", "data.name=folder", "data.root=nowhere", "--out", "x"], "nowhere"),
+        (["profile", "--run", "ofa_mobilenetv3_tinny", "--device", "cpu-1t"], "did you mean 'ofa_mobilenetv3_tiny'?"),
+        (["profile", "--run", "ofa_mobilenetv3_tiny", "--device", "cpu-1"], "cpu-1t"),
+        (["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1"], "no run folder at nowhere"),
+        (["verify", "nowhere"], "nowhere"),
+        (["report", "--run", "nowhere"], "no run folder at nowhere"),
+    ],
+)
+def test_mistakes_get_a_message_and_status_2(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = ofa_command(capsys, *words)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_existing_run_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "supernet.safetensors").read_bytes()
+    status, _, err = ofa_command(capsys, "train", "demo", *TINY, "--out", str(run))
+    assert status == 2
+    assert "--resume" in err
+    assert (run / "supernet.safetensors").read_bytes() == before
+
+
+def test_truncated_weights_are_named(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = broken / "supernet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    status, _, err = ofa_command(capsys, "profile", "--run", f"{broken}/", "--device", "cpu-1t", "--out", str(broken))
+    assert status == 2
+    assert "supernet.safetensors is truncated" in err
+
+
+def test_a_truncated_checkpoint_is_named(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken / "supernet.json").unlink()
+    checkpoint = next((broken / "checkpoints").iterdir())
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    status, _, err = ofa_command(capsys, "train", "demo", *TINY, "--out", str(broken), "--resume")
+    assert status == 2
+    assert f"{checkpoint.name} is truncated or damaged" in err
+
+
+def test_a_missing_table_says_how_to_measure_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", "--run", str(run), "--device", "cpu-1t", "--budget-ms", "1", "--tables", str(tmp_path)]
+    status, _, err = ofa_command(capsys, *words)
+    assert status == 2
+    assert "no latency table" in err
+    assert f"ofa profile --run {run} --device cpu-1t" in err
+
+
+def test_a_run_of_another_space_is_refused(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = json.loads((broken / "supernet.json").read_text())
+    info["space"][0]["values"] = [16, 24]
+    (broken / "supernet.json").write_text(json.dumps(info))
+    words = ["profile", "--run", f"{broken}/", "--device", "cpu-1t", "--out", str(broken)]
+    status, _, err = ofa_command(capsys, *words)
+    assert status == 2
+    assert "describes space" in err
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(ofa.cli, "app", fail)
+    with pytest.raises(KeyError):
+        ofa.cli.main()
+
+
+def test_every_command_of_the_contract_has_help() -> None:
+    for command in ("demo", "train", "profile", "search", "export", "verify", "report"):
+        result = CliRunner().invoke(ofa.cli.app, [command, "--help"])
+        assert result.exit_code == 0
+        assert "Usage" in result.output
+
+
+@pytest.mark.slow
+def test_whole_way_on_the_command_line(tmp_path: Path) -> None:
+    """`ofa demo`, as a user runs it; what it must show is in its table and exit status."""
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "ofa", "demo", "--out", str(tmp_path / "demo")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = Run.open(tmp_path / "demo")
+    bundles = [json.loads(path.read_text()) for path in (run.path / "bundles").glob("*/bundle.json")]
+    assert len(bundles) >= 3
+    for bundle in bundles:
+        assert bundle["latency_ms"]["p50"] <= bundle["budget_ms"]
+        assert bundle["top1_percent"]["value"] >= 95
+    assert "<html" in (run.path / "report.html").read_text()
