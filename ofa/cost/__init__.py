@@ -1,0 +1,16 @@
+"""What an architecture costs: sums of factors, latency tables. No torch here."""
+
+from ofa.cost.cost_model import CostModel, Factor, macs, params, peak_activation_bytes
+from ofa.cost.latency_table import LatencyTable, LatencyTableError, MissingLatencyError, RefusedTableError
+
+__all__ = [
+    "CostModel",
+    "Factor",
+    "LatencyTable",
+    "LatencyTableError",
+    "MissingLatencyError",
+    "RefusedTableError",
+    "macs",
+    "params",
+    "peak_activation_bytes",
+]

@@ -1,0 +1,277 @@
+"""Measured latencies of the parts of a search space on one device, and what they predict for whole subnets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ofa.cost.correction import Correction
+from ofa.cost.cost_model import CostModel, Factor
+from ofa.files import FORMAT, FileFormatError, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
+from ofa.space import Arch, Population, SearchSpace
+
+REMEDY = "measure it again with `ofa profile`"
+LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
+
+
+class MissingLatencyError(LookupError):
+    """An architecture needs a part that was not measured."""
+
+
+class LatencyTableError(FileFormatError):
+    """A table is damaged, or holds what cannot be a latency."""
+
+
+class RefusedTableError(LatencyTableError):
+    """A table's measurements do not repeat well enough to be trusted."""
+
+
+class SlotLike(Protocol):
+    """A place in the network, as a supernet describes it: see :class:`TableSlot`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dims(self) -> tuple[str, ...]: ...
+    @property
+    def keys(self) -> npt.NDArray[np.object_]: ...
+
+
+@dataclass(frozen=True)
+class TableSlot:
+    """A place in the network: its stage is what stands before the dot of its name.
+
+    Args:
+        dims: Names of the dims that decide which part stands here.
+        keys: Keys of the parts, one axis per dim; the empty string where nothing stands here.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    keys: npt.NDArray[np.object_]
+
+
+def stage_of(slot: SlotLike) -> str:
+    """``stage2`` for ``stage2.block0``."""
+    return slot.name.split(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LatencyTable:
+    """A latency table: a CSV file of entries, and beside it a JSON file with all else that prediction needs.
+
+    Args:
+        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs`` and what the key says.
+        device: Name of the device.
+        fingerprint: On what machine and with what software it was measured.
+        held_out: Errors on subnets that were not used to build the table.
+        repeatability_percent: By how much two measurements of one subnet differ.
+        refused: Whether the measurements repeat too badly to be trusted.
+        details: Further facts about the measurement.
+
+    Raises:
+        LatencyTableError: If an entry is missing, negative or not a number, or if a key stands twice.
+    """
+
+    space: SearchSpace
+    slots: Sequence[SlotLike]
+    entries: pd.DataFrame
+    correction: Correction
+    device: str
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    repeatability_percent: float | None = None
+    refused: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"latency table of device {self.device!r}"
+        for column in ("key", *LATENCIES):
+            if column not in self.entries:
+                raise LatencyTableError(f"{where} has no column {column!r}; {REMEDY}")
+        if self.entries["key"].duplicated().any():
+            key = self.entries["key"][self.entries["key"].duplicated()].iloc[0]
+            raise LatencyTableError(f"{where} has block {key!r} twice; {REMEDY}")
+        for column in LATENCIES:
+            values = pd.to_numeric(self.entries[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            wrong = ~(np.isfinite(values) & (values >= 0))
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                key, value = self.entries["key"].iloc[row], self.entries[column].iloc[row]
+                raise LatencyTableError(f"{where}: block {key!r} has {column} {value}, not a latency; {REMEDY}")
+
+    # -- prediction --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _part_ms(self) -> dict[str, float]:
+        return dict(zip(self.entries["key"], self.entries["latency_ms_p10"].astype(float), strict=True))
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """The table as a sum of factors, correction included; not-a-number where a part was not measured."""
+        overhead = Factor((), np.array(self.correction.call_overhead_ms))
+        factors = [
+            _factor(slot, self.correction.part_in_network_ms(stage_of(slot), _slot_ms(slot, self._part_ms)))
+            for slot in self.slots
+        ]
+        return CostModel(self.space, [overhead, *factors], name="latency", unit="ms")
+
+    def stage_sums(self, archs: Population) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """What a correction is fitted on: the latency of each stage's parts less the call overhead, and their number.
+
+        Args:
+            archs: ``N`` architectures, shape ``(N, D)``.
+
+        Returns:
+            Two arrays of shape ``(N, S)``, the ``S`` stages in the order of :attr:`stages`.
+        """
+        ms, num_parts = [], []
+        for stage in self.stages:
+            slots = [slot for slot in self.slots if stage_of(slot) == stage]
+            alone = [_factor(slot, _slot_ms(slot, self._part_ms) - self.correction.call_overhead_ms) for slot in slots]
+            present = [_factor(slot, np.ones(slot.keys.shape)) for slot in slots]
+            ms.append(CostModel(self.space, alone, name="latency", unit="ms").predict(archs))
+            num_parts.append(CostModel(self.space, present, name="parts", unit="part").predict(archs))
+        return np.stack(ms, axis=1), np.stack(num_parts, axis=1)
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in the order of the network."""
+        return list(dict.fromkeys(stage_of(slot) for slot in self.slots))
+
+    def predict_ms(self, archs: Arch | Sequence[Arch] | Population) -> npt.NDArray[np.float64]:
+        """Predicted latencies (low percentile) in milliseconds, shape ``(N,)``.
+
+        Args:
+            archs: One architecture, a list of them, or a population ``(N, D)``.
+
+        Raises:
+            SpaceError: If they do not fit the space.
+            MissingLatencyError: If one of them holds a part that was not measured; it names the part.
+        """
+        predicted = self.cost_model.predict(archs)
+        if np.isnan(predicted).any():
+            self._raise_missing(self.space.to_population(archs)[np.isnan(predicted)][0])
+        return predicted
+
+    def _raise_missing(self, genes: npt.NDArray[np.integer]) -> None:
+        measured = set(self.entries["key"])
+        keys = (slot.keys[tuple(genes[self.space.column(dim)] for dim in slot.dims)] for slot in self.slots)
+        key = next(key for key in keys if key and key not in measured)
+        raise MissingLatencyError(
+            f"no latency for block {key!r} on device {self.device!r} ({len(measured)} blocks measured); "
+            f"run `ofa profile --device devices/{self.device}.yaml`"
+        )
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, csv_path: Path | str) -> None:
+        """Write the entries to ``csv_path`` and all else to the ``.json`` beside it."""
+        csv_path = Path(csv_path)
+        write_csv_atomic(csv_path, self.entries)
+        keys = list(dict.fromkeys(key for slot in self.slots for key in slot.keys.ravel().tolist() if key))
+        number = {"": -1, **{key: index for index, key in enumerate(keys)}}
+        data = {
+            "format": FORMAT,
+            "device": self.device,
+            "fingerprint": dict(self.fingerprint),
+            "repeatability_percent": self.repeatability_percent,
+            "refused": self.refused,
+            "held_out": dict(self.held_out),
+            "correction": self.correction.to_json(),
+            "details": dict(self.details),
+            "csv": {"num_rows": len(self.entries), "sha256": sha256_of_file(csv_path)},
+            "space": self.space.to_json(),
+            "keys": keys,
+            "slots": [
+                # One line of text per slot, so that a difference between two tables can be read.
+                {
+                    "name": slot.name,
+                    "dims": list(slot.dims),
+                    "key_numbers": " ".join(str(number[key]) for key in slot.keys.ravel().tolist()),
+                }
+                for slot in self.slots
+            ],
+        }
+        write_json_atomic(csv_path.with_suffix(".json"), data)
+
+    @classmethod
+    def load(cls, csv_path: Path | str, *, force: bool = False) -> LatencyTable:
+        """Read a table.
+
+        Args:
+            force: Take a refused table too.
+
+        Raises:
+            FileFormatError: If one of the two files is missing, truncated, changed, or of another format.
+            RefusedTableError: If the measurements do not repeat well enough, and ``force`` is not set.
+        """
+        csv_path = Path(csv_path)
+        data = read_json(csv_path.with_suffix(".json"), kind="latency table", remedy=REMEDY)
+        try:
+            space = SearchSpace.from_json(data["space"])
+            table = cls(
+                space=space,
+                slots=_read_slots(data, space),
+                entries=_read_entries(csv_path, data["csv"]),
+                correction=Correction(**data["correction"]),
+                device=data["device"],
+                fingerprint=data["fingerprint"],
+                held_out=data["held_out"],
+                repeatability_percent=data["repeatability_percent"],
+                refused=data["refused"],
+                details=data["details"],
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise LatencyTableError(f"{csv_path.with_suffix('.json')} lacks or garbles {error}; {REMEDY}") from None
+        if table.refused and not force:
+            raise RefusedTableError(
+                f"latency table {csv_path} is refused: its measurements repeat to {table.repeatability_percent:.1f} % "
+                "only; measure again on a quieter machine with `ofa profile`, or accept it with `ofa profile --force`"
+            )
+        return table
+
+
+def _slot_ms(slot: SlotLike, part_ms: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """Latencies of a slot's parts, in the shape of ``slot.keys``; not-a-number where unknown or empty."""
+    return np.array([part_ms.get(key, np.nan) for key in slot.keys.ravel().tolist()]).reshape(slot.keys.shape)
+
+
+def _factor(slot: SlotLike, values: npt.NDArray[np.float64]) -> Factor:
+    """Values of a slot's parts as a factor: 0 where nothing stands."""
+    return Factor(slot.dims, np.where(slot.keys == "", 0.0, values))
+
+
+def _read_slots(data: Mapping[str, Any], space: SearchSpace) -> tuple[TableSlot, ...]:
+    names = np.array([*data["keys"], ""], dtype=np.object_)  # number -1 is the last: nothing
+    slots = []
+    for entry in data["slots"]:
+        shape = tuple(len(space[dim].values) for dim in entry["dims"])
+        numbers = np.array(entry["key_numbers"].split(), dtype=np.intp)
+        if numbers.size != np.prod(shape, dtype=int):
+            raise LatencyTableError(f"slot {entry['name']!r} of the latency table does not fit its space; {REMEDY}")
+        slots.append(TableSlot(entry["name"], tuple(entry["dims"]), names[numbers].reshape(shape)))
+    return tuple(slots)
+
+
+def _read_entries(csv_path: Path, expected: Mapping[str, Any]) -> pd.DataFrame:
+    try:
+        text = csv_path.read_bytes()
+    except FileNotFoundError:
+        raise LatencyTableError(f"no latency table at {csv_path}; {REMEDY}") from None
+    num_rows = max(text.count(b"\n") - 1, 0)
+    if num_rows != expected["num_rows"]:
+        raise LatencyTableError(
+            f"latency table {csv_path} is truncated or extended: {num_rows} rows, not {expected['num_rows']}; {REMEDY}"
+        )
+    if sha256_of_file(csv_path) != expected["sha256"]:
+        raise LatencyTableError(f"latency table {csv_path} was changed after it was measured; {REMEDY}")
+    return pd.read_csv(io.BytesIO(text))

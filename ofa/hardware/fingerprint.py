@@ -1,0 +1,67 @@
+"""On what machine and with what software something was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ofa.hardware.device import Device
+from ofa.hardware.runtimes import RUNTIMES
+
+CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
+
+
+def fingerprint(device: Device) -> dict[str, Any]:
+    """What decides the speed of a device.
+
+    Measurements compare only if their ``id`` is the same: it covers everything but ``conditions``, which change from
+    minute to minute, and the kernel's version.
+    """
+    stable: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "governor": _read(CPU / "scaling_governor"),
+        "runtime": {"name": device.runtime, **RUNTIMES[device.runtime]().versions()},
+        "precision": device.precision,
+        "batch": device.batch,
+        "threads": device.threads,
+    }
+    return {"id": _digest(stable), **stable, "kernel": platform.release(), "conditions": conditions()}
+
+
+def conditions() -> dict[str, float | None]:
+    """Load, clock and temperature at this moment; ``None`` where this machine does not tell."""
+    clock_khz, millidegrees = _read(CPU / "scaling_cur_freq"), _read(THERMAL)
+    return {
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "clock_mhz": int(clock_khz) / 1000 if clock_khz else None,
+        "temperature_c": int(millidegrees) / 1000 if millidegrees else None,
+    }
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's own name."""
+    for line in (_read(cpuinfo) or "").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:  # not Linux, a container without it, or not ours to read
+        return None

@@ -1,0 +1,48 @@
+"""What a profile has measured so far, on disk after every block, so that nothing is measured twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ofa.files import FORMAT, write_text_atomic
+from ofa.hardware.timing import Block
+
+
+class Journal:
+    """A file of one JSON line per block, after a line that says what it belongs to.
+
+    A file that belongs to something else (another machine, other software, other block lengths) is begun anew: its
+    numbers must not mix with these. A half-written last line, from a killed process, is dropped.
+
+    Args:
+        identity: What must agree for old blocks to count.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
+        self._path = path
+        header = json.dumps({"format": FORMAT, **identity})
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        kept = lines[:-1] if lines and lines[0] == header else [header]
+        self.blocks = [_read_block(line) for line in kept[1:]]
+        write_text_atomic(path, "\n".join(kept) + "\n")
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, block: Block) -> None:
+        self.blocks.append(block)
+        line = json.dumps([block.name, block.round, block.durations_ns, block.causes], separators=(",", ":"))
+        self._file.write(line + "\n")
+        self._file.flush()  # to the system: that outlives this process, if not a power cut
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        self.close()
+        self._path.unlink()
+
+
+def _read_block(line: str) -> Block:
+    name, number, durations_ns, causes = json.loads(line)
+    return Block(name, number, tuple(durations_ns), tuple(causes))

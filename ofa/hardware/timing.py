@@ -1,0 +1,224 @@
+"""How to time models on a machine that is never quite at rest.
+
+The mean and the median of a shared machine drift by several percent, the low percentiles hardly do. So every model is
+timed in several short blocks, all models in turn and in a new random order each round; an anchor, always the same, is
+timed after each block; a block is rejected for a *cause* that disturbed it, never for its value; and two halves of
+the rounds, held against each other, say how well it all repeats.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+PERCENTILES = (10, 50, 90)
+MAX_WALL_OVER_CPU = 1.05
+MAX_ANCHOR_SHIFT = 0.03
+MAX_RETRIES = 2
+MAX_REJECTED_SHARE = 0.25
+ANCHOR_SHARE = 0.2  # of a block's time
+WARM_UP_SHARE = 0.25
+
+Run = Callable[[], object]
+
+
+class Clock(Protocol):
+    """What tells time, and what disturbs it."""
+
+    def wall_ns(self) -> int: ...
+
+    def cpu_ns(self) -> int | None:
+        """Time that the work spent on a core; ``None`` if several threads do it, so that nothing follows from it."""
+        ...
+
+    def involuntary_switches(self) -> int:
+        """How often the work was pushed off its core."""
+        ...
+
+
+@dataclass(frozen=True)
+class SystemClock:
+    """The operating system's account of this thread, or of the whole process where a model runs on several threads."""
+
+    threads: int = 1
+
+    def wall_ns(self) -> int:
+        return time.perf_counter_ns()
+
+    def cpu_ns(self) -> int | None:
+        return time.thread_time_ns() if self.threads == 1 else None
+
+    def involuntary_switches(self) -> int:
+        thread = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # Linux only
+        return resource.getrusage(thread if self.threads == 1 else resource.RUSAGE_SELF).ru_nivcsw
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive runs of one model.
+
+    Args:
+        durations_ns: Raw nanoseconds of each run.
+        causes: What disturbed it; empty for a good block.
+    """
+
+    name: str
+    round: int
+    durations_ns: tuple[int, ...]
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingResult:
+    """All blocks that were kept.
+
+    Args:
+        num_rejected: Blocks that were thrown away and measured again.
+        causes: How often each cause was found, in rejected blocks and in those that had to be kept.
+    """
+
+    blocks: Sequence[Block]
+    num_rejected: int = 0
+    causes: Mapping[str, int] = field(default_factory=dict)
+
+    def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
+        """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs``, one row per name."""
+        runs: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+        for block in self.blocks:
+            runs.setdefault(block.name, []).append((block.round, block.durations_ns))
+        rows = []
+        for name in names:
+            pooled = np.concatenate([durations for _, durations in sorted(runs[name])[rounds]]) / 1e6
+            percentiles = np.percentile(pooled, PERCENTILES).round(6).tolist()
+            rows.append([name, *percentiles, len(pooled)])
+        return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
+
+    def repeatability_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """By how many percent the low percentile of the even rounds differs from that of the odd ones; one per name."""
+        even, odd = (
+            self.latencies_ms(names, rounds=slice(first, None, 2))["latency_ms_p10"].to_numpy() for first in (0, 1)
+        )
+        return np.abs(even - odd) / ((even + odd) / 2) * 100
+
+    def facts(self) -> dict[str, Any]:
+        """How the measurement went, as JSON data."""
+        num_kept, num_disturbed = len(self.blocks), sum(bool(block.causes) for block in self.blocks)
+        return {
+            "num_blocks": num_kept,
+            "rejected_percent": round(100 * self.num_rejected / max(num_kept + self.num_rejected, 1), 2),
+            "kept_though_disturbed_percent": round(100 * num_disturbed / max(num_kept, 1), 2),
+            "causes": dict(self.causes),
+        }
+
+
+def time_models(
+    models: Mapping[str, Run],
+    *,
+    anchor: Run,
+    rng: np.random.Generator,
+    rounds: int = 8,
+    block_seconds: float = 0.01,
+    min_runs: int = 5,
+    clock: Clock | None = None,
+    done: Iterable[Block] = (),
+    on_block: Callable[[Block], None] | None = None,
+) -> TimingResult:
+    """Time models in turn.
+
+    Args:
+        models: Each runs once and returns when it is finished.
+        anchor: Timed after each block; it tells a changed clock, temperature or neighbourhood from a slow model.
+        rounds: Blocks of each model, at least 2, so that there is something to compare.
+        block_seconds: Length of a block; a quarter more goes into its warm-up, a fifth into its anchor.
+        min_runs: Shortest block in runs, for models that take longer than ``block_seconds / min_runs``.
+        done: Blocks of an earlier, interrupted call: they are not measured again.
+        on_block: Called with each block that is kept, as soon as it is.
+
+    Returns:
+        One block per model and round. A block that was disturbed is thrown away and measured again, at the end of
+        its round and at most twice; after that, or once a quarter as many blocks as there are to measure have been
+        thrown away, it is kept, and counted as disturbed.
+    """
+    if rounds < 2:
+        raise ValueError(f"rounds must be at least 2, not {rounds}")
+    clock = clock or SystemClock()
+    blocks = [block for block in done if block.name in models and block.round < rounds]
+    finished = {(block.name, block.round) for block in blocks}
+    max_rejected = int((len(models) * rounds - len(blocks)) * MAX_REJECTED_SHARE)
+    num_rejected = 0
+    causes = Counter(cause for block in blocks for cause in block.causes)
+    anchors = _Anchors(anchor, clock, int(block_seconds * ANCHOR_SHARE * 1e9))
+    for number in range(rounds):
+        waiting = [name for name in models if (name, number) not in finished]
+        queue = deque((waiting[index], 0) for index in rng.permutation(len(waiting)))
+        while queue:
+            name, retries = queue.popleft()
+            durations, found = _time_block(models[name], clock, int(block_seconds * 1e9), min_runs)
+            if anchors.moved():
+                found.append("anchor moved")
+            causes.update(found)
+            if found and retries < MAX_RETRIES and num_rejected < max_rejected:
+                num_rejected += 1
+                queue.append((name, retries + 1))
+                continue
+            blocks.append(Block(name, number, tuple(durations), tuple(found)))
+            if on_block is not None:
+                on_block(blocks[-1])
+    return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))
+
+
+def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[list[int], list[str]]:
+    """Durations of the runs of one block, and what disturbed them."""
+    warm_until = clock.wall_ns() + int(block_ns * WARM_UP_SHARE)
+    while True:
+        run()
+        if clock.wall_ns() >= warm_until:
+            break
+    durations: list[int] = []
+    switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
+    start = end = clock.wall_ns()
+    while len(durations) < min_runs or end - start < block_ns:
+        begin = clock.wall_ns()
+        run()
+        end = clock.wall_ns()
+        durations.append(end - begin)
+    cpu_end = clock.cpu_ns()
+    causes = []
+    if cpu_start is not None and cpu_end is not None and end - start > MAX_WALL_OVER_CPU * (cpu_end - cpu_start):
+        causes.append("off the core")
+    if clock.involuntary_switches() > switches:
+        causes.append("involuntary context switch")
+    return durations, causes
+
+
+class _Anchors:
+    """Readings of the anchor, held against the median of those so far."""
+
+    def __init__(self, run: Run, clock: Clock, block_ns: int) -> None:
+        self._run, self._clock, self._block_ns = run, clock, block_ns
+        self._readings_ns: list[float] = []
+        # The first readings warm up core, clock and caches: until two agree, within reason.
+        previous = self._read()
+        for _ in range(100):
+            reading = self._read()
+            if abs(reading / previous - 1) < MAX_ANCHOR_SHIFT / 3:
+                break
+            previous = reading
+        self._readings_ns.append(reading)
+
+    def _read(self) -> float:
+        durations, _ = _time_block(self._run, self._clock, self._block_ns, min_runs=5)
+        return float(np.percentile(durations, PERCENTILES[0]))
+
+    def moved(self) -> bool:
+        reading = self._read()
+        self._readings_ns.append(reading)
+        return abs(reading / float(np.median(self._readings_ns)) - 1) > MAX_ANCHOR_SHIFT

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from ofa.config import ConfigError
+from ofa.hardware import UnknownDeviceError, list_devices, load_device
+from ofa.hardware.runtimes import RUNTIMES
+
+GOOD = "runtime: onnxruntime\nthreads: 2\n"
+
+
+def write(tmp_path, text, name="board.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(list_devices()))
+def test_shipped_devices_load_and_say_what_they_are_for(name):
+    device = load_device(name)
+    assert device.name == name
+    assert device.runtime in RUNTIMES
+    assert device.description
+    assert list_devices()[name].read_text().startswith("#")
+
+
+def test_cpu_devices_are_shipped():
+    assert {load_device(name).threads for name in ("cpu-1t", "cpu-2t")} == {1, 2}
+
+
+def test_a_path_is_taken_too(tmp_path):
+    device = load_device(write(tmp_path, GOOD))
+    assert (device.name, device.threads, device.batch, device.precision) == ("board", 2, 1, "fp32")
+    assert device.to_json()["host"] == "local"
+
+
+def test_devices_of_the_current_directory_come_first(tmp_path, monkeypatch):
+    (tmp_path / "devices").mkdir()
+    write(tmp_path / "devices", GOOD)
+    write(tmp_path / "devices", GOOD + "description: mine\n", "cpu-1t.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_device("board").name == "board"
+    assert load_device("cpu-1t").description == "mine"
+    assert load_device("cpu-2t").description != "mine"
+
+
+def test_unknown_device_lists_the_known_ones():
+    with pytest.raises(
+        UnknownDeviceError, match=r"unknown device 'cpu-1'; did you mean 'cpu-1t'\? known: cpu-1t, cpu-2t"
+    ):
+        load_device("cpu-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "thread: 1\n", r"unknown key 'thread'; did you mean 'threads'"),
+        ("threads: 1\n", "key 'runtime' is missing"),
+        ("runtime: onnxrt\n", "unknown runtime 'onnxrt'; did you mean 'onnxruntime'"),
+        ("runtime: onnxruntime\nthreads: 0\n", "threads must be at least 1, not 0"),
+        ("runtime: onnxruntime\nbatch: many\n", "batch must be a int, not 'many'"),
+        ("runtime: onnxruntime\nprecision: fp8\n", "precision cannot be 'fp8'; choices: fp32"),
+        ("runtime: onnxruntime\nhost: moon\n", "host cannot be 'moon'; choices: local"),
+        ("- a list\n", "must hold a mapping"),
+        ("runtime: [\n", "not valid YAML"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_device(write(tmp_path, text))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="no device at"):
+        load_device(tmp_path / "none.yaml")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from ofa.hardware import fingerprint as module
+from ofa.hardware import load_device
+from ofa.hardware.fingerprint import conditions, cpu_model, fingerprint
+
+
+def test_it_is_json_and_names_cpu_cores_and_versions():
+    data = fingerprint(load_device("cpu-1t"))
+    json.dumps(data, allow_nan=False)
+    assert data["cores"] >= 1
+    assert data["runtime"]["onnxruntime"]
+    assert set(data["conditions"]) == {"load", "clock_mhz", "temperature_c"}
+
+
+def test_the_id_changes_with_settings_but_not_with_the_load(monkeypatch):
+    device = load_device("cpu-1t")
+    before = fingerprint(device)
+    monkeypatch.setattr(module, "conditions", lambda: {"load": 99.0})
+    assert fingerprint(device)["id"] == before["id"]
+    assert fingerprint(dataclasses.replace(device, threads=2))["id"] != before["id"]
+    monkeypatch.setattr(module, "cpu_model", lambda: "Another CPU")
+    assert fingerprint(device)["id"] != before["id"]
+
+
+def test_cpu_model_from_cpuinfo(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel name\t: Example CPU: 2.0 GHz\n")
+    assert cpu_model(path) == "Example CPU: 2.0 GHz"
+    assert cpu_model(tmp_path / "none")
+
+
+def test_clock_and_temperature_where_readable(tmp_path, monkeypatch):
+    (tmp_path / "scaling_cur_freq").write_text("1800000\n")
+    (tmp_path / "temp").write_text("45500\n")
+    monkeypatch.setattr(module, "CPU", tmp_path)
+    monkeypatch.setattr(module, "THERMAL", tmp_path / "temp")
+    assert (conditions()["clock_mhz"], conditions()["temperature_c"]) == (1800.0, 45.5)

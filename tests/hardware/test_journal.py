@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from ofa.hardware.journal import Journal
+from ofa.hardware.timing import Block
+
+BLOCKS = [Block("a", 0, (10, 11)), Block("b", 0, (20,), ("off the core",)), Block("a", 1, (12,))]
+
+
+def write(path, identity=None):
+    journal = Journal(path, identity or {"device": "cpu"})
+    for block in BLOCKS:
+        journal.append(block)
+    journal.close()
+    return journal
+
+
+def read(path, identity=None):
+    journal = Journal(path, identity or {"device": "cpu"})
+    journal.close()
+    return journal.blocks
+
+
+def test_round_trip_and_continuation(tmp_path):
+    path = tmp_path / "deep" / "space.csv.partial.jsonl"
+    assert write(path).blocks == BLOCKS
+    assert read(path) == BLOCKS
+    write(path)
+    assert read(path) == BLOCKS * 2
+
+
+def test_a_half_written_line_is_dropped_wherever_it_breaks(tmp_path):
+    path = tmp_path / "journal"
+    write(path)
+    data = path.read_bytes()
+    header, *lines = data.splitlines(keepends=True)
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        num_complete = sum(len(header) + sum(map(len, lines[: n + 1])) <= length for n in range(len(lines)))
+        assert read(path) == BLOCKS[:num_complete]
+
+
+def test_what_belongs_to_something_else_is_begun_anew(tmp_path):
+    path = tmp_path / "journal"
+    write(path, {"device": "other"})
+    assert read(path) == []
+
+
+def test_remove(tmp_path):
+    write(tmp_path / "journal").remove()
+    assert not (tmp_path / "journal").exists()

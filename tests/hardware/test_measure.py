@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import nn
+
+from ofa.hardware import load_device, measure
+from ofa.hardware.onnx_export import export_for_timing
+from ofa.hardware.runtimes import ModelError
+
+
+def test_one_row_per_model_in_the_given_order(tmp_path):
+    large = tmp_path / "large.onnx"
+    large.write_bytes(export_for_timing(nn.Conv2d(16, 64, 5).eval(), (16, 48, 48)))
+    small = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
+    steps = []
+    table = measure(
+        {"large": large, "small": small},
+        load_device("cpu-1t"),
+        rng=np.random.default_rng(0),
+        rounds=2,
+        block_seconds=0.002,
+        progress=lambda *step: steps.append(step),
+    )
+    assert list(table.index) == ["large", "small"]
+    assert (table["latency_ms_p10"] <= table["latency_ms_p50"]).all()
+    assert (table["latency_ms_p50"] <= table["latency_ms_p90"]).all()
+    assert (table["num_runs"] >= 10).all()
+    assert (table["repeatability_percent"] >= 0).all()
+    assert steps == [(done, 4, "measuring on cpu-1t") for done in (1, 2, 3, 4)]
+    assert table.attrs["timing"]["num_blocks"] == 4
+
+
+def test_no_models_give_no_rows():
+    assert measure({}, load_device("cpu-1t"), rng=np.random.default_rng(0)).empty
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"none\.onnx"):
+        measure({"none": tmp_path / "none.onnx"}, load_device("cpu-1t"), rng=np.random.default_rng(0))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ofa.cost import LatencyTable, MissingLatencyError, RefusedTableError
+from ofa.hardware import load_device, profile
+from ofa.hardware import profiler as module
+from ofa.hardware.timing import Block, TimingResult
+from ofa.space import SpaceError
+
+from .fakes import FakeSupernet
+
+ARGUMENTS = {"num_fit": 3, "num_held_out": 4, "rounds": 2}
+SCALE, OFFSET_MS, CALL_MS = 0.9, 0.02, 0.005
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Replaces the measurement by arithmetic, with a planted correction; gives its settings and a log."""
+    log = []
+    settings = {"log": log, "per_round": 0.0, "fail_after": None}
+
+    def part_ms(key):
+        kind, *words = key.split("_")
+        return CALL_MS + 0.01 * int(words[-1][1:]) * {"stem": 1, "head": 0.5}.get(kind, int(words[0][-1]))
+
+    def latency_ms(supernet, name):
+        if name == module.CALL:
+            return CALL_MS
+        if not name.startswith("{"):
+            return part_ms(name)
+        arch = next(a for a in supernet.space.to_archs(every(supernet.space)) if a.to_json() == name)
+        genes = supernet.space.to_population(arch)[0]
+        keys = [s.keys[tuple(genes[supernet.space.column(dim)] for dim in s.dims)] for s in supernet.slots]
+        return CALL_MS + sum((part_ms(key) - CALL_MS) * SCALE + OFFSET_MS for key in keys if key)
+
+    def time_on_device(runs, device, *, rng, rounds, block_seconds, done=(), on_block=None):
+        blocks = list(done)
+        finished = {(block.name, block.round) for block in blocks}
+        for number in range(rounds):
+            for name in runs:
+                if (name, number) in finished:
+                    continue
+                if settings["fail_after"] is not None and len(log) >= settings["fail_after"]:
+                    raise KeyboardInterrupt
+                ns = round(latency_ms(settings["supernet"], name) * 1e6 * (1 + settings["per_round"] * (number % 2)))
+                blocks.append(Block(name, number, (ns,) * 5))
+                log.append((name, number))
+                on_block(blocks[-1])
+        return TimingResult(blocks=blocks)
+
+    monkeypatch.setattr(module, "time_on_device", time_on_device)
+    return settings
+
+
+def every(space):
+    return np.unique(space.sample_population(500, np.random.default_rng(0)), axis=0)
+
+
+def call(tmp_path, supernet, seed=0, **changes):
+    return profile(
+        supernet,
+        load_device("cpu-1t"),
+        csv_path=tmp_path / "cpu-1t" / "fake.csv",
+        rng=np.random.default_rng(seed),
+        **{**ARGUMENTS, **changes},
+    )
+
+
+def test_a_real_measurement_from_end_to_end(tmp_path):
+    supernet, steps = FakeSupernet(), []
+    table = call(tmp_path, supernet, block_seconds=0.001, force=True, progress=lambda *step: steps.append(step))
+    loaded = LatencyTable.load(tmp_path / "cpu-1t" / "fake.csv")
+    population = every(supernet.space)
+    np.testing.assert_array_equal(loaded.predict_ms(population), table.predict_ms(population))
+    assert (table.predict_ms(population) > 0).all()
+    assert len(table.entries) == 8
+    assert set(supernet.num_exports.values()) == {1}
+    assert table.held_out["num"] == 4
+    assert not list(tmp_path.glob("**/*.partial*"))
+    exported = [step for step in steps if step[2].startswith("exporting")]
+    assert exported == [(done, 15, "exporting for cpu-1t") for done in range(1, 16)]
+    assert steps[15:31] == [(done, 32, "measuring on cpu-1t") for done in range(1, 17)]
+
+
+def test_the_planted_correction_is_recovered_and_the_files_say_all(tmp_path, measured):
+    measured["supernet"] = FakeSupernet()
+    table = call(tmp_path, measured["supernet"], num_fit=8)
+    assert table.held_out["mape_percent"] < 0.5
+    assert table.held_out["spearman"] == pytest.approx(1.0)
+    assert {"macs_only_spearman", "depth_only_spearman", "macs_only_mape_percent"} <= set(table.held_out)
+    assert table.correction.call_overhead_ms == CALL_MS
+    assert table.correction.num_fit == 8
+    assert (table.repeatability_percent, table.refused) == (0.0, False)
+    assert table.details["rounds"] == 2
+    assert list(table.entries.columns) == [
+        *("key", "latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "num_runs"),
+        *("kind", "resolution", "kernel", "precision"),
+    ]
+    csv = (tmp_path / "cpu-1t" / "fake.csv").read_text().splitlines()
+    assert "block_k3_r8,0.245,0.245,0.245,10,block,8,3,fp32" in csv
+
+
+def test_without_fit_the_table_is_the_plain_sum(tmp_path, measured):
+    measured["supernet"] = FakeSupernet()
+    table = call(tmp_path, measured["supernet"], num_fit=0)
+    assert table.predict_ms(table.space.smallest()) == pytest.approx(CALL_MS + 0.08 + 0.24 + 0.04)
+
+
+def test_a_profile_that_was_interrupted_measures_nothing_twice(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    for fail_after in (1, 9, 20):
+        measured["fail_after"] = fail_after
+        with pytest.raises(KeyboardInterrupt):
+            call(tmp_path, supernet)
+        assert list(tmp_path.glob("cpu-1t/*")) == [tmp_path / "cpu-1t" / "fake.csv.partial.jsonl"]
+    measured["fail_after"] = None
+    table = call(tmp_path, supernet)
+    assert len(measured["log"]) == len(set(measured["log"])) == 2 * (1 + 8 + 7)
+    assert len(table.entries) == 8
+    assert [path.name for path in sorted(tmp_path.glob("cpu-1t/*"))] == ["fake.csv", "fake.json"]
+
+
+def test_what_repeats_badly_is_measured_longer_then_refused(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    measured["per_round"] = 0.05
+    table = call(tmp_path, supernet)
+    assert table.refused
+    assert table.details["rounds"] == 4
+    assert len(measured["log"]) == len(set(measured["log"]))
+    assert table.repeatability_percent == pytest.approx(100 * 0.05 / 1.025, abs=0.01)
+    with pytest.raises(RefusedTableError, match=r"4\.9 % only"):
+        LatencyTable.load(tmp_path / "cpu-1t" / "fake.csv")
+    assert not call(tmp_path, supernet, force=True).refused
+
+
+def test_some_resolutions_only(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    table = call(tmp_path, supernet, resolutions=[12], num_fit=2, num_held_out=3)
+    assert set(table.entries["resolution"]) == {12}
+    assert table.predict_ms(supernet.space.largest()).shape == (1,)
+    with pytest.raises(MissingLatencyError, match="'stem_r8'"):
+        table.predict_ms(supernet.space.smallest())
+    with pytest.raises(SpaceError, match="'resolution' cannot be 13"):
+        call(tmp_path, supernet, resolutions=[13])
+
+
+@pytest.mark.parametrize("resolutions", [None, [12], [12, 8]])
+def test_subnets_are_distinct(resolutions):
+    space = FakeSupernet().space
+    population = module._sample_distinct(space, 5, resolutions, np.random.default_rng(0))
+    assert len(np.unique(population, axis=0)) == len(population) == 5
+    np.testing.assert_array_equal(space.canonical(population), population)
+    assert {arch["resolution"] for arch in space.to_archs(population)} <= set(resolutions or [8, 12])
+
+
+def test_more_subnets_than_there_are_and_too_few_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="60 different subnets, but there are about 12"):
+        call(tmp_path, FakeSupernet(), num_fit=30, num_held_out=30)
+    with pytest.raises(ValueError, match="at least 2, not 3 and 1"):
+        call(tmp_path, FakeSupernet(), num_held_out=1)
