@@ -1,0 +1,264 @@
+"""A bundle: the folder that leaves this toolkit, with a model and everything needed to run and to check it.
+
+``bundle.json`` describes it and names every file with size and sha256; ``SHA256SUMS`` says the same, of ``bundle.json``
+too, as ``sha256sum -c`` reads it. The same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ofa.config import ConfigError, from_mapping
+from ofa.deploy import predict
+from ofa.deploy.model_card import model_card
+from ofa.deploy.parity import Logits
+from ofa.files import FORMAT, FileFormatError, read_json
+
+MODEL, INFO, SUMS, CARD, PREDICT, LOGITS = (
+    "model.onnx",
+    "bundle.json",
+    "SHA256SUMS",
+    "README.md",
+    "predict.py",
+    "samples/logits.npy",
+)
+TOP_LEVEL = {MODEL, INFO, SUMS, CARD, PREDICT, "samples"}
+MAX_JSON_BYTES = 1 << 24
+MAX_IMAGE_SIZE = 4096
+REMEDY = "name a folder that `ofa export` left, or export it again"
+
+
+class BundleError(ValueError):
+    """A bundle cannot be read, or cannot be written where it should."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds that one call took: percentiles."""
+
+    p10: float
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top1:
+    """Accuracy with its 95 % interval (Wilson), in percent, and what it was measured on and with."""
+
+    value: float
+    low: float
+    high: float
+    num_images: int
+    split: str
+    runtime: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far the file's logits were from torch's."""
+
+    max_abs_difference: float
+    num_images: int
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From a picture to the model's input; made by :func:`ofa.data.preprocessing`, followed by ``predict.py``.
+
+    Raises:
+        ConfigError: If values contradict each other or no image of that size is processed here.
+    """
+
+    color: Literal["L", "RGB"]
+    channels: int
+    resize: tuple[int, ...]
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, ...]
+    layout: Literal["NCHW"]
+    dtype: Literal["float32"]
+    steps: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.resize or not all(1 <= size <= MAX_IMAGE_SIZE for size in self.resize):
+            raise ConfigError(f"resize needs sizes of 1 to {MAX_IMAGE_SIZE} pixels, not {list(self.resize)}")
+        if self.input_size != (self.channels, self.resize[-1], self.resize[-1]):
+            raise ConfigError(f"input_size is {list(self.input_size)}, which 'channels' and 'resize' do not give")
+        if not len(self.mean) == len(self.std) == self.channels or (self.color == "RGB" and self.channels != 3):
+            raise ConfigError(f"color, channels ({self.channels}), mean and std do not fit together")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or 0 in self.std:
+            raise ConfigError("mean and std must be finite, std not 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleInfo:
+    """Contents of ``bundle.json``.
+
+    Args:
+        device: Name of the device that ``latency_ms`` was measured on.
+        fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of it.
+        top1_percent: On the test split.
+        provenance: Model, data, recipe, weights and versions that it came from.
+        sample_labels: Class index of each picture in ``samples/``.
+        files: Name -> ``{"sha256", "bytes"}``; filled in by :func:`write_bundle`.
+    """
+
+    arch: dict[str, Any]
+    device: str
+    fingerprint: dict[str, Any]
+    budget_ms: float
+    latency_ms: Latency
+    top1_percent: Top1
+    parity: Parity
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    provenance: dict[str, Any]
+    sample_labels: tuple[int, ...]
+    files: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.sample_labels or not all(0 <= label < len(self.classes) for label in self.sample_labels):
+            raise ConfigError(f"sample_labels must be indices of the {len(self.classes)} classes, at least one")
+        for name, entry in self.files.items():
+            if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
+                raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
+
+    @property
+    def sample_names(self) -> list[str]:
+        """Where the sample pictures lie in the bundle."""
+        return [f"samples/{index:03}.png" for index in range(len(self.sample_labels))]
+
+
+def write_bundle(
+    out: Path | str,
+    *,
+    model: bytes,
+    info: BundleInfo,
+    samples: Sequence[Image.Image],
+    logits: Logits,
+    overwrite: bool = False,
+) -> Path:
+    """Write a bundle: into a folder beside ``out``, renamed at the end, so that there is never half of one.
+
+    Args:
+        out: Folder to make.
+        model: The ONNX file.
+        samples: Real test pictures, one for each of ``info.sample_labels``, small enough to send around.
+        logits: What torch gives for them, float32 ``(len(samples), num_classes)``.
+        overwrite: Replace a bundle that is there; anything else is never replaced.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        BundleError: If ``out`` cannot be made or replaced.
+    """
+    assert len(samples) == len(logits) == len(info.sample_labels) and logits.shape[1] == len(info.classes)
+    check_destination(out, overwrite=overwrite)
+    contents = {
+        MODEL: model,
+        CARD: model_card(asdict(info)).encode(),
+        PREDICT: Path(predict.__file__).read_bytes(),
+        LOGITS: _npy(logits),
+        **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
+    }
+    files = {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(contents.items())}
+    described = {"format": FORMAT, **asdict(replace(info, files=files))}
+    contents[INFO] = (json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    contents[SUMS] = sums_text({name: sha256(data).hexdigest() for name, data in contents.items()}).encode()
+    with _new_folder(Path(out)) as folder:
+        (folder / "samples").mkdir()
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
+    return Path(out)
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """Contents of ``SHA256SUMS``."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+
+
+def read_bundle(path: Path | str) -> BundleInfo:
+    """Read and check ``bundle.json``; the other files are left alone.
+
+    Raises:
+        BundleError: If it is missing, truncated, of another format, or does not say what it should.
+    """
+    file = Path(path) / INFO
+    if file.is_symlink() or (file.exists() and not file.is_file()) or _size(file) > MAX_JSON_BYTES:
+        raise BundleError(f"{file} is a link, no plain file, or above {MAX_JSON_BYTES} bytes; {REMEDY}")
+    try:
+        data = read_json(file, kind="bundle", remedy=REMEDY)
+        del data["format"]
+        return from_mapping(BundleInfo, data, where=str(file))
+    except FileFormatError as error:
+        raise BundleError(str(error)) from None
+    except (ValueError, RecursionError) as error:  # a key or value that does not fit, or nesting without end
+        where = "" if str(file) in str(error) else f"{file}: "
+        raise BundleError(f"{where}{error}; {REMEDY}") from None
+
+
+def check_destination(out: Path | str, *, overwrite: bool) -> None:
+    """:class:`BundleError` unless a bundle may be written to ``out``: nothing there, or a bundle and ``overwrite``."""
+    out = Path(out)
+    if not out.exists() and not out.is_symlink():
+        return
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() and not out.is_symlink() else None
+    if names is None or (names and (INFO not in names or names - TOP_LEVEL)):
+        holds = "" if names is None else f" (it holds {sorted(names - TOP_LEVEL or names)[0]!r})"
+        raise BundleError(f"{out} exists and is not a bundle{holds}; it is left alone: give another folder")
+    if names and not overwrite:
+        raise BundleError(f"{out} holds a bundle; give another folder, or replace it with --overwrite")
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, renamed to ``out`` only if the block succeeds; what was there is put back if that fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    new, old = workspace / "new", workspace / "old"
+    try:
+        new.mkdir()
+        yield new
+        if out.exists():
+            out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+    finally:
+        shutil.rmtree(workspace)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _npy(array: Logits) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # Without the picture's own metadata, which may hold times and places.
+    Image.fromarray(np.asarray(image)).save(buffer, format="PNG")
+    return buffer.getvalue()

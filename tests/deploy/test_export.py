@@ -1,0 +1,122 @@
+"""From candidates to a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+
+from ofa.deploy import BundleError, ExportResult, export_bundle, read_bundle, read_candidates
+from ofa.deploy.export import wilson_interval
+from ofa.files import FileFormatError
+from ofa.search.pick import InfeasibleBudgetError
+from ofa.training import SubnetEvaluator, top1_percent
+
+from .conftest import DEVICE, RUN_INFO, Stopwatch
+
+
+def export(evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], **changes: Any) -> ExportResult:
+    arguments: dict[str, Any] = {"device": DEVICE, "budget_ms": 4.2, "measure_ms": Stopwatch(), "run_info": RUN_INFO}
+    return export_bundle(evaluator, candidates, **{**arguments, **changes})
+
+
+def test_walks_to_the_first_that_holds(exported: ExportResult, candidates: list[dict[str, Any]]) -> None:
+    assert exported.too_slow == ({"arch": candidates[0]["arch"], "latency_ms": 5.0},)
+    assert exported.info.arch == candidates[2]["arch"]
+    assert exported.info.latency_ms.p50 == 2.5
+    assert json.dumps(exported.to_json())
+
+
+def test_bundle_json_tells_what_the_result_tells(exported: ExportResult) -> None:
+    info = read_bundle(exported.path)
+    assert info.arch == exported.info.arch
+    assert info.top1_percent == exported.info.top1_percent
+    assert info.provenance["weights_sha256"] == RUN_INFO["weights_sha256"]
+    assert "private" not in (exported.path / "bundle.json").read_text()
+    assert info.classes == tuple("0123456789")
+
+
+def test_accuracy_is_that_of_torch_on_the_test_split(exported: ExportResult, evaluator: SubnetEvaluator) -> None:
+    arch = evaluator.supernet.space.arch(exported.info.arch)
+    batches = list(evaluator.batches("test", int(arch["resolution"])))
+    top1 = exported.info.top1_percent
+    assert top1.value == pytest.approx(top1_percent(evaluator.calibrated(arch), batches))
+    assert top1.num_images == sum(len(labels) for _, labels in batches)
+    assert top1.low < top1.value < top1.high
+
+
+def test_exported_file_equals_the_calibrated_subnet(exported: ExportResult, evaluator: SubnetEvaluator) -> None:
+    arch = evaluator.supernet.space.arch(exported.info.arch)
+    images = next(iter(evaluator.batches("search", int(arch["resolution"]))))[0][:8]
+    with torch.inference_mode():
+        expected = evaluator.calibrated(arch)(images).numpy()
+    assert np.ptp(expected, axis=0).max() > 1e-2  # different pictures give different logits
+    session = onnxruntime.InferenceSession(exported.path / "model.onnx", providers=["CPUExecutionProvider"])
+    found = np.concatenate([session.run(None, {"images": image[None].numpy()})[0] for image in images])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_infeasible_budget_names_the_nearest(
+    evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(InfeasibleBudgetError, match=r"budget of 0.5 ms on device 'cpu-1t'.* at least 1.020 ms"):
+        export(evaluator, candidates, out=tmp_path / "bundle", budget_ms=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_taken_folder_is_refused_before_any_work(
+    evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(BundleError, match=r"is not a bundle \(it holds 'thesis.tex'\)"):
+        export(evaluator, candidates, out=tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("num_right", "num_images", "low", "high"),
+    # From R's prop.test(x, n, correct = FALSE).
+    [(0, 10, 0.0, 0.2775328), (8, 10, 0.4901625, 0.9433178), (10, 10, 0.7224672, 1.0)],
+)
+def test_wilson_interval(num_right: int, num_images: int, low: float, high: float) -> None:
+    assert wilson_interval(num_right, num_images) == pytest.approx((low, high), abs=1e-6)
+
+
+def write_search(folder: Path) -> None:
+    rows = [("a", 90.0, 1.0, np.nan), ("b", 95.0, 3.0, 3.3), ("c", 95.0, 2.0, np.nan), ("b", 95.0, 3.0, 3.3)]
+    pd.DataFrame(
+        {
+            "arch": [json.dumps({"kernel": name}) for name, *_ in rows],
+            "measured_top1_percent": [row[1] for row in rows],
+            "predicted_latency_ms": [row[2] for row in rows],
+            "measured_latency_ms": [row[3] for row in rows],
+        }
+    ).to_csv(folder / "front.csv", index=False)
+    picks = [{"budget_ms": 1.5, "arch": {"kernel": "a"}, "measured_latency_ms": 1.2}]
+    (folder / "selected.json").write_text(json.dumps({"format": 1, "picks": picks}))
+
+
+def test_candidates_begin_with_the_pick_of_the_budget(tmp_path: Path) -> None:
+    write_search(tmp_path)
+
+    def order(budget_ms: float) -> list[tuple[str, float]]:
+        return [(row["arch"]["kernel"], row["latency_ms"]) for row in read_candidates(tmp_path, budget_ms)]
+
+    assert order(1.5) == [("a", 1.2), ("c", 2.0), ("b", 3.3)]
+    assert order(9) == [("c", 2.0), ("b", 3.3), ("a", 1.0)]
+
+
+def test_damaged_search_result_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="ofa search"):
+        read_candidates(tmp_path, 1.0)
+    write_search(tmp_path)
+    for text in ("", "arch\n1\n", 'arch,measured_latency_ms,predicted_latency_ms\n"{",1,1\n'):
+        (tmp_path / "front.csv").write_text(text)
+        with pytest.raises(FileFormatError, match=r"front\.csv is missing or damaged"):
+            read_candidates(tmp_path, 1.0)

@@ -1,0 +1,59 @@
+"""Parity between torch and exported files."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ofa.deploy import ExportResult, ParityError, check_parity, run_logits
+from ofa.deploy.parity import compare_logits
+from ofa.hardware.runtimes import ModelError
+from ofa.training import SubnetEvaluator
+
+
+@pytest.fixture(scope="module")
+def model(exported: ExportResult) -> Path:
+    return exported.path / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def images(exported: ExportResult, evaluator: SubnetEvaluator) -> torch.Tensor:
+    return next(iter(evaluator.batches("search", exported.info.arch["resolution"])))[0][:4]
+
+
+def test_tiny_differences_pass(
+    model: Path, images: torch.Tensor, exported: ExportResult, evaluator: SubnetEvaluator
+) -> None:
+    arch = evaluator.supernet.space.arch(exported.info.arch)
+    module = evaluator.calibrated(arch)
+    assert 0 < check_parity(module, model, images) < 1e-4
+    changed = copy.deepcopy(module)
+    with torch.no_grad():
+        changed.get_submodule("classifier").weight.mul_(1.001)  # type: ignore[operator,union-attr]
+    with pytest.raises(ParityError, match=r"model.onnx departs by .* on image \d of 4"):
+        check_parity(changed, model, images)
+
+
+def test_worst_image_and_limit_are_named() -> None:
+    expected = np.array([[100.0, 0], [0, 1], [2, 3]], dtype=np.float32)
+    assert compare_logits(expected, expected + np.float32(0.005), what="m") == pytest.approx(0.005, rel=1e-2)
+    found = expected.copy()
+    found[2, 1] += 0.02
+    with pytest.raises(ParityError, match=r"departs by 0.02 on image 2 of 3; at most 0.01"):
+        compare_logits(expected, found, what="m")
+    found[1, 0] = np.nan
+    with pytest.raises(ParityError, match="departs by nan on image 1"):
+        compare_logits(expected, found, what="m")
+    with pytest.raises(ParityError, match=r"shape \(3, 1\), not \(3, 2\)"):
+        compare_logits(expected, found[:, :1], what="m")
+
+
+def test_wrong_images_and_wrong_files_are_refused(model: Path) -> None:
+    with pytest.raises(ModelError, match=r"does not run on images of shape \(3, 7, 7\)"):
+        run_logits(model, np.zeros((2, 3, 7, 7), dtype=np.float32))
+    with pytest.raises(ModelError, match="not a valid ONNX model"):
+        run_logits(b"not a model", np.zeros((2, 3, 7, 7), dtype=np.float32))

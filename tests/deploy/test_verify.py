@@ -1,0 +1,224 @@
+"""Verification: what holds passes, what does not is named, nothing is executed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from ofa.deploy import BundleError, read_bundle, verify_bundle
+from ofa.deploy.verify import VerifyResult
+
+from .conftest import Stopwatch
+
+FILES = ["model.onnx", "bundle.json", "README.md", "predict.py", "SHA256SUMS", "samples/logits.npy", "samples/007.png"]
+
+
+def reseal(bundle: Path, *, change: Any = lambda info: None) -> None:
+    """Make sizes and sums right again, as whoever forges a bundle would."""
+    file = bundle / "bundle.json"
+    info = json.loads(file.read_text())
+    for name in info["files"]:
+        data = (bundle / name).read_bytes()
+        info["files"][name] = {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
+    change(info)
+    file.write_text(json.dumps(info))
+    sums = {name: entry["sha256"] for name, entry in info["files"].items()}
+    sums["bundle.json"] = sha256(file.read_bytes()).hexdigest()
+    (bundle / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+
+
+def names_of_failed(result: VerifyResult) -> set[str]:
+    assert not result.ok
+    return {check.name for check in result.failed}
+
+
+def test_a_good_bundle_holds(bundle: Path) -> None:
+    result = verify_bundle(bundle, measure=Stopwatch(4.1))
+    assert result.ok
+    rows = {check.name: check for check in result.checks}
+    assert {"format", *FILES, "parity", "accuracy", "latency"} <= set(rows)
+    assert rows["latency"].found == "p50 4.100 ms (p10 3.690, p90 4.510)"
+    reseal(bundle)
+    assert verify_bundle(bundle).ok
+
+
+def test_a_missed_budget_is_named(bundle: Path) -> None:
+    (check,) = verify_bundle(bundle, measure=Stopwatch(4.3)).failed
+    assert (check.name, check.expected) == ("latency", "p50 at most 4.2 ms")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("where", [0.0, 0.5, 0.99])
+def test_a_flipped_bit_is_found(name: str, where: float, bundle: Path) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[int(where * len(data))] ^= 1
+    (bundle / name).write_bytes(data)
+    try:
+        assert name in names_of_failed(verify_bundle(bundle, measure=Stopwatch()))
+    except BundleError as error:
+        assert name == "bundle.json"
+        assert str(bundle / name) in str(error)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["truncated", "emptied", "removed", "extended"])
+def test_other_damage_is_found(name: str, how: str, bundle: Path) -> None:
+    data = (bundle / name).read_bytes()
+    if how == "removed":
+        (bundle / name).unlink()
+    else:
+        damaged = {"truncated": data[: len(data) // 2], "emptied": b"", "extended": data + b"\n"}[how]
+        (bundle / name).write_bytes(damaged)
+    try:
+        assert name in names_of_failed(verify_bundle(bundle, measure=Stopwatch()))
+    except BundleError as error:
+        assert name == "bundle.json"
+        assert name in str(error) or str(bundle) in str(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "samples/../../secret", "/etc/hostname", "C:\\secret", ".hidden", "a//b", "", "a\nb", "./a"]
+)
+def test_names_that_leave_the_bundle_are_refused(name: str, bundle: Path) -> None:
+    (bundle.parent / "secret").write_text("secret")
+    entry = {"sha256": sha256(b"secret").hexdigest(), "bytes": 6}
+    reseal(bundle, change=lambda info: info["files"].update({name: entry}))
+    (check,) = (check for check in verify_bundle(bundle).failed if check.name == name)
+    assert "leaves the bundle" in check.found
+
+
+@pytest.mark.parametrize("linked", ["samples", "model.onnx"])
+def test_links_are_refused_even_if_contents_are_right(linked: str, bundle: Path) -> None:
+    (bundle / linked).rename(bundle.parent / "elsewhere")
+    (bundle / linked).symlink_to(bundle.parent / "elsewhere")
+    failed = verify_bundle(bundle).failed
+    assert {check.found for check in failed} <= {"a link", "not listed"}
+    assert any(check.name.startswith(linked) for check in failed)
+
+
+def test_a_pipe_is_not_read(bundle: Path) -> None:
+    (bundle / "README.md").unlink()
+    os.mkfifo(bundle / "README.md")
+    (check,) = verify_bundle(bundle).failed
+    assert (check.name, check.found) == ("README.md", "not a plain file")
+
+
+def test_unlisted_files_are_named_but_not_hidden_ones(bundle: Path) -> None:
+    (bundle / ".git").mkdir()
+    (bundle / ".git" / "config").write_text("")
+    assert verify_bundle(bundle).ok
+    (bundle / "numpy.py").write_text("raise SystemExit")  # predict.py would import it
+    assert names_of_failed(verify_bundle(bundle)) == {"numpy.py"}
+
+
+def test_files_that_must_be_listed(bundle: Path) -> None:
+    (bundle / "model.onnx").unlink()
+    file = bundle / "bundle.json"
+    info = json.loads(file.read_text())
+    del info["files"]["model.onnx"]
+    file.write_text(json.dumps(info))
+    reseal(bundle)
+    assert names_of_failed(verify_bundle(bundle)) == {"model.onnx"}
+
+
+def test_a_claim_of_gigabytes_is_refused(bundle: Path) -> None:
+    with (bundle / "model.onnx").open("r+b") as file:
+        file.truncate(3 << 30)  # sparse: it takes no room
+    (check,) = (check for check in verify_bundle(bundle).failed if check.name == "model.onnx")
+    assert "above the limit" in check.found
+
+
+# -- forged: sums are right, contents are not ------------------------------------------------------------------------
+
+
+def header_claiming(num_rows: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (num_rows, 10)})
+    return buffer.getvalue()
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("exploded"),)
+
+
+def pickled_array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([[Bomb()]], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def huge_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (5000, 5000)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found"),
+    [
+        ("samples/logits.npy", header_claiming(10**12), "mmap|size"),
+        ("samples/logits.npy", pickled_array(), "Python objects|pickle"),
+        ("samples/logits.npy", pickle.dumps(Bomb()), "pickle"),
+        ("samples/000.png", huge_png(), "5000"),
+        ("samples/000.png", b"not a picture", "cannot identify"),
+        ("model.onnx", b"not a model", "not a valid ONNX model"),
+        ("model.onnx", b"", "model"),
+    ],
+)
+def test_forged_contents_are_refused(
+    name: str, data: bytes, found: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle.parent)
+    (bundle / name).write_bytes(data)
+    reseal(bundle)
+    (check,) = verify_bundle(bundle, measure=Stopwatch()).failed
+    assert check.name == "parity"
+    assert any(word in check.found for word in found.split("|")), check.found
+    assert not Path("exploded").exists()
+
+
+def test_weights_in_other_files_are_refused(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(bundle)
+    (check,) = verify_bundle(bundle).failed
+    assert f"takes weight {tensor.name!r} from another file" in check.found
+
+
+def test_another_model_is_not_the_one_promised(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.raw_data = (np.frombuffer(weights.raw_data, dtype=np.float32) * 1.01).tobytes()
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(bundle)
+    (check,) = verify_bundle(bundle).failed
+    assert check.name == "parity"
+    assert "departs by" in check.found
+
+
+def test_predict_script_is_never_run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle.parent)
+    (bundle / "predict.py").write_text("open('exploded', 'w')")
+    reseal(bundle)
+    assert verify_bundle(bundle).ok
+    assert not Path("exploded").exists()
+
+
+def test_reading_touches_only_bundle_json(bundle: Path) -> None:
+    for name in read_bundle(bundle).files:
+        (bundle / name).unlink()
+    assert read_bundle(bundle).device == "cpu-1t"
