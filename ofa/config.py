@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 import typing
@@ -92,6 +93,8 @@ def read_yaml(path: Path | str, *, kind: str) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no {kind} at {path}") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise ConfigError(f"{kind} {path} cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{kind} {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -101,7 +104,7 @@ def read_yaml(path: Path | str, *, kind: str) -> dict[str, Any]:
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Lay ``section.key=value`` words over nested plain data; values are read as YAML."""
-    result: dict[str, Any] = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    result: dict[str, Any] = copy.deepcopy(values)
     for word in overrides:
         path, equals, text = word.partition("=")
         if not equals or not path:

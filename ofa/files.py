@@ -72,6 +72,8 @@ def read_json(path: Path | str, *, kind: str, remedy: str, format: int = FORMAT)
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileFormatError(f"no {kind} at {path}; {remedy}") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileFormatError(f"{kind} {path} cannot be read ({error.strerror}); {remedy}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FileFormatError(f"{kind} {path} is truncated or not JSON ({error}); {remedy}") from None
     if not isinstance(data, dict) or data.get("format") != format:

@@ -107,6 +107,9 @@ class Arch(Mapping[str, Value]):
     def __eq__(self, other: object) -> bool:
         return self._values == other._values if isinstance(other, Arch) else NotImplemented
 
+    def __reduce__(self) -> tuple[type[Arch], tuple[dict[str, Value]]]:
+        return Arch, (self._values,)  # without the hash: other processes hash strings otherwise
+
     def __repr__(self) -> str:
         return f"Arch({self._values})"
 
@@ -292,10 +295,14 @@ class SearchSpace:
         if isinstance(archs, Arch):
             archs = [archs]
         population = np.zeros((len(archs), len(self.dims)), dtype=GENE_DTYPE)
+        present = np.zeros(population.shape, dtype=np.bool_)
         for row, arch in enumerate(archs):
             for name, value in arch.items():
                 column = self.column(name)
                 population[row, column] = self.dims[column].index(value)
+                present[row, column] = True
+        for misfit in np.flatnonzero((present != self.active(population)).any(axis=1)).tolist():
+            self.arch(archs[misfit])  # of another space: says what is missing or inactive
         return population
 
     def to_archs(self, population: Population) -> list[Arch]:

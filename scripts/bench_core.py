@@ -1,6 +1,6 @@
 """Measure what the README and docs/results.md claim of the supernet, the space and the latency table.
 
-    python scripts/bench_core.py [--preset ofa_mobilenetv3_w1.0] [--table latency_tables/cpu-1t/ofa_mobilenetv3_w1.0.csv]
+    python scripts/bench_core.py [--preset ofa_mobilenetv3_w1.0] [--table latency_tables/DEVICE/SPACE.csv]
 
 Low percentiles of repeated runs; two threads; prints one Markdown table.
 """

@@ -262,7 +262,7 @@ class _Batches(Dataset[Tensor | DataError]):
 def _decoded(source: Source, batches: Sequence[Indices], sizes: Sequence[int], num_workers: int) -> Iterator[Tensor]:
     loader = DataLoader(
         _Batches(source, sizes),
-        sampler=batches,  # type: ignore[arg-type]  # with batch_size=None an item of the sampler is a batch
+        sampler=batches,  # with batch_size=None an item of the sampler is a batch
         batch_size=None,
         num_workers=num_workers,
         generator=torch.Generator(),  # otherwise the global one is advanced

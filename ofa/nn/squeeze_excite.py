@@ -15,6 +15,8 @@ def narrow_squeeze_excite(squeeze_excite: nn.Module, num_channels: int, *, divis
     """
     reduce, expand = squeeze_excite.conv_reduce, squeeze_excite.conv_expand
     assert isinstance(reduce, nn.Conv2d) and isinstance(expand, nn.Conv2d)
+    if num_channels == reduce.in_channels:
+        return  # the full width keeps its own bottleneck, whatever it is a multiple of
     share = reduce.out_channels / reduce.in_channels
     bottleneck = min(reduce.out_channels, make_divisible(num_channels * share, divisor))
     narrow_conv2d(reduce, in_channels=num_channels, out_channels=bottleneck)

@@ -14,8 +14,8 @@ def clone_structure(module: ModuleT) -> ModuleT:
     """New module objects over the same tensors.
 
     What is done to the clone's structure (a shorter ``Sequential``, a sliced weight) leaves the original alone, while
-    gradients and in-place updates of tensors reach it. A few microseconds per module, where ``copy.deepcopy`` would
-    also copy the weights.
+    gradients and in-place updates of tensors reach it. Hooks stay common to both until :func:`own_hooks`. This takes a
+    few microseconds per module, where ``copy.deepcopy`` would also copy the weights.
     """
     clones: dict[int, nn.Module] = {}
 
@@ -23,10 +23,11 @@ def clone_structure(module: ModuleT) -> ModuleT:
         if id(original) in clones:  # one module that stands in two places stays one
             return clones[id(original)]
         new = original.__new__(type(original))
-        for name, value in original.__dict__.items():
-            new.__dict__[name] = value.copy() if isinstance(value, (dict, set)) else value
+        new.__dict__.update(original.__dict__)
+        new.__dict__["_parameters"] = original._parameters.copy()
+        new.__dict__["_buffers"] = original._buffers.copy()
         clones[id(original)] = new
-        new._modules = {name: child and clone(child) for name, child in original._modules.items()}
+        new.__dict__["_modules"] = {name: child and clone(child) for name, child in original._modules.items()}
         return new
 
     return clone(module)  # type: ignore[return-value]
@@ -38,6 +39,12 @@ def detach_buffers(module: nn.Module) -> None:
         for name, buffer in child._buffers.items():
             if buffer is not None:
                 child._buffers[name] = buffer.clone()
+
+
+def own_hooks(module: nn.Module) -> None:
+    """Part a clone's hooks from the original's, in place."""
+    for child in module.modules():
+        child.__dict__.update({name: value.copy() for name, value in child.__dict__.items() if "hooks" in name})
 
 
 def own_tensors(module: nn.Module) -> None:

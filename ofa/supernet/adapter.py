@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from timm.layers import Conv2dSame, make_divisible
+from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from ofa.nn.squeeze_excite import narrow_squeeze_excite
@@ -112,6 +113,18 @@ def hidden_width(in_channels: int, hidden: int, ratio: float, *, divisor: int) -
 def _tidy(ratio: float) -> float:
     rounded = round(ratio, 3)
     return int(rounded) if rounded == int(rounded) else rounded
+
+
+def can_narrow(block: nn.Module) -> bool:
+    """Whether a block holds only layers that the functions of :mod:`ofa.nn` can narrow; others stay whole."""
+    for name, child in block.named_children():
+        if name.startswith("conv_") and type(child) not in (nn.Conv2d, Conv2dSame):
+            return False
+        if name.startswith("bn") and not isinstance(child, nn.BatchNorm2d):
+            return False
+        if name == "se" and not isinstance(child, (nn.Identity, SqueezeExcite)):
+            return False
+    return True
 
 
 def narrow_se(block: Any, num_channels: int) -> None:

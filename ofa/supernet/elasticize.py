@@ -10,7 +10,7 @@ from torch import nn
 
 from ofa.nn.conv import add_kernel_transforms
 from ofa.space import Dim, SearchSpace, Value
-from ofa.supernet.adapter import BlockAdapter, Choices
+from ofa.supernet.adapter import BlockAdapter, Choices, can_narrow
 from ofa.supernet.depthwise_separable import DepthwiseSeparableAdapter
 from ofa.supernet.edge_residual import EdgeResidualAdapter
 from ofa.supernet.inverted_residual import InvertedResidualAdapter
@@ -58,7 +58,10 @@ def elasticize(
     stages: list[Stage] = []
     for path, sequence in _find_stages(model):
         name = f"stage{len(stages)}"
-        blocks = [Block(f"{name}.block{j}", ADAPTERS.get(type(block))) for j, block in enumerate(sequence)]
+        blocks = [
+            Block(f"{name}.block{j}", ADAPTERS.get(type(block)) if can_narrow(block) else None)
+            for j, block in enumerate(sequence)
+        ]
         depths = _depths(sequence, choices)
         if len(depths) > 1:
             dims.append(Dim(f"{name}.depth", depths))
@@ -73,9 +76,9 @@ def elasticize(
     if len(dims) == 1:
         found = sorted({type(module).__name__ for module in model.modules() if any(True for _ in module.children())})
         known = ", ".join(sorted(block_type.__name__ for block_type in ADAPTERS))
+        why = "its known blocks have nothing that can vary" if stages else f"known blocks: {known}"
         raise NothingElasticError(
-            f"nothing in {type(model).__name__} can be made elastic: it is built of {', '.join(found)}; "
-            f"known blocks: {known}"
+            f"nothing in {type(model).__name__} can be made elastic: it is built of {', '.join(found)}; {why}"
         )
     return Supernet(model, SearchSpace(tuple(dims)), tuple(stages))
 

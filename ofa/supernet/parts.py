@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ofa.nn.conv import remove_kernel_transforms
-from ofa.nn.structure import clone_structure, own_tensors
+from ofa.nn.structure import clone_structure, own_hooks, own_tensors
 from ofa.space import SearchSpace, Value, unknown_name_message
 from ofa.supernet.adapter import Fields
 from ofa.supernet.stages import Block, Stage
@@ -134,6 +134,7 @@ class PartIndex:
             raise LookupError(unknown_name_message("part", key, list(self._sources)[:20])) from None
         module = place.narrowed(choice)
         fields = {**place.fields(module), "resolution": self._input_shape(place, index)[-1]}
+        own_hooks(module)
         own_tensors(module)
         return Part(key, fields, module.eval(), self._input_shape(place, index))
 
@@ -236,6 +237,7 @@ def _trace_shapes(model: nn.Module, resolutions: Sequence[int]) -> list[Shapes]:
     """Input and output shape, without the batch, of every module of the largest subnet, for each resolution."""
     traces: list[Shapes] = []
     on_meta = clone_structure(model).to("meta").eval()
+    own_hooks(on_meta)
     originals = dict(zip(on_meta.modules(), model.modules(), strict=True))
 
     def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

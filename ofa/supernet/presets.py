@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -131,7 +132,7 @@ def create_supernet(
         return elasticize(build(num_classes, in_chans), **{**preset_choices, **choices})
     if not timm.is_model(name):
         presets = unknown_name_message("preset or timm model", name, PRESETS)
-        near = timm.list_models(f"*{name[:8]}*")[:5]
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise UnknownModelError(
             f"{presets}; timm models like it: {', '.join(near) or 'none'} (timm.list_models() has all)"
         )

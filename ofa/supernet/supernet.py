@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.resolution import resize_images
-from ofa.nn.structure import clone_structure, detach_buffers, own_tensors
+from ofa.nn.structure import clone_structure, detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
 from ofa.supernet.parts import Part, PartIndex, Slot
 from ofa.supernet.stages import Stage
@@ -81,6 +81,7 @@ class Supernet(nn.Module):
         :mod:`ofa.training.bn_calibration`.
         """
         subnet = remove_kernel_transforms(self._narrowed(self._checked(arch)))
+        own_hooks(subnet)
         own_tensors(subnet)
         return subnet.eval()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,8 @@ class TrainConfig:
         for name in ("warmup_epochs", "num_random", "weight_decay", "clip_grad_norm", "eval_every_epochs", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name} must not be negative, but is {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"train.learning_rate must be above 0, not {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"train.learning_rate must be a number above 0, not {self.learning_rate}")
         for name in ("ema_decay", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be from 0 to below 1, not {getattr(self, name)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 
 from ofa.data import ImageData, load_data
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
-from ofa.space import SearchSpace, SpaceError
+from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
 from ofa.training.evaluation import Progress
 from ofa.training.recipe import ModelConfig, Recipe
@@ -107,7 +108,7 @@ class Run:
 
     @property
     def space_name(self) -> str:
-        """Name of the space in file names: the model's, and a few digits of the space where its choices were changed."""
+        """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
         if all(getattr(model, name) is None for name in ("depth", "kernel", "expand", "resolution")):
             return model.name
@@ -128,8 +129,7 @@ class Run:
             raise RunError(f"{weights} is missing; {REMEDY}")
         if sha256_of_file(weights) != self.weights_sha256:
             raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
-        model = self.recipe.model
-        config = ModelConfig(**{**self.info["model"], "pretrained": False}) if self.info["model"] else model
+        config = dataclasses.replace(self.recipe.model, pretrained=False)
         supernet = build_supernet(config, num_classes=int(self.info["num_classes"]))
         if supernet.space != self.space:
             raise RunError(
@@ -144,14 +144,9 @@ class Run:
 
     def data(self, *, root: str | None = None, progress: Progress | None = None) -> ImageData:
         """The run's data with the run's splits; ``root`` says where it is now, if it has moved."""
-        recipe = self.recipe
         stored = self.info["data"]
-        config = recipe.data
+        config = dataclasses.replace(self.recipe.data, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
         if root is not None:
-            config = type(config)(**{**recipe.to_json()["data"], "root": root})
-        config = type(config)(**{**config.__dict__, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+            config = dataclasses.replace(config, root=root)
         image_size = int(max(self.space["resolution"].values))
         return load_data(config, image_size=image_size, splits=stored["splits"], progress=progress)
-
-
-__all__ = ["Run", "RunError", "SpaceError", "build_supernet", "versions"]

@@ -1,0 +1,84 @@
+"""Supernets whose outputs tell architectures apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ofa.space import Arch
+from ofa.supernet import Supernet
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, *, size: int) -> None:
+    """Give batch normalisation scales, shifts and statistics that are not trivial, yet keep activations near 1."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "kernel_transform" in name:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    norms = batch_norms(model)
+    for norm in norms:
+        norm.weight.copy_(torch.rand(norm.num_features, generator=generator) + 0.5)
+        norm.bias.copy_(0.5 * torch.randn(norm.num_features, generator=generator))
+        norm.momentum = 1.0
+    model.train()
+    model(torch.randn(4, 3, size, size, generator=generator))
+    for norm in norms:
+        norm.momentum = 0.1
+        assert norm.running_mean is not None and norm.running_var is not None
+        # A channel that hardly varied would be blown up by other images.
+        norm.running_var.clamp_(min=norm.running_var.mean().item())
+        norm.running_mean += 0.1 * torch.randn(norm.num_features, generator=generator)
+        norm.running_var *= torch.rand(norm.num_features, generator=generator) + 0.5
+    model.eval()
+
+
+def make_images(supernet: Supernet, arch: Arch, *, num: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(num, *supernet.input_shape(arch), generator=generator)
+
+
+def blocks_of(supernet: Supernet, extracted: nn.Module) -> dict[str, nn.Module]:
+    """Slot name -> block, as timm's own module tree has them."""
+    return {
+        f"{stage.name}.block{position}": block
+        for stage in supernet.stages
+        for position, block in enumerate(extracted.get_submodule(stage.path).children())
+    }
+
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+
+
+@contextmanager
+def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str], Hook]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@contextmanager
+def input_shapes(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Shapes, without the batch, that modules are called with inside the block."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    with _hooked(modules, lambda name: lambda _, inputs, __: shapes.update({name: tuple(inputs[0].shape[1:])})):
+        yield shapes
+
+
+@contextmanager
+def tensor_sizes(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
+    """Numbers that modules take and give inside the block, added up."""
+    sizes: dict[str, int] = {}
+    with _hooked(
+        modules, lambda name: lambda _, inputs, output: sizes.update({name: inputs[0].numel() + output.numel()})
+    ):
+        yield sizes

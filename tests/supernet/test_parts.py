@@ -1,0 +1,202 @@
+"""Slots, parts and cost tables against the extracted subnets that they describe."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ofa.space import Arch
+from ofa.supernet import PRESETS, Supernet, create_supernet, elasticize
+from ofa.supernet.parts import Slot
+
+from .helpers import blocks_of, input_shapes, make_images, tensor_sizes
+
+Factors = list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]
+
+
+def at(supernet: Supernet, arch: Arch, dims: tuple[str, ...]) -> tuple[int, ...]:
+    """Index of an architecture in a table over ``dims``."""
+    row = supernet.space.to_population(arch)[0]
+    return tuple(int(row[supernet.space.column(name)]) for name in dims)
+
+
+def keys_of(supernet: Supernet, arch: Arch) -> dict[str, str]:
+    """Slot name -> part key, for the slots where something stands."""
+    keys = {slot.name: str(slot.keys[at(supernet, arch, slot.dims)]) for slot in supernet.slots}
+    return {name: key for name, key in keys.items() if key}
+
+
+def entries(supernet: Supernet, arch: Arch, factors: Factors) -> list[float]:
+    """What each factor of a cost says about an architecture."""
+    return [float(table[at(supernet, arch, dims)]) for dims, table in factors]
+
+
+def archs_of(supernet: Supernet, num: int) -> list[Arch]:
+    space = supernet.space
+    rng = np.random.default_rng(5)
+    return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(num))]
+
+
+@pytest.fixture(
+    scope="module", params=["tf_efficientnetv2_b0", "efficientnetv2_rw_t", "fbnetv3_b", "mobilenetv3_large_100"]
+)
+def converted(request: pytest.FixtureRequest) -> Supernet:
+    return elasticize(timm.create_model(request.param, num_classes=10), resolution=[48, 64]).eval()
+
+
+@pytest.fixture(scope="module", params=sorted(PRESETS))
+def small_preset(request: pytest.FixtureRequest) -> Supernet:
+    """Presets with two resolutions, so that all of their parts can be built."""
+    return create_supernet(request.param, num_classes=10, resolution=[24, 32]).eval()
+
+
+# -- costs -------------------------------------------------------------------------------------------------------------
+
+
+def assert_costs_equal_counts(supernet: Supernet, num: int) -> None:
+    macs, params = supernet.factors("macs"), supernet.factors("params")
+    for arch in archs_of(supernet, num):
+        extracted = supernet.extract(arch)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            extracted(torch.zeros(1, *supernet.input_shape(arch)))
+        assert 2 * sum(entries(supernet, arch, macs)) == counter.get_total_flops()
+        assert sum(entries(supernet, arch, params)) == sum(parameter.numel() for parameter in extracted.parameters())
+
+
+def test_costs_of_presets(preset: Supernet) -> None:
+    assert_costs_equal_counts(preset, 2)
+
+
+def test_costs_of_timm_models(converted: Supernet) -> None:
+    assert_costs_equal_counts(converted, 2)
+
+
+def test_peak_activation_is_the_largest_input_and_output_with_the_waiting_shortcut(small_preset: Supernet) -> None:
+    peaks = small_preset.factors("peak_activation_bytes")
+    for arch in archs_of(small_preset, 2):
+        extracted = small_preset.extract(arch)
+        blocks = blocks_of(small_preset, extracted)
+        with input_shapes(blocks) as shapes, torch.no_grad():
+            extracted(torch.zeros(1, *small_preset.input_shape(arch)))
+        waiting: dict[nn.Module, int] = {}
+        for name, block in blocks.items():
+            convolutions = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)]
+            waiting |= dict.fromkeys(convolutions[1:], math.prod(shapes[name]) if block.has_skip else 0)
+        layers = {
+            str(n): layer for n, layer in enumerate(extracted.modules()) if isinstance(layer, nn.Conv2d | nn.Linear)
+        }
+        with tensor_sizes(layers) as sizes, torch.no_grad():
+            extracted(torch.zeros(1, *small_preset.input_shape(arch)))
+        alive = [sizes[name] + waiting.get(layer, 0) for name, layer in layers.items()]
+        assert max(entries(small_preset, arch, peaks)) == 4 * max(alive)
+
+
+def test_kernel_transforms_cost_nothing() -> None:
+    plain, learned = (
+        create_supernet("ofa_mobilenetv3_tiny", num_classes=10, resolution=[24, 32], kernel_transforms=transforms)
+        for transforms in (False, True)
+    )
+    for cost in ("macs", "params", "peak_activation_bytes"):
+        for (dims, table), (other_dims, other) in zip(plain.factors(cost), learned.factors(cost), strict=True):
+            assert dims == other_dims
+            assert np.array_equal(table, other)
+    assert [set(slot.keys.flat) for slot in plain.slots] == [set(slot.keys.flat) for slot in learned.slots]
+
+
+def test_unknown_cost_and_part(tiny: Supernet) -> None:
+    with pytest.raises(LookupError, match="unknown cost 'mac'; did you mean 'macs'"):
+        tiny.factors("mac")
+    key = next(iter(keys_of(tiny, tiny.space.largest()).values()))
+    with pytest.raises(LookupError, match=f"unknown part '{key}x'; did you mean '{key}'"):
+        tiny.part(key + "x")
+
+
+# -- slots and parts ---------------------------------------------------------------------------------------------------
+
+
+def assert_slots_fit_the_space(supernet: Supernet) -> None:
+    space = supernet.space
+    slots = supernet.slots
+    assert [slots[0].name, slots[-1].name] == ["stem", "head"]
+    assert len({slot.name for slot in slots}) == len(slots)
+    read = {name for slot in slots for name in slot.dims}
+    assert read == set(space.names)  # no dim is without effect
+    for slot in slots:
+        assert slot.keys.shape == tuple(len(space[name].values) for name in slot.dims)
+    for cost in ("macs", "params", "peak_activation_bytes"):
+        for slot, (dims, table) in zip(slots, supernet.factors(cost), strict=True):
+            assert dims == slot.dims
+            assert ((table == 0) == (slot.keys == "")).all()
+
+
+def assert_parts_are_those_of_the_subnets(supernet: Supernet, num: int) -> None:
+    for arch in archs_of(supernet, num):
+        extracted = supernet.extract(arch)
+        blocks = blocks_of(supernet, extracted)
+        with input_shapes(blocks) as shapes, torch.no_grad():
+            extracted(torch.zeros(1, *supernet.input_shape(arch)))
+        keys = keys_of(supernet, arch)
+        assert list(keys) == ["stem", *blocks, "head"]
+        for name, block in blocks.items():
+            part = supernet.part(keys[name])
+            assert part.key == keys[name]
+            assert repr(part.module) == repr(block)
+            assert part.input_shape == shapes[name]
+            assert part.fields["resolution"] == shapes[name][-1]
+
+
+def assert_parts_in_a_row_are_the_subnet(supernet: Supernet, num: int) -> None:
+    for arch in archs_of(supernet, num):
+        blocks = blocks_of(supernet, supernet.extract(arch))
+        images = make_images(supernet, arch)
+        with torch.no_grad():
+            x = images
+            for name, key in keys_of(supernet, arch).items():
+                part = supernet.part(key)
+                module = copy.deepcopy(part.module)
+                if name in blocks:  # other slots may share the key, so it comes with the weights of one of them
+                    module.load_state_dict(blocks[name].state_dict())
+                assert tuple(x.shape[1:]) == part.input_shape
+                assert not any(child.training for child in module.modules())
+                x = module(x)
+            torch.testing.assert_close(x, supernet(images, arch), atol=1e-5, rtol=0)
+
+
+def assert_a_key_is_one_thing(slots: tuple[Slot, ...], supernet: Supernet) -> None:
+    """No two keys for the same thing; that one key is not two things, the comparison with subnets shows."""
+    things: dict[tuple[str, bool, tuple[int, ...]], str] = {}
+    for key in sorted({str(key) for slot in slots for key in slot.keys.flat} - {""}):
+        part = supernet.part(key)
+        thing = (repr(part.module), bool(getattr(part.module, "has_skip", False)), part.input_shape)
+        assert things.setdefault(thing, key) == key
+
+
+def test_slots_of_presets(preset: Supernet) -> None:
+    assert_slots_fit_the_space(preset)
+    assert_parts_are_those_of_the_subnets(preset, 1)
+    assert_parts_in_a_row_are_the_subnet(preset, 1)
+
+
+def test_slots_of_timm_models(converted: Supernet) -> None:
+    assert_slots_fit_the_space(converted)
+    assert_parts_are_those_of_the_subnets(converted, 1)
+    assert_a_key_is_one_thing(converted.slots, converted)
+
+
+def test_keys_of_presets(small_preset: Supernet) -> None:
+    assert_parts_are_those_of_the_subnets(small_preset, 8)
+    assert_a_key_is_one_thing(small_preset.slots, small_preset)
+
+
+def test_slots_share_keys(tiny: Supernet) -> None:
+    keys = [{str(key) for key in slot.keys.flat} - {""} for slot in tiny.slots if slot.name.startswith("stage2.")]
+    assert any(first & second for first, second in itertools.combinations(keys, 2))

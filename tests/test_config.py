@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.1
+    sizes: tuple[int, ...] | None = None
+    mode: Literal["fast", "good"] = "good"
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ConfigError(f"rate must be above 0, not {self.rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str
+    steps: int = 10
+    nested: bool = False
+    labels: dict[str, int] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+
+
+def make(**values: Any) -> Outer:
+    return from_mapping(Outer, {"name": "x", **values}, where="recipe x.yaml")
+
+
+def test_defaults_and_nesting() -> None:
+    assert make() == Outer(name="x")
+    assert make(steps=3, inner={"rate": 1, "sizes": [1, 2], "mode": "fast"}) == Outer(
+        name="x", steps=3, inner=Inner(rate=1.0, sizes=(1, 2), mode="fast")
+    )
+
+
+@pytest.mark.parametrize(("given", "meant"), [(2, 2.0), (0.5, 0.5), ("1e-3", 0.001)])
+def test_what_a_float_may_be_written_as(given: object, meant: float) -> None:
+    rate = make(inner={"rate": given}).inner.rate
+    assert rate == meant
+    assert type(rate) is float
+
+
+def test_none_where_it_is_allowed() -> None:
+    assert make(inner={"sizes": None}).inner.sizes is None
+
+
+def test_misspelt_key_names_the_nearest_and_the_known() -> None:
+    message = r"recipe x.yaml: unknown key 'step'; did you mean 'steps'\? known: name, steps, nested, labels, inner$"
+    with pytest.raises(ConfigError, match=message):
+        make(step=3)
+    with pytest.raises(ConfigError, match=r"recipe x.yaml: inner: unknown key 'raet'; did you mean 'rate'\?"):
+        make(inner={"raet": 0.1})
+    with pytest.raises(ConfigError, match="unknown key 1;"):
+        from_mapping(Outer, {"name": "x", 1: 2}, where="recipe")  # type: ignore[dict-item]
+
+
+def test_missing_key() -> None:
+    with pytest.raises(ConfigError, match=r"recipe x.yaml: key 'name' is missing"):
+        from_mapping(Outer, {}, where="recipe x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": "3"}, "steps must be an? int, not '3'"),
+        ({"steps": 3.0}, "steps must be an? int, not 3.0"),
+        ({"steps": True}, "steps must be an? int, not True"),
+        ({"steps": None}, "steps must be an? int, not None"),
+        ({"nested": 1}, "nested must be a bool, not 1"),
+        ({"name": 3}, "name must be a str, not 3"),
+        ({"labels": [1]}, r"labels must be a mapping, not \[1\]"),
+        ({"inner": 3}, "inner must be a mapping with keys rate, sizes, mode, not 3"),
+        ({"inner": {"rate": True}}, "inner: rate must be a float, not True"),
+        ({"inner": {"rate": "quick"}}, "inner: rate must be a float, not 'quick'"),
+        ({"inner": {"sizes": 3}}, "inner: sizes must be a list, not 3"),
+        ({"inner": {"sizes": "12"}}, "inner: sizes must be a list, not '12'"),
+        ({"inner": {"sizes": [1, "2"]}}, "inner: sizes must be an? int, not '2'"),
+        ({"inner": {"mode": "best"}}, "inner: mode cannot be 'best'; choices: fast, good"),
+        ({"inner": {"rate": -1}}, "recipe x.yaml: inner: rate must be above 0, not -1.0"),
+    ],
+)
+def test_wrong_values(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**values)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no recipe at .*x.yaml"),
+        ("a: [1, 2", "recipe .*x.yaml is not valid YAML: .*line 1"),
+        ("a: !!python/object:os.system {}", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
+        ("", "must hold a mapping, not NoneType"),
+        ("- a", "must hold a mapping, not list"),
+    ],
+)
+def test_what_is_wrong_with_a_yaml_file(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_yaml(tmp_path / "x.yaml", kind="recipe")
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        read_yaml(tmp_path / "x.yaml", kind="recipe")
+
+
+def test_yaml_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recipe"):
+        read_yaml(tmp_path, kind="recipe")
+
+
+def test_overrides_are_read_as_yaml_and_laid_over_a_copy() -> None:
+    values = {"name": "x", "inner": {"rate": 0.1}}
+    before = copy.deepcopy(values)
+    words = ["name=y", "inner.sizes=[1, 2]", "inner.rate=1e-3", "new.deep.key=true", "empty="]
+    assert apply_overrides(values, words) == {
+        "name": "y",
+        "inner": {"rate": "1e-3", "sizes": [1, 2]},
+        "new": {"deep": {"key": True}},
+        "empty": None,
+    }
+    assert values == before
+
+
+def test_overrides_leave_deep_values_of_the_original_alone() -> None:
+    values = {"a": {"b": {"c": 1}}}
+    assert apply_overrides(values, ["a.b.c=2"]) == {"a": {"b": {"c": 2}}}
+    assert values == {"a": {"b": {"c": 1}}}
+
+
+def test_the_last_override_wins() -> None:
+    assert apply_overrides({"steps": 1}, ["steps=2", "steps=3"]) == {"steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("steps", r"override 'steps' must look like section.key=value, for example train.epochs=10"),
+        ("=3", "override '=3' must look like section.key=value"),
+        ("name.first=3", "override 'name.first=3': 'name' is a single value, not a section"),
+        ("steps=[1", r"override 'steps=\[1': cannot read the value '\[1'"),
+    ],
+)
+def test_bad_overrides(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides({"name": "x"}, [word])

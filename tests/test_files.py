@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ofa.files import (
+    FORMAT,
+    FileFormatError,
+    atomic_path,
+    read_json,
+    sha256_of_file,
+    write_csv_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
+
+
+def test_atomic_path_makes_folders_and_a_readable_file(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x.txt"
+    write_text_atomic(path, "Grüße\n")
+    assert path.read_bytes() == "Grüße\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert [child.name for child in path.parent.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, existed: bool) -> None:
+    path = tmp_path / "x.txt"
+    if existed:
+        path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_text("half of the new")
+        raise KeyboardInterrupt
+    assert [(child.name, child.read_text()) for child in tmp_path.iterdir()] == ([("x.txt", "old")] if existed else [])
+
+
+def test_readers_see_the_old_file_until_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.suffix == path.suffix  # some writers choose the format by it
+    assert path.read_text() == "new"
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    data = {"format": FORMAT, "name": "ä", "values": [1, 2.5, None]}
+    write_json_atomic(tmp_path / "x.json", data)
+    assert read_json(tmp_path / "x.json", kind="thing", remedy="make one") == data
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == data
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_json_that_others_could_not_read_is_not_written(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "x.json"
+    write_json_atomic(path, {"old": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json_atomic(path, {"value": value})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_csv_round_trip(tmp_path: Path) -> None:
+    table = pd.DataFrame({"arch": ['{"a":1,"b":2}', "plain"], "latency_ms": [0.1, 1 / 3]})
+    write_csv_atomic(tmp_path / "x.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "x.csv"), table)
+    assert b"\r" not in (tmp_path / "x.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no latency table at .*x.json; make one"),
+        (b"", "latency table .*x.json is truncated or not JSON .*; make one"),
+        (b'{"format": 1, "rows": [1, 2', "is truncated or not JSON .*; make one"),
+        (b"\xff\xfe\x00", "is truncated or not JSON .*; make one"),
+        (b'{"format": 2}', "has format 2, this version reads 1; make one"),
+        (b"{}", "has format None, this version reads 1; make one"),
+        (b"[1]", "has format 'list', this version reads 1; make one"),
+    ],
+)
+def test_what_is_wrong_with_a_json_file(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(FileFormatError, match=message):
+        read_json(tmp_path / "x.json", kind="latency table", remedy="make one")
+
+
+@pytest.mark.parametrize("path", ["file/x.json", "folder"])
+def test_a_path_that_cannot_be_a_file_is_reported_alike(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileFormatError, match=r"latency table .*; make one"):
+        read_json(tmp_path / path, kind="latency table", remedy="make one")
+
+
+def test_sha256(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "x").write_bytes(content)
+    assert sha256_of_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()

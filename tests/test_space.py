@@ -1,0 +1,422 @@
+"""Spaces against brute force and slow references."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError, Value, unknown_name_message
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """Up to five dims of one to three values, each free or dependent on one that stands before it."""
+    dims: list[Dim] = []
+    for number in range(draw(st.integers(1, 5))):
+        values: tuple[Value, ...] = tuple(range(draw(st.integers(1, 3))))
+        requires = None
+        if dims and draw(st.integers(0, 1)):
+            parent = draw(st.sampled_from(dims))
+            requires = (parent.name, tuple(draw(st.sets(st.sampled_from(parent.values), min_size=1))))
+        dims.append(Dim(f"dim{number}", values, requires))
+    return SearchSpace(tuple(dims))
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def published_space(resolutions: tuple[int, ...]) -> SearchSpace:
+    """Once-for-All's space (arXiv:1908.09791, sec. 3.1): five stages of two to four blocks, 9 choices a block."""
+    dims = [Dim("resolution", resolutions)]
+    for stage in range(5):
+        depth = Dim(f"stage{stage}.depth", (2, 3, 4))
+        dims.append(depth)
+        for block in range(4):
+            requires = (depth.name, tuple(d for d in (2, 3, 4) if d > block))
+            dims.append(Dim(f"stage{stage}.block{block}.kernel", (3, 5, 7), requires))
+            dims.append(Dim(f"stage{stage}.block{block}.expand", (3, 4, 6), requires))
+    return SearchSpace(tuple(dims))
+
+
+SPACE = SearchSpace(
+    (
+        Dim("resolution", (24, 32)),
+        Dim("depth", (1, 2)),
+        Dim("block0.kernel", (3, 5)),
+        Dim("block1.kernel", (3, 5, 7), ("depth", (2,))),
+        Dim("block1.act", ("relu", "swish"), ("block1.kernel", (5, 7))),
+    )
+)
+
+
+def is_active(space: SearchSpace, choice: Mapping[str, Value], dim: Dim) -> bool:
+    """The rule of ``Dim.requires``, word for word."""
+    if dim.requires is None:
+        return True
+    parent, parent_values = dim.requires
+    return is_active(space, choice, space[parent]) and choice[parent] in parent_values
+
+
+def network(space: SearchSpace, choice: Mapping[str, Value]) -> dict[str, Value]:
+    """What is left of a full choice when everything inactive is forgotten."""
+    return {dim.name: choice[dim.name] for dim in space.dims if is_active(space, choice, dim)}
+
+
+def all_choices(space: SearchSpace) -> list[dict[str, Value]]:
+    names = [dim.name for dim in space.dims]
+    return [dict(zip(names, values, strict=True)) for values in itertools.product(*(dim.values for dim in space.dims))]
+
+
+def choices_of(space: SearchSpace, population: Population) -> list[dict[str, Value]]:
+    return [{dim.name: dim.values[int(gene)] for dim, gene in zip(space.dims, row, strict=True)} for row in population]
+
+
+def assert_canonical(space: SearchSpace, population: Population) -> None:
+    assert population.shape[1] == len(space)
+    for row, choice in zip(population, choices_of(space, population), strict=True):
+        left = network(space, choice)
+        assert all(gene == 0 for dim, gene in zip(space.dims, row, strict=True) if dim.name not in left)
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resolutions", [(224,), tuple(range(128, 225, 4))])
+def test_count_of_the_published_space(resolutions: tuple[int, ...]) -> None:
+    assert published_space(resolutions).num_archs == (9**2 + 9**3 + 9**4) ** 5 * len(resolutions)
+
+
+@given(spaces())
+def test_count_equals_enumeration(space: SearchSpace) -> None:
+    distinct = {tuple(network(space, choice).items()) for choice in all_choices(space)}
+    assert space.num_archs == len(distinct)
+
+
+@given(spaces())
+def test_enumeration_gives_as_many_rows_and_archs(space: SearchSpace) -> None:
+    everything = np.array(list(itertools.product(*(range(num) for num in space.num_values))), dtype=np.int64)
+    canonical = space.canonical(everything)
+    assert len(np.unique(space.row_keys(canonical))) == space.num_archs
+    assert len(set(space.to_archs(everything))) == space.num_archs
+
+
+# -- architectures -----------------------------------------------------------------------------------------------------
+
+
+def test_two_spellings_of_one_network_are_one() -> None:
+    rows = np.array([[1, 0, 1, 2, 1], [1, 0, 1, 0, 0]])  # depth 1: nothing of block1 counts
+    first, second = SPACE.to_archs(rows)
+    assert first == second
+    assert hash(first) == hash(second)
+    assert dict(first) == {"resolution": 32, "depth": 1, "block0.kernel": 5}
+    assert np.array_equal(SPACE.canonical(rows)[0], SPACE.canonical(rows)[1])
+
+
+def test_equality_takes_numbers_as_numbers() -> None:
+    space = SearchSpace((Dim("expand", (1, 1.5, 2)),))
+    assert space.arch({"expand": 2.0}) == space.arch({"expand": 2})
+    assert space.arch({"expand": 2}) != space.arch({"expand": 1})
+    assert space.arch({"expand": 2}) != {"expand": 2}
+
+
+@given(spaces(), seeds)
+def test_arch_json_and_population_round_trips(space: SearchSpace, seed: int) -> None:
+    population = space.sample_population(5, np.random.default_rng(seed))
+    archs = space.to_archs(population)
+    assert np.array_equal(space.to_population(archs), population)
+    for arch, row in zip(archs, population, strict=True):
+        assert space.arch(dict(arch)) == arch
+        assert space.arch(json.loads(arch.to_json())) == arch
+        assert np.array_equal(space.to_population(arch)[0], row)
+
+
+@given(spaces())
+def test_space_json_round_trip(space: SearchSpace) -> None:
+    again = SearchSpace.from_json(json.loads(json.dumps(space.to_json())))
+    assert again == space
+    assert hash(again) == hash(space)
+    assert again.fingerprint == space.fingerprint
+
+
+def test_fingerprint_changes_with_any_value_name_or_condition() -> None:
+    dims = SPACE.dims
+    others = [
+        dims[:-1],
+        (Dim("resolution", (24, 28)), *dims[1:]),
+        (Dim("size", (24, 32)), *dims[1:]),
+        (*dims[:-1], dataclasses.replace(dims[-1], requires=("block1.kernel", (7,)))),
+    ]
+    assert len({SearchSpace(other).fingerprint for other in others} | {SPACE.fingerprint}) == len(others) + 1
+
+
+def test_arch_cannot_be_changed() -> None:
+    arch = SPACE.largest()
+    with pytest.raises(TypeError):
+        arch["depth"] = 1  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        arch.depth = 1  # type: ignore[attr-defined]
+
+
+def test_arch_is_a_mapping_that_explains_what_it_lacks() -> None:
+    arch = SPACE.smallest()
+    assert "depth" in arch
+    assert "block1.kernel" not in arch
+    assert arch.get("block1.kernel", 7) == 7
+    assert len(arch) == 3
+    assert repr(arch) == "Arch({'resolution': 24, 'depth': 1, 'block0.kernel': 3})"
+    with pytest.raises(SpaceError, match=r"inactive dim 'block1.kernel'.*known: resolution, depth, block0.kernel"):
+        arch["block1.kernel"]
+
+
+def test_arch_that_was_pickled_elsewhere_has_the_hash_of_its_equal_here() -> None:
+    # Worker processes hash strings with another seed; a hash that travels with an Arch would be wrong there.
+    arch = SPACE.largest()
+    hash(arch)
+    script = (
+        "import sys, pickle; from ofa.space import Arch; arch = pickle.load(sys.stdin.buffer);"
+        "assert arch in {Arch(dict(arch))}"
+    )
+    for hash_seed in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-c", script],
+            input=pickle.dumps(arch),
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+        )
+
+
+def test_largest_and_smallest() -> None:
+    assert dict(SPACE.largest()) == {
+        "resolution": 32, "depth": 2, "block0.kernel": 5, "block1.kernel": 7, "block1.act": "swish"
+    }  # fmt: skip
+    assert dict(SPACE.smallest()) == {"resolution": 24, "depth": 1, "block0.kernel": 3}
+
+
+# -- active dims -------------------------------------------------------------------------------------------------------
+
+
+@given(spaces(), seeds)
+def test_active_mask_follows_the_rule(space: SearchSpace, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    population = rng.integers(space.num_values, size=(6, len(space)))
+    expected = [
+        [is_active(space, choice, dim) for dim in space.dims] for choice in choices_of(space, population)
+    ]  # fmt: skip
+    assert np.array_equal(space.active(population), np.array(expected))
+    assert np.array_equal(space.canonical(population), population * np.array(expected))
+
+
+@given(spaces(), seeds)
+def test_encoding_is_one_hot_of_the_active_dims(space: SearchSpace, seed: int) -> None:
+    population = np.random.default_rng(seed).integers(space.num_values, size=(6, len(space)))
+    rows = []
+    for choice in choices_of(space, population):
+        left = network(space, choice)
+        rows.append([float(left.get(dim.name, None) == value) for dim in space.dims for value in dim.values])
+    encoded = space.encode(population)
+    assert encoded.dtype == np.float32
+    assert np.array_equal(encoded, np.array(rows))
+    assert np.array_equal(space.encode(space.to_archs(population)), encoded)
+
+
+# -- random operators --------------------------------------------------------------------------------------------------
+
+
+@given(spaces(), seeds, st.floats(0, 1))
+def test_random_operators_give_canonical_rows(space: SearchSpace, seed: int, probability: float) -> None:
+    rng = np.random.default_rng(seed)
+    mothers, fathers = space.sample_population(8, rng), space.sample_population(8, rng)
+    assert_canonical(space, mothers)
+    assert_canonical(space, space.mutate(mothers, rng, probability=probability))
+    assert_canonical(space, space.crossover(mothers, fathers, rng))
+
+
+@given(spaces(), seeds)
+def test_mutation_with_probability_zero_changes_nothing(space: SearchSpace, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    population = space.sample_population(8, rng)
+    assert np.array_equal(space.mutate(population, rng, probability=0.0), population)
+
+
+@given(spaces(), seeds)
+def test_every_gene_of_a_child_is_active_in_the_parent_that_it_comes_from(space: SearchSpace, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mothers, fathers = space.sample_population(8, rng), space.sample_population(8, rng)
+    children = space.crossover(mothers, fathers, rng)
+    for child, mother, father in zip(*map(space.to_archs, (children, mothers, fathers)), strict=True):
+        for name, value in child.items():
+            assert value in [parent[name] for parent in (mother, father) if name in parent]
+
+
+def test_mutation_with_probability_one_is_a_fresh_draw() -> None:
+    rng = np.random.default_rng(0)
+    start = np.repeat(SPACE.to_population(SPACE.largest()), 4000, axis=0)
+    assert_same_distribution(SPACE.mutate(start, rng, probability=1.0), SPACE.sample_population(4000, rng))
+
+
+def test_a_dim_that_mutation_activates_is_drawn_afresh() -> None:
+    start = np.repeat(SPACE.to_population(SPACE.smallest()), 4000, axis=0)
+    mutated = SPACE.mutate(start, np.random.default_rng(0), probability=0.5)
+    kernels = mutated[mutated[:, 1] == 1, 3]
+    assert np.allclose(np.bincount(kernels, minlength=3) / len(kernels), 1 / 3, atol=0.06)
+
+
+def test_crossover_takes_from_both_parents() -> None:
+    mothers = np.repeat(SPACE.to_population(SPACE.largest()), 4000, axis=0)
+    fathers = np.repeat(SPACE.to_population(SPACE.smallest()), 4000, axis=0)
+    children = SPACE.crossover(mothers, fathers, np.random.default_rng(0))
+    assert np.allclose(children[:, :3].mean(axis=0), 0.5, atol=0.04)
+    # Only the mother has a second block, so a child that has one has hers.
+    assert (children[children[:, 1] == 1, 3:] == [2, 1]).all()
+
+
+def test_sampling_draws_every_dim_uniformly() -> None:
+    population = SPACE.sample_population(6000, np.random.default_rng(0))
+    deep = population[:, 1] == 1
+    for column, mask in [(0, slice(None)), (1, slice(None)), (2, slice(None)), (3, deep)]:
+        genes = population[mask, column]
+        num_values = len(SPACE.dims[column].values)
+        assert np.allclose(np.bincount(genes, minlength=num_values) / len(genes), 1 / num_values, atol=0.04)
+
+
+def test_equal_generators_give_equal_results() -> None:
+    def draw(seed: int) -> tuple[Arch, Population, Population, Population]:
+        rng = np.random.default_rng(seed)
+        population = SPACE.sample_population(50, rng)
+        mutated = SPACE.mutate(population, rng, probability=0.3)
+        return SPACE.sample(rng), population, mutated, SPACE.crossover(population, mutated, rng)
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert first[0] == again[0]
+    assert all(np.array_equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first[1:], other[1:], strict=True))
+
+
+def assert_same_distribution(first: Population, second: Population) -> None:
+    assert np.allclose(SPACE.encode(first).mean(axis=0), SPACE.encode(second).mean(axis=0), atol=0.06)
+
+
+def test_row_keys_are_equal_exactly_where_rows_are() -> None:
+    population = SPACE.sample_population(200, np.random.default_rng(0))
+    keys = SPACE.row_keys(population)
+    assert keys.shape == (200,)
+    assert len(np.unique(keys)) == len({tuple(row) for row in population.tolist()})
+    assert np.isin(SPACE.row_keys(population[:3]), keys).all()
+
+
+def test_an_empty_population_is_fine() -> None:
+    population = SPACE.sample_population(0, np.random.default_rng(0))
+    assert SPACE.to_archs(population) == []
+    assert SPACE.to_population([]).shape == (0, len(SPACE))
+    assert SPACE.encode([]).shape == (0, 11)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_misspelt_dim_names_the_nearest() -> None:
+    with pytest.raises(
+        SpaceError, match=r"unknown dim 'resolutoin'; did you mean 'resolution'\? known: resolution, depth"
+    ):
+        SPACE.arch({"resolutoin": 24})
+    with pytest.raises(SpaceError, match=r"unknown dim 'dept'; did you mean 'depth'\?"):
+        SPACE["dept"]
+    with pytest.raises(SpaceError, match="unknown dim 'zzz'; known: resolution"):
+        SPACE.column("zzz")
+
+
+def test_inactive_dim_lists_the_active_ones() -> None:
+    message = (
+        r"dim 'block1.kernel' is inactive in this architecture; active dims: resolution, depth, block0.kernel$"
+    )  # fmt: skip
+    with pytest.raises(SpaceError, match=message):
+        SPACE.arch({"resolution": 24, "depth": 1, "block0.kernel": 3, "block1.kernel": 3})
+
+
+def test_missing_dim_lists_its_values() -> None:
+    with pytest.raises(SpaceError, match=r"dim 'block0.kernel' is missing; give it one of \[3, 5\]"):
+        SPACE.arch({"resolution": 24, "depth": 1})
+
+
+@pytest.mark.parametrize("value", [9, "5", None, 5.5, [5]])
+def test_bad_value_lists_the_choices(value: object) -> None:
+    with pytest.raises(SpaceError, match=r"dim 'block0.kernel' cannot be .*; choices: \[3, 5\]"):
+        SPACE.arch({"resolution": 24, "depth": 1, "block0.kernel": value})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("population", "message"),
+    [
+        (np.zeros(5, dtype=int), r"has shape \(N, 5\), not \(5,\)"),
+        (np.zeros((2, 4), dtype=int), r"has shape \(N, 5\), not \(2, 4\)"),
+        (np.zeros((2, 5)), "holds integers, not float64"),
+        (np.array([[0, 0, 0, 0, 0], [0, 2, 0, 0, 0]]), r"dim 'depth' has indices outside 0\.\.1"),
+        (np.array([[0, 0, 0, -1, 0]]), r"dim 'block1.kernel' has indices outside 0\.\.2"),
+    ],
+)
+def test_bad_population_is_refused(population: npt.NDArray[np.int64], message: str) -> None:
+    for use in (SPACE.to_archs, SPACE.to_population, SPACE.encode):
+        with pytest.raises(SpaceError, match=message):
+            use(population)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"resolution": 24, "depth": 2, "block0.kernel": 3}, "dim 'block1.kernel' is missing"),
+        ({"resolution": 24, "depth": 1, "block0.kernel": 3, "block1.kernel": 5}, "dim 'block1.kernel' is inactive"),
+        ({"resolution": 24, "depth": 1, "block0.kernel": 3, "width": 5}, "unknown dim 'width'"),
+    ],
+)
+def test_an_arch_of_another_space_is_refused(values: dict[str, Value], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SPACE.to_population([Arch(values)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((), "dim 'k' has no values"),
+        ((3, 3), "dim 'k' repeats a value"),
+        ((5, 3), r"dim 'k' must list its values in ascending order, not \(5, 3\)"),
+    ],
+)
+def test_bad_dim_is_refused(values: tuple[Value, ...], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        Dim("k", values)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ((Dim("a", (1,)), Dim("a", (1, 2))), "dim 'a' stands twice"),
+        ((Dim("a", (1,), ("b", (1,))), Dim("b", (1,))), "dim 'a' requires 'b', which must stand before it"),
+        ((Dim("a", (1,), ("a", (1,))),), "dim 'a' requires 'a', which must stand before it"),
+        ((Dim("b", (1, 2)), Dim("a", (1,), ("b", (3,)))), r"dim 'b' cannot be 3; choices: \[1, 2\]"),
+    ],
+)
+def test_bad_space_is_refused(dims: tuple[Dim, ...], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace(dims)
+
+
+@pytest.mark.parametrize("entry", [{"name": "a"}, {"values": [1]}, {"name": "a", "values": [1], "value": 2}])
+def test_bad_space_json_is_refused(entry: dict[str, object]) -> None:
+    with pytest.raises(SpaceError, match="needs 'name' and 'values'"):
+        SearchSpace.from_json([entry])
+
+
+def test_unknown_name_message_of_nothing_known() -> None:
+    assert unknown_name_message("thing", "x", []) == "unknown thing 'x'; known: none"

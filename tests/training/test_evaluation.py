@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ofa.training import Run, SubnetEvaluator, calibrate_bn, top1_percent
+
+
+def test_top1_by_hand() -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
+    batches = [(logits[:2], torch.tensor([1, 1])), (logits[2:], torch.tensor([1]))]
+    assert top1_percent(nn.Identity(), batches) == pytest.approx(200 / 3)
+    with pytest.raises(ValueError, match="at least one image"):
+        top1_percent(nn.Identity(), [])
+
+
+def test_evaluator_extracts_calibrates_and_counts(trained: Run) -> None:
+    supernet, data = trained.supernet(), trained.data()
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    space = supernet.space
+    archs = [space.largest(), space.smallest(), space.sample(np.random.default_rng(0))]
+    calls: list[tuple[int, int, str]] = []
+    evaluator = SubnetEvaluator(supernet, data, batch_size=16, num_calibration_images=32)
+    scores = evaluator.top1_percent(archs, progress=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
+    for arch, score in zip(archs, scores, strict=True):
+        size = int(arch["resolution"])
+        module = supernet.extract(arch)
+        batches = [images for images, _ in data.batches("calibration", batch_size=16, image_size=size)]
+        calibrate_bn(module, batches[:2])
+        ((images, labels),) = data.batches("search", batch_size=32, image_size=size)
+        with torch.no_grad():
+            right = (module(images).argmax(dim=1) == labels).float().mean().item()
+        assert score == pytest.approx(100 * right)
+    assert np.array_equal(evaluator.top1_percent(archs), scores)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_a_short_last_batch_does_not_count_in_calibration(trained: Run) -> None:
+    evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=24)  # 64 images: 24 + 24 + 16
+    assert [len(images) for images in evaluator._calibration_images(16)] == [24, 24]
+    evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=100)
+    assert [len(images) for images in evaluator._calibration_images(16)] == [64]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ofa.config import ConfigError
+from ofa.training import Recipe, build_supernet, list_recipes, load_recipe
+from ofa.training.recipe import TrainConfig
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_packaged_recipe_loads_and_can_be_stored(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert Recipe.from_json(recipe.to_json(), where="test") == recipe
+    assert build_supernet(recipe.model, num_classes=3).space.num_archs > 1000
+
+
+def test_there_is_a_recipe_for_the_demo() -> None:
+    assert "demo" in list_recipes()
+
+
+def test_a_file_with_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model:\n  name: mobilenetv2_050\ntrain:\n  epochs: 3\n")
+    recipe = load_recipe(path, ["train.epochs=5", "train.learning_rate=1e-2", "model.kernel=[3, 5]", "data.limit=100"])
+    assert recipe.name == "mine"
+    assert recipe.model.name == "mobilenetv2_050"
+    assert recipe.train.epochs == 5
+    assert recipe.train.learning_rate == 0.01
+    assert recipe.model.kernel == (3, 5)
+    assert recipe.data.limit == 100
+    assert recipe.train.batch_size == TrainConfig().batch_size
+
+
+def test_choices_leave_out_what_was_not_given() -> None:
+    recipe = load_recipe("bignas", ["model.depth=[1, 2]"])
+    assert recipe.model.choices() == {"depth": (1, 2), "kernel_transforms": False}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "train.epoch=3",
+            r"recipe demo.yaml: train: unknown key 'epoch'; did you mean 'epochs'\? known: epochs, batch_size",
+        ),
+        ("trian.epochs=3", r"unknown key 'trian'; did you mean 'train'\? known: name, description, model, data, train"),
+        ("train.epochs=many", "train: epochs must be an? int, not 'many'"),
+        ("train.epochs=0", "train.epochs must be at least 1, not 0"),
+        ("train.learning_rate=0", "train.learning_rate must be .*above 0, not 0.0"),
+        ("train.learning_rate=.nan", "train.learning_rate must be .*above 0, not nan"),
+        ("train.weight_decay=-1", "train.weight_decay must not be negative, but is -1.0"),
+        ("train.ema_decay=1", "train.ema_decay must be from 0 to below 1, not 1.0"),
+        ("train.precision=fp8", "precision cannot be 'fp8'; choices: 32-true, bf16-mixed, 16-mixed"),
+        ("model.depth=3", "model: depth must be a list, not 3"),
+        ("data.lable_column=x", "data: unknown key 'lable_column'; did you mean 'label_column'"),
+    ],
+)
+def test_wrong_words(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("demo", [word])
+
+
+def test_a_wrong_value_of_the_data_says_where_it_stands() -> None:
+    with pytest.raises(ValueError, match="limit is 0"):
+        load_recipe("demo", ["data.limit=0"])
+
+
+def test_unknown_recipe() -> None:
+    with pytest.raises(ConfigError, match=r"unknown recipe 'dmeo'; did you mean 'demo'\? known: .*, or a .yaml file"):
+        load_recipe("dmeo")
+    with pytest.raises(ConfigError, match=r"no recipe at nowhere.yaml"):
+        load_recipe("nowhere.yaml")
