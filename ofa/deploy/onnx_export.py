@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ofa.files import atomic_path
+from ofa.hardware.onnx_export import pool_instead_of_mean
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,6 +61,7 @@ def export_onnx(
     assert program is not None
     model = program.model_proto
     _strip_notes(model)
+    pool_instead_of_mean(model)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         _check(temporary)

@@ -1,12 +1,16 @@
-"""ONNX export for measurements: fast rather than modern."""
+"""ONNX export for measurements: fast rather than modern. And what every graph needs to be fast on ONNX Runtime."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
 
 
 def export_for_timing(module: nn.Module, input_shape: tuple[int, ...], batch: int = 1) -> bytes:
@@ -19,6 +23,8 @@ def export_for_timing(module: nn.Module, input_shape: tuple[int, ...], batch: in
         module: In eval mode.
         input_shape: Of one input, without the batch.
     """
+    import onnx
+
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it is deprecated in favour of the slow one
@@ -32,7 +38,46 @@ def export_for_timing(module: nn.Module, input_shape: tuple[int, ...], batch: in
             input_names=["input"],
             output_names=["output"],
         )
-    return file.getvalue()
+    model = onnx.load_from_string(file.getvalue())
+    pool_instead_of_mean(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def pool_instead_of_mean(model: ModelProto) -> None:
+    """Write spatial means, which torch exports as ``ReduceMean``, as ``GlobalAveragePool``, in place.
+
+    They are the same, but ONNX Runtime knows only the latter in its blocked channel layout, so that each mean (one per
+    squeeze-excite) costs two reorderings less: 5 % of the latency of a small network.
+    """
+    import onnx
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*inferred.value_info, *inferred.input)}
+
+    def is_spatial_mean(node: NodeProto) -> bool:
+        if node.op_type != "ReduceMean":
+            return False
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if "axes" in attributes:
+            axes = list(attributes["axes"].ints)
+        elif len(node.input) > 1 and node.input[1] in constants:
+            axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+        else:
+            return False
+        keeps = "keepdims" not in attributes or attributes["keepdims"].i == 1
+        return keeps and ranks.get(node.input[0]) == 4 and sorted(axes) in ([2, 3], [-2, -1])
+
+    for node in graph.node:
+        if is_spatial_mean(node):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
+            del node.input[1:]
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def empty_graph() -> bytes:

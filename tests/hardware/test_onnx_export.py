@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
+import pytest
 import torch
 from torch import nn
 
@@ -26,6 +28,33 @@ def test_the_exported_graph_computes_what_the_module_does():
     with torch.no_grad():
         expected = module(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(run(export_for_timing(module, (3, 10, 10), 2), images), expected, atol=1e-5)
+
+
+class Mean(nn.Module):
+    def __init__(self, dims, keepdim):
+        super().__init__()
+        self.dims, self.keepdim = dims, keepdim
+
+    def forward(self, images):
+        return images.mean(self.dims, keepdim=self.keepdim)
+
+
+@pytest.mark.parametrize(
+    ("dims", "keepdim", "shape", "op"),
+    [
+        ((2, 3), True, (3, 6, 5), "GlobalAveragePool"),
+        ((-1, -2), True, (3, 6, 5), "GlobalAveragePool"),
+        ((2, 3), False, (3, 6, 5), "ReduceMean"),
+        ((1, 2), True, (3, 6, 5), "ReduceMean"),
+        ((-2, -1), True, (6, 5), "ReduceMean"),
+        ((2, 3), True, (3, 6, 5, 4), "ReduceMean"),
+    ],
+)
+def test_only_spatial_means_become_pools(dims, keepdim, shape, op):
+    model = export_for_timing(Mean(dims, keepdim).eval(), shape)
+    assert [node.op_type for node in onnx.load_from_string(model).graph.node if node.op_type != "Constant"] == [op]
+    images = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+    np.testing.assert_allclose(run(model, images), images.mean(tuple(dims), keepdims=keepdim), atol=1e-6)
 
 
 def test_the_empty_graph_returns_its_input():
