@@ -11,6 +11,7 @@ from torch import nn
 
 from ofa.files import atomic_path
 from ofa.hardware.onnx_export import pool_instead_of_mean
+from ofa.nn.structure import clone_structure, own_tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,6 +43,8 @@ def export_onnx(
     """
     if module.training:
         raise ValueError("the module is in training mode; call .eval() before it is exported")
+    module = clone_structure(module)
+    own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
     with warnings.catch_warnings():
         # Which of its own functions torch will drop is not the caller's concern (2.11 warns, and names other packages).
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -30,7 +30,7 @@ def accuracy_latency(front: pd.DataFrame, budgets_ms: list[float]) -> go.Figure:
     figure.add_scatter(
         name="Pareto front",
         line={"color": LIGHT["front"], "width": 1.5, "shape": "hv"},
-        **_xy(best_of(searched), mode="lines"),
+        **_xy(best_of(points[points["origin"] != "pick"]), mode="lines"),
     )
     figure.add_scatter(
         name="Found by the search",

@@ -43,7 +43,7 @@ def write_front_png(run_dir: Path | str, path: Path | str, *, device: str | None
     axes.scatter(random["latency_ms"], random["top1_percent"], s=14, color=LIGHT["random"], label="evaluated subnets")
     for name_of, rows, style, role in (
         ("best of random", best_of(random), ":", "random_front"),
-        ("Pareto front", best_of(found), "-", "front"),
+        ("Pareto front", best_of(points[points["origin"] != "pick"]), "-", "front"),
     ):
         axes.step(
             rows["latency_ms"], rows["top1_percent"], style, where="post", lw=1.5, color=LIGHT[role], label=name_of
