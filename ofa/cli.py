@@ -63,7 +63,7 @@ def demo(
     say(f"[bold]1/6  train[/]    a supernet on digits, into {out}")
     train("demo", out=out, resume=True)
     say(f"[bold]2/6  profile[/]  its parts on device {device}")
-    profile(run=str(out), device=device, out=tables)
+    profile(run=str(out), device=device, out=tables, force=True)
     budgets_ms = demo_budgets(out, device, tables)
     say(f"[bold]3/6  search[/]   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}")
     search(run=out, device=[device], budget_ms=budgets_ms, tables=tables)
@@ -160,6 +160,9 @@ def profile(
         f"{held_out['mape_percent']:.1f} % mean error, rank correlation {held_out['spearman']:.3f} "
         f"(MACs alone {held_out['macs_only_spearman']:.3f}); measurements repeat to {table.repeatability_percent:.1f} %"
     )
+    if table.refused:
+        say("[red]that is too noisy to search with; measure in a quieter hour, or keep the table with --force[/]")
+        raise typer.Exit(1)
 
 
 @app.command()

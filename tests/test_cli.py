@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import ofa.cli
@@ -56,6 +57,11 @@ def broken(run: Path, tmp_path: Path) -> Path:
         (["train", "demo", "model.name=mobilenetv33", "--out", "x"], "unknown preset or timm model 'mobilenetv33'"),
         (["train", "demo", "model.name=resnet18", "--out", "x"], "nothing in ResNet can be made elastic"),
         (["train", "demo", "model.kernel=[4]", "--out", "x"], "choices of 'kernel' must be odd"),
+        pytest.param(
+            ["train", "demo", "train.device=cuda", "--out", "x"],
+            "torch sees no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
         (["train", "demo", "data.name=folder", "data.root=nowhere", "--out", "x"], "nowhere"),
         (["profile", "--run", "ofa_mobilenetv3_tinny", "--device", "cpu-1t"], "did you mean 'ofa_mobilenetv3_tiny'?"),
         (["profile", "--run", "ofa_mobilenetv3_tiny", "--device", "cpu-1"], "cpu-1t"),

@@ -99,8 +99,9 @@ class _Trainer:
     def __init__(self, recipe: Recipe, out: Path, progress: Progress | None) -> None:
         self.recipe, self.config, self.out, self.progress = recipe, recipe.train, out, progress
         config = recipe.train
-        accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}[config.device]
-        self.fabric = Fabric(accelerator=accelerator, devices=1, precision=config.precision)
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
+        self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
         resolution = recipe.model.resolution
         probe = build_supernet(recipe.model, num_classes=1) if resolution is None else None
         image_size = max(int(v) for v in (probe.space["resolution"].values if probe else resolution or ()))
