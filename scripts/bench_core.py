@@ -21,6 +21,7 @@ import torch
 import ofa
 from ofa.cost import CostModel, Factor, macs
 from ofa.hardware.fingerprint import cpu_model
+from ofa.training import calibrate_bn
 
 
 def seconds(action: Callable[[], object], *, repeats: int) -> float:
@@ -53,6 +54,27 @@ def table_like(supernet: ofa.Supernet) -> CostModel:
     return CostModel(supernet.space, factors, name="latency", unit="ms")
 
 
+def bn_calibration_ratio(supernet: ofa.Supernet, *, resolution: int = 128, repeats: int = 9) -> float:
+    """Time of BN calibration over that of an eval-mode forward pass of the same images: median of interleaved pairs."""
+    arch = dict(supernet.space.sample(np.random.default_rng(1))) | {"resolution": resolution}
+    module = supernet.extract(arch).to(memory_format=torch.channels_last)
+    batches = [torch.randn(64, 3, resolution, resolution).to(memory_format=torch.channels_last) for _ in range(4)]
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for images in batches:
+            module(images)
+
+    ratios = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        forward()
+        between = time.perf_counter()
+        calibrate_bn(module, batches)
+        ratios.append((time.perf_counter() - between) / (between - started))
+    return float(np.median(ratios[1:]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="ofa_mobilenetv3_w1.0")
@@ -79,6 +101,7 @@ def main() -> None:
     rows.append(("100,000 archs priced in MACs", f"{seconds(lambda: count.predict(population), repeats=9):.3f} s"))
     extraction = [seconds(lambda arch=arch: supernet.extract(arch), repeats=5) for arch in archs]  # type: ignore[misc]
     rows.append(("extraction of a subnet, median of 12", f"{1000 * float(np.median(extraction)):.1f} ms"))
+    rows.append(("BN calibration over a forward pass of the same images", f"{bn_calibration_ratio(supernet):.2f}"))
     timm_seconds, ofa_seconds = import_seconds("import timm"), import_seconds("import ofa")
     rows.append(("import timm / import ofa", f"{timm_seconds:.2f} s / {ofa_seconds:.2f} s"))
     rows.append(("import ofa.cli, which is what `ofa --help` waits for", f"{import_seconds('import ofa.cli'):.2f} s"))

@@ -26,7 +26,7 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
             norm.momentum = momentum
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def calibrate_bn(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Recompute a network's batch-norm statistics, in place, in one forward pass over the images.
 
