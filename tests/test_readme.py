@@ -1,0 +1,45 @@
+"""What the README shows works as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import ofa.cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks("python")
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["logits"].shape == (1, 1000)
+    assert names["latency_ms"].shape == (100_000,)
+    assert names["latency_ms"].min() > 0
+
+
+def test_commands_are_spelt_right() -> None:
+    """Every command of the README parses, with the options that it gives."""
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("ofa ")]
+    assert len(commands) >= 6
+    group: Any = get_command(ofa.cli.app)
+    for name, *words in commands:
+        group.commands[name].make_context(name, words)
+
+
+def test_files_that_it_names_exist() -> None:
+    for target in re.findall(r"\]\(([^)h#][^)]*)\)", README):
+        assert (ROOT / target).exists(), target
