@@ -81,12 +81,7 @@ def run_search(
         InfeasibleBudgetError: If no subnet keeps a budget: before anything is evaluated where predictions say so.
         ValueError: If a number or name makes no sense.
     """
-    if num_samples < 2:
-        raise ValueError(f"num_samples is {num_samples}; the search learns from at least 2 subnets, better 100 or more")
-    if any(not 0 < budget < np.inf for budget in budgets_ms):
-        raise ValueError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
-    if predictor not in PREDICTORS:
-        raise ValueError(unknown_name_message("predictor", predictor, PREDICTORS))
+    _check_arguments(num_samples, budgets_ms, predictor)
     make_predictor = PREDICTORS[predictor]
     sampling_rng, search_rng = np.random.default_rng(seed).spawn(2)
     fastest_arch, fastest_ms = fastest(space, predict_ms, search_rng)
@@ -117,17 +112,9 @@ def run_search(
     known = space.to_archs(np.concatenate([samples, front, baseline]))
     top1 = dict(zip(known, evaluate(known), strict=True))
     distinct = take_unseen(space, np.concatenate([samples, baseline, evolved.population]), set())
-    archs, predicted = space.to_archs(distinct), objectives(distinct)
-    candidates = pd.DataFrame(
-        {
-            "arch": archs,
-            "predicted_top1_percent": -predicted[:, 0],
-            "predicted_latency_ms": predicted[:, 1],
-            "measured_top1_percent": [top1.get(arch, np.nan) for arch in archs],
-            **{name: _whole(cost.predict(distinct)) for name, cost in costs.items()},
-            "is_random": _is_in(space, distinct, np.concatenate([samples, baseline])),
-            "is_front": _is_in(space, distinct, evolved.population),
-        }
+    candidates = _candidates(space, distinct, objectives(distinct), top1, costs).assign(
+        is_random=_is_in(space, distinct, np.concatenate([samples, baseline])),
+        is_front=_is_in(space, distinct, evolved.population),
     )
     volumes = _compare(
         candidates,
@@ -162,6 +149,35 @@ def run_search(
     write_csv_atomic(Path(out_dir) / "front.csv", result.front)
     write_json_atomic(Path(out_dir) / "selected.json", result.selected)
     return result
+
+
+def _check_arguments(num_samples: int, budgets_ms: Sequence[float], predictor: str) -> None:
+    if num_samples < 2:
+        raise ValueError(f"num_samples is {num_samples}; the search learns from at least 2 subnets, better 100 or more")
+    if any(not 0 < budget < np.inf for budget in budgets_ms):
+        raise ValueError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
+    if predictor not in PREDICTORS:
+        raise ValueError(unknown_name_message("predictor", predictor, PREDICTORS))
+
+
+def _candidates(
+    space: SearchSpace,
+    population: Population,
+    objectives: npt.NDArray[np.float64],
+    top1: Mapping[Arch, float],
+    costs: Mapping[str, Cost],
+) -> pd.DataFrame:
+    """One row per architecture: what is predicted of it, what is known, what it costs."""
+    archs = space.to_archs(population)
+    return pd.DataFrame(
+        {
+            "arch": archs,
+            "predicted_top1_percent": -objectives[:, 0],
+            "predicted_latency_ms": objectives[:, 1],
+            "measured_top1_percent": [top1.get(arch, np.nan) for arch in archs],
+            **{name: _whole(cost.predict(population)) for name, cost in costs.items()},
+        }
+    )
 
 
 def _sample(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,12 @@ def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> Non
         )
 
 
-class _seeded:
+@contextmanager
+def _seeded(*seed: int) -> Iterator[None]:
     """Torch's global generator, seeded inside the block and put back after it; layers and dropout draw from it."""
-
-    def __init__(self, *seed: int) -> None:
-        self.seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
-        self.fork = torch.random.fork_rng()
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: object) -> None:
-        self.fork.__exit__(*error)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0]))
+        yield
 
 
 class _Trainer:
