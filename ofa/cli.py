@@ -227,6 +227,9 @@ def export(
     device: DeviceOption,
     budget_ms: Annotated[float, typer.Option(help="Latency budget that the exported file must keep.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to make.", metavar="BUNDLE")],
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the network's batch free; the default is 1.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     search_dir: Annotated[
         Path | None, typer.Option("--search", help="Instead of RUN/search/NAME: where the search left its files.")
@@ -254,6 +257,7 @@ def export(
             budget_ms=budget_ms,
             measure_ms=ofa.deploy.measure_on(target, rng=np.random.default_rng(0)),
             run_info=opened.info,
+            dynamic_batch=dynamic_batch,
             overwrite=overwrite,
             progress=progress,
         )

@@ -80,6 +80,42 @@ def test_mistakes_get_a_message_and_status_2(
     assert "Traceback" not in err
 
 
+def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command takes what the one before left; --json gives scripts what people read."""
+    tables, search, bundle = (str(tmp_path / name) for name in ("tables", "search", "bundle"))
+    where = ["--run", str(run), "--device", "cpu-1t"]
+    words = ["profile", *where, "--out", tables, "--num-fit", "4", "--num-held-out", "4", "--force", "--json"]
+    status, out, _ = ofa_command(capsys, *words)
+    assert status == 0
+    assert json.loads(out)["held_out"]["num"] == 4
+
+    words = ["search", *where, "--tables", tables, "--out", search, "--num-samples", "6", "--num-front", "2", "--json"]
+    status, out, err = ofa_command(capsys, *words, "--budget-ms", "1e-6")
+    assert (status, out) == (2, "")
+    assert "no subnet keeps a budget of 1e-06 ms" in err
+    status, out, _ = ofa_command(capsys, *words, "--budget-ms", "1000")
+    assert status == 0
+    (pick,) = json.loads(out)["cpu-1t"]["picks"]
+    assert pick["measured_latency_ms"] <= 1000
+
+    words = ["export", *where, "--search", f"{search}/cpu-1t", "--budget-ms", "1000", "--out", bundle, "--json"]
+    status, out, _ = ofa_command(capsys, *words, "--dynamic-batch")
+    assert status == 0
+    assert json.loads(out)["info"]["arch"] == pick["arch"]
+    status, out, _ = ofa_command(capsys, "verify", bundle, "--device", "cpu-1t", "--json")
+    assert (status, json.loads(out)["ok"]) == (0, True)
+
+    (tmp_path / "bundle" / "samples" / "000.png").write_bytes(b"")
+    status, _, err = ofa_command(capsys, "verify", bundle)
+    assert status == 1
+    assert "does not hold what it promises: samples/000.png" in err
+    status, _, _ = ofa_command(
+        capsys, "report", "--run", str(run), "--tables", tables, "--out", str(tmp_path / "a.html")
+    )
+    assert status == 0
+    assert "</html>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
 def test_an_existing_run_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "supernet.safetensors").read_bytes()
     status, _, err = ofa_command(capsys, "train", "demo", *TINY, "--out", str(run))

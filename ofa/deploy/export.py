@@ -94,6 +94,7 @@ def export_bundle(
     run_info: Mapping[str, Any],
     headroom: float = 0.02,
     num_samples: int = 32,
+    dynamic_batch: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -109,6 +110,7 @@ def export_bundle(
         headroom: The measured median must be this fraction below the budget: medians drift, and the promise is checked
             again elsewhere.
         num_samples: Test pictures to put into the bundle.
+        dynamic_batch: Leave the batch of the exported network free; it is measured at the device's.
 
     Raises:
         InfeasibleBudgetError: If no candidate keeps the budget.
@@ -127,7 +129,7 @@ def export_bundle(
             if believed_ms * slowdown > limit_ms:
                 best_ms = min(best_ms, believed_ms * slowdown)
                 continue
-            module, parity = _export(evaluator, arch, file, clock)
+            module, parity = _export(evaluator, arch, file, clock, dynamic_batch=dynamic_batch)
             with clock.step("measuring"):
                 latency_ms = dict(measure_ms(file))
             if latency_ms["p50"] <= limit_ms:
@@ -160,11 +162,13 @@ def export_bundle(
     return ExportResult(path, read_bundle(path), tuple(too_slow), clock.seconds)
 
 
-def _export(evaluator: SubnetEvaluator, arch: Arch, file: Path, clock: _Clock) -> tuple[nn.Module, Parity]:
+def _export(
+    evaluator: SubnetEvaluator, arch: Arch, file: Path, clock: _Clock, *, dynamic_batch: bool
+) -> tuple[nn.Module, Parity]:
     with clock.step("calibrating"):
         module = evaluator.calibrated(arch).cpu()
     with clock.step("exporting"):
-        export_onnx(module, evaluator.supernet.input_shape(arch), file)
+        export_onnx(module, evaluator.supernet.input_shape(arch), file, dynamic_batch=dynamic_batch)
     with clock.step("comparing with torch"):
         images = next(iter(evaluator.batches("calibration", int(arch["resolution"]))))[0][:NUM_PARITY_IMAGES].cpu()
         difference = check_parity(module, file, images)
