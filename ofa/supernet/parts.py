@@ -86,11 +86,11 @@ class _Place:
         return (f"{self.stage.name}.depth",)
 
     def narrowed(self, choice: Mapping[str, Value]) -> nn.Module:
-        module = remove_kernel_transforms(clone_structure(self.module)) if not choice else clone_structure(self.module)
+        module = clone_structure(self.module)
         if choice:
             assert self.block is not None and self.block.adapter is not None
             self.block.adapter.narrow(module, choice)
-        return module
+        return remove_kernel_transforms(module)
 
     def fields(self, module: nn.Module) -> Fields:
         if self.block is not None and self.block.adapter is not None:
@@ -102,7 +102,8 @@ class _Place:
             fields |= {"in_channels": convs[0].in_channels, "out_channels": convs[-1].out_channels}
             fields |= {"kernel": convs[0].kernel_size[0], "stride": convs[0].stride[0]}
         # No adapter speaks for this part, so what torch prints of it stands in for what a runtime sees.
-        return fields | {"digest": hashlib.sha256(repr(module).encode()).hexdigest()[:8]}
+        printed = repr(module) + (" around a shortcut" if getattr(module, "has_skip", False) else "")
+        return fields | {"digest": hashlib.sha256(printed.encode()).hexdigest()[:8]}
 
 
 def part_key(fields: Fields) -> str:

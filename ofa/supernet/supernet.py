@@ -42,11 +42,8 @@ class Supernet(nn.Module):
 
     def forward(self, images: Tensor, arch: Arch | Mapping[str, Value]) -> Tensor:
         """Logits of one subnet; :class:`~ofa.space.SpaceError` if ``arch`` does not fit the space."""
-        arch = self._checked(arch)
-        return self.subnet(arch)(resize_images(images, int(arch["resolution"])))
-
-    def _checked(self, arch: Arch | Mapping[str, Value]) -> Arch:
-        return arch if arch is self._largest else self.space.arch(arch)
+        arch = self.space.arch(arch)
+        return self._subnet(arch)(resize_images(images, int(arch["resolution"])))
 
     def subnet(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a throwaway module over views of the shared weights.
@@ -54,7 +51,9 @@ class Supernet(nn.Module):
         Gradients reach the supernet through it. It is stale after ``load_state_dict(assign=True)`` or a move to another
         device; build it again rather than keep it.
         """
-        arch = self._checked(arch)
+        return self._subnet(self.space.arch(arch))
+
+    def _subnet(self, arch: Arch) -> nn.Module:
         if arch == self._largest:
             return self.model
         subnet = self._narrowed(arch)
@@ -80,7 +79,7 @@ class Supernet(nn.Module):
         It takes images of the architecture's resolution. Its batch-norm statistics are those of the largest subnet: see
         :mod:`ofa.training.bn_calibration`.
         """
-        subnet = remove_kernel_transforms(self._narrowed(self._checked(arch)))
+        subnet = remove_kernel_transforms(self._narrowed(self.space.arch(arch)))
         own_hooks(subnet)
         own_tensors(subnet)
         return subnet.eval()

@@ -43,7 +43,7 @@ class TrainConfig:
     Args:
         epochs: Passes over the training split.
         batch_size: Images per step; every subnet of the sandwich sees all of them.
-        optimizer: Any name that timm's ``create_optimizer_v2`` takes.
+        optimizer: Any name that timm's ``create_optimizer_v2`` takes; momentum is 0.9, in ``sgd`` Nesterov's.
         learning_rate: Peak, after warm-up; cosine decay to nearly zero follows.
         warmup_epochs: Linear warm-up.
         weight_decay: Not applied to biases and normalisation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,8 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
         _check_same_recipe(recipe, run.info["recipe"], out)
         return run
     with _seeded(recipe.train.seed):
-        return _Trainer(recipe, out, progress).fit(checkpoints[-1] if checkpoints else None)
+        trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints))
+        return trainer.fit(checkpoints[-1] if checkpoints else None)
 
 
 def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> None:
@@ -90,17 +92,18 @@ def _seeded(*seed: int) -> Iterator[None]:
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe, out: Path, progress: Progress | None) -> None:
+    def __init__(self, recipe: Recipe, out: Path, progress: Progress | None, *, resumes: bool = False) -> None:
         self.recipe, self.config, self.out, self.progress = recipe, recipe.train, out, progress
         config = recipe.train
         if config.device == "cuda" and not torch.cuda.is_available():
             raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
         self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
-        resolution = recipe.model.resolution
-        probe = build_supernet(recipe.model, num_classes=1) if resolution is None else None
-        image_size = max(int(v) for v in (probe.space["resolution"].values if probe else resolution or ()))
-        self.data: ImageData = load_data(recipe.data, image_size=image_size, progress=progress)
-        supernet = build_supernet(recipe.model, num_classes=self.data.num_classes)
+        untrained = dataclasses.replace(recipe.model, pretrained=False)
+        with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
+            space = build_supernet(untrained, num_classes=1).space
+        self.data: ImageData = load_data(recipe.data, image_size=int(space["resolution"].values[-1]), progress=progress)
+        # A checkpoint brings its own weights.
+        supernet = build_supernet(untrained if resumes else recipe.model, num_classes=self.data.num_classes)
         optimizer = create_optimizer_v2(
             supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
         )
