@@ -8,9 +8,12 @@ import re
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import partial
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from ofa.hardware import Device
     from ofa.space import Arch
     from ofa.supernet import Supernet
+    from ofa.supernet.inspect import Inspection, StageReport
     from ofa.training import Run, SubnetEvaluator
 
 Progress = Callable[[int, int, str], None]
@@ -78,6 +82,33 @@ def demo(
     say(f"Open {out / 'report.html'} in a browser. Training curves: tensorboard --logdir {out / 'tensorboard'}")
     if not all_hold:
         raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="timm model, preset, or run folder.", metavar="MODEL")],
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help='What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]',
+            metavar="key=value",
+        ),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what is elastic in a model, what is not and why, and between which costs its subnets lie.
+
+    Takes seconds, whatever the size of the model: no weight is read or made.
+    """
+    from ofa.supernet.inspect import inspect
+
+    supernet = open_without_weights(model, choices or [])
+    inspection = inspect(supernet)
+    if as_json:
+        print_json({"model": model, **inspection.to_json()})
+    else:
+        print_inspection(model, inspection)
 
 
 @app.command()
@@ -342,6 +373,30 @@ def open_supernet(name: str) -> tuple[Supernet, str]:
     return create_supernet(name).eval(), name
 
 
+def open_without_weights(name: str, overrides: Sequence[str]) -> Supernet:
+    """The supernet of a run folder, preset or timm model, to be looked at only."""
+    from ofa.config import apply_overrides
+    from ofa.supernet.choices import Choices
+    from ofa.supernet.inspect import create_without_weights
+    from ofa.training import Run
+
+    choices = apply_overrides({}, overrides)
+    Choices.from_mapping(choices)
+    if not (os.sep in name or Path(name).is_dir()):
+        return create_without_weights(name, **choices)
+    if choices:
+        raise UsageError(f"the space of run {name} is settled; choices such as {overrides[0]!r} are for other models")
+    run = Run.open(name)
+    config = run.recipe.model
+    supernet = create_without_weights(config.name, num_classes=int(run.info["num_classes"]), **config.choices())
+    if supernet.space != run.space:
+        raise UsageError(
+            f"{name} has space {run.space.fingerprint}, but model {config.name!r} gives {supernet.space.fingerprint}; "
+            f"use the versions that {Path(name) / 'supernet.json'} names, or train again"
+        )
+    return supernet
+
+
 def open_table(run: Run, device: Device, tables: Path) -> LatencyTable:
     """The device's table of the run's space; it must be of this very space."""
     from ofa.cost import LatencyTable
@@ -417,8 +472,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
 
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, name in enumerate(header):
-        numbers = all(not isinstance(row[index], str) or row[index][:1].isdigit() for row in rows)
-        table.add_column(name, justify="right" if rows and numbers else "left")
+        numbers = all(not isinstance(cell := row[index], str) or re.fullmatch(r"[\d.]+( \S+)?", cell) for row in rows)
+        table.add_column(name, justify="right" if rows and numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console(stderr=True)
@@ -438,6 +493,89 @@ def check_rows(checks: Sequence[Check]) -> list[list[str]]:
         if check not in folded
     ]
     return rows + ([["samples/", "yes", f"{len(folded)} files as listed", "the same"]] if folded else [])
+
+
+def print_inspection(name: str, inspection: Inspection) -> None:
+    from ofa.supernet.inspect import ranges
+
+    largest, smallest = inspection.largest, inspection.smallest
+    title = f"{name}: {inspection.model_class}, {inspection.resolution} pixels"
+    rows: dict[bool, list[list[str]]] = {False: [], True: []}  # above and below the stages
+    for place, entries in groupby(inspection.dims, lambda dims: dims.where.partition(".")[0]):
+        inside = [[e.kind, values_text(e.values, e.where.partition(".")[2])] for e in entries if len(e.values) > 1]
+        rows[place == "head"] += labelled([place or "model", "", ""], inside)
+    for stages in alike_stages(inspection.stages):
+        first, last = stages[0], stages[-1]
+        inside = [[dims.kind, values_text(dims.values, dims.where)] for dims in first.dims]
+        if len(first.depths) > 1:
+            inside.insert(0, ["depth", values_text(first.depths)])
+        where = ranges("stage", [int(stage.name.removeprefix("stage")) for stage in stages])
+        path = first.path if first is last else f"{first.path} … {last.path}"
+        rows[False] += labelled([where, path, blocks_text(first.blocks)], inside or [["–", ""]])
+    table = escaped(rows[False] + rows[True])
+    print_table(["where", "module", "blocks", "elastic", "values"], table, title=escape(title))
+    if inspection.not_elastic:
+        table = [[entry.where or "model", entry.kind, entry.reason] for entry in inspection.not_elastic]
+        print_table(["where", "not elastic", "why"], escaped(table))
+    if inspection.unknown_operations:
+        operations = ", ".join(inspection.unknown_operations)
+        say(f"channels could not be followed through {escape(operations)}; what these touch stays whole")
+    say(
+        f"{count_text(inspection.num_subnets)} subnets; MACs {span_text(smallest.macs, largest.macs)}; "
+        f"parameters {span_text(smallest.params, largest.params)}"
+    )
+
+
+def alike_stages(stages: Sequence[StageReport], *, many: int = 12) -> list[list[StageReport]]:
+    """Stages of which the same is to be said: neighbours, and all of them where there are many."""
+    alike: dict[Any, list[StageReport]] = {}
+    run, before = 0, None
+    for stage in stages:
+        content = (stage.blocks, stage.depths, tuple((dims.kind, dims.where, dims.values) for dims in stage.dims))
+        run += content != before
+        before = content
+        alike.setdefault((content, run if len(stages) <= many else 0), []).append(stage)
+    return list(alike.values())
+
+
+def labelled(labels: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows of a table that begin with the same labels, which stand in the first only."""
+    return [[*(labels if number == 0 else [""] * len(labels)), *row] for number, row in enumerate(rows)]
+
+
+def escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def blocks_text(blocks: Sequence[tuple[str, int]], *, many: int = 4) -> str:
+    """``Conv2d × 1, Block × 4``; where types change more often, how many there are of each."""
+    if len(blocks) <= many:
+        return ", ".join(f"{name} × {num}" for name, num in blocks)
+    counts: Counter[str] = Counter()
+    for name, num in blocks:
+        counts[name] += num
+    return ", ".join(f"{name} × {num}" for name, num in counts.items()) + ", in turns"
+
+
+def values_text(values: Sequence[Any], where: str = "") -> str:
+    """``block0: 3, 5, 7``; many values at equal distances in short: ``128, 132, … 224 (25 values)``."""
+    steps = {b - a for a, b in pairwise(values) if not isinstance(b, str)}
+    if len(values) > 8 and len(steps) == 1:
+        text = f"{values[0]}, {values[1]}, … {values[-1]} ({len(values)} values)"
+    else:
+        text = ", ".join(map(str, values))
+    return f"{where}: {text}" if where else text
+
+
+def count_text(count: int) -> str:
+    """``12,345``, or two digits of what is longer."""
+    return f"{count:,}" if count < 10**6 else f"{Decimal(count):.1e}"
+
+
+def span_text(low: int, high: int) -> str:
+    """``0.05 G to 0.57 G``: the unit is that of the larger."""
+    size, unit = next(((size, unit) for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if high >= size), (1, ""))
+    return " to ".join(f"{value / size:.3g} {unit}".strip() for value in (low, high))
 
 
 def print_picks(device: str, selected: dict[str, Any]) -> None:

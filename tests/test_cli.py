@@ -19,6 +19,8 @@ from ofa.training import Run, load_recipe, train
 ROOT = Path(__file__).parents[1]
 TINY = ["data.limit=200", "train.epochs=1", "train.batch_size=64", "model.resolution=[16,20]", "model.depth=[1,2]"]
 
+WHOLE = [f'model.{kind}=["100%"]' for kind in ("depth", "expand", "width")]
+
 
 def ofa_command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """Run the entry point in this process; exit status, standard output, standard error with its line breaks undone."""
@@ -55,7 +57,7 @@ def broken(run: Path, tmp_path: Path) -> Path:
         (["train", "demo", "train.epohcs=3", "--out", "x"], "unknown key 'epohcs'; did you mean 'epochs'?"),
         (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a int, not 'many'"),
         (["train", "demo", "model.name=mobilenetv33", "--out", "x"], "unknown preset or timm model 'mobilenetv33'"),
-        (["train", "demo", "model.name=resnet18", "--out", "x"], "nothing in ResNet can be made elastic"),
+        (["train", "demo", "model.name=resnet18", *WHOLE, "--out", "x"], "nothing in ResNet can be made elastic"),
         (["train", "demo", "model.kernel=[4]", "--out", "x"], "choices of 'kernel' must be odd"),
         pytest.param(
             ["train", "demo", "train.device=cuda", "--out", "x"],
@@ -63,6 +65,19 @@ def broken(run: Path, tmp_path: Path) -> Path:
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
         (["train", "demo", "data.name=folder", "data.root=nowhere", "--out", "x"], "nowhere"),
+        (["inspect", "mobilenetv33"], "timm models like it: "),
+        (
+            ["inspect", "resnet18", "dept=[1]"],
+            "unknown elastic choice 'dept'; did you mean 'depth'? known: depth, kernel",
+        ),
+        (["inspect", "resnet18", "depth=2"], "choices of 'depth' must be a list of positive numbers"),
+        (["inspect", "resnet18", "width.stag1=[8]"], "unknown stage in choices of 'width': 'stag1'"),
+        (
+            ["inspect", "resnet18", 'expand=["100%"]', 'depth=["100%"]', 'width=["100%"]'],
+            "nothing in ResNet can be made",
+        ),
+        (["inspect", "test_vit", "resolution=[100]"], "100 pixel"),
+        (["inspect", "nowhere/run"], "no run folder at nowhere"),
         (["profile", "--run", "ofa_mobilenetv3_tinny", "--device", "cpu-1t"], "did you mean 'ofa_mobilenetv3_tiny'?"),
         (["profile", "--run", "ofa_mobilenetv3_tiny", "--device", "cpu-1"], "cpu-1t"),
         (["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1"], "no run folder at nowhere"),
@@ -159,6 +174,58 @@ def test_a_run_of_another_space_is_refused(broken: Path, capsys: pytest.CaptureF
     assert "describes space" in err
 
 
+def test_inspect_tells_what_is_elastic_and_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ofa_command(capsys, "inspect", "resnet18", "width.stage1=[64,128]", "depth=[1,2]")
+    assert (status, out) == (0, "")
+    assert "resnet18: ResNet, 224 pixels" in err
+    assert "stage1 layer2 BasicBlock × 2 depth 1, 2 width 64, 128 expand" in err
+    assert "stage0-3 kernel 3×3 is the smallest kernel" in err
+    # 11.69 M and 1.81 G: He et al., arXiv:1512.03385, table 1, and timm's own table of results.
+    assert "to 1.81 G; parameters" in err
+    assert err.endswith("to 11.7 M")
+
+
+def test_inspect_gives_scripts_what_people_read(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ofa_command(capsys, "inspect", "resnet18", "--json")
+    data = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (data["model"], data["model_class"]) == ("resnet18", "ResNet")
+    assert data["largest"]["params"] == 11_689_512
+    assert data["num_subnets"] > 1
+
+
+def test_inspect_of_a_run_tells_its_space(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken / "supernet.safetensors").unlink()  # weights are not read
+    status, out, _ = ofa_command(capsys, "inspect", f"{broken}/", "--json")
+    data = json.loads(out)
+    assert status == 0
+    assert data["num_subnets"] == Run.open(broken).space.num_archs
+    assert data["dims"][0]["values"] == [16, 20]
+
+    status, _, err = ofa_command(capsys, "inspect", f"{broken}/", "depth=[1]")
+    assert status == 2
+    assert "is settled" in err
+    info = json.loads((broken / "supernet.json").read_text())
+    info["space"][0]["values"] = [16, 24]
+    (broken / "supernet.json").write_text(json.dumps(info))
+    status, _, err = ofa_command(capsys, "inspect", f"{broken}/")
+    assert status == 2
+    assert "use the versions that" in err
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12"), (78732, "78,732"), (10**6, "1.0e+6"), (2 * 10**400, "2.0e+400")]
+)
+def test_numbers_of_subnets(count: int, text: str) -> None:
+    assert ofa.cli.count_text(count) == text
+
+
+def test_the_unit_of_a_span_is_that_of_the_larger() -> None:
+    assert ofa.cli.span_text(50_000_000, 570_000_000) == "50 M to 570 M"
+    assert ofa.cli.span_text(50_000_000, 1_570_000_000) == "0.05 G to 1.57 G"
+    assert ofa.cli.span_text(7, 12) == "7 to 12"
+
+
 def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise KeyError("a bug")
@@ -169,7 +236,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_command_of_the_contract_has_help() -> None:
-    for command in ("demo", "train", "profile", "search", "export", "verify", "report"):
+    for command in ("demo", "inspect", "train", "profile", "search", "export", "verify", "report"):
         result = CliRunner().invoke(ofa.cli.app, [command, "--help"])
         assert result.exit_code == 0
         assert "Usage" in result.output

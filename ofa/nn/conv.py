@@ -1,4 +1,4 @@
-"""Elastic convolution: fewer input channels, fewer output channels, a smaller kernel."""
+"""Elastic kernel: a smaller convolution as the centre of a larger one."""
 
 from __future__ import annotations
 
@@ -11,64 +11,55 @@ from ofa.nn.structure import ModuleT
 _TRANSFORM = "kernel_transform_{}to{}"
 
 
-def narrow_conv2d(
-    conv: nn.Conv2d,
-    *,
-    in_channels: int | None = None,
-    out_channels: int | None = None,
-    kernel_size: int | None = None,
-) -> None:
-    """Keep the first channels and the centre of the kernel, in place on a clone.
+def kernel_is_elastic(conv: nn.Module) -> bool:
+    """Whether a smaller odd kernel gives an output of the same size: odd sizes, padded by half of them."""
+    if not isinstance(conv, nn.Conv2d) or any(size % 2 == 0 for size in conv.kernel_size) or max(conv.kernel_size) < 3:
+        return False
+    if type(conv).__name__ == "Conv2dSame" or conv.padding == "same":
+        return True
+    halves = tuple(d * (size - 1) // 2 for size, d in zip(conv.kernel_size, conv.dilation, strict=True))
+    return not isinstance(conv.padding, str) and tuple(conv.padding) == halves
 
-    Shapes: the weight goes from ``(O, I / groups, K, K)`` to ``(out, in / groups', k, k)``. Grouped convolutions keep
-    their group size and lose whole groups, so in a depthwise one ``in_channels`` and ``out_channels`` are equal.
 
-    Args:
-        in_channels, out_channels, kernel_size: New sizes; ``None`` leaves one as it is.
+def narrow_kernel(conv: nn.Conv2d, kernel_size: int) -> None:
+    """Keep the centre of the kernel, in place on a clone; an axis that is smaller already stays.
+
+    Shapes: the weight goes from ``(O, I, K, L)`` to ``(O, I, min(K, k), min(L, k))``.
 
     References:
-        Cai et al., Once-for-All, arXiv:1908.09791, sec. 3.3: kernel centre crop, through the learned matrices of
+        Cai et al., Once-for-All, arXiv:1908.09791, sec. 3.3: the centre, through the learned matrices of
         :func:`add_kernel_transforms` where the layer has them.
     """
     weight: Tensor = conv.weight
-    group_size = conv.in_channels // conv.groups
-    if kernel_size is not None:
-        weight = _smaller_kernel(conv, weight, kernel_size)
-    for name in [name for name in conv._parameters if name.startswith("kernel_transform_")]:
-        del conv._parameters[name]  # a narrowed convolution is a plain one
-    if out_channels is not None and out_channels != conv.out_channels:
-        weight = weight.narrow(0, 0, out_channels)
-        if conv.bias is not None:
-            conv._parameters["bias"] = conv.bias.narrow(0, 0, out_channels)  # type: ignore[assignment]
-        conv.out_channels = out_channels
-    if in_channels is not None and in_channels != conv.in_channels:
-        if conv.groups == 1:
-            weight = weight.narrow(1, 0, in_channels)
-        else:
-            conv.groups = in_channels // group_size
-        conv.in_channels = in_channels
+    before = tuple(conv.kernel_size)
+    after = tuple(min(size, kernel_size) for size in before)
+    if before[0] == before[1]:
+        weight = _through_transforms(conv, weight, after[0])
+    for axis, (size, smaller) in enumerate(zip(weight.shape[2:], after, strict=True), start=2):
+        weight = weight.narrow(axis, (size - smaller) // 2, smaller)
+    remove_transforms(conv)
+    if not isinstance(conv.padding, str) and any(conv.padding):
+        conv.padding = tuple(
+            padding - dilation * (size - smaller) // 2
+            for padding, dilation, size, smaller in zip(conv.padding, conv.dilation, before, after, strict=True)
+        )
+    if any(conv._reversed_padding_repeated_twice):  # what modes other than zeros pad with: last axis first, both ends
+        shrink = [d * (size - smaller) // 2 for d, size, smaller in zip(conv.dilation, before, after, strict=True)]
+        conv._reversed_padding_repeated_twice = [
+            padding - shrink[-1 - end // 2] for end, padding in enumerate(conv._reversed_padding_repeated_twice)
+        ]
+    conv.kernel_size = after
     conv._parameters["weight"] = weight  # type: ignore[assignment]
 
 
-def _smaller_kernel(conv: nn.Conv2d, weight: Tensor, kernel_size: int) -> Tensor:
+def _through_transforms(conv: nn.Conv2d, weight: Tensor, kernel_size: int) -> Tensor:
     # Each smaller kernel is cut from the next larger one, so that the matrices chain: 7 -> 5 -> 3.
-    size = conv.kernel_size[0]
-    if kernel_size == size:
-        return weight
-    stop_sizes = [other for other in range(size - 2, kernel_size - 1, -2)]
-    for smaller in stop_sizes:
+    for smaller in range(conv.kernel_size[0] - 2, kernel_size - 1, -2):
         transform = conv._parameters.get(_TRANSFORM.format(weight.shape[-1], smaller))
-        if transform is None and smaller != kernel_size:
-            continue  # without a matrix, cropping twice is cropping once
-        margin = (weight.shape[-1] - smaller) // 2
-        weight = weight[:, :, margin : margin + smaller, margin : margin + smaller]
-        if transform is not None:
+        if transform is not None:  # without a matrix, cropping twice is cropping once
+            margin = (weight.shape[-1] - smaller) // 2
+            weight = weight[:, :, margin : margin + smaller, margin : margin + smaller]
             weight = functional.linear(weight.flatten(2), transform).view(*weight.shape[:2], smaller, smaller)
-    if not isinstance(conv.padding, str) and conv.padding[0]:
-        padding = conv.padding[0] - conv.dilation[0] * (size - kernel_size) // 2
-        conv.padding = (padding, padding)
-        conv._reversed_padding_repeated_twice = [padding] * 4
-    conv.kernel_size = (kernel_size, kernel_size)
     return weight
 
 
@@ -83,9 +74,13 @@ def add_kernel_transforms(conv: nn.Conv2d, kernel_sizes: tuple[int, ...]) -> Non
         conv.register_parameter(_TRANSFORM.format(larger, smaller), nn.Parameter(identity))
 
 
+def remove_transforms(conv: nn.Module) -> None:
+    for name in [name for name in conv._parameters if name.startswith("kernel_transform_")]:
+        del conv._parameters[name]
+
+
 def remove_kernel_transforms(module: ModuleT) -> ModuleT:
     """Drop the matrices from every convolution of a clone: the largest kernel never uses them."""
     for child in module.modules():
-        for name in [name for name in child._parameters if name.startswith("kernel_transform_")]:
-            del child._parameters[name]
+        remove_transforms(child)
     return module

@@ -10,24 +10,26 @@ from torch import nn
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def clone_structure(module: ModuleT) -> ModuleT:
-    """New module objects over the same tensors.
+def clone_structure(module: ModuleT, clones: dict[int, nn.Module] | None = None) -> ModuleT:
+    """New module objects over the same tensors; ``clones`` is filled with ``id(original) -> clone``.
 
     What is done to the clone's structure (a shorter ``Sequential``, a sliced weight) leaves the original alone, while
-    gradients and in-place updates of tensors reach it. Hooks stay common to both until :func:`own_hooks`. This takes a
-    few microseconds per module, where ``copy.deepcopy`` would also copy the weights.
+    gradients and in-place updates of tensors reach it. Hooks stay common to both until :func:`own_hooks`, caches
+    until :func:`own_caches`. This takes a few microseconds per module, where ``copy.deepcopy`` would also copy the
+    weights.
     """
-    clones: dict[int, nn.Module] = {}
+    clones = {} if clones is None else clones
 
     def clone(original: nn.Module) -> nn.Module:
         if id(original) in clones:  # one module that stands in two places stays one
             return clones[id(original)]
         new = original.__new__(type(original))
-        new.__dict__.update(original.__dict__)
-        new.__dict__["_parameters"] = original._parameters.copy()
-        new.__dict__["_buffers"] = original._buffers.copy()
+        state = original.__dict__.copy()
+        state["_parameters"] = original._parameters.copy()
+        state["_buffers"] = original._buffers.copy()
+        new.__dict__ = state
         clones[id(original)] = new
-        new.__dict__["_modules"] = {name: child and clone(child) for name, child in original._modules.items()}
+        state["_modules"] = {name: child and clone(child) for name, child in original._modules.items()}
         return new
 
     return clone(module)  # type: ignore[return-value]
@@ -45,6 +47,24 @@ def own_hooks(module: nn.Module) -> None:
     """Part a clone's hooks from the original's, in place."""
     for child in module.modules():
         child.__dict__.update({name: value.copy() for name, value in child.__dict__.items() if "hooks" in name})
+
+
+def caches_of(module: nn.Module) -> list[str]:
+    """Public attributes that are dicts: LeViT, for one, keeps attention biases of one shape there."""
+    return [name for name, value in vars(module).items() if type(value) is dict and name[0] != "_"]
+
+
+def own_caches(module: nn.Module) -> None:
+    """Give a clone its own, empty caches, in place."""
+    for child in module.modules():
+        for name in caches_of(child):
+            forget_cache(child, name)
+
+
+def forget_cache(module: nn.Module, name: str) -> None:
+    vars(module)[name] = {
+        key: entry for key, entry in vars(module)[name].items() if not isinstance(entry, torch.Tensor)
+    }
 
 
 def own_tensors(module: nn.Module) -> None:

@@ -16,15 +16,21 @@ BLOCK_DIM = re.compile(r"(?P<stage>.+)\.block(?P<index>\d+)\.(?P<what>\w+)")
 HEIGHT, SLOT, STAGE_GAP, LEFT, SCALE = 56.0, 24.0, 18.0, 86.0, 1.2
 
 
+# Dims that are drawn as the height of a block, in the order of preference where a block has both.
+RATIOS = ("expand", "mlp_ratio")
+MAX_SAMPLES = 6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block of an architecture; ``kernel`` and ``expand`` are ``None`` where skipped or not elastic."""
+    """A block of an architecture; sizes are ``None`` where skipped or not elastic. ``expand`` may be an MLP's ratio."""
 
     stage: str
     index: int
     is_active: bool
     kernel: float | None = None
     expand: float | None = None
+    heads: float | None = None
 
 
 def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[Block]]:
@@ -46,15 +52,17 @@ def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[B
         dims = {name.removeprefix(prefix): value for name, value in arch.items() if name.startswith(prefix)}
         # A block with nothing elastic in it has no dims of its own: only the depth says whether it is there.
         is_active = bool(dims) if (stage, index) in known else index < int(arch.get(f"{stage}.depth", index + 1))
-        kernel, expand = (float(dims[what]) if what in dims else None for what in ("kernel", "expand"))
-        return Block(stage=stage, index=index, is_active=is_active, kernel=kernel, expand=expand)
+        kernel, heads = (float(dims[what]) if what in dims else None for what in ("kernel", "heads"))
+        expand = next((float(dims[what]) for what in RATIOS if what in dims), None)
+        return Block(stage=stage, index=index, is_active=is_active, kernel=kernel, expand=expand, heads=heads)
 
     return {stage: [block(stage, index) for index in range(num)] for stage, num in num_blocks.items()}
 
 
 def choices(space: SearchSpace, what: str) -> list[float]:
     """Every value that ``what`` ("kernel", "expand", "resolution") takes anywhere in the space, ascending."""
-    dims = [dim for dim in space.dims if dim.name.split(".")[-1] == what]
+    names = RATIOS if what == "expand" else (what,)
+    dims = [dim for dim in space.dims if dim.name.split(".")[-1] in names]
     return sorted({float(value) for dim in dims for value in dim.values})
 
 
@@ -77,7 +85,8 @@ def describe_blocks(space: SearchSpace, arch: Mapping[str, Value]) -> str:
 
 
 def _sizes(block: Block) -> str:
-    sizes = [f"{what} {value:g}" for what, value in (("kernel", block.kernel), ("expand", block.expand)) if value]
+    named = (("kernel", block.kernel), ("expand", block.expand), ("heads", block.heads))
+    sizes = [f"{what} {value:g}" for what, value in named if value]
     return f", {' '.join(sizes)}" if sizes else ""
 
 
@@ -135,13 +144,18 @@ def _resolution(space: SearchSpace, arch: Mapping[str, Value]) -> Markup:
 def legend_svgs(space: SearchSpace) -> list[tuple[Markup, str]]:
     """Samples for the legend: a drawing and its meaning."""
     legend = []
-    for kernel in choices(space, "kernel"):
+    for kernel in _few(choices(space, "kernel")):
         width, _, opacity = block_rect(space, kernel=kernel, expand=None)
         legend.append((_sample(width, 14, "block", opacity), f"kernel {kernel:g}"))
-    for expand in choices(space, "expand"):
+    for expand in _few(choices(space, "expand")):
         _, height, _ = block_rect(space, kernel=None, expand=expand)
         legend.append((_sample(5, height * 20 / HEIGHT, "plain", 1), f"expand {expand:g}"))
     return [*legend, (_sample(9, 10, "skipped", 1), "skipped")]
+
+
+def _few(values: list[float]) -> list[float]:
+    """All values, or only the bounds where each block has its own."""
+    return values if len(values) <= MAX_SAMPLES else [values[0], values[-1]]
 
 
 def _sample(width: float, height: float, kind: str, opacity: float) -> Markup:

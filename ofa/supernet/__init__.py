@@ -1,7 +1,8 @@
 """Any timm model as a supernet: conversion, the supernet itself, adapters for block families, presets."""
 
 from ofa.supernet.elasticize import elasticize
+from ofa.supernet.importance import sort_channels
 from ofa.supernet.presets import PRESETS, create_supernet
 from ofa.supernet.supernet import Supernet
 
-__all__ = ["PRESETS", "Supernet", "create_supernet", "elasticize"]
+__all__ = ["PRESETS", "Supernet", "create_supernet", "elasticize", "sort_channels"]

@@ -2,121 +2,204 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
 
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import nn
 
 from ofa.nn.conv import add_kernel_transforms
-from ofa.space import Dim, SearchSpace, Value
-from ofa.supernet.adapter import BlockAdapter, Choices, can_narrow
-from ofa.supernet.depthwise_separable import DepthwiseSeparableAdapter
-from ofa.supernet.edge_residual import EdgeResidualAdapter
-from ofa.supernet.inverted_residual import InvertedResidualAdapter
-from ofa.supernet.stages import Block, Stage
+from ofa.space import Dim, SearchSpace, SpaceError
+from ofa.supernet.anatomy import Anatomy
+from ofa.supernet.channels import sizes_at
+from ofa.supernet.choices import Choice, Choices, Wanted, share_of
+from ofa.supernet.dims import FINDERS, ElasticDim
+from ofa.supernet.dims.depth import ElasticDepth
+from ofa.supernet.structure import Block, Stage
 from ofa.supernet.supernet import Supernet
+from ofa.supernet.trial import dims_that_run, failure_of, first_line
 
-ADAPTERS: dict[type[nn.Module], BlockAdapter] = {
-    InvertedResidual: InvertedResidualAdapter(),
-    DepthwiseSeparableConv: DepthwiseSeparableAdapter(),
-    EdgeResidual: EdgeResidualAdapter(),
-}
+DEFAULT_WIDTH = ("50%", "75%", "100%")
 
 
 class NothingElasticError(ValueError):
-    """The model holds no block that any adapter knows."""
+    """Nothing in the model can vary."""
+
+
+class NotTraceableError(ValueError):
+    """The model does not run as an image classifier does."""
 
 
 def elasticize(
     model: nn.Module,
     *,
-    depth: Sequence[int] | None = None,
-    kernel: Sequence[int] | None = None,
-    expand: Sequence[float] | None = None,
-    resolution: Sequence[int] | None = None,
+    depth: Wanted | None = None,
+    kernel: Wanted | None = None,
+    expand: Wanted | None = None,
+    mlp_ratio: Wanted | None = None,
+    heads: Wanted | None = None,
+    width: Wanted | None = None,
+    resolution: Sequence[Choice] | None = None,
+    divisor: int = 8,
     kernel_transforms: bool = False,
 ) -> Supernet:
     """Make a timm model elastic. The model's own layers and weights stay; the largest subnet computes what it computes.
 
+    What can vary is found by structure, not by class: the model runs once without values (on the meta device) while
+    :mod:`ofa.supernet.channels` follows every channel, and each kind of dim looks for its pattern in what that shows.
+    What turns out not to run when it is narrowed is left whole; :meth:`Supernet.anatomy` notes the reason.
+
     Args:
-        model: Any timm model built from inverted residuals and their kin. The supernet takes it over (no copy).
-        depth, kernel, expand, resolution: See :class:`~ofa.supernet.adapter.Choices`; ``None`` is a sensible default.
+        model: Any timm model. The supernet takes it over (no copy).
+        depth, kernel, expand, mlp_ratio, heads, width, resolution: See :class:`~ofa.supernet.choices.Choices`; ``None``
+            is a sensible default.
+        divisor: Channels are rounded to multiples of it.
         kernel_transforms: Learn a matrix per step to a smaller kernel (Once-for-All, sec. 3.3), not only crop.
 
     Returns:
-        A supernet whose dims are ``resolution`` and, for stage ``i`` and block ``j`` (both counted from 0 as in timm's
-        module names), ``stage{i}.depth``, ``stage{i}.block{j}.kernel`` and ``stage{i}.block{j}.expand``. What cannot
-        vary has no dim.
+        A supernet whose dims are ``resolution`` and, for stage ``i`` and block ``j`` (counted from 0 as in timm's
+        module names), ``stage{i}.width``, ``stage{i}.depth``, ``stage{i}.block{j}.kernel``, ``.expand``, ``.mlp_ratio``
+        and ``.heads``. What cannot vary has no dim.
 
     Raises:
-        NothingElasticError: If no block is known; it names the block types found.
-        SpaceError: If a list of choices is malformed.
+        NothingElasticError: If nothing can vary; it names the block types found.
+        NotTraceableError: If the model does not take an image and give logits.
+        SpaceError: If a list of choices is malformed, or for a stage that the model does not have.
     """
-    choices = Choices.from_mapping({"depth": depth, "kernel": kernel, "expand": expand, "resolution": resolution})
-    dims = [Dim("resolution", _resolutions(model, choices))]
-    stages: list[Stage] = []
-    for path, sequence in _find_stages(model):
-        name = f"stage{len(stages)}"
-        blocks = [
-            Block(f"{name}.block{j}", ADAPTERS.get(type(block)) if can_narrow(block) else None)
-            for j, block in enumerate(sequence)
-        ]
-        depths = _depths(sequence, choices)
-        if len(depths) > 1:
-            dims.append(Dim(f"{name}.depth", depths))
-        for j, (block, module) in enumerate(zip(blocks, sequence, strict=True)):
-            requires = None if j < depths[0] else (f"{name}.depth", tuple(value for value in depths if value > j))
-            for local_name, values in (block.adapter.dims(module, choices) if block.adapter else {}).items():
-                if len(values) > 1:
-                    dims.append(Dim(f"{block.name}.{local_name}", values, requires))
-                if local_name == "kernel" and len(values) > 1 and kernel_transforms:
-                    _add_transforms(module, values)
-        stages.append(Stage(name, path, depths, tuple(blocks)))
-    if len(dims) == 1:
-        found = sorted({type(module).__name__ for module in model.modules() if any(True for _ in module.children())})
-        known = ", ".join(sorted(block_type.__name__ for block_type in ADAPTERS))
-        why = "its known blocks have nothing that can vary" if stages else f"known blocks: {known}"
-        raise NothingElasticError(
-            f"nothing in {type(model).__name__} can be made elastic: it is built of {', '.join(found)}; {why}"
-        )
-    return Supernet(model, SearchSpace(tuple(dims)), tuple(stages))
+    choices = Choices.from_mapping(
+        {
+            "depth": depth,
+            "kernel": kernel,
+            "expand": expand,
+            "mlp_ratio": mlp_ratio,
+            "heads": heads,
+            "width": width,
+            "resolution": resolution,
+        }
+    )
+    own = own_resolution(model)
+    candidates = _resolutions(own, choices)
+    anatomy = _anatomy(model, own, candidates)
+    choices.check_places([name for name, _ in anatomy.stages] + ["stem", "head"])
+    found = _find_dims(anatomy, choices, divisor)
+    if width is None and len({dim.kind for dim in found.values() if len(dim.values) > 1}) < 2:
+        found = _find_dims(anatomy, dataclasses.replace(choices, width=DEFAULT_WIDTH), divisor)
+    resolutions = _working_resolutions(anatomy, candidates, is_asked=resolution is not None)
+    stages = tuple(_stage(name, blocks, found[f"{name}.depth"]) for name, blocks in anatomy.stages)
+    dims = _in_order(anatomy, stages, found)
+    if all(len(dim.values) == 1 for dim in dims):
+        raise NothingElasticError(_nothing_elastic(anatomy))
+    elastic = [dim for dim in dims if len(dim.values) > 1]
+    if kernel_transforms:
+        _add_transforms(anatomy, elastic)
+    space = SearchSpace((Dim("resolution", resolutions), *(_space_dim(dim, stages) for dim in elastic)))
+    return Supernet(model, space, stages, elastic, anatomy)
 
 
-def _find_stages(model: nn.Module) -> list[tuple[str, nn.Sequential]]:
-    """Paths and modules of the stages, in the order of the model: sequences beside one that holds a known block."""
-    parents = {
-        path.rpartition(".")[0]
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Sequential) and any(type(child) in ADAPTERS for child in module)
-    }
-    return [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Sequential) and path and path.rpartition(".")[0] in parents
-    ]
+def _find_dims(anatomy: Anatomy, choices: Choices, divisor: int) -> dict[str, ElasticDim]:
+    found: dict[str, ElasticDim] = {}
+    anatomy.notes.clear()
+    for find in FINDERS.values():
+        found |= {dim.name: dim for dim in find(anatomy, choices, divisor, found)}
+    return dims_that_run(anatomy, found)
 
 
-def _depths(sequence: nn.Sequential, choices: Choices) -> tuple[int, ...]:
-    """Depths that a stage can take: only blocks at its end around a shortcut can be left out."""
-    num_blocks = len(sequence)
-    fixed = num_blocks
-    while fixed > 1 and (adapter := ADAPTERS.get(type(sequence[fixed - 1]))) and adapter.skippable(sequence[fixed - 1]):
-        fixed -= 1
-    wanted = range(math.ceil(num_blocks / 2), num_blocks) if choices.depth is None else choices.depth
-    return (*(int(value) for value in wanted if fixed <= value < num_blocks), num_blocks)
+def own_resolution(model: nn.Module) -> int:
+    """The image size that a model was made for."""
+    return int((getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
 
 
-def _resolutions(model: nn.Module, choices: Choices) -> tuple[int, ...]:
+def _resolutions(own: int, choices: Choices) -> tuple[int, ...]:
     if choices.resolution is not None:
-        return tuple(int(value) for value in choices.resolution)
-    full = int(getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))[-1])
-    step = max(4, full // 7 // 4 * 4)
-    return tuple(sorted({value for value in range(full - 3 * step, full + 1, step) if value > 0}))
+        sizes = {
+            int(v) if (share := share_of(v)) is None else max(4, round(share * own / 4) * 4) for v in choices.resolution
+        }
+        return tuple(sorted(sizes))
+    step = max(4, own // 7 // 4 * 4)
+    return tuple(sorted({value for value in range(own - 3 * step, own + 1, step) if value > 0}))
 
 
-def _add_transforms(block: nn.Module, values: tuple[Value, ...]) -> None:
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size[0] == values[-1]:
-            add_kernel_transforms(module, tuple(int(value) for value in values))
-            return
+def _anatomy(model: nn.Module, own: int, candidates: tuple[int, ...]) -> Anatomy:
+    """The model taken apart at the largest size that is wanted, or at its own if it takes no other."""
+    for size in dict.fromkeys((max(candidates), own)):
+        try:
+            return Anatomy.of(model, size)
+        # Whatever a model's code raises on such an image is for the user to know.
+        except Exception as error:
+            failure = error
+    raise NotTraceableError(
+        f"{type(model).__name__} does not run on one batch of {own} pixel images: {first_line(failure)}"
+    ) from failure
+
+
+def _working_resolutions(anatomy: Anatomy, candidates: tuple[int, ...], *, is_asked: bool) -> tuple[int, ...]:
+    """Image sizes that the model takes without a change of its weights.
+
+    Of many sizes a few are tried, neighbours among them, since what fails is nearly always a size that does not divide;
+    only if one of them fails, all are. Sizes that were asked for must work.
+    """
+    expected = anatomy.trace.output_shape
+
+    def failure(size: int) -> str | None:
+        if size == anatomy.resolution:
+            return None
+        return failure_of(lambda: sizes_at(anatomy.model, size).output, expected)
+
+    middle = len(candidates) // 2
+    if len(candidates) > 6 and not any(failure(candidates[i]) for i in (0, 1, middle, middle + 1)):
+        return candidates
+    failures = {size: message for size in candidates if (message := failure(size)) is not None}
+    if failures and is_asked:
+        raise SpaceError(
+            f"{type(anatomy.model).__name__} does not take images of {', '.join(map(str, failures))} pixels "
+            f"({next(iter(failures.values()))}); its own size is {own_resolution(anatomy.model)}"
+        )
+    if failures:
+        anatomy.notes["resolution"] = "the model takes images of some sizes only"
+    return tuple(size for size in candidates if size not in failures)
+
+
+def _stage(name: str, blocks: Sequence[Block], depth: ElasticDim) -> Stage:
+    assert isinstance(depth, ElasticDepth)
+    removable = depth.removable if len(depth.values) > 1 else ()
+    return Stage(name, tuple(blocks), depth.values, removable)
+
+
+def _in_order(anatomy: Anatomy, stages: Sequence[Stage], found: dict[str, ElasticDim]) -> list[ElasticDim]:
+    """Widths first, since others refer to them; then stage by stage: depth, and block by block the rest."""
+    order = [name for name, dim in found.items() if dim.kind == "width"]
+    for stage in stages:
+        order.append(f"{stage.name}.depth")
+        order += [f"{block.name}.{kind}" for block in stage.blocks for kind in FINDERS]
+    return [found[name] for name in order if name in found]
+
+
+def _space_dim(dim: ElasticDim, stages: Sequence[Stage]) -> Dim:
+    for stage in stages:
+        for position, block in enumerate(stage.blocks):
+            if dim.name.startswith(block.name + ".") and stage.needs(position) > stage.depths[0]:
+                enough = tuple(depth for depth in stage.depths if depth >= stage.needs(position))
+                return Dim(dim.name, dim.values, (f"{stage.name}.depth", enough))
+    return Dim(dim.name, dim.values)
+
+
+def _add_transforms(anatomy: Anatomy, dims: Sequence[ElasticDim]) -> None:
+    for dim in dims:
+        if dim.kind == "kernel":
+            for path, size in dim.convolutions:  # type: ignore[attr-defined]
+                sizes = tuple(int(value) for value in dim.values if int(value) <= size)
+                conv = anatomy.modules[path]
+                assert isinstance(conv, nn.Conv2d)
+                if len(sizes) > 1 and conv.kernel_size == (size, size):
+                    add_kernel_transforms(conv, sizes)
+
+
+def _nothing_elastic(anatomy: Anatomy) -> str:
+    blocks = sorted({type(anatomy.modules[block.path]).__name__ for block in anatomy.all_blocks()})
+    modules = sorted(
+        {type(module).__name__ for module in anatomy.modules.values() if any(True for _ in module.children())}
+    )
+    found = f"blocks of type {', '.join(blocks)}" if blocks else f"no blocks, only {', '.join(modules)}"
+    reasons = sorted(set(anatomy.notes.values()))
+    return f"nothing in {type(anatomy.model).__name__} can be made elastic: found {found}" + (
+        f" ({'; '.join(reasons[:4])})" if reasons else ""
+    )

@@ -1,41 +1,51 @@
 """The parts of a supernet, as the cost models and the profiler see them.
 
-A *slot* is a place in the network: stem, one block, head. What stands in it depends on a few dims only, so everything
-that is to be known of a slot is a dense array over the values of those dims: what its part is (a *key*; equal keys are
-the same thing to a runtime), how many MACs and parameters it has, how much memory it needs.
+A *slot* is a place in the network: stem, one block, head, or what stands between stages. What stands in it depends on a
+few dims only, so everything that is to be known of a slot is a dense array over the values of those dims: what its part
+is (a *key*; equal keys are the same thing to a runtime), how many MACs and parameters it has, how much memory it needs.
+
+Costs need no narrowed module: the trace says which channels decide each product, so a cost is a ratio of counts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
 from ofa.space import SearchSpace, Value, unknown_name_message
-from ofa.supernet.adapter import Fields
-from ofa.supernet.stages import Block, Stage
+from ofa.supernet.anatomy import Anatomy, num_channels
+from ofa.supernet.channels import Call, sizes_at
+from ofa.supernet.channels.labels import Atoms, Labels
+from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.narrowing import Narrower
+from ofa.supernet.structure import Stage, ancestors, is_within
 
 BYTES_PER_ACTIVATION = 4
+
+Fields = dict[str, int | str]
+EntryT = TypeVar("EntryT")
 
 _KEY_PREFIXES = {
     "in_channels": "i",
     "out_channels": "o",
     "mid_channels": "m",
+    "heads": "h",
     "kernel": "k",
     "stride": "s",
-    "se_channels": "se",
-    "activation": "",
-    "shortcut": "skip",
+    "digest": "",
     "resolution": "r",
 }
 
@@ -62,96 +72,106 @@ class Part:
     key: str
     fields: Fields
     module: nn.Module
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A slot before it is tabulated: its module inside the model, and how it can vary."""
+    """A slot before it is tabulated.
+
+    Args:
+        paths: Modules that run here one after another.
+        dims: The dims that decide what stands here, without resolution and depth.
+        depth: The stage's depth dim, and which of its values keep the block.
+        runs_alone: Whether it can be measured as a part; what cannot (a block that takes tensors of several sizes) has
+            costs but no slot.
+        rest: Whether what lies in no place (bare parameters of the model, say) is counted here: in the first.
+    """
 
     name: str
-    module: nn.Module
-    stage: Stage | None = None
-    block: Block | None = None
-    position: int = 0
-
-    def local_dims(self, space: SearchSpace) -> tuple[str, ...]:
-        if self.block is None:
-            return ()
-        return tuple(name for name in space.names if name.startswith(f"{self.block.name}."))
-
-    def depth_dim(self) -> tuple[str, ...]:
-        if self.stage is None or self.position < self.stage.depths[0]:
-            return ()
-        return (f"{self.stage.name}.depth",)
-
-    def narrowed(self, choice: Mapping[str, Value]) -> nn.Module:
-        module = clone_structure(self.module)
-        if choice:
-            assert self.block is not None and self.block.adapter is not None
-            self.block.adapter.narrow(module, choice)
-        return remove_kernel_transforms(module)
-
-    def fields(self, module: nn.Module) -> Fields:
-        if self.block is not None and self.block.adapter is not None:
-            return {"kind": self.block.adapter.kind, **self.block.adapter.fields(module)}
-        kind = self.name if self.stage is None else type(module).__name__.lower()
-        convs = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
-        fields: Fields = {"kind": kind}
-        if convs:
-            fields |= {"in_channels": convs[0].in_channels, "out_channels": convs[-1].out_channels}
-            fields |= {"kernel": convs[0].kernel_size[0], "stride": convs[0].stride[0]}
-        # No adapter speaks for this part, so what torch prints of it stands in for what a runtime sees.
-        printed = repr(module) + (" around a shortcut" if getattr(module, "has_skip", False) else "")
-        return fields | {"digest": hashlib.sha256(printed.encode()).hexdigest()[:8]}
-
-
-def part_key(fields: Fields) -> str:
-    """A readable name that two parts share exactly if all their fields agree."""
-    words = [str(fields["kind"])]
-    for name, value in fields.items():
-        if name == "shortcut":
-            words += ["skip"] * bool(value)
-        elif name != "kind" and not (name == "se_channels" and value == 0):
-            words.append(f"{_KEY_PREFIXES.get(name, '')}{value}")
-    return "_".join(words)
+    paths: tuple[str, ...]
+    dims: tuple[ElasticDim, ...]
+    depth: tuple[str, tuple[int, ...]] | None = None
+    rest: bool = False
+    runs_alone: bool = True
 
 
 class PartIndex:
     """All slots, parts and cost tables of one supernet. It reads the model's structure once."""
 
-    def __init__(self, model: nn.Module, space: SearchSpace, stages: tuple[Stage, ...]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        space: SearchSpace,
+        stages: Sequence[Stage],
+        dims: Sequence[ElasticDim],
+        anatomy: Anatomy,
+        narrower: Narrower,
+    ) -> None:
         self.space = space
-        self._places = _find_places(model, stages)
+        self._model, self._anatomy, self._narrower = model, anatomy, narrower
+        self._dims = {dim.name: dim for dim in dims}
+        self._counts = _Counts(anatomy)
+        self._calls = anatomy.trace.calls
+        self._places = _find_places(anatomy, stages, dims, space)
         self._resolutions = [int(value) for value in space["resolution"].values]
-        self._shapes = _trace_shapes(model, self._resolutions)
+        self._sizes = [sizes_at(model, resolution) for resolution in self._resolutions]
+        self._contractions = self._by_place(
+            (contraction.module, (number, contraction)) for number, contraction in enumerate(anatomy.trace.contractions)
+        )
+        self._parameters = self._by_place(_parameters(model, anatomy))
         self._sources: dict[str, tuple[_Place, dict[str, Value], int]] = {}
-        self.slots = tuple(self._slot(place) for place in self._places)
+
+    def _by_place(self, entries: Iterable[tuple[str, EntryT]]) -> dict[str, list[EntryT]]:
+        """Entries gathered by the place of their module; what lies in none goes to the first."""
+        owners = {path: place.name for place in self._places for path in place.paths}
+        gathered: dict[str, list[EntryT]] = {}
+        for path, entry in entries:
+            place = next((owners[above] for above in (path, *ancestors(path)) if above in owners), self._places[0].name)
+            gathered.setdefault(place, []).append(entry)
+        return gathered
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The places that can be measured; costs do not need them."""
+        return tuple(self._slot(place) for place in self._places if place.runs_alone)
 
     def part(self, key: str) -> Part:
+        assert self.slots  # they name the parts
         try:
             place, choice, index = self._sources[key]
         except KeyError:
             raise LookupError(unknown_name_message("part", key, list(self._sources)[:20])) from None
-        module = place.narrowed(choice)
-        fields = {**place.fields(module), "resolution": self._input_shape(place, index)[-1]}
+        subnet = self._subnet(place, choice)
+        module = self._narrowed(place, subnet)
+        fields = {**self._fields(place, module, subnet), "resolution": self._side(place, subnet, index)}
         own_hooks(module)
         own_tensors(module)
-        return Part(key, fields, module.eval(), self._input_shape(place, index))
+        call, shapes = self._calls[place.paths[0]], self._input_shapes(place, subnet, index)
+        if len(call.args) + len(call.kwargs) > 1 or len(shapes) > 1:
+            module = _Called(module, call, [shape[1] for shape in shapes] if len(shapes) > 1 else None)
+        return Part(key, fields, module.eval(), self._input_shape(place, subnet, index))
 
     def factors(self, cost: str) -> list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]:
-        functions: dict[str, Callable[[_Place, nn.Module, int], float]] = {
+        functions: dict[str, Callable[[_Place, Subnet, int], float]] = {
             "macs": self._macs,
-            "params": lambda place, module, index: sum(parameter.numel() for parameter in module.parameters()),
+            "params": lambda place, subnet, index: self._params(place, subnet),
             "peak_activation_bytes": self._peak_activation_bytes,
         }
         if cost not in functions:
             raise LookupError(unknown_name_message("cost", cost, functions))
         return [self._tabulate(place, functions[cost], np.float64) for place in self._places]
 
+    # -- tables --------------------------------------------------------------------------------------------------------
+
     def _slot(self, place: _Place) -> Slot:
-        def key(place: _Place, module: nn.Module, index: int) -> str:
-            return part_key({**place.fields(module), "resolution": self._input_shape(place, index)[-1]})
+        known: dict[tuple[Any, ...], Fields] = {}
+
+        def key(place: _Place, subnet: Subnet, index: int) -> str:
+            choice = (tuple(subnet.units.items()), tuple(subnet.kernels.items()))
+            if choice not in known:
+                known[choice] = self._fields(place, self._narrowed(place, subnet), subnet)
+            return part_key({**known[choice], "resolution": self._side(place, subnet, index)})
 
         dims, keys = self._tabulate(place, key, np.object_, sources=True)
         return Slot(place.name, dims, keys)
@@ -159,95 +179,352 @@ class PartIndex:
     def _tabulate(
         self,
         place: _Place,
-        value: Callable[[_Place, nn.Module, int], float | str],
+        value: Callable[[_Place, Subnet, int], float | str],
         dtype: type[Any],
         *,
         sources: bool = False,
     ) -> tuple[tuple[str, ...], npt.NDArray[Any]]:
         """``value`` of every choice of a place: an array over resolution, the stage's depth, the block's own dims."""
-        local, depth = place.local_dims(self.space), place.depth_dim()
+        local = [dim.name for dim in place.dims]
+        depth = [place.depth[0]] if place.depth else []
         shape = tuple(len(self.space[name].values) for name in ("resolution", *depth, *local))
         table: npt.NDArray[Any] = np.full(shape, "" if dtype is np.object_ else 0, dtype=dtype)
-        present = [
-            d
-            for d, num_blocks in enumerate(self.space[depth[0]].values if depth else [place.position + 1])
-            if int(num_blocks) > place.position
-        ]
+        present = (
+            [d for d, kept in enumerate(self.space[depth[0]].values) if kept in place.depth[1]] if place.depth else [()]
+        )
         for indices in itertools.product(*(range(len(self.space[name].values)) for name in local)):
-            choice = {
-                name.rpartition(".")[2]: self.space[name].values[i] for name, i in zip(local, indices, strict=True)
-            }
-            module = place.narrowed(choice)
+            choice = {name: self.space[name].values[i] for name, i in zip(local, indices, strict=True)}
+            subnet = self._subnet(place, choice)
             for r in range(len(self._resolutions)):
-                entry = value(place, module, r)
+                entry = value(place, subnet, r)
                 if sources:
                     self._sources.setdefault(str(entry), (place, choice, r))
-                for where in [(r, d, *indices) for d in present] if depth else [(r, *indices)]:
-                    table[where] = entry
+                for d in present:
+                    table[(r, d, *indices) if place.depth else (r, *indices)] = entry
         return ("resolution", *depth, *local), table
 
-    def _input_shape(self, place: _Place, index: int) -> tuple[int, int, int]:
-        first = next(iter(place.module)) if isinstance(place.module, nn.Sequential) else place.module
-        channels, height, width = self._shapes[index][first][0]
-        return channels, height, width
+    def _subnet(self, place: _Place, choice: Mapping[str, Value]) -> Subnet:
+        subnet = Subnet()
+        for dim in place.dims:
+            dim.apply(choice, subnet)
+        return subnet
 
-    def _macs(self, place: _Place, module: nn.Module, index: int) -> float:
-        total = 0
-        for original, narrowed in zip(place.module.modules(), module.modules(), strict=True):
-            if isinstance(narrowed, (nn.Conv2d, nn.Linear)):
-                shape = self._shapes[index][original][1]
-                positions = prod(shape[1:]) if isinstance(narrowed, nn.Conv2d) else prod(shape[:-1])
-                total += narrowed.weight.numel() * positions
-        return total
+    # -- what stands at a place ----------------------------------------------------------------------------------------
 
-    def _peak_activation_bytes(self, place: _Place, module: nn.Module, index: int) -> float:
-        """Most activations alive at once: input and output of a layer, and the shortcut that waits for the block's end.
+    def _narrowed(self, place: _Place, subnet: Subnet) -> nn.Module:
+        clones: dict[int, nn.Module] = {}
+        modules = [clone_structure(self._model.get_submodule(path), clones) for path in place.paths]
+        self._narrower.narrow(subnet, clones)
+        module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+        return remove_kernel_transforms(module)
+
+    def _input_shapes(self, place: _Place, subnet: Subnet, index: int) -> list[tuple[int, ...]]:
+        """Shapes, with the batch, of the tensors in the first argument."""
+        shapes, inputs = self._sizes[index].inputs[place.paths[0]], self._calls[place.paths[0]].inputs
+        return [self._counts.shape(shape, labels, subnet) for shape, (_, labels) in zip(shapes, inputs, strict=False)]
+
+    def _input_shape(self, place: _Place, subnet: Subnet, index: int) -> tuple[int, ...]:
+        """Shape, without the batch, of what the part takes: tensors of a list stand side by side in one."""
+        first, *others = self._input_shapes(place, subnet, index)
+        if others:
+            return (first[1] + sum(shape[1] for shape in others), *first[2:])
+        return first[1:]
+
+    def _side(self, place: _Place, subnet: Subnet, index: int) -> int:
+        """Height of the input, or its number of tokens."""
+        shape = self._input_shape(place, subnet, index)
+        return shape[0] if len(shape) < 3 or self._channels_last(place) else shape[1]
+
+    def _channels_last(self, place: _Place) -> bool:
+        return any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
+
+    def _fields(self, place: _Place, module: nn.Module, subnet: Subnet) -> Fields:
+        """What a runtime sees of a part, the resolution excepted: readable sizes, and a digest of everything."""
+        first, last = self._calls[place.paths[0]], self._calls[place.paths[-1]]
+        single = len(place.paths) == 1 and "." in place.name
+        fields: Fields = {"kind": type(module).__name__.lower() if single else place.name.partition(".")[0]}
+        for name, labels in (("in_channels", first.inputs[0][1]), ("out_channels", last.output_labels)):
+            counts = [self._counts.kept(atoms, subnet) for atoms in labels]
+            if counts:
+                fields[name] = max(counts)
+        for dim in place.dims:
+            if dim.kind in ("expand", "mlp_ratio"):
+                group = self._anatomy.groups.all[dim.groups[0]]
+                kept = subnet.units.get(group.number, group.num_units)
+                fields["mid_channels"] = num_channels(group) * kept // group.num_units
+            elif dim.kind == "heads":
+                group = self._anatomy.groups.all[dim.groups[0]]
+                fields["heads"] = subnet.units.get(group.number, group.num_units)
+        convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+        if convolutions:
+            fields["kernel"] = max(max(conv.kernel_size) for conv in convolutions)
+            fields["stride"] = max(max(conv.stride) for conv in convolutions)
+        split = len(first.args[0]) if isinstance(first.args[0], (list, tuple)) else 1
+        shapes = [self._counts.shape(shape, labels, subnet)[1:] for shape, labels in first.inputs]
+        constants = [shape[:1] for shape in shapes[:split]] * (split > 1) + shapes[split:]
+        fields["digest"] = _digest(module, constants)
+        return fields
+
+    # -- costs ---------------------------------------------------------------------------------------------------------
+
+    def _macs(self, place: _Place, subnet: Subnet, index: int) -> float:
+        return float(
+            sum(
+                self._counts.scaled(self._sizes[index].contractions[number][0], contraction.labels, subnet)
+                * self._kernel_share(contraction.module, subnet)
+                for number, contraction in self._contractions.get(place.name, ())
+            )
+        )
+
+    def _kernel_share(self, path: str, subnet: Subnet) -> float:
+        if path not in subnet.kernels:
+            return 1
+        before = self._anatomy.modules[path].kernel_size
+        assert isinstance(before, tuple)
+        return prod(min(int(size), subnet.kernels[path]) for size in before) / prod(map(int, before))
+
+    def _params(self, place: _Place, subnet: Subnet) -> float:
+        return float(
+            sum(
+                round(self._counts.scaled(numel, labels, subnet) * self._kernel_share(windowed, subnet))
+                for windowed, numel, labels in self._parameters.get(place.name, ())
+            )
+        )
+
+    def _peak_activation_bytes(self, place: _Place, subnet: Subnet, index: int) -> float:
+        """Most activations alive at once: inputs and output of a product, and the shortcut that waits for the end.
 
         This supposes that a convolution's normalisation and activation are fused into it, and memory is freed at once.
         """
-        peak = shortcut = 0
-        waiting = prod(self._input_shape(place, index)) if getattr(module, "has_skip", False) else 0
-        for original, narrowed in zip(place.module.modules(), module.modules(), strict=True):
-            if isinstance(narrowed, (nn.Conv2d, nn.Linear)):
-                taken, given = self._shapes[index][original]
-                if isinstance(narrowed, nn.Conv2d):
-                    alive = narrowed.in_channels * prod(taken[1:]) + narrowed.out_channels * prod(given[1:])
-                else:
-                    alive = prod(taken) + prod(given)
-                peak = max(peak, alive + shortcut)
-                shortcut = waiting  # the first layer's input is the shortcut itself
+        peak = shortcut = 0.0
+        call = self._calls[place.paths[0]]
+        waiting = prod(self._input_shape(place, subnet, index)) if call.has_shortcut else 0
+        for number, contraction in self._contractions.get(place.name, ()):
+            _, inputs, output = self._sizes[index].contractions[number]
+            alive = self._counts.scaled(output, contraction.output, subnet)
+            alive += sum(
+                self._counts.scaled(inputs[position], labels, subnet) for position, labels in contraction.inputs
+            )
+            peak = max(peak, alive + shortcut)
+            shortcut = waiting  # the first layer's input is the shortcut itself
         return peak * BYTES_PER_ACTIVATION
 
 
-def _find_places(model: nn.Module, stages: tuple[Stage, ...]) -> list[_Place]:
-    sequences = [model.get_submodule(stage.path) for stage in stages]
-    layers = list(model.as_sequential())  # type: ignore[operator]
-    first = next(i for i, layer in enumerate(layers) if layer is sequences[0])
-    last = next(i for i, layer in enumerate(layers) if layer is sequences[-1])
-    places = [_Place("stem", nn.Sequential(*layers[:first]))]
-    for stage, sequence in zip(stages, sequences, strict=True):
-        for position, (block, module) in enumerate(zip(stage.blocks, sequence.children(), strict=True)):
-            places.append(_Place(block.name, module, stage, block, position))
-    return [*places, _Place("head", nn.Sequential(*layers[last + 1 :]))]
+def part_key(fields: Fields) -> str:
+    """A readable name that two parts share exactly if all their fields agree."""
+    words = [str(fields["kind"])]
+    words += [f"{_KEY_PREFIXES[name]}{value}" for name, value in fields.items() if name != "kind"]
+    return "_".join(words)
 
 
-Shapes = dict[nn.Module, tuple[tuple[int, ...], tuple[int, ...]]]
+def _parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, tuple[str, int, Labels]]]:
+    """Module and, of every parameter, the module again if it is its weight, the size, and labels.
+
+    The matrices of elastic kernels are left out.
+    """
+    labels: dict[str, list[Atoms]] = {}
+    for source in anatomy.trace.sources:
+        labels.setdefault(source.tensor, []).append(np.arange(source.first, source.first + source.num))
+    for name, parameter in model.named_parameters():
+        path, _, own = name.rpartition(".")
+        if not own.startswith("kernel_transform_"):
+            yield path, (path if own == "weight" else "", parameter.numel(), tuple(labels.get(name, ())))
 
 
-def _trace_shapes(model: nn.Module, resolutions: Sequence[int]) -> list[Shapes]:
-    """Input and output shape, without the batch, of every module of the largest subnet, for each resolution."""
-    traces: list[Shapes] = []
-    on_meta = clone_structure(model).to("meta").eval()
-    own_hooks(on_meta)
-    originals = dict(zip(on_meta.modules(), model.modules(), strict=True))
+class _Counts:
+    """How many of some atoms a subnet keeps."""
 
-    def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        traces[-1][originals[module]] = (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._group_of, self._unit_of = anatomy.groups.group_of, anatomy.groups.unit_of
+        self._num_units = [group.num_units for group in anatomy.groups.all]
+        self._known: dict[int, tuple[Atoms, int, dict[int, npt.NDArray[np.int64]]]] = {}
 
-    for module in originals:
-        module.register_forward_hook(record)
-    for resolution in resolutions:
-        traces.append({})
-        with torch.no_grad():
-            on_meta(torch.empty(1, int(getattr(model, "in_chans", 3)), resolution, resolution, device="meta"))
-    return traces
+    def kept(self, atoms: Atoms, subnet: Subnet) -> int:
+        known = self._known.get(id(atoms))
+        if known is None:
+            groups = self._group_of[atoms].ravel()
+            units = self._unit_of[atoms].ravel()
+            cumulative = {
+                int(g): np.bincount(units[groups == g], minlength=self._num_units[g]).cumsum()
+                for g in np.unique(groups[groups >= 0])
+            }
+            known = (atoms, int((groups < 0).sum()), cumulative)
+            self._known[id(atoms)] = known
+        _, fixed, cumulative = known
+        return fixed + sum(
+            int(counts[subnet.units.get(group, self._num_units[group]) - 1]) for group, counts in cumulative.items()
+        )
+
+    def scaled(self, amount: int, labels: Labels, subnet: Subnet) -> int:
+        """An amount that is proportional to the size of every labelled axis."""
+        kept = prod(self.kept(atoms, subnet) for atoms in labels)
+        return amount * kept // prod(atoms.size for atoms in labels)
+
+    def shape(self, shape: Sequence[int], labels: Labels, subnet: Subnet) -> tuple[int, ...]:
+        sizes = list(shape)
+        for atoms in labels:
+            axes = [axis for axis, size in enumerate(atoms.shape) if size > 1]
+            if len(axes) == 1:
+                sizes[axes[0]] = self.kept(atoms, subnet)
+        return tuple(sizes)
+
+
+def _is_identity(module: nn.Module) -> bool:
+    """Whether a layer does nothing in eval mode."""
+    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in ("DropPath", "PatchDropout")
+
+
+def _digest(module: nn.Module, constants: Iterable[tuple[int, ...]]) -> str:
+    """Eight digits that differ wherever a runtime might see a difference: structure, sizes, and simple settings."""
+    words = [repr(list(constants))]
+    for path, child in module.named_modules():
+        if _is_identity(child):
+            continue
+        words.append(f"{path} {type(child).__name__}")
+        for name, value in sorted(vars(child).items()):
+            simple = isinstance(value, (int, float, str, tuple, list)) and name[0] != "_"
+            if simple and name not in ("training", "inplace", "momentum", "drop_prob", "grad_checkpointing"):
+                words.append(f"{name}={value!r}")
+            elif callable(value) and not isinstance(value, nn.Module):
+                words.append(f"{name}={getattr(value, '__name__', type(value).__name__)}")
+        tensors = {**child._parameters, **child._buffers}
+        words += [f"{name}{tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+
+
+class _Called(nn.Module):
+    """A block as it is called, on one tensor.
+
+    What else it takes (its grid, a position encoding) is kept, tensors as zeros; a list is split off the one.
+    """
+
+    def __init__(self, module: nn.Module, call: Call, split: list[int] | None) -> None:
+        super().__init__()
+        self.module = module
+        self.split = split
+        self.args = [_real(value) for value in call.args[1:]]
+        self.kwargs = {name: _real(value) for name, value in call.kwargs.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x if self.split is None else list(x.split(self.split, 1))
+        output = self.module(first, *self.args, **self.kwargs)
+        return output[0] if isinstance(output, (list, tuple)) else output
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.zeros(value.shape, dtype=value.dtype)
+    return type(value)(map(_real, value)) if type(value) in (list, tuple) else value
+
+
+# -- finding places ----------------------------------------------------------------------------------------------------
+
+
+def _find_places(
+    anatomy: Anatomy, stages: Sequence[Stage], dims: Sequence[ElasticDim], space: SearchSpace
+) -> list[_Place]:
+    """Blocks, and between them the modules outside blocks, chained where one hands its output to the next."""
+    calls = anatomy.trace.calls
+    groups_at = _groups_at(anatomy)
+    found: list[tuple[int, _Place]] = []
+    for stage in stages:
+        for position, block in enumerate(stage.blocks):
+            if block.path not in calls:
+                continue
+            needs = stage.needs(position)
+            depth = None
+            if needs > stage.depths[0]:
+                depth = (f"{stage.name}.depth", tuple(d for d in stage.depths if d >= needs))
+            found.append(
+                (
+                    calls[block.path].order,
+                    _Place(block.name, (block.path,), (), depth, runs_alone=_runs_alone(calls[block.path])),
+                )
+            )
+    blocks = {block.path for stage in stages for block in stage.blocks}
+    starts = sorted((min(calls[b.path].order for b in s.blocks if b.path in calls), s.name) for s in stages)
+    last = max((calls[path].order for path in blocks if path in calls), default=-1)
+    used: dict[str, int] = {}
+    for chain in _chains_outside(anatomy, blocks):
+        order = calls[chain[0]].order
+        following = [name for start, name in starts if start > order]
+        region = "head" if order > last and stages else f"{following[0]}.entry" if following else "head"
+        if (stages and order < starts[0][0]) or (not stages and not used):
+            region = "stem"
+        number = used.setdefault(region, 0)
+        used[region] += 1
+        separator = "" if "." in region else "."
+        found.append((order, _Place(region + (f"{separator}{number}" if number else ""), tuple(chain), ())))
+    found.sort(key=lambda entry: entry[0])
+    places = [dataclasses.replace(place, rest=place is found[0][1]) for _, place in found]
+    return [dataclasses.replace(place, dims=_deciding(anatomy, place, groups_at, dims)) for place in places]
+
+
+def _groups_at(anatomy: Anatomy) -> dict[str, set[int]]:
+    """Module path -> numbers of the groups that its tensors carry."""
+    result: dict[str, set[int]] = {}
+    for group in anatomy.groups.all:
+        for path in group.modules:
+            result.setdefault(path, set()).add(group.number)
+    return result
+
+
+def _deciding(
+    anatomy: Anatomy, place: _Place, groups_at: Mapping[str, set[int]], dims: Sequence[ElasticDim]
+) -> tuple[ElasticDim, ...]:
+    """The dims that change what stands at a place, and the widths that ratios there refer to."""
+    here = {n for path, numbers in groups_at.items() if any(is_within(path, p) for p in place.paths) for n in numbers}
+    if place.rest:
+        here |= groups_at.get("", set())
+    here |= {n for _, labels in anatomy.trace.calls[place.paths[0]].inputs for n in anatomy.numbers_in(labels)}
+    direct = {
+        dim.name
+        for dim in dims
+        if dim.kind != "depth"
+        and (dim.name.startswith(place.name + ".") or (dim.kind == "width" and here & set(dim.groups)))
+    }
+    read = {name for dim in dims if dim.name in direct for name in dim.reads}
+    return tuple(dim for dim in dims if dim.name in direct | read)
+
+
+def _runs_alone(call: Call | None) -> bool:
+    """Whether a module can be run on one tensor, if need be one that holds several side by side."""
+    if call is None or call.output is None or not call.args:
+        return False
+    first = call.args[0]
+    if isinstance(first, (list, tuple)):
+        shapes = {(*value.shape[:1], *value.shape[2:]) for value in first if isinstance(value, Tensor)}
+        return len(shapes) == 1 and all(isinstance(value, Tensor) for value in first)
+    return isinstance(first, Tensor)
+
+
+def _chains_outside(anatomy: Anatomy, blocks: set[str]) -> list[list[str]]:
+    """Runs of modules outside blocks: the largest ones that hold no block, each fed by the one before."""
+    calls = anatomy.trace.calls
+    holding = {ancestor for path in blocks for ancestor in ancestors(path)}
+
+    def outside(path: str) -> Iterable[str]:
+        if path in blocks:
+            return
+        if path and path not in holding:
+            leaves = [child for child in anatomy.modules[path].modules() if not any(True for _ in child.children())]
+            does_something = not all(_is_identity(leaf) for leaf in leaves)
+            if does_something and _runs_alone(calls.get(path)) and calls[path].num_calls == 1:
+                yield path
+            return
+        for name, _ in anatomy.modules[path].named_children():
+            yield from outside(f"{path}.{name}".removeprefix("."))
+
+    islands = sorted(outside(""), key=lambda path: calls[path].order)
+    chains: list[list[str]] = []
+    for path in islands:
+        call = calls[path]
+        if (
+            chains
+            and call.input_ids[:1] == [calls[chains[-1][-1]].output_id]
+            and len(call.args) + len(call.kwargs) == 1
+        ):
+            chains[-1].append(path)
+        else:
+            chains.append([path])
+    return chains

@@ -1,17 +1,23 @@
-"""Named supernets: the published Once-for-All spaces and one for small images, built by timm's own builders."""
+"""Named supernets: the published Once-for-All and AutoFormer spaces and one for small images, from timm's builders."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import timm
+from timm.layers import Attention, make_divisible
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import Bottleneck, ResNet
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from ofa.space import unknown_name_message
@@ -21,6 +27,10 @@ from ofa.supernet.supernet import Supernet
 
 class UnknownModelError(ValueError):
     """Neither a preset nor a timm model has this name."""
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be used."""
 
 
 def _mobilenetv3(
@@ -97,12 +107,74 @@ def _ofa_mobilenetv3_tiny(num_classes: int, in_chans: int) -> nn.Module:
     return _mobilenetv3(OFA_MOBILENETV3_TINY, num_classes=num_classes, in_chans=in_chans, features=256)
 
 
+RESNET50D_EXPAND = 0.35
+
+
+def _resnet50d_bottleneck(inplanes: int, planes: int, *args: Any, **kwargs: Any) -> nn.Module:
+    """timm's bottleneck with the published hidden width: 0.35 of what leaves the block, a multiple of 8."""
+    hidden = make_divisible(planes * Bottleneck.expansion * RESNET50D_EXPAND, 8)
+    return Bottleneck(inplanes, planes, *args, **{**kwargs, "base_width": 64 * hidden / planes})
+
+
+_resnet50d_bottleneck.expansion = Bottleneck.expansion  # type: ignore[attr-defined]  # timm asks the block for it
+
+
+def _ofa_resnet50d(num_classes: int, in_chans: int) -> nn.Module:
+    return ResNet(
+        _resnet50d_bottleneck,  # type: ignore[arg-type]  # anything that makes a block
+        layers=(4, 4, 6, 4),
+        num_classes=num_classes,
+        in_chans=in_chans,
+        stem_type="deep",
+        stem_width=32,
+        avg_down=True,
+    )
+
+
+def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
+    """timm's block with heads of 64 channels, whatever the width of the embedding."""
+    block = Block(dim, num_heads, **kwargs)
+    block.attn = Attention(dim, num_heads, attn_head_dim=64, qkv_bias=kwargs["qkv_bias"])
+    return block
+
+
+def _autoformer(num_classes: int, in_chans: int, *, embed_dim: int, num_heads: int) -> nn.Module:
+    return VisionTransformer(
+        patch_size=16,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        embed_dim=embed_dim,
+        depth=14,
+        num_heads=num_heads,
+        mlp_ratio=4,
+        block_fn=_autoformer_block,  # type: ignore[arg-type]
+    )
+
+
 Builder = Callable[[int, int], nn.Module]
 
-PRESETS: dict[str, tuple[Builder, dict[str, Sequence[Any]]]] = {
+PRESETS: dict[str, tuple[Builder, dict[str, Any]]] = {
     "ofa_mobilenetv3_w1.0": (partial(_ofa_mobilenetv3, width=1.0), PUBLISHED_CHOICES),
     "ofa_mobilenetv3_w1.2": (partial(_ofa_mobilenetv3, width=1.2), PUBLISHED_CHOICES),
     "ofa_proxyless_w1.3": (partial(_ofa_proxyless, width=1.3), PUBLISHED_CHOICES),
+    "ofa_resnet50d": (
+        _ofa_resnet50d,
+        {
+            # [2, 2, 4, 2] blocks and up to two more.
+            "depth": {"stage2": (4, 5, 6), "*": (2, 3, 4)},
+            "expand": (0.2, 0.25, 0.35),
+            "width": ("65%", "80%", "100%"),
+            "resolution": PUBLISHED_CHOICES["resolution"],
+        },
+    ),
+    "vit_tiny": (
+        partial(_autoformer, embed_dim=240, num_heads=4),
+        {"depth": (12, 13, 14), "heads": (3, 4), "mlp_ratio": (3.5, 4), "width": (192, 216, 240)},
+    ),
+    "vit_small": (
+        partial(_autoformer, embed_dim=448, num_heads=7),
+        {"depth": (12, 13, 14), "heads": (5, 6, 7), "mlp_ratio": (3, 3.5, 4), "width": (320, 384, 448)},
+    ),
     "ofa_mobilenetv3_tiny": (
         _ofa_mobilenetv3_tiny,
         {"depth": (1, 2, 3), "kernel": (3, 5), "expand": (2, 3, 4), "resolution": (20, 24, 28, 32)},
@@ -111,7 +183,13 @@ PRESETS: dict[str, tuple[Builder, dict[str, Sequence[Any]]]] = {
 
 
 def create_supernet(
-    name: str, *, num_classes: int = 1000, in_chans: int = 3, pretrained: bool = False, **choices: Any
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    **choices: Any,
 ) -> Supernet:
     """A supernet by name.
 
@@ -120,21 +198,69 @@ def create_supernet(
         num_classes: Outputs of the classifier.
         in_chans: Channels of the input images.
         pretrained: Load timm's weights; presets have none.
+        weights: Load this ``.safetensors`` file instead, see :func:`load_weights`.
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
     Raises:
         UnknownModelError: If the name is unknown; it names the nearest.
+        WeightsError: If the weights cannot be read, or are another model's.
     """
     if name in PRESETS:
         if pretrained:
             raise UnknownModelError(f"preset {name!r} has no pretrained weights; use pretrained=False or a timm model")
         build, preset_choices = PRESETS[name]
-        return elasticize(build(num_classes, in_chans), **{**preset_choices, **choices})
-    if not timm.is_model(name):
+        model, choices = build(num_classes, in_chans), {**preset_choices, **choices}
+    elif timm.is_model(name):
+        try:
+            model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
+        except TypeError as error:  # some models are no image classifiers of this form
+            raise UnknownModelError(f"timm cannot build {name!r} with these classes and channels: {error}") from None
+    else:
         presets = unknown_name_message("preset or timm model", name, PRESETS)
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise UnknownModelError(
             f"{presets}; timm models like it: {', '.join(near) or 'none'} (timm.list_models() has all)"
         )
-    model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
+    if weights is not None:
+        load_weights(model, weights)
     return elasticize(model, **choices)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a ``.safetensors`` file with timm's parameter names; a classifier for other classes stays untrained.
+
+    Raises:
+        WeightsError: If the file is missing or damaged, or does not fit the model; it names the first misfit.
+    """
+    remedy = "give a .safetensors file with the names of timm's model"
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"weights {path} cannot be read ({error}); {remedy}") from None
+    own = model.state_dict()
+    heads = _classifier_names(model)
+    misfits = [
+        name
+        for name in sorted({*own, *tensors})
+        if (name not in own or name not in tensors or own[name].shape != tensors[name].shape)
+        and name.rpartition(".")[0] not in heads
+    ]
+    if misfits:
+        first = misfits[0]
+        shapes = [tuple(each[first].shape) if first in each else "nothing" for each in (own, tensors)]
+        raise WeightsError(
+            f"weights {path} do not fit {type(model).__name__}: {first!r} is {shapes[0]} in the model and {shapes[1]} "
+            f"in the file ({len(misfits)} such tensors); {remedy}"
+        )
+    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def _classifier_names(model: nn.Module) -> set[str]:
+    """Paths of the layers that give the logits, as timm's configuration has them."""
+    names = (getattr(model, "default_cfg", None) or {}).get("classifier")
+    if names is None:
+        getter = getattr(model, "get_classifier", None)
+        heads = getter() if getter is not None else None
+        return {path for path, module in model.named_modules() if module is heads}
+    return set(names) if isinstance(names, (list, tuple)) else {names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.resolution import resize_images
-from ofa.nn.structure import clone_structure, detach_buffers, own_hooks, own_tensors
+from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
+from ofa.supernet.anatomy import Anatomy
+from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.parts import Part, PartIndex, Slot
-from ofa.supernet.stages import Stage
+from ofa.supernet.structure import Stage
 
 
 class Supernet(nn.Module):
@@ -33,11 +36,21 @@ class Supernet(nn.Module):
     those of one network; every other subnet needs BN calibration before it is judged.
     """
 
-    def __init__(self, model: nn.Module, space: SearchSpace, stages: tuple[Stage, ...]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        space: SearchSpace,
+        stages: Sequence[Stage],
+        dims: Sequence[ElasticDim],
+        anatomy: Anatomy,
+    ) -> None:
         super().__init__()
         self.model = model
         self.space = space
-        self.stages = stages
+        self.stages = tuple(stages)
+        self.dims = tuple(dims)
+        self.anatomy = anatomy
+        self._narrower = Narrower(model, {n: anatomy.groups.all[n] for dim in dims for n in dim.groups})
         self._largest = space.largest()
 
     def forward(self, images: Tensor, arch: Arch | Mapping[str, Value]) -> Tensor:
@@ -61,17 +74,14 @@ class Supernet(nn.Module):
             detach_buffers(subnet)
         return subnet
 
-    def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
-        subnet = clone_structure(self.model)
-        for stage in self.stages:
-            sequence = subnet.get_submodule(stage.path)
-            kept = list(sequence._modules.items())[: stage.depth(arch)]
-            sequence._modules = dict(kept)
-            for block, (_, module) in zip(stage.blocks, kept, strict=False):
-                choice = block.choice(arch)
-                if choice and block.adapter and module is not None:
-                    block.adapter.narrow(module, choice)
+    def _choice(self, arch: Mapping[str, Value]) -> Subnet:
+        subnet = Subnet()
+        for dim in self.dims:
+            dim.apply(arch, subnet)
         return subnet
+
+    def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
+        return build(self.model, self._narrower, self._choice(arch))
 
     def extract(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a module of its own: plain timm and torch layers, contiguous copies of the weights, eval mode.
@@ -93,11 +103,11 @@ class Supernet(nn.Module):
 
     @cached_property
     def _part_index(self) -> PartIndex:
-        return PartIndex(self.model, self.space, self.stages)
+        return PartIndex(self.model, self.space, self.stages, self.dims, self.anatomy, self._narrower)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Stem, blocks and head, each with the dims that decide it."""
+        """Stem, blocks, head and what stands between, each with the dims that decide it."""
         return self._part_index.slots
 
     def part(self, key: str) -> Part:

@@ -16,24 +16,50 @@ from ofa.space import unknown_name_message
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
+Values = dict[str, Any] | tuple[int | float | str, ...] | None
+CHOICES = ("depth", "kernel", "expand", "mlp_ratio", "heads", "width", "resolution")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What becomes elastic: a preset or a timm model by name, and the arguments of :func:`ofa.elasticize`."""
+    """What becomes elastic: a preset or a timm model by name, and the arguments of :func:`ofa.elasticize`.
+
+    Args:
+        pretrained: Begin from timm's weights.
+        weights: Begin from a ``.safetensors`` file with timm's parameter names instead; a classifier for other classes
+            is left out.
+        sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
+            ``activations`` on 512 training images.
+        depth, kernel, expand, mlp_ratio, heads, width, resolution: Lists of values or shares (``"75%"``), or mappings
+            from stages to lists; see :class:`~ofa.supernet.choices.Choices`.
+        divisor: Channels are rounded to multiples of it.
+    """
 
     name: str = "ofa_mobilenetv3_tiny"
     pretrained: bool = False
+    weights: str | None = None
+    sort_channels: Literal["none", "l1", "activations"] = "none"
     kernel_transforms: bool = False
-    depth: tuple[int, ...] | None = None
-    kernel: tuple[int, ...] | None = None
-    expand: tuple[float, ...] | None = None
-    resolution: tuple[int, ...] | None = None
+    depth: Values = None
+    kernel: Values = None
+    expand: Values = None
+    mlp_ratio: Values = None
+    heads: Values = None
+    width: Values = None
+    resolution: tuple[int | str, ...] | None = None
+    divisor: int = 8
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
-        given = {name: getattr(self, name) for name in ("depth", "kernel", "expand", "resolution")}
+        given = {name: getattr(self, name) for name in CHOICES}
         return {name: value for name, value in given.items() if value is not None} | {
-            "kernel_transforms": self.kernel_transforms
+            "kernel_transforms": self.kernel_transforms,
+            "divisor": self.divisor,
         }
+
+    def untrained(self) -> ModelConfig:
+        """The same model without weights to begin from."""
+        return dataclasses.replace(self, pretrained=False, weights=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
 from ofa.training.evaluation import Progress
-from ofa.training.recipe import ModelConfig, Recipe
+from ofa.training.recipe import CHOICES, ModelConfig, Recipe
 
 REMEDY = "train it with `ofa train`, or name another run folder"
 VERSIONS_OF = ("ofa-toolkit", "torch", "timm", "numpy", "onnx", "onnxruntime")
@@ -41,7 +41,13 @@ def versions() -> dict[str, str]:
 
 def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
     """The supernet that a recipe describes, in channels-last layout."""
-    supernet = create_supernet(config.name, num_classes=num_classes, pretrained=config.pretrained, **config.choices())
+    supernet = create_supernet(
+        config.name,
+        num_classes=num_classes,
+        pretrained=config.pretrained,
+        weights=config.weights,
+        **config.choices(),
+    )
     return supernet.to(memory_format=torch.channels_last)
 
 
@@ -110,7 +116,7 @@ class Run:
     def space_name(self) -> str:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
-        if all(getattr(model, name) is None for name in ("depth", "kernel", "expand", "resolution")):
+        if model.divisor == 8 and all(getattr(model, name) is None for name in CHOICES):
             return model.name
         return f"{model.name}-{self.space.fingerprint[:6]}"
 
@@ -129,7 +135,7 @@ class Run:
             raise RunError(f"{weights} is missing; {REMEDY}")
         if sha256_of_file(weights) != self.weights_sha256:
             raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
-        config = dataclasses.replace(self.recipe.model, pretrained=False)
+        config = self.recipe.model.untrained()
         supernet = build_supernet(config, num_classes=int(self.info["num_classes"]))
         if supernet.space != self.space:
             raise RunError(

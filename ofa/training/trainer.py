@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ofa.data import ImageData, load_data
 from ofa.files import write_csv_atomic
 from ofa.space import Arch
-from ofa.supernet import Supernet
+from ofa.supernet import Supernet, sort_channels
 from ofa.training.checkpoint import (
     checkpoints_in,
     load_checkpoint,
@@ -98,12 +98,14 @@ class _Trainer:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
         self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
-        untrained = dataclasses.replace(recipe.model, pretrained=False)
+        untrained = recipe.model.untrained()
         with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
             space = build_supernet(untrained, num_classes=1).space
         self.data: ImageData = load_data(recipe.data, image_size=int(space["resolution"].values[-1]), progress=progress)
         # A checkpoint brings its own weights.
         supernet = build_supernet(untrained if resumes else recipe.model, num_classes=self.data.num_classes)
+        if not resumes:
+            self._sort_channels(supernet)
         optimizer = create_optimizer_v2(
             supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
         )
@@ -112,6 +114,15 @@ class _Trainer:
         self.module, self.optimizer = self.fabric.setup(supernet, optimizer)
         self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
         self.rows: list[dict[str, float | int | None]] = []
+
+    def _sort_channels(self, supernet: Supernet) -> None:
+        how = self.recipe.model.sort_channels
+        if how == "none":
+            return
+        batch_size = min(self.config.batch_size, len(self.data.splits.train))
+        batches = self.data.train_batches(epoch=0, batch_size=batch_size, seed=self.config.seed, device="cpu")
+        few = (images for images, _ in itertools.islice(batches, max(1, 512 // batch_size)))
+        sort_channels(supernet, images=few if how == "activations" else None)
 
     def fit(self, checkpoint: Path | None) -> Run:
         start = self._restore(checkpoint) if checkpoint else 0

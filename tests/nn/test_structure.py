@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.nn.structure import clone_structure, detach_buffers, own_hooks, own_tensors
+from ofa.nn.structure import (
+    caches_of,
+    clone_structure,
+    detach_buffers,
+    forget_cache,
+    own_caches,
+    own_hooks,
+    own_tensors,
+)
 
 
 @pytest.fixture
@@ -80,3 +88,58 @@ def test_own_tensors_leaves_no_sharing_and_no_views(model: Any) -> None:
         assert parameter.is_leaf
         assert parameter.is_contiguous()
         assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+
+
+# -- caches ------------------------------------------------------------------------------------------------------------
+
+
+class Caching(nn.Module):
+    """Keeps a tensor per shape, as LeViT's attention does with its biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.attention_bias_cache: dict[str, torch.Tensor] = {}
+        self.options = {"eps": 1e-5}
+        self.sizes = (1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        key = str(tuple(x.shape))
+        if key not in self.attention_bias_cache:
+            self.attention_bias_cache[key] = self.scale.detach() * 2
+        return x * self.attention_bias_cache[key]
+
+
+def test_caches_are_the_public_dicts_of_a_module_itself() -> None:
+    assert sorted(caches_of(Caching())) == ["attention_bias_cache", "options"]
+    assert caches_of(nn.Sequential(Caching())) == []
+    assert caches_of(nn.Conv2d(1, 1, 1)) == []
+
+
+def test_a_clone_shares_caches_until_it_owns_them() -> None:
+    model: Any = nn.Sequential(Caching(), nn.Sequential(Caching()))
+    x = torch.ones(1, 4)
+    model(x)
+    clone = clone_structure(model)
+    assert clone[0].attention_bias_cache is model[0].attention_bias_cache
+    own_caches(clone)
+    for mine, theirs in ((clone[0], model[0]), (clone[1][0], model[1][0])):
+        assert mine.attention_bias_cache == {}
+        assert mine.options == {"eps": 1e-5}
+        assert mine.options is not theirs.options
+        assert list(theirs.attention_bias_cache) == ["(1, 4)"]
+    clone[0]._parameters["scale"] = model[0].scale * 3
+    assert torch.equal(clone(x), torch.full((1, 4), 12.0))
+    assert torch.equal(model(x), torch.full((1, 4), 4.0))
+
+
+def test_forgetting_one_cache_keeps_what_is_no_tensor() -> None:
+    module = Caching()
+    module.options.update(limit=3)
+    kept = module.attention_bias_cache
+    module(torch.ones(1, 4))
+    vars(module)["options"]["table"] = torch.ones(1)
+    forget_cache(module, "options")
+    assert module.options == {"eps": 1e-5, "limit": 3}
+    assert module.attention_bias_cache is kept
+    assert len(kept) == 1

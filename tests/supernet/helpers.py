@@ -48,11 +48,9 @@ def make_images(supernet: Supernet, arch: Arch, *, num: int = 2) -> Tensor:
 
 def blocks_of(supernet: Supernet, extracted: nn.Module) -> dict[str, nn.Module]:
     """Slot name -> block, as timm's own module tree has them."""
-    return {
-        f"{stage.name}.block{position}": block
-        for stage in supernet.stages
-        for position, block in enumerate(extracted.get_submodule(stage.path).children())
-    }
+    modules = dict(extracted.named_modules())
+    blocks = (block for stage in supernet.stages for block in stage.blocks)
+    return {block.name: modules[block.path] for block in blocks if block.path in modules}
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]

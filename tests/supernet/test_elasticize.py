@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from ofa.space import SpaceError
 from ofa.supernet import elasticize
-from ofa.supernet.elasticize import NothingElasticError
+from ofa.supernet.elasticize import NothingElasticError, NotTraceableError
 
 
 def test_default_dims_of_mobilenetv3() -> None:
@@ -63,11 +64,59 @@ def test_bad_choices(choices: dict[str, object], message: str) -> None:
         elasticize(timm.create_model("mobilenetv3_small_050"), **choices)  # type: ignore[arg-type]
 
 
-def test_nothing_elastic_names_what_was_found_and_what_is_known() -> None:
-    with pytest.raises(NothingElasticError, match=r"ResNet.*BasicBlock.*known blocks: .*InvertedResidual"):
-        elasticize(timm.create_model("resnet18"))
-    with pytest.raises(NothingElasticError):
-        elasticize(timm.create_model("test_efficientnet_ln"))  # layer norms, and no stage with two blocks
+class Lonely(nn.Module):
+    """Nothing here repeats, and nothing stays inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 10, 3), nn.Flatten(1), nn.LazyLinear(10))
+        self.inner(torch.zeros(1, 3, 224, 224))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) + 0 * x.mean()
+
+
+def test_nothing_elastic_names_what_was_found() -> None:
+    with pytest.raises(NothingElasticError, match=r"nothing in Lonely can be made elastic: found .*Sequential"):
+        elasticize(Lonely(), resolution=[224], width=["100%"])
+
+
+def test_a_model_that_does_not_run_on_images_says_so() -> None:
+    with pytest.raises(NotTraceableError, match=r"Linear does not run on one batch of 224 pixel images: .*"):
+        elasticize(nn.Linear(5, 2))
+
+
+def test_choices_per_stage_and_in_shares() -> None:
+    model = timm.create_model("mobilenetv3_large_100")
+    space = elasticize(
+        model,
+        depth={"stage1": [1, 2], "*": ["100%"]},
+        expand={"stage3.block0": ["50%"], "stage3": ["80%"]},
+        kernel=["100%"],
+    ).space
+    assert [name for name in space.names if name.endswith("depth")] == ["stage1.depth"]
+    assert space["stage3.block0.expand"].values == (3, 6)
+    assert space["stage3.block1.expand"].values == (2, 2.5)
+    assert space["stage4.block0.expand"].values == (3, 4, 6)  # what is not named has its default
+    assert not [name for name in space.names if name.endswith("kernel")]
+    with pytest.raises(SpaceError, match=r"unknown stage in choices of 'depth': 'stage9'; did you mean 'stage\d'"):
+        elasticize(timm.create_model("mobilenetv3_small_050"), depth={"stage9": [1]})
+
+
+def test_stage_width_is_tied_through_a_stage() -> None:
+    supernet = elasticize(timm.create_model("resnet26d"), width=["65%", "80%"])
+    space = supernet.space
+    assert space["stage0.width"].values == (168, 208, 256)
+    assert space["stage3.width"].values == (1328, 1640, 2048)
+    narrow = supernet.extract(space.arch({**space.largest(), "stage1.width": 336}))
+    convolutions = {
+        path: m for path, m in narrow.named_modules() if isinstance(m, nn.Conv2d) and path.startswith("layer")
+    }
+    for path, conv in convolutions.items():
+        if path.startswith("layer2") and conv.kernel_size == (1, 1):
+            assert 336 in (conv.in_channels, conv.out_channels) or path == "layer2.0.conv1"
+    assert convolutions["layer3.0.conv1"].in_channels == 336
+    assert convolutions["layer1.1.conv3"].out_channels == 256
 
 
 @pytest.mark.parametrize(
@@ -85,3 +134,22 @@ def test_layers_that_nothing_narrows_stay_whole(name: str) -> None:
         with torch.no_grad():
             torch.testing.assert_close(supernet.extract(arch)(images), supernet(images, arch))
     assert supernet.slots
+
+
+def test_a_ratio_that_refers_to_a_width_that_does_not_run_refers_to_the_whole_width() -> None:
+    with torch.device("meta"):
+        supernet = elasticize(timm.create_model("coat_lite_mini"))
+        space = supernet.space
+        assert [name for name in space.names if name.endswith("mlp_ratio")]
+        supernet.subnet(space.smallest())
+
+
+def test_code_with_fixed_sizes_stays_whole_and_says_so() -> None:
+    with torch.device("meta"):
+        supernet = elasticize(timm.create_model("beit_base_patch16_224"))
+    assert {dim.kind for dim in supernet.dims} == {"depth", "mlp_ratio"}
+    reasons = {name: reason for name, reason in supernet.anatomy.notes.items() if name.endswith("heads")}
+    assert len(reasons) == 12
+    assert all(
+        reason.startswith("its code computes with fixed sizes: shape '[1, 197, 768]'") for reason in reasons.values()
+    )

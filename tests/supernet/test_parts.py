@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -53,9 +54,9 @@ def converted(request: pytest.FixtureRequest) -> Supernet:
     return elasticize(timm.create_model(request.param, num_classes=10), resolution=[48, 64]).eval()
 
 
-@pytest.fixture(scope="module", params=sorted(PRESETS))
+@pytest.fixture(scope="module", params=sorted(name for name in PRESETS if not name.startswith("vit")))
 def small_preset(request: pytest.FixtureRequest) -> Supernet:
-    """Presets with two resolutions, so that all of their parts can be built."""
+    """Presets with two resolutions, so that all of their parts can be built; transformers take one size only."""
     return create_supernet(request.param, num_classes=10, resolution=[24, 32]).eval()
 
 
@@ -66,6 +67,9 @@ def assert_costs_equal_counts(supernet: Supernet, num: int) -> None:
     macs, params = supernet.factors("macs"), supernet.factors("params")
     for arch in archs_of(supernet, num):
         extracted = supernet.extract(arch)
+        for module in extracted.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # the counter does not see the products inside a fused kernel
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             extracted(torch.zeros(1, *supernet.input_shape(arch)))
         assert 2 * sum(entries(supernet, arch, macs)) == counter.get_total_flops()
@@ -80,6 +84,37 @@ def test_costs_of_timm_models(converted: Supernet) -> None:
     assert_costs_equal_counts(converted, 2)
 
 
+FAMILIES = [
+    "mobilenetv4_conv_small",
+    "resnet26d",
+    "regnety_002",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mixer_s32_224",
+    "poolformer_s12",
+    "xcit_nano_12_p16_224",
+    "densenet121",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_macs_equal_another_counter(name: str) -> None:
+    """Ten subnets of each of ten families, within 1 % of what torch counts while they run; without values."""
+    with torch.device("meta"):
+        supernet = elasticize(timm.create_model(name)).eval()
+        macs = supernet.factors("macs")
+        rng = np.random.default_rng(0)
+        for arch in [supernet.space.sample(rng) for _ in range(10)]:
+            extracted = supernet.extract(arch)
+            for module in extracted.modules():
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = False  # the counter does not see the products inside a fused kernel
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                extracted(torch.zeros(1, *supernet.input_shape(arch)))
+            assert 2 * sum(entries(supernet, arch, macs)) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
 def test_peak_activation_is_the_largest_input_and_output_with_the_waiting_shortcut(small_preset: Supernet) -> None:
     peaks = small_preset.factors("peak_activation_bytes")
     for arch in archs_of(small_preset, 2):
@@ -89,8 +124,9 @@ def test_peak_activation_is_the_largest_input_and_output_with_the_waiting_shortc
             extracted(torch.zeros(1, *small_preset.input_shape(arch)))
         waiting: dict[nn.Module, int] = {}
         for name, block in blocks.items():
+            has_shortcut = block.has_skip if hasattr(block, "has_skip") else block.downsample is None
             convolutions = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)]
-            waiting |= dict.fromkeys(convolutions[1:], math.prod(shapes[name]) if block.has_skip else 0)
+            waiting |= dict.fromkeys(convolutions[1:], math.prod(shapes[name]) if has_shortcut else 0)
         layers = {
             str(n): layer for n, layer in enumerate(extracted.modules()) if isinstance(layer, nn.Conv2d | nn.Linear)
         }
@@ -126,7 +162,7 @@ def test_unknown_cost_and_part(tiny: Supernet) -> None:
 def assert_slots_fit_the_space(supernet: Supernet) -> None:
     space = supernet.space
     slots = supernet.slots
-    assert [slots[0].name, slots[-1].name] == ["stem", "head"]
+    assert [slots[0].name, slots[-1].name.partition(".")[0]] == ["stem", "head"]
     assert len({slot.name for slot in slots}) == len(slots)
     read = {name for slot in slots for name in slot.dims}
     assert read == set(space.names)  # no dim is without effect
@@ -135,7 +171,9 @@ def assert_slots_fit_the_space(supernet: Supernet) -> None:
     for cost in ("macs", "params", "peak_activation_bytes"):
         for slot, (dims, table) in zip(slots, supernet.factors(cost), strict=True):
             assert dims == slot.dims
-            assert ((table == 0) == (slot.keys == "")).all()
+            assert not table[slot.keys == ""].any()
+            if ".block" in slot.name:  # a head may be a norm alone, which multiplies nothing
+                assert (table[slot.keys != ""] > 0).all()
 
 
 def assert_parts_are_those_of_the_subnets(supernet: Supernet, num: int) -> None:
@@ -145,13 +183,15 @@ def assert_parts_are_those_of_the_subnets(supernet: Supernet, num: int) -> None:
         with input_shapes(blocks) as shapes, torch.no_grad():
             extracted(torch.zeros(1, *supernet.input_shape(arch)))
         keys = keys_of(supernet, arch)
-        assert list(keys) == ["stem", *blocks, "head"]
+        assert [name for name in keys if name in blocks] == list(blocks)
+        assert {name.partition(".")[0] for name in keys if name not in blocks} == {"stem", "head"}
         for name, block in blocks.items():
             part = supernet.part(keys[name])
             assert part.key == keys[name]
             assert repr(part.module) == repr(block)
             assert part.input_shape == shapes[name]
-            assert part.fields["resolution"] == shapes[name][-1]
+            shape = shapes[name]  # (channels, height, width), or (tokens, channels)
+            assert part.fields["resolution"] == (shape[-1] if len(shape) == 3 else shape[0])
 
 
 def assert_parts_in_a_row_are_the_subnet(supernet: Supernet, num: int) -> None:
@@ -183,7 +223,8 @@ def assert_a_key_is_one_thing(slots: tuple[Slot, ...], supernet: Supernet) -> No
 def test_slots_of_presets(preset: Supernet) -> None:
     assert_slots_fit_the_space(preset)
     assert_parts_are_those_of_the_subnets(preset, 1)
-    assert_parts_in_a_row_are_the_subnet(preset, 1)
+    if not isinstance(preset.model, VisionTransformer):  # it adds its position embedding between parts
+        assert_parts_in_a_row_are_the_subnet(preset, 1)
 
 
 def test_slots_of_timm_models(converted: Supernet) -> None:

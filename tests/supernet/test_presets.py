@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from ofa.space import SpaceError
 from ofa.supernet import PRESETS, create_supernet
-from ofa.supernet.presets import UnknownModelError
+from ofa.supernet.presets import UnknownModelError, WeightsError
 
 
 @pytest.mark.parametrize("name", ["ofa_mobilenetv3_w1.0", "ofa_mobilenetv3_w1.2"])
@@ -45,11 +50,51 @@ def test_published_widths(name: str, published: list[int]) -> None:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_preset_takes_classes_channels_and_choices(name: str) -> None:
-    supernet = create_supernet(name, num_classes=7, in_chans=1, resolution=[32], kernel=[3], expand=[2]).eval()
-    assert supernet.input_shape(supernet.space.smallest()) == (1, 32, 32)
+    size = 224 if name.startswith("vit") else 32  # transformers keep their number of patches
+    with torch.random.fork_rng():
+        supernet = create_supernet(name, num_classes=7, in_chans=1, resolution=[size], depth=["100%"]).eval()
+    assert not [dim for dim in supernet.space.names if dim.endswith("depth")]
+    assert supernet.input_shape(supernet.space.smallest()) == (1, size, size)
     with torch.no_grad():
-        assert supernet(torch.zeros(2, 1, 32, 32), supernet.space.smallest()).shape == (2, 7)
-    assert supernet.space["resolution"].values == (32,)
+        assert supernet(torch.zeros(2, 1, size, size), supernet.space.smallest()).shape == (2, 7)
+    assert supernet.space["resolution"].values == (size,)
+
+
+def test_a_resolution_that_the_model_does_not_take_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"VisionTransformer does not take images of 192 pixels .*own size is 224"):
+        create_supernet("vit_tiny", resolution=[192, 224])
+
+
+def test_resnet50d_has_the_published_choices() -> None:
+    """Once-for-All's repository, ``OFAResNets``: depth 0 to 2 more than [2, 2, 4, 2], expand and width multipliers."""
+    with torch.device("meta"):
+        supernet = create_supernet("ofa_resnet50d")
+    space = supernet.space
+    assert [space[f"stage{i}.depth"].values for i in range(4)] == [(2, 3, 4), (2, 3, 4), (4, 5, 6), (2, 3, 4)]
+    assert {dim.values for dim in space.dims if dim.name.endswith("expand")} == {(0.2, 0.25, 0.35)}
+    # make_divisible(width * multiplier, 8) for 0.65, 0.8 and 1.
+    widths = [space[f"stage{i}.width"].values for i in range(4)]
+    assert widths == [(168, 208, 256), (336, 408, 512), (664, 816, 1024), (1328, 1640, 2048)]
+    assert space["stem.width1"].values == (40, 48, 64) or space["stem.width"].values == (40, 48, 64)
+    hidden = [conv.out_channels for path, conv in supernet.model.named_modules() if path.endswith("0.conv1")]
+    assert hidden == [88, 176, 360, 720]  # make_divisible(0.35 * out, 8)
+    # The ratio refers to the active width of the stage.
+    arch = {**space.largest(), "stage0.width": 168, "stage0.block1.expand": 0.25}
+    assert supernet.subnet(arch).get_submodule("layer1.1.conv1").out_channels == 40  # 168 / 4 = 42
+
+
+def test_autoformer_spaces() -> None:
+    """AutoFormer (arXiv:2107.00651), table 2: tiny and small, heads of 64 channels whatever the embedding."""
+    with torch.device("meta"):
+        space, small = (create_supernet(name).space for name in ("vit_tiny", "vit_small"))
+    assert space["stem.width"].values == (192, 216, 240)
+    assert space["stage0.depth"].values == (12, 13, 14)
+    assert space["stage0.block3.mlp_ratio"].values == (3.5, 4)
+    assert space["stage0.block3.heads"].values == (3, 4)
+    assert space.num_archs == 3 * (4**12 + 4**13 + 4**14)
+    assert small["stem.width"].values == (320, 384, 448)
+    assert small["stage0.block13.heads"].values == (5, 6, 7)
+    assert small["stage0.block13.mlp_ratio"].values == (3, 3.5, 4)
 
 
 def test_small_preset_suits_small_images() -> None:
@@ -73,6 +118,29 @@ def test_unknown_names() -> None:
         create_supernet("mobilenetv3_large")
     with pytest.raises(UnknownModelError, match="timm models like it: none"):
         create_supernet("zzz")
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        model = timm.create_model("mobilenetv3_small_050", num_classes=5)
+    path = tmp_path / "mine.safetensors"
+    save_file(model.state_dict(), path)
+    same = create_supernet("mobilenetv3_small_050", num_classes=5, weights=path)
+    assert all(map(torch.equal, same.model.state_dict().values(), model.state_dict().values()))
+    # Another classifier: all but it is loaded.
+    other = create_supernet("mobilenetv3_small_050", num_classes=7, weights=path).model.state_dict()
+    misfits = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, other[name])]
+    assert misfits == ["classifier.weight", "classifier.bias"]
+
+    with pytest.raises(
+        WeightsError, match=r"do not fit MobileNetV3: 'blocks.0.0.bn2.bias' is \(16,\) in the model and \(8,\)"
+    ):
+        create_supernet("mobilenetv3_small_100", num_classes=5, weights=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"mine.safetensors cannot be read .*give a .safetensors file"):
+        create_supernet("mobilenetv3_small_050", weights=path)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        create_supernet("mobilenetv3_small_050", weights=tmp_path / "nowhere.safetensors")
 
 
 def test_presets_have_no_pretrained_weights() -> None:

@@ -15,7 +15,7 @@ def test_every_packaged_recipe_loads_and_can_be_stored(name: str) -> None:
     assert recipe.name == name
     assert recipe.description
     assert Recipe.from_json(recipe.to_json(), where="test") == recipe
-    assert build_supernet(recipe.model, num_classes=3).space.num_archs > 1000
+    assert build_supernet(recipe.model.untrained(), num_classes=3).space.num_archs > 1000
 
 
 def test_there_is_a_recipe_for_the_demo() -> None:
@@ -37,7 +37,7 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
 
 def test_choices_leave_out_what_was_not_given() -> None:
     recipe = load_recipe("bignas", ["model.depth=[1, 2]"])
-    assert recipe.model.choices() == {"depth": (1, 2), "kernel_transforms": False}
+    assert recipe.model.choices() == {"depth": (1, 2), "kernel_transforms": False, "divisor": 8}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""What is known of a model before choices are made: its trace, its channel groups, its stages and blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from ofa.supernet.channels import ChannelGroup, Trace, find_groups, trace
+from ofa.supernet.channels.groups import Groups
+from ofa.supernet.channels.labels import Labels
+from ofa.supernet.structure import Block, ancestors, common_ancestor, find_stages
+
+
+@dataclass
+class Anatomy:
+    """A model taken apart.
+
+    Args:
+        resolution: The image size that it was traced at.
+        stages: Name and blocks of each stage.
+        inside: Block name -> groups whose channels never leave the block.
+        streams: Groups that flow between blocks.
+        notes: Place -> why something there is not elastic.
+    """
+
+    model: nn.Module
+    resolution: int
+    trace: Trace
+    groups: Groups
+    stages: list[tuple[str, list[Block]]]
+    inside: dict[str, list[ChannelGroup]]
+    streams: list[ChannelGroup]
+    modules: dict[str, nn.Module]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, resolution: int) -> Anatomy:
+        traced = trace(model, resolution)
+        groups = find_groups(traced)
+        found = find_stages(model, traced, groups.all)
+        stages = [
+            (f"stage{i}", [Block(f"stage{i}.block{j}", path) for j, path in enumerate(paths)])
+            for i, paths in enumerate(found)
+        ]
+        blocks = {block.path: block.name for _, elements in stages for block in elements}
+        inside: dict[str, list[ChannelGroup]] = {name: [] for name in blocks.values()}
+        streams: list[ChannelGroup] = []
+        for group in groups.all:
+            owner = common_ancestor(group.modules)
+            name = next((blocks[path] for path in (owner, *ancestors(owner)) if path in blocks), None)
+            (streams if name is None else inside[name]).append(group)
+        return cls(model, resolution, traced, groups, stages, inside, streams, dict(model.named_modules()))
+
+    def all_blocks(self) -> Iterable[Block]:
+        return (block for _, elements in self.stages for block in elements)
+
+    def numbers_in(self, labels: Labels) -> set[int]:
+        """Numbers of the groups in a tensor; -1 stands for channels that must stay."""
+        return {int(n) for atoms in labels for n in np.unique(self.groups.group_of[atoms])}
+
+    def group_of(self, labels: Labels) -> ChannelGroup | None:
+        """The one group that labels a tensor, if there is one."""
+        numbers = self.numbers_in(labels)
+        return self.groups.all[numbers.pop()] if len(numbers) == 1 and min(numbers) >= 0 else None
+
+    def channels(self, shape: Sequence[int], labels: Labels) -> int:
+        """Channels of a traced tensor: the size of its labelled axis."""
+        for atoms in labels:
+            if atoms.size > 1:
+                return int(atoms.size)
+        return int(shape[1] if len(shape) == 4 else shape[-1])
+
+
+def per_unit(group: ChannelGroup) -> int:
+    """Channels in a unit: 1, the size of a convolution's groups, or the size of a head."""
+    return min(site.indices.shape[1] for site in group.sites)
+
+
+def num_channels(group: ChannelGroup) -> int:
+    return group.num_units * per_unit(group)
+
+
+def units_at(group: ChannelGroup, channels: float, divisor: int) -> int:
+    """Units that make about so many channels, rounded to ``divisor`` as timm does, never more than there are."""
+    step = math.lcm(divisor, per_unit(group))
+    rounded = max(step, int(channels + step / 2) // step * step)
+    if rounded < 0.9 * channels:
+        rounded += step
+    return min(group.num_units, rounded // per_unit(group))

@@ -1,0 +1,267 @@
+"""Groups of channels that can be narrowed: units that are alike, each kept or removed as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from ofa.supernet.channels.labels import FIXED, AtomGraph, Atoms
+from ofa.supernet.channels.tracer import Source, Trace
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a group's units are in one tensor.
+
+    Args:
+        tensor: Full name of the parameter or buffer.
+        axis: Its axis.
+        indices: Shape ``(num_units, per_unit)``: the indices that belong to each unit.
+    """
+
+    tensor: str
+    axis: int
+    indices: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Units that touch the same axes of the same tensors.
+
+    Args:
+        number: Position among all groups.
+        num_units: How many units there are.
+        sites: Where they are.
+        is_heads: Whether a unit is a head of attention.
+        is_ordered: Whether the order of the units matters, as for a convolution that slides over channels.
+    """
+
+    number: int
+    num_units: int
+    sites: tuple[Site, ...]
+    is_heads: bool
+    is_ordered: bool
+
+    @property
+    def modules(self) -> set[str]:
+        """Paths of the modules that own a touched tensor."""
+        return {site.tensor.rpartition(".")[0] for site in self.sites}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a model, and where every atom went.
+
+    Args:
+        all: The groups.
+        group_of: Atom -> number of its group, -1 where it must stay.
+        unit_of: Atom -> its unit in that group.
+        reasons: Tensor axis that must stay -> why.
+    """
+
+    all: tuple[ChannelGroup, ...]
+    group_of: Ints
+    unit_of: Ints
+    reasons: dict[tuple[str, int], str]
+
+
+def find_groups(trace: Trace) -> Groups:
+    """Connected components of the ties, gathered into groups of like units."""
+    # What is tied besides, for the sake of code that splits axes, is no part of the trace.
+    graph = dataclasses.replace(trace.graph, edges=list(trace.graph.edges), reasons=list(trace.graph.reasons))
+    component = _with_whole_parts(graph, _with_whole_splits(graph, _components(graph.num_atoms, graph.edges)))
+    fixed = component[FIXED]
+
+    num = sum(source.num for source in trace.sources)
+    atom, source_of, position = (np.empty(num, dtype=np.int64) for _ in range(3))
+    start = 0
+    for number, source in enumerate(trace.sources):
+        where = slice(start, start + source.num)
+        atom[where] = np.arange(source.first, source.first + source.num)
+        source_of[where] = number
+        position[where] = np.arange(source.num)
+        start += source.num
+    entry_component = component[atom]
+    free = entry_component != fixed
+    order = np.lexsort((position[free], source_of[free], entry_component[free]))
+    atom, source_of, position = (values[free][order] for values in (atom, source_of, position))
+    entry_component = entry_component[free][order]
+
+    # Units are alike if they touch the same sources and parts equally often: a sum of one random number for each tells.
+    rng = np.random.default_rng(0)
+    draws = rng.integers(1 << 62, size=max(1, len(trace.sources)), dtype=np.uint64)
+    of_parts = np.zeros(component.max() + 1, dtype=np.uint64)
+    for part in graph.parts:
+        np.add.at(of_parts, component[part.ravel()], rng.integers(1 << 62, dtype=np.uint64))
+    starts = (
+        np.flatnonzero(np.r_[True, entry_component[1:] != entry_component[:-1]]) if len(atom) else np.array([], int)
+    )
+    signatures = np.add.reduceat(draws[source_of], starts) if len(starts) else np.array([], np.uint64)
+    signatures += of_parts[entry_component[starts]]
+    lengths = np.diff(np.r_[starts, len(atom)])
+    first_place = source_of[starts] * (1 << 32) + position[starts] if len(starts) else np.array([], int)
+
+    in_heads = np.zeros(component.max() + 1, dtype=bool)
+    ordered = np.zeros_like(in_heads)
+    for marked, arrays in ((in_heads, graph.heads), (ordered, graph.ordered)):
+        for atoms in arrays:
+            marked[component[atoms.ravel()]] = True
+
+    group_of = np.full(graph.num_atoms, -1, dtype=np.int64)
+    unit_of = np.zeros(graph.num_atoms, dtype=np.int64)
+    groups: list[ChannelGroup] = []
+    _, kind = np.unique(signatures, return_inverse=True)
+    members = [np.flatnonzero(kind == k) for k in range(kind.max() + 1)] if len(kind) else []
+    members.sort(key=lambda units: int(first_place[units].min()))
+    for units in members:
+        units = units[np.argsort(first_place[units], kind="stable")]
+        if len(units) < 2:
+            continue
+        entries = starts[units][:, None] + np.arange(lengths[units[0]])[None]
+        sites = []
+        for number in np.unique(source_of[entries[0]]):
+            columns = np.flatnonzero(source_of[entries[0]] == number)
+            source = trace.sources[int(number)]
+            sites.append(Site(source.tensor, source.axis, position[entries[:, columns]]))
+        first_component = entry_component[starts[units[0]]]
+        group_of[atom[entries]] = len(groups)
+        unit_of[atom[entries]] = np.arange(len(units))[:, None]
+        groups.append(
+            ChannelGroup(
+                number=len(groups),
+                num_units=len(units),
+                sites=tuple(sites),
+                is_heads=bool(in_heads[first_component]),
+                is_ordered=bool(ordered[first_component]),
+            )
+        )
+    # Atoms of activations only ever come from parameters, so every atom is among the sources.
+    return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, fixed))
+
+
+def disagreement(full: Trace, groups: Groups, units: Mapping[int, int], narrow: Trace) -> str | None:
+    """Where a narrowed model ties other channels than the full one does, ``None`` if nowhere.
+
+    Code that runs with fewer channels can still do something else with them: eight channels in four pairs become four
+    channels in four groups of one if the code says *four groups*. Its shapes are right and its weights are not.
+
+    Args:
+        full, groups: The model's trace and groups.
+        units: Group number -> units kept; other groups are whole.
+        narrow: Trace of the narrowed model, which holds tensors of its own (:func:`~ofa.nn.structure.own_tensors`).
+    """
+    sources = {(source.tensor, source.axis): source for source in full.sources}
+    # As operations tie them: what code that splits axes ties besides was a guess, which is to be confirmed here.
+    expected, found = (_components(graph.num_atoms, graph.edges) for graph in (full.graph, narrow.graph))
+    found_for: dict[int, int] = {}
+    expected_for: dict[int, int] = {}
+    for source in narrow.sources:
+        original = sources[source.tensor, source.axis]
+        atoms = np.arange(original.first, original.first + original.num)
+        number = groups.group_of[atoms]
+        limits = np.array([units.get(n, atoms.size) for n in number.tolist()])
+        kept = (number < 0) | (groups.unit_of[atoms] < limits)
+        if kept.sum() != source.num:
+            return f"{source.tensor} has {source.num} entries on axis {source.axis} instead of {kept.sum()}"
+        now = found[source.first : source.first + source.num]
+        # What shrank to one unit has axes of size 1, which nothing follows.
+        followed = (number[kept] >= 0) & (limits[kept] > 1) & (now != found[FIXED])
+        for before, after in zip(expected[atoms][kept][followed].tolist(), now[followed].tolist(), strict=True):
+            if found_for.setdefault(before, after) != after or expected_for.setdefault(after, before) != before:
+                return f"the channels of {source.tensor} (axis {source.axis}) belong together in another way"
+    return None
+
+
+def _components(num_atoms: int, edges: list[tuple[Atoms, Atoms]]) -> Ints:
+    first = np.concatenate([edge[0] for edge in edges]) if edges else np.array([], dtype=np.int64)
+    second = np.concatenate([edge[1] for edge in edges]) if edges else np.array([], dtype=np.int64)
+    matrix = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(num_atoms, num_atoms))
+    return connected_components(matrix, directed=False)[1].astype(np.int64)
+
+
+def _with_whole_splits(graph: AtomGraph, component: Ints) -> Ints:
+    """Components once every axis that became several can be narrowed along one of these.
+
+    ``(3 * heads * size,)`` as ``(3, heads, size)`` is fine if the ties leave whole heads. Where they leave anything
+    else, as in a channel shuffle ``(2, C / 2)``, the other axes are tied: which one then stays free decides the number
+    of units left.
+    """
+    for atoms, axes in graph.splits:
+        inside = component[atoms]
+        if any(_varies_along(inside, axes, axis) for axis in axes):
+            continue
+        num_units = {axis: _num_units(inside, component[FIXED], axes, axis) for axis in axes}
+        free = max(axes, key=num_units.__getitem__)
+        if num_units[free] < 2:
+            graph.fix(atoms, "split in parts that cannot be narrowed alike")
+        graph.edges += _tied_except(atoms, axes, free)
+        component = _components(graph.num_atoms, graph.edges)
+    return component
+
+
+def _with_whole_parts(graph: AtomGraph, component: Ints) -> Ints:
+    """Components once every axis that code cuts in two can be narrowed.
+
+    If each unit has its share of both parts, as halves that gate one another, the cut moves with the size of the axis.
+    Else it stays where it is, and so must what comes before.
+    """
+    for atoms, axis, place in graph.boundaries:
+        inside = component[atoms]
+        parts = np.split(inside, [place], axis)
+        first, second = (np.bincount(part.ravel(), minlength=int(inside.max()) + 1) for part in parts)
+        unequal = first * parts[1].size != second * parts[0].size
+        unequal[component[FIXED] : component[FIXED] + 1] = False
+        if unequal.any() and (parts[0] != component[FIXED]).any():
+            graph.fix(np.split(atoms, [place], axis)[0], "cut off at a fixed place")
+            component = _components(graph.num_atoms, graph.edges)
+    return component
+
+
+def _num_units(inside: Ints, fixed: int, axes: tuple[int, ...], free: int) -> int:
+    """Components that would remain free if all axes but one were tied."""
+    _, flat = np.unique(np.append(inside.ravel(), fixed), return_inverse=True)
+    tied = _components(int(flat.max()) + 1, _tied_except(flat[:-1].reshape(inside.shape), axes, free))
+    return len(np.setdiff1d(tied, tied[flat[-1]]))
+
+
+def _varies_along(inside: Ints, axes: tuple[int, ...], free: int) -> bool:
+    """Whether components differ along no axis but one."""
+    return all((inside == inside.take([0], axis)).all() for axis in axes if axis != free)
+
+
+def _tied_except(atoms: Atoms, axes: tuple[int, ...], free: int) -> list[tuple[Atoms, Atoms]]:
+    edges = []
+    for axis in axes:
+        if axis != free:
+            rest = atoms.take([0], axis)
+            edges.append((atoms.ravel(), np.broadcast_to(rest, atoms.shape).ravel()))
+            atoms = rest
+    return edges
+
+
+def _reasons(graph: AtomGraph, sources: Iterable[Source], component: Ints, fixed: int) -> dict[tuple[str, int], str]:
+    """Why an axis must stay: the first reason that was given for an atom of it, or for one that is tied to it."""
+    free_edges = [(first[kept], second[kept]) for first, second in graph.edges if (kept := second != FIXED).any()]
+    tied = _components(graph.num_atoms, free_edges)
+    given = np.zeros(len(tied), dtype=np.int64)
+    for number, (atoms, _) in enumerate(graph.reasons, start=1):
+        places = tied[atoms]
+        given[places[given[places] == 0]] = number
+    reasons = {}
+    for source in sources:
+        atoms = np.arange(source.first, source.first + source.num)
+        numbers = given[tied[atoms]]
+        if (component[atoms] == fixed).all():
+            first = numbers[numbers > 0]
+            reasons[source.tensor, source.axis] = (
+                graph.reasons[int(first.min()) - 1][1] if len(first) else "tied to what must stay"
+            )
+    return reasons

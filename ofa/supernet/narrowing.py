@@ -1,0 +1,122 @@
+"""Turning what an architecture chooses into narrower modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from ofa.nn.conv import narrow_kernel
+from ofa.nn.layers import follow_tensors
+from ofa.nn.slicing import Selection
+from ofa.nn.structure import caches_of, clone_structure, forget_cache
+from ofa.supernet.channels import ChannelGroup
+from ofa.supernet.channels.groups import Ints
+from ofa.supernet.dims import Subnet
+from ofa.supernet.structure import ancestors, common_ancestor, is_within
+
+HEAD_COUNTS = {"num_heads", "num_attention_heads", "n_heads", "heads", "nhead", "num_kv_heads", "num_head"}
+"""Attributes of attention modules that count heads."""
+HEAD_WIDTHS = {"attn_dim", "inner_dim", "all_head_dim", "dim_qkv", "key_attn_dim", "val_attn_dim", "attention_dim"}
+"""Attributes of attention modules that hold heads × size of a head."""
+HEAD_SHAPES = {"bias_shape"}
+"""Attributes that hold a shape whose last entry counts heads."""
+
+
+class Narrower:
+    """Narrows clones of a model's modules. What each group needs at each width is worked out once."""
+
+    def __init__(self, model: nn.Module, groups: Mapping[int, ChannelGroup]) -> None:
+        self._groups = dict(groups)
+        self._modules = dict(model.named_modules())
+        self._sharing: dict[tuple[str, int], list[tuple[int, Ints]]] = {}
+        for number, group in groups.items():
+            for site in group.sites:
+                self._sharing.setdefault((site.tensor, site.axis), []).append((number, site.indices))
+        self._caches = [(module, name) for module in model.modules() for name in caches_of(module)]
+        self._selections: dict[tuple[str, int, tuple[int, ...]], Selection] = {}
+        self._attributes = {number: self._head_attributes(group) for number, group in groups.items() if group.is_heads}
+
+    def _head_attributes(self, group: ChannelGroup) -> list[tuple[str, str, int]]:
+        """``(module, attribute, size per head)`` of what counts heads or their channels; size 0 is a shape."""
+        owner = common_ancestor(group.modules)
+        if owner in group.modules and owner:
+            owner = owner.rpartition(".")[0]
+        nearby = [path for path in self._modules if is_within(path, owner)] + ancestors(owner)[:1]
+        sizes = {site.indices.shape[1] for site in group.sites}
+        found = []
+        for path in nearby:
+            for name, value in vars(self._modules[path]).items():
+                if name in HEAD_SHAPES and isinstance(value, tuple) and value[-1:] == (group.num_units,):
+                    found.append((path, name, 0))
+                if type(value) is not int:
+                    continue
+                if name in HEAD_COUNTS and value == group.num_units:
+                    found.append((path, name, 1))
+                elif name in HEAD_WIDTHS and value % group.num_units == 0 and value // group.num_units in sizes:
+                    found.append((path, name, value // group.num_units))
+        return found
+
+    def _selection(self, tensor: str, axis: int, units: Mapping[int, int]) -> Selection:
+        """What is kept of an axis, on which several groups may have their channels side by side."""
+        sharing = self._sharing[tensor, axis]
+        kept = tuple(units.get(number, -1) for number, _ in sharing)
+        selection = self._selections.get((tensor, axis, kept))
+        if selection is None:
+            path, _, name = tensor.rpartition(".")
+            module = self._modules[path]
+            full = module._parameters.get(name) if name in module._parameters else module._buffers[name]
+            assert full is not None
+            stays = np.ones(full.shape[axis], dtype=bool)
+            for (_, indices), num in zip(sharing, kept, strict=True):
+                if num >= 0:
+                    stays[indices[num:]] = False
+            selection = Selection.of(axis, np.flatnonzero(stays))
+            self._selections[tensor, axis, kept] = selection
+        return selection
+
+    def narrow(self, subnet: Subnet, clones: Mapping[int, nn.Module]) -> None:
+        """Narrow the clones that are there.
+
+        Args:
+            clones: ``id(module of the model) -> its clone``.
+        """
+        touched: dict[str, nn.Module] = {}
+        for path, kernel_size in subnet.kernels.items():
+            module = clones.get(id(self._modules[path]))
+            if module is not None:
+                assert isinstance(module, nn.Conv2d)
+                narrow_kernel(module, kernel_size)
+        done: set[tuple[str, int]] = set()
+        for number, units in subnet.units.items():
+            for site in self._groups[number].sites:
+                if (site.tensor, site.axis) in done:
+                    continue
+                done.add((site.tensor, site.axis))
+                path, _, name = site.tensor.rpartition(".")
+                module = clones.get(id(self._modules[path]))
+                if module is not None:
+                    tensors = module._parameters if name in module._parameters else module._buffers
+                    tensors[name] = self._selection(site.tensor, site.axis, subnet.units).take(tensors[name])  # type: ignore[arg-type,assignment]
+                    touched[path] = module
+            for path, name, size in self._attributes.get(number, ()):
+                module = clones.get(id(self._modules[path]))
+                if module is not None:
+                    setattr(module, name, units * size if size else (*getattr(module, name)[:-1], units))
+        for original, name in self._caches:
+            if (module := clones.get(id(original))) is not None:
+                forget_cache(module, name)
+        for module in touched.values():
+            follow_tensors(module)
+
+
+def build(model: nn.Module, narrower: Narrower, choice: Subnet) -> nn.Module:
+    """A clone of the model's structure that holds only what was chosen."""
+    clones: dict[int, nn.Module] = {}
+    subnet = clone_structure(model, clones)
+    for path in choice.removed:
+        parent, _, name = path.rpartition(".")
+        del subnet.get_submodule(parent)._modules[name]
+    narrower.narrow(choice, clones)
+    return subnet

@@ -1,0 +1,166 @@
+"""Stages and blocks of a model, found by what they do: which channels stay inside, and which shortcuts pass by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ofa.space import Value
+from ofa.supernet.channels import ChannelGroup, Trace
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a stage."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks that run one after another.
+
+    Args:
+        depths: Numbers of blocks that it can keep.
+        removable: Positions of the blocks that can be left out, in the order in which they go: the last first.
+    """
+
+    name: str
+    blocks: tuple[Block, ...]
+    depths: tuple[int, ...]
+    removable: tuple[int, ...] = ()
+
+    def depth(self, arch: Mapping[str, Value]) -> int:
+        return int(arch[f"{self.name}.depth"]) if len(self.depths) > 1 else self.depths[-1]
+
+    def needs(self, position: int) -> int:
+        """The least depth at which a block is there: 0 for one that always is."""
+        return len(self.blocks) - self.removable.index(position) if position in self.removable else 0
+
+    def kept(self, depth: int) -> list[int]:
+        """Positions of the blocks that are there at a depth."""
+        gone = self.removable[: len(self.blocks) - depth]
+        return [position for position in range(len(self.blocks)) if position not in gone]
+
+
+def is_within(path: str, ancestor: str) -> bool:
+    """Whether a module path is another or lies below it."""
+    return not ancestor or path == ancestor or path.startswith(ancestor + ".")
+
+
+def common_ancestor(paths: Iterable[str]) -> str:
+    parts = [path.split(".") for path in paths]
+    common = []
+    for names in zip(*parts, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return ".".join(common)
+
+
+def ancestors(path: str) -> list[str]:
+    """Paths above a module, the nearest first, the root's last."""
+    result = []
+    while path:
+        path = path.rpartition(".")[0]
+        result.append(path)
+    return result
+
+
+def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) -> list[list[str]]:
+    """Paths of the blocks of each stage, in the order of the model.
+
+    A block is an element of a container around which a shortcut passes, or inside which some channels stay. The
+    innermost such elements count, except inside a block with a shortcut of its own, whose branches they are. All
+    elements of its container are then blocks of one stage. So are those of containers beside it in another container
+    (the first, fixed stage of an EfficientNet). Channels that stay in a module outside any container make this module a
+    block of a stage of its own.
+    """
+    modules = dict(model.named_modules())
+    chains = _chains(modules, trace)
+
+    def element(path: str) -> str | None:
+        """The nearest module at or above ``path`` that is an element of a container."""
+        return next((p for p in (path, *ancestors(path)) if p and p.rpartition(".")[0] in chains), None)
+
+    owners = {common_ancestor(group.modules) for group in groups}
+    skippable = {
+        path
+        for path, module in modules.items()
+        if path and element(path) == path and is_skippable(trace, path) and any(True for _ in module.parameters())
+    }
+    candidates = skippable | {found for owner in owners if (found := element(owner))}
+    innermost = {
+        path
+        for path in candidates
+        if not any(
+            other != path and is_within(other, path) and (path not in skippable or other in skippable)
+            for other in candidates
+        )
+    }
+    blocks = {
+        path
+        for path in innermost
+        if not any(other != path and is_within(path, other) and other in skippable for other in innermost)
+    }
+    containers = {path.rpartition(".")[0] for path in blocks}
+    for parent in {path.rpartition(".")[0] for path in containers if path} & chains:
+        children = {f"{parent}.{name}".removeprefix("."): child for name, child in modules[parent].named_children()}
+        if all(isinstance(child, nn.Sequential) for child in children.values()):
+            containers |= {path for path in children if not any(is_within(other, path) for other in containers)}
+    # An element that holds another stage is no block.
+    containers = {
+        path for path in containers if not any(other != path and is_within(other, path) for other in containers)
+    }
+    stages = [[f"{path}.{name}".removeprefix(".") for name, _ in modules[path].named_children()] for path in containers]
+    called = {path: call.order for path, call in trace.calls.items()}
+    starts = [called[path] for stage in stages for path in stage if path in called]
+    taken = [path for stage in stages for path in stage]
+    alone: set[str] = set()
+    for owner in owners:
+        while owner in chains and owner:
+            owner = owner.rpartition(".")[0]
+        is_inside = not starts or min(starts) < called.get(owner, -1) < max(starts)  # a stem or head is no block
+        if owner and is_inside and not any(is_within(owner, path) or is_within(path, owner) for path in taken):
+            alone.add(owner)
+    stages += [[path] for path in alone if not any(other != path and is_within(other, path) for other in alone)]
+    order = {path: number for number, path in enumerate(modules)}
+    stages = [stage for stage in stages if any(path in called for path in stage)]
+    return sorted(stages, key=lambda stage: (min(called[p] for p in stage if p in called), order[stage[0]]))
+
+
+def is_skippable(trace: Trace, path: str) -> bool:
+    """Whether a module maps a shape to the same shape around an identity shortcut: leaving it out is harmless."""
+    call = trace.calls.get(path)
+    return call is not None and call.has_shortcut and call.num_calls == 1
+
+
+def _chains(modules: Mapping[str, nn.Module], trace: Trace) -> set[str]:
+    """Paths of the modules whose children run one after another: containers, and what does as they do.
+
+    RegNet's stages, for one, loop over their children without being a ``Sequential``: such a module is known by its
+    numbered children of one type, the first of which takes what it takes and each other what the one before gives.
+    """
+
+    def is_chain(path: str, module: nn.Module) -> bool:
+        children = [trace.calls.get(f"{path}.{name}".removeprefix(".")) for name, _ in module.named_children()]
+        types = {type(child) for child in module.children()}
+        numbered = [re.fullmatch(r"(\D*)(\d+)", name) for name, _ in module.named_children()]
+        call = trace.calls.get(path)
+        if len(children) < 2 or len(types) != 1 or call is None or None in children or None in numbered:
+            return False
+        known = [child for child in children if child is not None]
+        handed_on = [call.input_ids[:1], *([child.output_id] for child in known[:-1])]
+        return all(child.input_ids[:1] == before for child, before in zip(known, handed_on, strict=True)) and (
+            call.output_id == known[-1].output_id
+        )
+
+    chains = {path for path, module in modules.items() if isinstance(module, CONTAINERS) or is_chain(path, module)}
+    types = {type(modules[path]) for path in chains}
+    return chains | {path for path, module in modules.items() if type(module) in types}
