@@ -234,12 +234,28 @@ def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure_on(device: Device, *, rng: np.random.Generator, progress: Progress | None = None) -> MeasureMs:
-    """A function that measures an ONNX file on a device, for :func:`export_bundle` and ``verify_bundle``."""
+def measure_on(
+    device: Device,
+    *,
+    rng: np.random.Generator,
+    passes: int = 3,
+    pause_seconds: float = 0.5,
+    progress: Progress | None = None,
+) -> MeasureMs:
+    """A function that measures an ONNX file on a device, for :func:`export_bundle` and ``verify_bundle``.
+
+    A pass takes a fraction of a second, and a shared machine can be busy for longer than that, which says nothing of
+    the file. So there are several passes, apart in time, and the one with the lowest median counts.
+    """
 
     def measure_ms(model: Path) -> dict[str, float]:
-        table = measure({"model": model}, device, rng=rng, progress=progress)
-        return {name: float(table[f"latency_ms_{name}"].iloc[0]) for name in ("p10", "p50", "p90")}
+        found = []
+        for number in range(passes):
+            if number:
+                time.sleep(pause_seconds)
+            table = measure({"model": model}, device, rng=rng, progress=progress)
+            found.append({name: float(table[f"latency_ms_{name}"].iloc[0]) for name in ("p10", "p50", "p90")})
+        return min(found, key=lambda latency_ms: latency_ms["p50"])
 
     return measure_ms
 
