@@ -29,6 +29,7 @@ def export_for_timing(module: nn.Module, input_shape: tuple[int, ...], batch: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it is deprecated in favour of the slow one
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # control flow on shapes: they are static here
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # left to the runtime's own optimiser
         torch.onnx.export(
             module,
             (torch.zeros(batch, *input_shape),),
