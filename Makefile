@@ -24,7 +24,7 @@ demo: setup  ## The whole way on scikit-learn's digits, a few minutes; leaves ru
 test: setup  ## The default tests, under 10 minutes on two cores.
 	$(BIN)/python -m pytest -q
 
-test-slow: setup  ## What takes longer: 50 architectures of every preset, exported and compared.
+test-slow: setup  ## An hour: 50 architectures of every preset, the smallest model of every timm family.
 	$(BIN)/python -m pytest -q -m slow
 
 check: setup  ## Format, lint, types, tests.

@@ -46,7 +46,7 @@ def elasticize(
 
     What can vary is found by structure, not by class: the model runs once without values (on the meta device) while
     :mod:`ofa.supernet.channels` follows every channel, and each kind of dim looks for its pattern in what that shows.
-    What turns out not to run when it is narrowed is left whole; :meth:`Supernet.anatomy` notes the reason.
+    What turns out not to run when it is narrowed is left whole; the supernet's ``anatomy.notes`` have the reason.
 
     Args:
         model: Any timm model. The supernet takes it over (no copy).
