@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from types import MethodType
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,10 +16,11 @@ def clone_structure(module: ModuleT, clones: dict[int, nn.Module] | None = None)
 
     What is done to the clone's structure (a shorter ``Sequential``, a sliced weight) leaves the original alone, while
     gradients and in-place updates of tensors reach it. Hooks stay common to both until :func:`own_hooks`, caches
-    until :func:`own_caches`. This takes a few microseconds per module, where ``copy.deepcopy`` would also copy the
-    weights.
+    until :func:`own_caches`. Methods that a module keeps as attributes (FasterNet chooses its ``forward`` so) become
+    those of the clone. This takes a few microseconds per module, where ``copy.deepcopy`` would also copy the weights.
     """
     clones = {} if clones is None else clones
+    methods: list[tuple[dict[str, Any], str, MethodType]] = []
 
     def clone(original: nn.Module) -> nn.Module:
         if id(original) in clones:  # one module that stands in two places stays one
@@ -29,10 +31,15 @@ def clone_structure(module: ModuleT, clones: dict[int, nn.Module] | None = None)
         state["_buffers"] = original._buffers.copy()
         new.__dict__ = state
         clones[id(original)] = new
+        methods.extend((state, name, value) for name, value in state.items() if type(value) is MethodType)
         state["_modules"] = {name: child and clone(child) for name, child in original._modules.items()}
         return new
 
-    return clone(module)  # type: ignore[return-value]
+    cloned = clone(module)
+    for state, name, method in methods:  # only now, as one may be bound to a module that is cloned later
+        if id(method.__self__) in clones:
+            state[name] = MethodType(method.__func__, clones[id(method.__self__)])
+    return cloned  # type: ignore[return-value]
 
 
 def detach_buffers(module: nn.Module) -> None:

@@ -53,8 +53,8 @@ def importance(model: nn.Module, group: ChannelGroup, activations: dict[str, Ten
     for site in _readers(model, group):
         path, _, name = site.tensor.rpartition(".")
         weight = model.get_parameter(site.tensor).detach().float()
-        norms = weight.abs().sum([axis for axis in range(weight.ndim) if axis != site.axis]).cpu()
-        if name == "weight" and path in activations and len(activations[path]) == len(norms):
+        norms = weight.abs().movedim(site.axis, 0).reshape(weight.shape[site.axis], -1).sum(1).cpu()
+        if site.axis == 1 and name == "weight" and path in activations and len(activations[path]) == len(norms):
             norms = norms * activations[path]
         total += norms[torch.from_numpy(site.indices)].sum(1) / norms.mean().clamp(min=1e-12)
     return total

@@ -22,6 +22,8 @@ HEAD_WIDTHS = {"attn_dim", "inner_dim", "all_head_dim", "dim_qkv", "key_attn_dim
 """Attributes of attention modules that hold heads × size of a head."""
 HEAD_SHAPES = {"bias_shape"}
 """Attributes that hold a shape whose last entry counts heads."""
+SCALES = {"scale"}
+"""Attributes of attention modules that hold 1/sqrt(width of a query)."""
 
 
 class Narrower:
@@ -37,12 +39,11 @@ class Narrower:
         self._caches = [(module, name) for module in model.modules() for name in caches_of(module)]
         self._selections: dict[tuple[str, int, tuple[int, ...]], Selection] = {}
         self._attributes = {number: self._head_attributes(group) for number, group in groups.items() if group.is_heads}
+        self._scales = {number: self._query_scales(group) for number, group in groups.items() if not group.is_heads}
 
     def _head_attributes(self, group: ChannelGroup) -> list[tuple[str, str, int]]:
         """``(module, attribute, size per head)`` of what counts heads or their channels; size 0 is a shape."""
-        owner = common_ancestor(group.modules)
-        if owner in group.modules and owner:
-            owner = owner.rpartition(".")[0]
+        owner = self._owner(group)
         nearby = [path for path in self._modules if is_within(path, owner)] + ancestors(owner)[:1]
         sizes = {site.indices.shape[1] for site in group.sites}
         found = []
@@ -57,6 +58,22 @@ class Narrower:
                 elif name in HEAD_WIDTHS and value % group.num_units == 0 and value // group.num_units in sizes:
                     found.append((path, name, value // group.num_units))
         return found
+
+    def _owner(self, group: ChannelGroup) -> str:
+        """Path of the module that holds all layers of a group."""
+        owner = common_ancestor(group.modules)
+        return owner.rpartition(".")[0] if owner in group.modules else owner
+
+    def _query_scales(self, group: ChannelGroup) -> list[tuple[str, str]]:
+        """``(module, attribute)`` of what scales the products of queries and keys: no layer reads their channels.
+
+        Fused attention takes this scale from the queries' width, so the attribute has to follow it.
+        """
+        if any(site.axis > 0 for site in group.sites):
+            return []
+        owner = self._owner(group)
+        attributes = vars(self._modules[owner])
+        return [(owner, name) for name in SCALES if attributes.get(name) == group.num_units**-0.5]
 
     def _selection(self, tensor: str, axis: int, units: Mapping[int, int]) -> Selection:
         """What is kept of an axis, on which several groups may have their channels side by side."""
@@ -104,6 +121,10 @@ class Narrower:
                 module = clones.get(id(self._modules[path]))
                 if module is not None:
                     setattr(module, name, units * size if size else (*getattr(module, name)[:-1], units))
+            for path, name in self._scales.get(number, ()):
+                module = clones.get(id(self._modules[path]))
+                if module is not None:
+                    setattr(module, name, units**-0.5)
         for original, name in self._caches:
             if (module := clones.get(id(original))) is not None:
                 forget_cache(module, name)

@@ -116,6 +116,7 @@ class PartIndex:
         self._places = _find_places(anatomy, stages, dims, space)
         self._resolutions = [int(value) for value in space["resolution"].values]
         self._sizes = [sizes_at(model, resolution) for resolution in self._resolutions]
+        assert all(len(sizes.contractions) == len(anatomy.trace.contractions) for sizes in self._sizes)
         self._contractions = self._by_place(
             (contraction.module, (number, contraction)) for number, contraction in enumerate(anatomy.trace.contractions)
         )

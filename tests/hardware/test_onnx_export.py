@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ofa.hardware.onnx_export import anchor_graph, empty_graph, export_for_timing
 
@@ -28,6 +31,70 @@ def test_the_exported_graph_computes_what_the_module_does():
     with torch.no_grad():
         expected = module(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(run(export_for_timing(module, (3, 10, 10), 2), images), expected, atol=1e-5)
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation as NFNet computes it: a batch norm of the weights, in training mode."""
+
+    def forward(self, images):
+        weight = functional.batch_norm(self.weight.flatten(1)[None], None, None, training=True).view_as(self.weight)
+        return functional.conv2d(images, weight, self.bias)
+
+
+class Unsupported(nn.Module):
+    """An operator that the older exporter lacks."""
+
+    def forward(self, images):
+        return torch.addcdiv(images, images, images)
+
+
+class Tiled(nn.Module):
+    """A position embedding that is tiled, as SAM 2's: the older exporter makes branches that read constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.rand(1, 3, 2, 2))
+
+    def forward(self, images):
+        return images + self.embedding.tile((images.shape[2] // 2, images.shape[3] // 2))
+
+
+class Clipped(Unsupported):
+    """One tensor that is clipped several times, as Gemma 4's: the dynamo exporter's optimiser mixes up the bounds."""
+
+    def __init__(self):
+        super().__init__()
+        for i in range(3):
+            self.register_buffer(f"most{i}", torch.tensor(1.2 + 0.2 * i))
+            self.register_buffer(f"least{i}", torch.tensor(1.1 + 0.1 * i))
+
+    def forward(self, images):
+        return super().forward(
+            sum(images.clamp(getattr(self, f"least{i}"), getattr(self, f"most{i}")) for i in range(3))
+        )
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, images):
+        return self.lstm(images.flatten(0, 1))[0]
+
+
+@pytest.mark.parametrize("make", [Unsupported, Tiled, Clipped, Recurrent, lambda: Standardised(3, 8, 3, bias=False)])
+def test_what_the_older_exporter_finds_hard_is_exported_all_the_same(make, capfd):
+    torch.manual_seed(0)
+    module = make().eval()
+    images = np.random.default_rng(0).uniform(1, 2, (2, 3, 6, 4)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = export_for_timing(module, (3, 6, 4), 2)
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert not module._forward_pre_hooks
+    with torch.no_grad():
+        np.testing.assert_allclose(run(model, images), module(torch.from_numpy(images)).numpy(), atol=1e-5)
 
 
 class Mean(nn.Module):

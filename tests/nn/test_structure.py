@@ -68,6 +68,38 @@ def test_a_module_in_two_places_stays_one() -> None:
     assert clone[0] is not shared
 
 
+class Choosing(nn.Module):
+    """Chooses its ``forward`` when it is made, as FasterNet's partial convolution does, and has its child know it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.linear.scale = self.scale  # type: ignore[assignment]
+        self.factor = 1
+        self.forward = self.forward_scaled
+
+    def scale(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+    def forward_scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(self.linear(x))
+
+
+def test_methods_kept_as_attributes_are_those_of_the_clone() -> None:
+    model: Any = nn.Sequential(Choosing())
+    clone = clone_structure(model)
+    own_tensors(clone)
+    with torch.no_grad():
+        clone[0].linear.weight.fill_(1)
+        clone[0].linear.bias.fill_(0)
+    clone[0].factor = 3
+    assert clone(torch.ones(1, 2)).tolist() == [[6, 6]]
+    assert clone[0].linear.scale(1) == 3
+    assert model[0].linear.scale(1) == 1
+    child: Any = clone_structure(model[0].linear)  # whose method's owner is no part of the clone
+    assert child.scale(1) == 1
+
+
 def test_detached_buffers_take_no_shared_statistics(model: Any) -> None:
     clone = clone_structure(model)
     detach_buffers(clone)

@@ -1,6 +1,6 @@
 """The contract of elasticity, on models of many families: what a subnet computes, exports, costs and teaches.
 
-By default a dozen models that differ most; `make test-slow` takes the smallest model of every family that
+By default a dozen or so models that differ most; `make test-slow` takes the smallest model of every family that
 docs/results/coverage.csv lists as converted.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import gc
-import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ofa.deploy.onnx_export import export_onnx
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.nn.structure import clone_structure, own_tensors
 from ofa.space import Arch
@@ -45,6 +44,7 @@ DIFFERENT = [
     "levit_conv_128s",  # caches
     "mobilevit_xxs",  # convolution and attention
     "repvgg_a0",  # nothing but stage width
+    "iformer_t",  # width of queries and keys
 ]
 
 
@@ -64,9 +64,7 @@ def build_model(name: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = timm.create_model(name, num_classes=10).eval()
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # the older exporter and the counter want the products themselves
+    fuse_attention(model, fused=False)  # the older exporter and the counter want the products themselves
     randomise(model, size=model.default_cfg["input_size"][-1])
     # Scales that do not amplify: with larger ones LeViT's logits in float32 and float64 are 10 % apart.
     generator = torch.Generator().manual_seed(2)
@@ -75,6 +73,14 @@ def build_model(name: str) -> nn.Module:
             norm.weight.copy_(0.6 + 0.3 * torch.rand(norm.num_features, generator=generator))
             norm.bias.mul_(0.2)
     return model
+
+
+def fuse_attention(model: nn.Module, *, fused: bool = True) -> int:
+    """Choose the kernel that computes attention, in place; how many modules have the choice."""
+    choosing: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    for module in choosing:
+        module.fused_attn = fused
+    return len(choosing)
 
 
 def scaled_difference(actual: Tensor, expected: Tensor) -> float:
@@ -110,14 +116,16 @@ def check_contract(name: str, *, num_archs: int) -> None:
     full_macs = macs_of(supernet, largest)
     for arch in archs_of(supernet, num_archs):
         inputs = make_images(supernet, arch, num=1)
-        extracted = supernet.extract(arch)
+        extracted = supernet.extract(arch).requires_grad_(False)
+        output = extracted(inputs)
+        assert not output.requires_grad, "the extracted network computes with tensors of the supernet"
         with torch.no_grad():
-            output = extracted(inputs)
             assert scaled_difference(output, supernet(inputs, arch)) <= 1e-5
         assert output.isfinite().all()
         assert arch == largest or macs_of(supernet, arch) < full_macs
         assert scaled_difference(run_onnx(extracted, inputs), output) <= 1e-4
         assert not {type(m).__module__ for m in extracted.modules() if type(m).__module__.split(".")[0] == "ofa"}
+    check_attention(supernet)
     check_narrowed_equals_masked(supernet, images)
     check_code_agrees(supernet)
     check_sorting_changes_nothing(supernet, images, expected)
@@ -127,17 +135,22 @@ def check_contract(name: str, *, num_archs: int) -> None:
 def run_onnx(module: nn.Module, images: Tensor) -> Tensor:
     import onnxruntime
 
-    shape = tuple(images.shape[1:])
-    try:
-        graph = export_for_timing(module, shape)
-    except torch.onnx.errors.OnnxExporterError:  # lacks operators that the exporter for deployment has
-        with tempfile.TemporaryDirectory() as folder:
-            graph = export_onnx(module, shape, Path(folder) / "model.onnx").read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
+    graph = export_for_timing(module, tuple(images.shape[1:]))
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     return torch.from_numpy(output)
+
+
+@torch.no_grad()
+def check_attention(supernet: Supernet) -> None:
+    """Fused attention computes what the products do in the smallest subnet too: sizes and scales belong together."""
+    arch = supernet.space.smallest()
+    subnet, images = supernet.extract(arch), make_images(supernet, arch, num=1)
+    expected = subnet(images)
+    if fuse_attention(subnet):
+        assert scaled_difference(subnet(images), expected) <= 1e-4
 
 
 @torch.no_grad()
@@ -145,7 +158,8 @@ def check_narrowed_equals_masked(supernet: Supernet, images: Tensor) -> None:
     """A narrow subnet is the largest with the weights that read dropped channels set to zero.
 
     Normalisation over the channels of a layer (LayerNorm and its kin) makes no exception for zeros, so groups that pass
-    one stay whole here, as do stage widths, and squeeze-excite bottlenecks, whose mean is the same.
+    one stay whole here, as do stage widths, and squeeze-excite bottlenecks, whose mean is the same. So do channels of
+    queries and keys, which no weight reads, and whose product is scaled by their number.
     """
     modules = dict(supernet.model.named_modules())
     normalising = ("LayerNorm", "GlobalResponseNorm", "RmsNorm", "GroupNorm1", "SimpleNorm")
@@ -157,7 +171,9 @@ def check_narrowed_equals_masked(supernet: Supernet, images: Tensor) -> None:
     groups = supernet.anatomy.groups.all
     for number in list(choice.units):
         owners = [modules[path] for path in groups[number].modules]
-        if groups[number].is_ordered or any(kind in type(m).__name__ for m in owners for kind in normalising):
+        is_normalised = any(kind in type(m).__name__ for m in owners for kind in normalising)
+        is_read = any(site.axis > 0 for site in groups[number].sites)
+        if groups[number].is_ordered or is_normalised or not is_read:
             del choice.units[number]
     narrowed = build(supernet.model, supernet._narrower, choice)(images)
 
@@ -207,6 +223,7 @@ def check_sorting_changes_nothing(supernet: Supernet, images: Tensor, expected: 
 
 
 def check_gradients(supernet: Supernet, images: Tensor) -> None:
+    fuse_attention(supernet)  # else every block keeps its scores: 24 GB in a transformer for images of 768 pixels
     supernet.train()
     supernet(images, supernet.space.largest()).square().sum().backward()
     untouched = [name for name, p in supernet.model.named_parameters() if p.requires_grad and p.grad is None]

@@ -25,7 +25,9 @@ class Context(Protocol):
 
     def labels(self, tensor: Tensor) -> Labels: ...
 
-    def record(self, macs: int, labels: Sequence[Labels], inputs: Sequence[Tensor], output: Tensor) -> None:
+    def record(
+        self, macs: int, labels: Sequence[Labels], inputs: Sequence[Tensor], output: Tensor, *operands: Tensor
+    ) -> None:
         """Note a contraction: a matrix product or convolution."""
         ...
 
@@ -496,7 +498,7 @@ def contract(context: Context, equation: str, first: Tensor, second: Tensor, out
     order = [letters.index(letter) for letter in out]
     drop = tuple(i for i in range(len(letters)) if letters[i] not in out)
     result = tuple(np.squeeze(atoms, drop).transpose(_ranks(order)) for atoms in labels)
-    context.record(prod(sizes.values()), [labels, tuple(whole)], [first, second], output)
+    context.record(prod(sizes.values()), [labels, tuple(whole)], [first, second], output, first, second)
     return result
 
 
@@ -590,7 +592,7 @@ def convolution(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, An
     window = prod(weight.shape[2:])
     positions = prod((x if transposed else output).shape[2:])
     macs = num_in * num_out // groups * window * positions * x.shape[0]
-    context.record(macs, [result, summed], [x], output)
+    context.record(macs, [result, summed], [x], output, weight)
     return result
 
 

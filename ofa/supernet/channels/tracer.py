@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -53,6 +53,8 @@ class Call:
 @dataclass(frozen=True)
 class Contraction:
     """A matrix product or convolution: its cost, and which atoms decide the cost of a narrower one.
+
+    All products with one weight are one, such as the steps of a recurrent layer, of which a larger image has more.
 
     Args:
         module: Path of the module that computes it.
@@ -161,11 +163,35 @@ class QuickMeta(TorchDispatchMode):
         return run_operation(func, args, kwargs or {})
 
 
+class _Products:
+    """Numbers products in their order; every product with one weight, such as a recurrent layer's steps, is one."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._num = 0
+
+    def number(self, operands: Iterable[Tensor]) -> tuple[int, bool]:
+        """The number of a product, and whether it is new."""
+        for tensor in operands:
+            storage = tensor.untyped_storage()._cdata
+            if storage in self._storages:  # parts of a tensor are weights of their own
+                weight = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+                number = self._known.setdefault(weight, self._num)
+                break
+        else:
+            number = self._num
+        is_new = number == self._num
+        self._num += is_new
+        return number, is_new
+
+
 class _Shapes(TorchDispatchMode):
     """Only the cost of contractions, in their order: the same run at another resolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._products = _Products((*model.parameters(), *model.buffers()))
         self.contractions: list[tuple[int, tuple[int, ...], int]] = []
 
     def __torch_dispatch__(
@@ -176,12 +202,21 @@ class _Shapes(TorchDispatchMode):
         if name == "convolution":
             x, weight = args[0], args[1]
             positions = prod((x if args[6] else output).shape[2:]) * x.shape[0]
-            self.contractions.append((weight.numel() * positions, (x.numel(),), output.numel()))
+            self._record(weight.numel() * positions, (x,), output, weight)
         elif name in ("mm", "bmm", "addmm", "baddbmm", "linear"):
             first, second = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
             macs = output.numel() * first.shape[-1]
-            self.contractions.append((macs, (first.numel(), second.numel()), output.numel()))
+            self._record(macs, (first, second), output, first, second)
         return output
+
+    def _record(self, macs: int, inputs: Sequence[Tensor], output: Tensor, *operands: Tensor) -> None:
+        sizes, num = tuple(x.numel() for x in inputs), output.numel()
+        number, is_new = self._products.number(operands)
+        if is_new:
+            self.contractions.append((macs, sizes, num))
+        else:
+            before, largest, most = self.contractions[number]
+            self.contractions[number] = (before + macs, tuple(map(max, largest, sizes)), max(most, num))
 
 
 class Tracer(TorchDispatchMode):
@@ -194,6 +229,7 @@ class Tracer(TorchDispatchMode):
         self.contractions: list[Contraction] = []
         self.unknown_operations: set[str] = set()
         self.stack: list[str] = [""]
+        self._products = _Products(tensors.values())
         self._names = {id(tensor): name for name, tensor in tensors.items()}
         self._convolution_weights = convolution_weights
         self._labels: dict[int, Labels] = {}
@@ -238,7 +274,15 @@ class Tracer(TorchDispatchMode):
                     self.graph.fix(mine, "chunks of unequal size")
                     self.graph.fix(theirs, "chunks of unequal size")
 
-    def record(self, macs: int, labels: Sequence[Labels], inputs: Sequence[Tensor], output: Tensor) -> None:
+    def record(
+        self, macs: int, labels: Sequence[Labels], inputs: Sequence[Tensor], output: Tensor, *operands: Tensor
+    ) -> None:
+        """A product: its cost, what labels it, what comes from the image, the result, and where a weight may be."""
+        number, is_new = self._products.number(operands)
+        if not is_new:
+            known = self.contractions[number]
+            self.contractions[number] = replace(known, macs=known.macs + macs)
+            return
         flat = tuple(atoms for each in labels for atoms in each)
         of_inputs = tuple((i, self.labels(x)) for i, x in enumerate(inputs) if id(x) in self._from_image)
         self.contractions.append(Contraction(self.stack[-1], macs, flat, of_inputs, labels[0]))
@@ -401,6 +445,6 @@ def sizes_at(model: nn.Module, resolution: int) -> Sizes:
 
     for path, module in clone.named_modules():
         module.register_forward_pre_hook(lambda module, args, path=path: enter(path, args))
-    with quiet(), _Functions(), _Shapes() as shapes:
+    with quiet(), _Functions(), _Shapes(clone) as shapes:
         output = clone(image(model, resolution))
     return Sizes(shapes.contractions, inputs, tuple(output.shape))

@@ -1,0 +1,31 @@
+"""What a run without values counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ofa.supernet.channels import sizes_at, trace
+
+
+class Rows(nn.Module):
+    """An LSTM over the pixels of each row, then halves of one weight, each a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, batch_first=True, bidirectional=True)
+        self.weight = nn.Parameter(torch.zeros(8, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, _ = self.lstm(images[0].permute(1, 2, 0))
+        first, second = self.weight.split(4)
+        return (nn.functional.linear(rows, first) + nn.functional.linear(rows, second)).mean((0, 1))[None]
+
+
+def test_steps_with_one_weight_are_one_product_at_every_resolution() -> None:
+    found = trace(Rows(), 6)
+    # From the input and from the state before, in both directions: 4 gates of 5; and the halves.
+    macs = {6: [36 * 3 * 20, 36 * 5 * 20] * 2 + [36 * 40] * 2, 4: [16 * 3 * 20, 16 * 5 * 20] * 2 + [16 * 40] * 2}
+    assert sorted(contraction.macs for contraction in found.contractions) == sorted(macs[6])
+    for resolution, expected in macs.items():
+        assert sorted(contraction[0] for contraction in sizes_at(Rows(), resolution).contractions) == sorted(expected)
