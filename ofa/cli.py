@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from functools import partial
 from itertools import groupby, pairwise
@@ -124,12 +124,22 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to make.", metavar="RUN")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest checkpoint.")] = False,
 ) -> None:
-    """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN."""
+    """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN.
+
+    On several GPUs: `torchrun --nproc_per_node=4 -m ofa train ...`; the batch size is that of all of them together.
+    """
     import ofa.training
 
     loaded = ofa.training.load_recipe(recipe, overrides or [])
-    with progress_bar() as progress:
-        run = ofa.training.train(loaded, out, resume=resume, progress=progress)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    try:
+        with progress_bar() if is_first else nullcontext() as progress:
+            run = ofa.training.train(loaded, out, resume=resume, progress=progress)
+    except ofa.training.StoppedError as stopped:
+        say(str(stopped))
+        raise typer.Exit(128 + stopped.signum) from None
+    if not is_first:
+        return
     import pandas as pd
 
     last = pd.read_csv(out / "metrics.csv").iloc[-1]

@@ -47,8 +47,50 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
         raise ConfigError(f"{where}: {error}") from None
 
 
+class Named:
+    """Base of the configurations that are chosen by name: ``{name: sandwich, num_random: 2}``, or just ``sandwich``.
+
+    A subclass is a dataclass and its fields are the settings; ``known`` gives the registry.
+    """
+
+    @classmethod
+    def known(cls) -> Mapping[str, type[Named]]:
+        """Name -> class, for all that can stand where this class is asked for."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+        return next(name for name, known in self.known().items() if known is type(self))
+
+
+def _named(hint: type[Named], value: Any, where: str) -> Named:
+    known = hint.known()
+    settings = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, Mapping) or "name" not in settings:
+        raise ConfigError(f"{where} must have a name, one of {', '.join(known)}, not {value!r}")
+    name = settings["name"]
+    if name not in known:
+        raise ConfigError(f"{where}: {unknown_name_message('name', name, known)}")
+    rest = {key: entry for key, entry in settings.items() if key != "name"}
+    return from_mapping(known[name], rest, where=f"{where} {name}")
+
+
+def to_plain(value: Any) -> Any:
+    """The inverse of :func:`from_mapping`: dataclasses as mappings, tuples as they are."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"name": value.name, **plain} if isinstance(value, Named) else plain
+
+
+_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
+    if isinstance(hint, type) and issubclass(hint, Named):
+        return _named(hint, value, where)
     if dataclasses.is_dataclass(hint):
         return from_mapping(hint, value, where=where)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
@@ -83,7 +125,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             pass
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise ConfigError(f"{where} must be a {getattr(hint, '__name__', hint)}, not {value!r}")
+    raise ConfigError(f"{where} must be {_WORDS.get(hint, hint)}, not {value!r}")
 
 
 def read_yaml(path: Path | str, *, kind: str) -> dict[str, Any]:
@@ -112,6 +154,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         *sections, name = path.split(".")
         target = result
         for section in sections:
+            if isinstance(target.get(section), str):
+                target[section] = {"name": target[section]}  # what a bare name is short for
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"override {word!r}: {section!r} is a single value, not a section")

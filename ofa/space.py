@@ -45,6 +45,8 @@ class Dim:
         values: The choices, the cheapest first. Numbers must ascend strictly.
         requires: ``(parent, parent_values)``: the dim is active only where dim ``parent`` is itself active and takes
             one of ``parent_values``. ``None`` means always active.
+        follows: Name of a dim that this one is coupled to: its value is the one as far along its values as the other's
+            is along its own, so it is no choice of its own (CompOFA, arXiv:2104.12642, sec. 3).
 
     Raises:
         SpaceError: If there are no values, if values repeat, or if numbers do not ascend.
@@ -53,6 +55,7 @@ class Dim:
     name: str
     values: tuple[Value, ...]
     requires: tuple[str, tuple[Value, ...]] | None = None
+    follows: str | None = None
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -143,6 +146,11 @@ class SearchSpace:
                     raise SpaceError(f"dim {dim.name!r} requires {parent!r}, which must stand before it")
                 for value in parent_values:
                     seen[parent].index(value)
+            if dim.follows is not None:
+                if dim.follows not in seen:
+                    raise SpaceError(f"dim {dim.name!r} follows {dim.follows!r}, which must stand before it")
+                if seen[dim.follows].follows or seen[dim.follows].requires:
+                    raise SpaceError(f"dim {dim.name!r} follows {dim.follows!r}, which must be free and always active")
             seen[dim.name] = dim
 
     # -- looking things up -------------------------------------------------------------------------------------------
@@ -191,6 +199,17 @@ class SearchSpace:
         return tuple(parents)
 
     @cached_property
+    def _followers(self) -> tuple[tuple[int, int, npt.NDArray[np.integer]], ...]:
+        """For each dim that follows: its column, the other's, and its own index for each of the other's."""
+        found = []
+        for column, dim in enumerate(self.dims):
+            if dim.follows is not None:
+                num = len(self[dim.follows].values)
+                indices = np.linspace(0, len(dim.values) - 1, num).round() if num > 1 else [len(dim.values) - 1]
+                found.append((column, self.column(dim.follows), np.asarray(indices, dtype=GENE_DTYPE)))
+        return tuple(found)
+
+    @cached_property
     def num_archs(self) -> int:
         """Exact number of different architectures (an arbitrarily large integer)."""
         # Dims form a forest. Children stand after their parents, so one backward sweep multiplies each dim's
@@ -198,7 +217,7 @@ class SearchSpace:
         counts = [[1] * len(dim.values) for dim in self.dims]
         total = 1
         for column in reversed(range(len(self.dims))):
-            subtree = sum(counts[column])
+            subtree = 1 if self.dims[column].follows else sum(counts[column])
             parent = self._parents[column]
             if parent is None:
                 total *= subtree
@@ -220,6 +239,7 @@ class SearchSpace:
         return [
             {"name": dim.name, "values": list(dim.values)}
             | ({} if dim.requires is None else {"requires": [dim.requires[0], list(dim.requires[1])]})
+            | ({} if dim.follows is None else {"follows": dim.follows})
             for dim in self.dims
         ]
 
@@ -228,10 +248,11 @@ class SearchSpace:
         """The inverse of :meth:`to_json`; :class:`SpaceError` if a key is missing or unknown."""
         dims = []
         for entry in data:
-            unknown = set(entry) - {"name", "values", "requires"}
+            unknown = set(entry) - {"name", "values", "requires", "follows"}
             if unknown or not {"name", "values"} <= set(entry):
                 raise SpaceError(
-                    f"a dim needs 'name' and 'values' and may have 'requires', but this has {sorted(entry)}"
+                    f"a dim needs 'name' and 'values' and may have 'requires' and 'follows', but this has "
+                    f"{sorted(entry)}"
                 )
             requires = entry.get("requires")
             dims.append(
@@ -239,6 +260,7 @@ class SearchSpace:
                     name=entry["name"],
                     values=tuple(entry["values"]),
                     requires=None if requires is None else (requires[0], tuple(requires[1])),
+                    follows=entry.get("follows"),
                 )
             )
         return cls(tuple(dims))
@@ -264,6 +286,13 @@ class SearchSpace:
             if not active[column] and dim.name in values:
                 known = [self.names[other] for other in np.flatnonzero(active)]
                 raise SpaceError(f"dim {dim.name!r} is inactive in this architecture; active dims: {', '.join(known)}")
+        for column, other, indices in self._followers:
+            dim, due = self.dims[column], indices[genes[0, other]]
+            if active[column] and genes[0, column] != due:
+                raise SpaceError(
+                    f"dim {dim.name!r} follows {dim.follows!r} and must be {dim.values[due]!r} here, not "
+                    f"{values[dim.name]!r}"
+                )
         return self.to_archs(genes)[0]
 
     def largest(self) -> Arch:
@@ -301,14 +330,15 @@ class SearchSpace:
                 column = self.column(name)
                 population[row, column] = self.dims[column].index(value)
                 present[row, column] = True
-        for misfit in np.flatnonzero((present != self.active(population)).any(axis=1)).tolist():
-            self.arch(archs[misfit])  # of another space: says what is missing or inactive
+        misfits = (present != self.active(population)) | (population != self.canonical(population))
+        for misfit in np.flatnonzero(misfits.any(axis=1)).tolist():
+            self.arch(archs[misfit])  # of another space: says what is missing, inactive or coupled
         return population
 
     def to_archs(self, population: Population) -> list[Arch]:
         """The inverse of :meth:`to_population`."""
         self._check(population)
-        active = self.active(population)
+        population, active = self.canonical(population), self.active(population)
         return [
             Arch({dim.name: dim.values[gene] for dim, gene, on in zip(self.dims, row, mask, strict=True) if on})
             for row, mask in zip(population.tolist(), active.tolist(), strict=True)
@@ -336,8 +366,38 @@ class SearchSpace:
         return mask.T
 
     def canonical(self, population: Population) -> Population:
-        """Clear inactive dims to 0, so that equal networks have equal rows."""
+        """Clear inactive dims to 0, and give those that follow their value, so that equal networks have equal rows."""
+        if self._followers:
+            population = population.copy()
+            for column, other, indices in self._followers:
+                population[:, column] = indices[population[:, other]]
         return population * self.active(population)
+
+    # -- parts of the space ------------------------------------------------------------------------------------------
+
+    def restrict(self, values: Mapping[str, Sequence[Value]]) -> SearchSpace:
+        """The same dims with fewer choices; its architectures are architectures of this space.
+
+        Args:
+            values: Dim -> the choices that stay.
+
+        Raises:
+            SpaceError: If a dim is unknown or coupled, or a choice is not one of its own.
+        """
+        for dim in self.dims:
+            if dim.follows is not None and not {dim.name, dim.follows}.isdisjoint(values):
+                raise SpaceError(f"dims {dim.follows!r} and {dim.name!r} are coupled; neither can be restricted")
+        for name, choices in values.items():
+            for value in choices:
+                self[name].index(value)
+        kept = {name: tuple(choices) for name, choices in values.items()}
+        dims = []
+        for dim in self.dims:
+            requires = dim.requires
+            if requires is not None and requires[0] in kept:
+                requires = (requires[0], tuple(value for value in requires[1] if value in kept[requires[0]]))
+            dims.append(Dim(dim.name, kept.get(dim.name, dim.values), requires, dim.follows))
+        return SearchSpace(tuple(dims))
 
     def sample_population(self, num_archs: int, rng: np.random.Generator) -> Population:
         """Draw every dim uniformly and independently, then make the rows canonical; shape ``(num_archs, D)``.

@@ -55,7 +55,7 @@ def broken(run: Path, tmp_path: Path) -> Path:
     [
         (["train", "demx", "--out", "x"], "unknown recipe 'demx'; did you mean 'demo'?"),
         (["train", "demo", "train.epohcs=3", "--out", "x"], "unknown key 'epohcs'; did you mean 'epochs'?"),
-        (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a int, not 'many'"),
+        (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a number, not 'many'"),
         (["train", "demo", "model.name=mobilenetv33", "--out", "x"], "unknown preset or timm model 'mobilenetv33'"),
         (["train", "demo", "model.name=resnet18", *WHOLE, "--out", "x"], "nothing in ResNet can be made elastic"),
         (["train", "demo", "model.kernel=[4]", "--out", "x"], "choices of 'kernel' must be odd"),

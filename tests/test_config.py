@@ -70,19 +70,19 @@ def test_missing_key() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": "3"}, "steps must be an? int, not '3'"),
-        ({"steps": 3.0}, "steps must be an? int, not 3.0"),
-        ({"steps": True}, "steps must be an? int, not True"),
-        ({"steps": None}, "steps must be an? int, not None"),
-        ({"nested": 1}, "nested must be a bool, not 1"),
-        ({"name": 3}, "name must be a str, not 3"),
+        ({"steps": "3"}, "steps must be a whole number, not '3'"),
+        ({"steps": 3.0}, "steps must be a whole number, not 3.0"),
+        ({"steps": True}, "steps must be a whole number, not True"),
+        ({"steps": None}, "steps must be a whole number, not None"),
+        ({"nested": 1}, "nested must be true or false, not 1"),
+        ({"name": 3}, "name must be text, not 3"),
         ({"labels": [1]}, r"labels must be a mapping, not \[1\]"),
         ({"inner": 3}, "inner must be a mapping with keys rate, sizes, mode, not 3"),
-        ({"inner": {"rate": True}}, "inner: rate must be a float, not True"),
-        ({"inner": {"rate": "quick"}}, "inner: rate must be a float, not 'quick'"),
+        ({"inner": {"rate": True}}, "inner: rate must be a number, not True"),
+        ({"inner": {"rate": "quick"}}, "inner: rate must be a number, not 'quick'"),
         ({"inner": {"sizes": 3}}, "inner: sizes must be a list, not 3"),
         ({"inner": {"sizes": "12"}}, "inner: sizes must be a list, not '12'"),
-        ({"inner": {"sizes": [1, "2"]}}, "inner: sizes must be an? int, not '2'"),
+        ({"inner": {"sizes": [1, "2"]}}, "inner: sizes must be a whole number, not '2'"),
         ({"inner": {"mode": "best"}}, "inner: mode cannot be 'best'; choices: fast, good"),
         ({"inner": {"rate": -1}}, "recipe x.yaml: inner: rate must be above 0, not -1.0"),
     ],
@@ -150,10 +150,14 @@ def test_the_last_override_wins() -> None:
     [
         ("steps", r"override 'steps' must look like section.key=value, for example train.epochs=10"),
         ("=3", "override '=3' must look like section.key=value"),
-        ("name.first=3", "override 'name.first=3': 'name' is a single value, not a section"),
+        ("steps.first=3", "override 'steps.first=3': 'steps' is a single value, not a section"),
         ("steps=[1", r"override 'steps=\[1': cannot read the value '\[1'"),
     ],
 )
 def test_bad_overrides(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        apply_overrides({"name": "x"}, [word])
+        apply_overrides({"steps": 1}, [word])
+
+
+def test_a_bare_name_takes_settings() -> None:
+    assert apply_overrides({"loss": "soft"}, ["loss.weight=1"]) == {"loss": {"name": "soft", "weight": 1}}

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "nn": set(),
     "supernet": {"nn"},
     "data": set(),
-    "training": {"nn", "supernet", "data"},
+    "training": {"nn", "supernet", "data", "cost"},
     "cost": set(),
     "hardware": {"cost"},
     "search": {"cost", "hardware"},

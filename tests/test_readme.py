@@ -11,13 +11,15 @@ import pytest
 from typer.main import get_command
 
 import ofa.cli
+from ofa.training import list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +34,7 @@ def test_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands_are_spelt_right() -> None:
     """Every command of the README parses, with the options that it gives."""
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks("bash") + blocks("bash", TRAINING)).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("ofa ")]
     assert len(commands) >= 6
     group: Any = get_command(ofa.cli.app)
@@ -43,3 +45,14 @@ def test_commands_are_spelt_right() -> None:
 def test_files_that_it_names_exist() -> None:
     for target in re.findall(r"\]\(([^)h#][^)]*)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_recipes_of_the_docs_load_and_are_all_there() -> None:
+    lines = [line.partition("ofa train ")[2] for line in "".join(blocks("bash", TRAINING)).splitlines()]
+    for recipe, *words in map(shlex.split, filter(None, lines)):
+        load_recipe(recipe, [word for word in words[: words.index("--out")] if "=" in word])
+    table = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \| `(\w+)`", TRAINING, flags=re.MULTILINE)
+    assert {row[0] for row in table} == set(list_recipes()) - {"demo"}
+    for name, *parts in table:
+        strategy = load_recipe(name).strategy
+        assert [strategy.schedule.name, strategy.sampler.name, strategy.loss.name] == parts

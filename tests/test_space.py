@@ -420,3 +420,99 @@ def test_bad_space_json_is_refused(entry: dict[str, object]) -> None:
 
 def test_unknown_name_message_of_nothing_known() -> None:
     assert unknown_name_message("thing", "x", []) == "unknown thing 'x'; known: none"
+
+
+# -- parts of a space, and coupled dims ------------------------------------------------------------------------------
+
+
+def all_archs(space: SearchSpace) -> set[Arch]:
+    """By brute force."""
+    genes = np.array(list(itertools.product(*(range(num) for num in space.num_values))), dtype=np.int16)
+    return set(space.to_archs(genes))
+
+
+def test_a_part_of_a_space_has_architectures_of_the_whole() -> None:
+    part = SPACE.restrict({"depth": (2,), "block1.kernel": (5, 7)})
+    assert part.names == SPACE.names
+    expected = {arch for arch in all_archs(SPACE) if arch["depth"] == 2 and arch.get("block1.kernel", 5) in (5, 7)}
+    assert all_archs(part) == expected
+    assert part.num_archs == len(expected)
+    assert {SPACE.arch(arch) for arch in all_archs(part)} == expected
+    assert SPACE.restrict({}) == SPACE
+
+
+def test_a_dim_can_become_inactive_for_good() -> None:
+    part = SPACE.restrict({"depth": (1,)})
+    assert part.num_archs == len(all_archs(part)) == 2 * 2
+    assert "block1.kernel" not in part.largest()
+
+
+def test_a_part_must_be_a_part() -> None:
+    with pytest.raises(SpaceError, match=r"dim 'depth' cannot be 3; choices: \[1, 2\]"):
+        SPACE.restrict({"depth": (3,)})
+    with pytest.raises(SpaceError, match="unknown dim 'depht'"):
+        SPACE.restrict({"depht": (1,)})
+    with pytest.raises(SpaceError, match=r"'depth' and 'block0\.expand' are coupled; neither can be restricted"):
+        COUPLED.restrict({"depth": (2,)})
+
+
+COUPLED = SearchSpace(
+    (
+        Dim("resolution", (24, 32)),
+        Dim("depth", (2, 3, 4)),
+        Dim("block0.expand", (3, 4, 6), follows="depth"),
+        Dim("block3.expand", (3, 4, 6), ("depth", (4,)), follows="depth"),
+        Dim("block0.heads", (2, 4), follows="depth"),
+    )
+)
+
+
+def test_coupled_dims_are_no_choices_of_their_own() -> None:
+    archs = all_archs(COUPLED)
+    assert COUPLED.num_archs == len(archs) == 2 * 3
+    assert {(arch["depth"], arch["block0.expand"], arch.get("block3.expand")) for arch in archs} == {
+        (2, 3, None),
+        (3, 4, None),
+        (4, 6, 6),
+    }
+    assert {arch["block0.heads"] for arch in archs if arch["depth"] in (2, 4)} == {2, 4}
+    assert SearchSpace.from_json(json.loads(json.dumps(COUPLED.to_json()))) == COUPLED
+
+
+@given(seeds)
+def test_coupled_dims_stay_so(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (COUPLED.sample_population(5, rng) for _ in range(2))
+    for population in (
+        first,
+        COUPLED.mutate(first, rng, probability=0.5),
+        COUPLED.crossover(first, second, rng),
+        COUPLED.to_population(COUPLED.to_archs(first)),
+    ):
+        np.testing.assert_array_equal(COUPLED.canonical(population), population)
+        assert set(COUPLED.to_archs(population)) <= all_archs(COUPLED)
+
+
+def test_a_contradiction_of_coupled_dims_is_named() -> None:
+    arch = dict(COUPLED.smallest())
+    assert COUPLED.arch(arch) == COUPLED.smallest()
+    message = r"dim 'block0\.expand' follows 'depth' and must be 3 here, not 6"
+    with pytest.raises(SpaceError, match=message):
+        COUPLED.arch({**arch, "block0.expand": 6})
+    with pytest.raises(SpaceError, match=message):
+        COUPLED.to_population([Arch({**arch, "block0.expand": 6})])
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ((Dim("a", (1,), follows="b"),), "dim 'a' follows 'b', which must stand before it"),
+        (
+            (Dim("a", (1, 2)), Dim("b", (1, 2), ("a", (2,))), Dim("c", (1, 2), follows="b")),
+            "dim 'c' follows 'b', which must be free and always active",
+        ),
+    ],
+)
+def test_what_can_be_followed(dims: tuple[Dim, ...], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace(dims)

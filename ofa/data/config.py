@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+AutoAugment: TypeAlias = Literal["none", "rand_augment", "trivial_augment"]
 
 
 class DataError(ValueError):
@@ -29,6 +33,17 @@ class DataConfig:
         std: Likewise.
         crop_padding: Random shifts of training images, at most this share of their size.
         horizontal_flip: Whether training images are mirrored at random.
+        crop_scale: Random crops of training images, enlarged to their size: at least this share of the area, sides as
+            3 to 4 up to 4 to 3; 1 is no crop. Shifts are rarely wanted besides.
+        auto_augment: ``rand_augment`` (arXiv:1909.13719) or ``trivial_augment`` (arXiv:2103.10158); see
+            :func:`~ofa.data.auto_augment.auto_augment`.
+        auto_augment_magnitude: Strength of RandAugment's operations, from 0 to 30; TrivialAugment draws its own.
+        auto_augment_num_ops: RandAugment's operations per training image; TrivialAugment has one.
+        random_erasing: Probability that a box of a training image is filled with the mean (arXiv:1708.04896).
+        mixup: Training images are mixed in proportions from Beta(alpha, alpha) of this alpha (arXiv:1710.09412); 0 is
+            off.
+        cutmix: Likewise, but a box of one image is put into the other (arXiv:1905.04899); with both on, each batch
+            takes one of them at even odds.
 
     Raises:
         DataError: If a value is out of range.
@@ -47,6 +62,13 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     crop_padding: float = 0.125
     horizontal_flip: bool = False
+    crop_scale: float = 1.0
+    auto_augment: AutoAugment = "none"
+    auto_augment_magnitude: int = 9
+    auto_augment_num_ops: int = 2
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("calibration_share", "search_share", "test_share"):
@@ -61,6 +83,24 @@ class DataConfig:
             raise DataError(
                 f"crop_padding is {self.crop_padding}; give a share of the image's size from 0 to below 0.5"
             )
+        if not 0 < self.crop_scale <= 1:
+            raise DataError(f"crop_scale is {self.crop_scale}; give a share of the image's area above 0, up to 1")
+        policies = get_args(AutoAugment)
+        if self.auto_augment not in policies:
+            raise DataError(f"auto_augment is {self.auto_augment!r}; give one of {', '.join(policies)}")
+        if self.auto_augment_magnitude not in range(31):
+            raise DataError(
+                f"auto_augment_magnitude is {self.auto_augment_magnitude}; give a whole number from 0 to 30"
+            )
+        if self.auto_augment_num_ops < 1:
+            raise DataError(
+                f"auto_augment_num_ops is {self.auto_augment_num_ops}; give at least 1, or auto_augment none for none"
+            )
+        if not 0 <= self.random_erasing <= 1:
+            raise DataError(f"random_erasing is {self.random_erasing}; give a probability from 0 to 1")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise DataError(f"{name} is {getattr(self, name)}; give an alpha from 0 (off) up")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is None:
@@ -69,3 +109,8 @@ class DataConfig:
                 above = " above 0" if name == "std" else ""
                 raise DataError(f"{name} is {tuple(values)}; give one or three numbers{above}, or none to compute it")
             object.__setattr__(self, name, tuple(float(value) for value in values) * (3 // len(values)))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training batches give shares of classes instead of labels."""
+        return self.mixup > 0 or self.cutmix > 0

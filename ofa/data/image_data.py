@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ofa.data.augmentation import Draws, augment, erase
 from ofa.data.config import DataConfig, DataError
+from ofa.data.mixing import mix
 from ofa.data.preprocessing import to_pixels
 from ofa.data.readers import Source, read_source
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
@@ -51,6 +53,7 @@ class ImageData:
     std: tuple[float, ...]
     pixels: Mapping[str, Tensor] | None
     num_workers: int
+    _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     channels = 3
 
@@ -91,21 +94,53 @@ class ImageData:
         seed: int,
         image_size: int | None = None,
         device: torch.device | str | None = None,
+        start: int = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the training images in an order, and with shifts and flips, that ``(seed, epoch)`` decide.
+        """Give the training images in an order that ``(seed, epoch)`` decide, varied as the config says.
+
+        What a batch holds depends on seed, epoch and its index alone, not on the batches before it.
+
+        Args:
+            start: Index of the first batch to give, to go on in the middle of an epoch; nothing is decoded before it.
+            shard: ``(rank, num_shards)``: of each batch give only the rows ``rank::num_shards``, exactly as they are in
+                the whole one; but mixup and CutMix mix the images of a shard among themselves.
 
         Yields:
-            As :meth:`batches`, but ``len(splits.train) // batch_size`` full batches only.
+            As :meth:`batches`, but ``len(splits.train) // batch_size`` full batches only. With mixup or CutMix the
+            shares of the classes, float32 ``(n, num_classes)``, stand in place of the labels.
 
         Raises:
-            DataError: If there are fewer training images than ``batch_size``.
+            DataError: If there are fewer training images than ``batch_size``, or ``batch_size``, ``start`` and
+                ``shard`` do not go together.
         """
         num = len(self.splits.train)
         if num < _at_least_one(batch_size):
             raise DataError(f"batch_size is {batch_size}, but there are only {num} training images; lower it")
-        rng = np.random.default_rng([seed, epoch])
-        order = torch.from_numpy(rng.permutation(num)[: num // batch_size * batch_size])
-        return self._finished("train", order.split(batch_size), image_size, device, rng)
+        num_batches = num // batch_size
+        if not 0 <= start <= num_batches:
+            raise DataError(f"start is {start}, but an epoch has {num_batches} batches of {batch_size}; give 0 to that")
+        rank, num_shards = shard
+        if not 0 <= rank < num_shards:
+            raise DataError(f"shard is {tuple(shard)}; give (rank, num_shards) with a rank from 0 to below num_shards")
+        if batch_size % num_shards:
+            raise DataError(f"batch_size is {batch_size}, which {num_shards} shards cannot share; give a multiple")
+        if self.config.mixes and batch_size // num_shards % 2:
+            raise DataError(
+                f"mixup and cutmix need pairs, but a batch_size of {batch_size} over {num_shards} "
+                f"{'shard' if num_shards == 1 else 'shards'} leaves {batch_size // num_shards} images in each; "
+                f"give a multiple of {2 * num_shards}"
+            )
+        permutation = np.random.default_rng([seed, epoch]).permutation(num)
+        batches = torch.from_numpy(permutation[: num_batches * batch_size]).view(num_batches, batch_size)
+        order = batches[start:, rank::num_shards].unbind()
+
+        def draws(index: int) -> Draws:
+            # From 1, because [seed, epoch, 0] seeds the same numbers as [seed, epoch].
+            rng = np.random.default_rng([seed, epoch, start + index + 1])
+            return Draws(rng, batch_size, (rank, num_shards))
+
+        return self._finished("train", order, image_size, device, draws)
 
     def resize_steps(self, image_size: int | None = None) -> list[int]:
         """Sizes that an image takes on its way to ``image_size``: the stored one, and a smaller one if asked for."""
@@ -123,33 +158,59 @@ class ImageData:
         order: Sequence[Tensor],
         image_size: int | None,
         device: torch.device | str | None,
-        rng: np.random.Generator | None = None,
+        draws: Callable[[int], Draws] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Check the size now; then decode or look up, augment if there is an ``rng``, and normalise, batch by batch."""
+        """Check the size now; then decode or look up, vary if there are ``draws``, and normalise, batch by batch."""
         sizes = self.resize_steps(image_size)
-        labels = self.labels(split)
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
+        device = mean.device  # with its index, if there are several of a kind
+        labels = self.labels(split).to(device)
 
         def finish() -> Iterator[tuple[Tensor, Tensor]]:
-            for positions, pixels in zip(order, self._pixels(split, order, sizes), strict=True):
-                if rng is not None:
-                    pixels = augment(pixels, self.config, rng)
-                images = pixels.to(device).expand(-1, self.channels, -1, -1).float()
+            for index, (positions, pixels) in enumerate(
+                zip(order, self._pixels(split, order, sizes, device), strict=True)
+            ):
+                drawn = draws(index) if draws is not None else None
+                if drawn is not None:
+                    pixels = augment(pixels, self.config, drawn)
+                images = pixels.expand(-1, self.channels, -1, -1).float()
                 # Divided, not multiplied by the inverse: the rounding that a deployed model's numpy input has.
-                yield images.div_(255).sub_(mean).div_(std), labels[positions].to(device)
+                images.div_(255).sub_(mean).div_(std)
+                targets = labels[positions.to(device)]
+                if drawn is not None:
+                    images = erase(images, self.config, drawn)
+                    if self.config.mixes:
+                        mixing_seed = int(drawn.rng.integers(2**32))
+                        images, targets = mix(
+                            images, targets, num_classes=self.num_classes, config=self.config, seed=mixing_seed
+                        )
+                yield images, targets
 
         return finish()
 
-    def _pixels(self, split: str, order: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[Tensor]:
-        """uint8 ``(n, C, S, S)`` for each batch of positions in ``order``."""
+    def _pixels(
+        self, split: str, order: Sequence[Tensor], sizes: Sequence[int], device: torch.device
+    ) -> Iterator[Tensor]:
+        """uint8 ``(n, C, S, S)`` on ``device`` for each batch of positions in ``order``."""
         if self.pixels is None:
-            yield from _decoded(
-                self.source, [self.splits[split][batch.numpy()] for batch in order], sizes, self.num_workers
-            )
-            return
-        for batch in order:
-            stored = self.pixels[split][batch]
-            yield stored if len(sizes) == 1 else _resize(stored, sizes[-1])
+            batches = [self.splits[split][batch.numpy()] for batch in order]
+            pin_memory = device.type == "cuda"  # only then can a copy run beside other work
+            for pixels in _decoded(self.source, batches, sizes, self.num_workers, pin_memory=pin_memory):
+                yield pixels.to(device, non_blocking=True)
+        elif len(sizes) > 1:
+            for batch in order:
+                yield _resize(self.pixels[split][batch], sizes[-1]).to(device)
+        else:
+            stored = self._train_pixels_on(device) if split == "train" else self.pixels[split]
+            for batch in order:
+                yield stored[batch.to(stored.device)].to(device)
+
+    def _train_pixels_on(self, device: torch.device) -> Tensor:
+        """The training split, moved to the device once: as bytes it is small, and every epoch needs it."""
+        assert self.pixels is not None
+        if device not in self._moved:
+            self._moved[device] = self.pixels["train"].to(device)
+        return self._moved[device]
 
 
 def load_data(
@@ -226,24 +287,6 @@ def statistics(batches: Iterator[Tensor]) -> tuple[tuple[float, ...], tuple[floa
     return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats
 
 
-def augment(pixels: Tensor, config: DataConfig, rng: np.random.Generator) -> Tensor:
-    """Shift each image at random, repeating its edge, and mirror it at random; ``(n, C, S, S)`` as given."""
-    num, channels, size, _ = pixels.shape
-    padding = round(config.crop_padding * size)
-    shifts = torch.from_numpy(rng.integers(-padding, padding, size=(2, num, 1), endpoint=True))
-    rows, columns = (torch.arange(size) + shifts).clamp_(0, size - 1)
-    if config.horizontal_flip:
-        flipped = torch.from_numpy(rng.random(num) < 0.5)
-        columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    # One gather crops and flips.
-    return pixels[
-        torch.arange(num)[:, None, None, None],
-        torch.arange(channels)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
-
-
 class _Batches(Dataset[Tensor | DataError]):
     """Batches decoded by worker processes; ``dataset[indices]`` is uint8 ``(n, C, S, S)``."""
 
@@ -259,12 +302,15 @@ class _Batches(Dataset[Tensor | DataError]):
             return error
 
 
-def _decoded(source: Source, batches: Sequence[Indices], sizes: Sequence[int], num_workers: int) -> Iterator[Tensor]:
+def _decoded(
+    source: Source, batches: Sequence[Indices], sizes: Sequence[int], num_workers: int, *, pin_memory: bool = False
+) -> Iterator[Tensor]:
     loader = DataLoader(
         _Batches(source, sizes),
         sampler=batches,  # with batch_size=None an item of the sampler is a batch
         batch_size=None,
         num_workers=num_workers,
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the global one is advanced
     )
     for batch in loader:

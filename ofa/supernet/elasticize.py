@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ofa.nn.conv import add_kernel_transforms
-from ofa.space import Dim, SearchSpace, SpaceError
+from ofa.space import Dim, SearchSpace, SpaceError, unknown_name_message
 from ofa.supernet.anatomy import Anatomy
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.choices import Choice, Choices, Wanted, share_of
@@ -40,6 +40,7 @@ def elasticize(
     width: Wanted | None = None,
     resolution: Sequence[Choice] | None = None,
     divisor: int = 8,
+    coupled: Sequence[str] = (),
     kernel_transforms: bool = False,
 ) -> Supernet:
     """Make a timm model elastic. The model's own layers and weights stay; the largest subnet computes what it computes.
@@ -53,6 +54,8 @@ def elasticize(
         depth, kernel, expand, mlp_ratio, heads, width, resolution: See :class:`~ofa.supernet.choices.Choices`; ``None``
             is a sensible default.
         divisor: Channels are rounded to multiples of it.
+        coupled: Kinds of dims, such as ``expand``, that follow the depth of their stage instead of being chosen: a
+            deeper stage is a wider one (CompOFA, arXiv:2104.12642).
         kernel_transforms: Learn a matrix per step to a smaller kernel (Once-for-All, sec. 3.3), not only crop.
 
     Returns:
@@ -76,6 +79,10 @@ def elasticize(
             "resolution": resolution,
         }
     )
+    for kind in coupled:
+        if kind not in FINDERS or kind in ("depth", "width"):
+            inner = [kind for kind in FINDERS if kind not in ("depth", "width")]
+            raise SpaceError(unknown_name_message("kind of dim to couple to the depth", kind, inner))
     own = own_resolution(model)
     candidates = _resolutions(own, choices)
     anatomy = _anatomy(model, own, candidates)
@@ -91,7 +98,7 @@ def elasticize(
     elastic = [dim for dim in dims if len(dim.values) > 1]
     if kernel_transforms:
         _add_transforms(anatomy, elastic)
-    space = SearchSpace((Dim("resolution", resolutions), *(_space_dim(dim, stages) for dim in elastic)))
+    space = SearchSpace((Dim("resolution", resolutions), *(_space_dim(dim, stages, coupled) for dim in elastic)))
     return Supernet(model, space, stages, elastic, anatomy)
 
 
@@ -173,12 +180,14 @@ def _in_order(anatomy: Anatomy, stages: Sequence[Stage], found: dict[str, Elasti
     return [found[name] for name in order if name in found]
 
 
-def _space_dim(dim: ElasticDim, stages: Sequence[Stage]) -> Dim:
+def _space_dim(dim: ElasticDim, stages: Sequence[Stage], coupled: Sequence[str]) -> Dim:
     for stage in stages:
         for position, block in enumerate(stage.blocks):
-            if dim.name.startswith(block.name + ".") and stage.needs(position) > stage.depths[0]:
-                enough = tuple(depth for depth in stage.depths if depth >= stage.needs(position))
-                return Dim(dim.name, dim.values, (f"{stage.name}.depth", enough))
+            if dim.name.startswith(block.name + ".") and len(stage.depths) > 1:
+                depth = f"{stage.name}.depth"
+                enough = tuple(value for value in stage.depths if value >= stage.needs(position))
+                requires = (depth, enough) if len(enough) < len(stage.depths) else None
+                return Dim(dim.name, dim.values, requires, depth if dim.kind in coupled else None)
     return Dim(dim.name, dim.values)
 
 

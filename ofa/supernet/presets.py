@@ -34,18 +34,17 @@ class WeightsError(ValueError):
 
 
 def _mobilenetv3(
-    arch_def: list[str], *, num_classes: int, in_chans: int, width: float = 1.0, stem: int = 16, features: int = 1280
+    arch_def: list[str], *, width: float = 1.0, stem: int = 16, features: int = 1280, **settings: Any
 ) -> nn.Module:
     return MobileNetV3(
         decode_arch_def([[stage] for stage in arch_def]),
-        num_classes=num_classes,
-        in_chans=in_chans,
         stem_size=stem,
         num_features=round_channels(features, width),
         head_bias=False,
         round_chs_fn=partial(round_channels, multiplier=width),
         act_layer=nn.Hardswish,
         se_layer=partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels),
+        **settings,
     )
 
 
@@ -87,24 +86,15 @@ PUBLISHED_CHOICES: dict[str, Sequence[Any]] = {
 }
 
 
-def _ofa_mobilenetv3(num_classes: int, in_chans: int, *, width: float) -> nn.Module:
-    return _mobilenetv3(OFA_MOBILENETV3, num_classes=num_classes, in_chans=in_chans, width=width)
-
-
-def _ofa_proxyless(num_classes: int, in_chans: int, *, width: float) -> nn.Module:
+def _ofa_proxyless(*, width: float, **settings: Any) -> nn.Module:
     return EfficientNet(
         decode_arch_def([[stage] for stage in OFA_PROXYLESS]),
-        num_classes=num_classes,
-        in_chans=in_chans,
         stem_size=32,
         num_features=round_channels(1280, width),
         round_chs_fn=partial(round_channels, multiplier=width),
         act_layer=nn.ReLU6,
+        **settings,
     )
-
-
-def _ofa_mobilenetv3_tiny(num_classes: int, in_chans: int) -> nn.Module:
-    return _mobilenetv3(OFA_MOBILENETV3_TINY, num_classes=num_classes, in_chans=in_chans, features=256)
 
 
 RESNET50D_EXPAND = 0.35
@@ -119,15 +109,14 @@ def _resnet50d_bottleneck(inplanes: int, planes: int, *args: Any, **kwargs: Any)
 _resnet50d_bottleneck.expansion = Bottleneck.expansion  # type: ignore[attr-defined]  # timm asks the block for it
 
 
-def _ofa_resnet50d(num_classes: int, in_chans: int) -> nn.Module:
+def _ofa_resnet50d(**settings: Any) -> nn.Module:
     return ResNet(
         _resnet50d_bottleneck,  # type: ignore[arg-type]  # anything that makes a block
         layers=(4, 4, 6, 4),
-        num_classes=num_classes,
-        in_chans=in_chans,
         stem_type="deep",
         stem_width=32,
         avg_down=True,
+        **settings,
     )
 
 
@@ -138,24 +127,23 @@ def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
     return block
 
 
-def _autoformer(num_classes: int, in_chans: int, *, embed_dim: int, num_heads: int) -> nn.Module:
+def _autoformer(*, embed_dim: int, num_heads: int, **settings: Any) -> nn.Module:
     return VisionTransformer(
         patch_size=16,
-        num_classes=num_classes,
-        in_chans=in_chans,
         embed_dim=embed_dim,
         depth=14,
         num_heads=num_heads,
         mlp_ratio=4,
         block_fn=_autoformer_block,  # type: ignore[arg-type]
+        **settings,
     )
 
 
-Builder = Callable[[int, int], nn.Module]
+Builder = Callable[..., nn.Module]
 
 PRESETS: dict[str, tuple[Builder, dict[str, Any]]] = {
-    "ofa_mobilenetv3_w1.0": (partial(_ofa_mobilenetv3, width=1.0), PUBLISHED_CHOICES),
-    "ofa_mobilenetv3_w1.2": (partial(_ofa_mobilenetv3, width=1.2), PUBLISHED_CHOICES),
+    "ofa_mobilenetv3_w1.0": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.0), PUBLISHED_CHOICES),
+    "ofa_mobilenetv3_w1.2": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.2), PUBLISHED_CHOICES),
     "ofa_proxyless_w1.3": (partial(_ofa_proxyless, width=1.3), PUBLISHED_CHOICES),
     "ofa_resnet50d": (
         _ofa_resnet50d,
@@ -176,7 +164,7 @@ PRESETS: dict[str, tuple[Builder, dict[str, Any]]] = {
         {"depth": (12, 13, 14), "heads": (5, 6, 7), "mlp_ratio": (3, 3.5, 4), "width": (320, 384, 448)},
     ),
     "ofa_mobilenetv3_tiny": (
-        _ofa_mobilenetv3_tiny,
+        partial(_mobilenetv3, OFA_MOBILENETV3_TINY, features=256),
         {"depth": (1, 2, 3), "kernel": (3, 5), "expand": (2, 3, 4), "resolution": (20, 24, 28, 32)},
     ),
 }
@@ -189,32 +177,73 @@ def create_supernet(
     in_chans: int = 3,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
     **choices: Any,
 ) -> Supernet:
     """A supernet by name.
 
     Args:
         name: A preset (see :data:`PRESETS`) or any timm model that :func:`ofa.elasticize` can convert.
-        num_classes: Outputs of the classifier.
-        in_chans: Channels of the input images.
-        pretrained: Load timm's weights; presets have none.
-        weights: Load this ``.safetensors`` file instead, see :func:`load_weights`.
+        num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`.
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
     Raises:
         UnknownModelError: If the name is unknown; it names the nearest.
         WeightsError: If the weights cannot be read, or are another model's.
     """
+    model = create_model(
+        name,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        pretrained=pretrained,
+        weights=weights,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+    return elasticize(model, **{**(PRESETS[name][1] if name in PRESETS else {}), **choices})
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    needs_classifier: bool = False,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> nn.Module:
+    """The model of a preset, or any of timm's.
+
+    Args:
+        num_classes: Outputs of the classifier.
+        in_chans: Channels of the input images.
+        pretrained: Load timm's weights; presets have none.
+        weights: Load this ``.safetensors`` file instead, see :func:`load_weights`.
+        needs_classifier: The file's classifier must be for the same classes.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block, growing linearly up to it; for models that have it.
+
+    Raises:
+        UnknownModelError: If the name is unknown; it names the nearest.
+        WeightsError: If the weights cannot be read, or are another model's.
+    """
+    settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    settings |= {"drop_rate": drop_rate} if drop_rate else {}
+    settings |= {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
     if name in PRESETS:
         if pretrained:
             raise UnknownModelError(f"preset {name!r} has no pretrained weights; use pretrained=False or a timm model")
-        build, preset_choices = PRESETS[name]
-        model, choices = build(num_classes, in_chans), {**preset_choices, **choices}
+        model = PRESETS[name][0](**settings)
     elif timm.is_model(name):
         try:
-            model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
-        except TypeError as error:  # some models are no image classifiers of this form
-            raise UnknownModelError(f"timm cannot build {name!r} with these classes and channels: {error}") from None
+            model = timm.create_model(name, pretrained=pretrained, **settings)
+        except TypeError as error:  # some models are no image classifiers of this form, or have no stochastic depth
+            raise UnknownModelError(
+                f"timm cannot build {name!r} with {', '.join(f'{k}={v}' for k, v in settings.items())}: {error}"
+            ) from None
     else:
         presets = unknown_name_message("preset or timm model", name, PRESETS)
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
@@ -222,12 +251,15 @@ def create_supernet(
             f"{presets}; timm models like it: {', '.join(near) or 'none'} (timm.list_models() has all)"
         )
     if weights is not None:
-        load_weights(model, weights)
-    return elasticize(model, **choices)
+        load_weights(model, weights, needs_classifier=needs_classifier)
+    return model
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a ``.safetensors`` file with timm's parameter names; a classifier for other classes stays untrained.
+def load_weights(model: nn.Module, path: str | Path, *, needs_classifier: bool = False) -> None:
+    """Load a ``.safetensors`` file with timm's parameter names.
+
+    Args:
+        needs_classifier: Otherwise a classifier for other classes stays untrained.
 
     Raises:
         WeightsError: If the file is missing or damaged, or does not fit the model; it names the first misfit.
@@ -238,7 +270,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(f"weights {path} cannot be read ({error}); {remedy}") from None
     own = model.state_dict()
-    heads = _classifier_names(model)
+    heads = set() if needs_classifier else _classifier_names(model)
     misfits = [
         name
         for name in sorted({*own, *tensors})

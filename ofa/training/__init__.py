@@ -4,13 +4,16 @@ from ofa.training.bn_calibration import calibrate_bn
 from ofa.training.evaluation import SubnetEvaluator, top1_percent
 from ofa.training.recipe import Recipe, list_recipes, load_recipe
 from ofa.training.run import Run, RunError, build_supernet
-from ofa.training.trainer import DivergedError, train
+from ofa.training.strategy import Strategy
+from ofa.training.trainer import DivergedError, StoppedError, train
 
 __all__ = [
     "DivergedError",
     "Recipe",
     "Run",
     "RunError",
+    "StoppedError",
+    "Strategy",
     "SubnetEvaluator",
     "build_supernet",
     "calibrate_bn",

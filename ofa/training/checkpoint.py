@@ -1,7 +1,8 @@
-"""Checkpoints: one safetensors file per epoch, written atomically; nothing in it is ever unpickled."""
+"""Checkpoints: safetensors files with a checksum inside, written atomically; nothing in them is ever unpickled."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ofa.files import FORMAT, FileFormatError, atomic_path
@@ -26,33 +28,49 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], sta
         for group, named in tensors.items()
         for name, t in named.items()
     }
+    text = json.dumps({"format": FORMAT, **state})
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(flat, temporary, {"state": json.dumps({"format": FORMAT, **state})})
+        safetensors.torch.save_file(flat, temporary, {"state": text, "sha256": _digest(flat, text)})
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The inverse of :func:`save_checkpoint`.
 
     Raises:
-        FileFormatError: If the file is missing, truncated or of another format.
+        FileFormatError: If the file is missing, truncated, damaged or of another format.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {}).get("state", "{}"))
+            metadata = file.metadata() or {}
+            text = metadata.get("state", "{}")
+            state = json.loads(text)
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FileFormatError(f"no checkpoint at {path}") from None
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise FileFormatError(
-            f"checkpoint {path} is truncated or damaged ({error}); delete it to use the one before"
-        ) from None
+        raise FileFormatError(_damaged(path, str(error))) from None
     if state.pop("format", None) != FORMAT:
         raise FileFormatError(f"checkpoint {path} is of another format; train again, or use the version that wrote it")
+    if metadata.get("sha256") != _digest(flat, text):
+        raise FileFormatError(_damaged(path, "its checksum does not match its contents"))
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         group, _, rest = name.partition("/")
         groups.setdefault(group, {})[rest] = tensor
     return groups, state
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"checkpoint {path} is truncated or damaged ({reason}); delete it to use the one before"
 
 
 def optimizer_tensors(state_dict: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,4 +94,4 @@ def optimizer_state_dict(tensors: Mapping[str, Tensor], data: Mapping[str, Any])
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    return sorted(folder.glob("epoch-*.safetensors"))
+    return sorted(folder.glob("step-*.safetensors"))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml
+from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml, to_plain
 from ofa.data import DataConfig
 from ofa.space import unknown_name_message
+from ofa.training.strategy import Strategy
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
@@ -33,6 +34,11 @@ class ModelConfig:
         depth, kernel, expand, mlp_ratio, heads, width, resolution: Lists of values or shares (``"75%"``), or mappings
             from stages to lists; see :class:`~ofa.supernet.choices.Choices`.
         divisor: Channels are rounded to multiples of it.
+        coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
+        drop_rate, drop_path_rate: Dropout before the classifier and stochastic depth, of the largest subnet only (see
+            ``strategy.drop``).
+        zero_init: The last normalisation of every block with a shortcut begins at 0, so that the block begins as the
+            identity (BigNAS, arXiv:2003.11142, sec. 3.2).
     """
 
     name: str = "ofa_mobilenetv3_tiny"
@@ -48,6 +54,15 @@ class ModelConfig:
     width: Values = None
     resolution: tuple[int | str, ...] | None = None
     divisor: int = 8
+    coupled: tuple[str, ...] = ()
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    zero_init: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("drop_rate", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} must be from 0 to below 1, not {getattr(self, name)}")
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
@@ -55,6 +70,7 @@ class ModelConfig:
         return {name: value for name, value in given.items() if value is not None} | {
             "kernel_transforms": self.kernel_transforms,
             "divisor": self.divisor,
+            "coupled": self.coupled,
         }
 
     def untrained(self) -> ModelConfig:
@@ -64,70 +80,74 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the shared weights are trained.
+    """How long, how fast, and on what the shared weights are trained.
 
     Args:
-        epochs: Passes over the training split.
-        batch_size: Images per step; every subnet of the sandwich sees all of them.
+        epochs: Passes over the training split; a fraction ends the last one early.
+        batch_size: Images per step, over all processes; every subnet of a step sees all of them.
         optimizer: Any name that timm's ``create_optimizer_v2`` takes; momentum is 0.9, in ``sgd`` Nesterov's.
-        learning_rate: Peak, after warm-up; cosine decay to nearly zero follows.
-        warmup_epochs: Linear warm-up.
-        weight_decay: Not applied to biases and normalisation.
-        label_smoothing: For the largest subnet's label loss.
-        num_random: Random subnets per step, besides the largest and the smallest.
-        distillation: ``in_place``: the largest subnet teaches the others. ``none``: all learn from the labels.
-        clip_grad_norm: Largest norm of the gradient summed over the sandwich; 0 is no limit.
+        learning_rate: Peak, after warm-up; the schedule decides what follows.
+        warmup_epochs: Linear warm-up of the run's learning-rate curve; phases with a curve of their own have their own.
+        weight_decay: Not applied to biases and normalisation. It acts once per step, so that it regularises the largest
+            subnet, to which all weights belong, and not the others once more.
+        clip_grad_norm: Largest norm of the gradient summed over the step's subnets; 0 is no limit.
         ema_decay: Decay of an exponential moving average of the weights, which is then what the run leaves; 0 is none.
+        average_epochs: The run leaves the mean of the weights at the end of this many last epochs (model soups,
+            arXiv:2203.05482, along one run); 0 is the last weights. With ``ema_decay`` it is the mean of the averages.
         eval_every_epochs: How often the bounds of the space are evaluated; 0 is only at the end.
         precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        compile: ``torch.compile`` the largest and the smallest subnet, which are the same at every step.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Decides initial weights, the order of images and the subnets.
         keep_checkpoints: How many of the latest are kept.
+        checkpoint_minutes: A checkpoint at least this often, besides the one after every epoch.
     """
 
-    epochs: int = 30
+    epochs: float = 30
     batch_size: int = 64
     optimizer: str = "sgd"
     learning_rate: float = 0.1
-    warmup_epochs: int = 2
+    warmup_epochs: float = 2
     weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
-    num_random: int = 2
-    distillation: Literal["in_place", "none"] = "in_place"
     clip_grad_norm: float = 0.0
     ema_decay: float = 0.0
+    average_epochs: int = 0
     eval_every_epochs: int = 5
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     keep_checkpoints: int = 2
+    checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "keep_checkpoints"):
+        for name in ("batch_size", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup_epochs", "num_random", "weight_decay", "clip_grad_norm", "eval_every_epochs", "seed"):
+        for name in ("warmup_epochs", "weight_decay", "clip_grad_norm", "average_epochs", "eval_every_epochs", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name} must not be negative, but is {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"train.learning_rate must be a number above 0, not {self.learning_rate}")
-        for name in ("ema_decay", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} must be from 0 to below 1, not {getattr(self, name)}")
+        for name in ("epochs", "learning_rate", "checkpoint_minutes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"train.{name} must be a number above 0, not {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"train.ema_decay must be from 0 to below 1, not {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run: model × data × training. :func:`load_recipe` reads one."""
+    """A training run: model × data × strategy × training. :func:`load_recipe` reads one."""
 
     name: str = "custom"
     description: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    strategy: Strategy = field(default_factory=Strategy)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        plain: dict[str, Any] = to_plain(self)
+        return plain
 
     @classmethod
     def from_json(cls, values: dict[str, Any], *, where: str) -> Recipe:

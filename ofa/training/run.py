@@ -46,6 +46,8 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
         num_classes=num_classes,
         pretrained=config.pretrained,
         weights=config.weights,
+        drop_rate=config.drop_rate,
+        drop_path_rate=config.drop_path_rate,
         **config.choices(),
     )
     return supernet.to(memory_format=torch.channels_last)
@@ -116,7 +118,7 @@ class Run:
     def space_name(self) -> str:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
-        if model.divisor == 8 and all(getattr(model, name) is None for name in CHOICES):
+        if model.divisor == 8 and not model.coupled and all(getattr(model, name) is None for name in CHOICES):
             return model.name
         return f"{model.name}-{self.space.fingerprint[:6]}"
 

@@ -1,28 +1,38 @@
-"""The trainer: one loop, checkpoints, metrics."""
+"""The trainer: one loop for every strategy, checkpoints, metrics."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from timm.optim import create_optimizer_v2
+from lightning_fabric.wrappers import _FabricOptimizer
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ofa.config import ConfigError
+from ofa.cost import CostModel, macs
 from ofa.data import ImageData, load_data
 from ofa.files import write_csv_atomic
-from ofa.space import Arch
+from ofa.nn.resolution import resize_images
+from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet, sort_channels
+from ofa.training import gradients
 from ofa.training.checkpoint import (
     checkpoints_in,
     load_checkpoint,
@@ -30,21 +40,41 @@ from ofa.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from ofa.training.distillation import in_place_distillation, label_loss
+from ofa.training.compiled import CompiledSubnets
 from ofa.training.evaluation import Progress, SubnetEvaluator
-from ofa.training.recipe import Recipe, TrainConfig
+from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
-from ofa.training.sandwich import sandwich
+from ofa.training.samplers import ROLES, Draw
+from ofa.training.schedules import Stretch, stretch_at
+from ofa.training.signals import StopRequest, stop_on_signals
+from ofa.training.teacher import frozen_copy, load_teacher, probabilities, without_dropout
+from ofa.training.zero_init import zero_init
 
-ROLES = ("largest", "random", "smallest")
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+PASSES = 3
+"""A training pass counts as three forward passes, as usual: backward computes two gradients per multiplication."""
 
 
 class DivergedError(ArithmeticError):
     """The loss is no longer a number."""
 
 
+class StoppedError(RuntimeError):
+    """A signal asked for the end; what was trained is saved.
+
+    Args:
+        signum: The signal.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Progress | None = None) -> Run:
     """Train a supernet and leave a run folder.
+
+    Under ``torchrun`` every process calls this; each trains on its part of every mini-batch.
 
     Args:
         out: The folder; it must not hold a run already, unless ``resume``.
@@ -53,7 +83,9 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
 
     Raises:
         RunError: If the folder holds a run, or one of another recipe.
-        DivergedError: If the loss is not finite; it names step, subnet and last checkpoint.
+        ConfigError: If parts of the recipe do not go together.
+        DivergedError: If a loss is not finite; it names step, subnet and last checkpoint.
+        StoppedError: After SIGTERM or SIGINT, when the state is saved.
     """
     out = Path(out)
     checkpoints = checkpoints_in(out / "checkpoints")
@@ -74,7 +106,7 @@ def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> Non
     if before != recipe:
         changed = [
             f"{section}.{name}"
-            for section in ("model", "data", "train")
+            for section in ("model", "data", "strategy", "train")
             for name, value in vars(getattr(recipe, section)).items()
             if value != getattr(getattr(before, section), name)
         ]
@@ -84,160 +116,432 @@ def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> Non
 
 
 @contextmanager
-def _seeded(*seed: int) -> Iterator[None]:
+def _seeded(seed: int) -> Iterator[None]:
     """Torch's global generator, seeded inside the block and put back after it; layers and dropout draw from it."""
     with torch.random.fork_rng():
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0]))
+        _seed(seed)
         yield
+
+
+def _seed(*seed: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0]))
+
+
+def _fabric(recipe: Recipe) -> Fabric:
+    """Device and precision, and the processes that ``torchrun`` started."""
+    config = recipe.train
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes == 1:
+        fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+    else:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+        fabric = Fabric(
+            accelerator=config.device,
+            devices=here,
+            num_nodes=num_processes // here,
+            strategy="ddp",
+            precision=config.precision,
+        )
+    fabric.launch()
+    if config.batch_size % fabric.world_size:
+        raise ConfigError(
+            f"train.batch_size {config.batch_size} does not divide among {fabric.world_size} processes; make it a "
+            "multiple"
+        )
+    return fabric
 
 
 class _Trainer:
     def __init__(self, recipe: Recipe, out: Path, progress: Progress | None, *, resumes: bool = False) -> None:
         self.recipe, self.config, self.out, self.progress = recipe, recipe.train, out, progress
-        config = recipe.train
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
-        self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+        self.strategy, config = recipe.strategy, recipe.train
+        self.fabric = _fabric(recipe)
         untrained = recipe.model.untrained()
         with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
             space = build_supernet(untrained, num_classes=1).space
         self.data: ImageData = load_data(recipe.data, image_size=int(space["resolution"].values[-1]), progress=progress)
+        self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
+        self.num_steps = max(1, round(config.epochs * self.steps_per_epoch))
+        self.plan = self.strategy.schedule.plan(space, self.num_steps)
+        self._check_teacher()
         # A checkpoint brings its own weights.
         supernet = build_supernet(untrained if resumes else recipe.model, num_classes=self.data.num_classes)
+        if recipe.model.zero_init and not resumes:
+            zero_init(supernet)
         if not resumes:
             self._sort_channels(supernet)
-        optimizer = create_optimizer_v2(
-            supernet, opt=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.9
-        )
-        self.ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self.fabric.to_device(supernet)
         self.supernet = supernet
-        self.module, self.optimizer = self.fabric.setup(supernet, optimizer)
-        self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
-        self.rows: list[dict[str, float | int | None]] = []
+        self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
+        fused: dict[str, Any] = {"fused": True} if get_optimizer_info(config.optimizer).opt_class in FUSED else {}
+        optimizer = create_optimizer_v2(
+            supernet,
+            opt=config.optimizer,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=0.9,
+            **fused,
+        )
+        _forget(optimizer)
+        self.optimizer = cast(_FabricOptimizer, self.fabric.setup_optimizers(optimizer))
+        self.ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self.average: dict[str, Tensor] = {}
+        self.teacher = load_teacher(self.strategy, num_classes=self.data.num_classes)
+        if self.teacher is not None:
+            self.teacher = self.fabric.to_device(self.teacher)
+        self.frozen: nn.Module | None = None
+        self.compiled = CompiledSubnets([space.largest(), space.smallest()] if config.compile else [])
+        self.cost: CostModel = macs(supernet)
+        self.rows: list[dict[str, Any]] = []
+        self.train_macs = 0.0
+        self.epoch_sums = _EpochSums()
+
+    def _check_teacher(self) -> None:
+        strategy = self.strategy
+        freezes = any(stretch.phase.freezes_largest for stretch in self.plan)
+        if strategy.loss.needs_teacher and not (strategy.sampler.teaches or strategy.teacher or freezes):
+            raise ConfigError(
+                f"strategy.loss {strategy.loss.name} needs a teacher, but sampler {strategy.sampler.name} does not "
+                "draw the largest subnet in every step; use strategy.loss=labels, or name a strategy.teacher"
+            )
 
     def _sort_channels(self, supernet: Supernet) -> None:
         how = self.recipe.model.sort_channels
         if how == "none":
             return
-        batch_size = min(self.config.batch_size, len(self.data.splits.train))
+        batch_size = min(self.config.batch_size, len(self.data.splits.train) // 2 * 2)
         batches = self.data.train_batches(epoch=0, batch_size=batch_size, seed=self.config.seed, device="cpu")
         few = (images for images, _ in itertools.islice(batches, max(1, 512 // batch_size)))
         sort_channels(supernet, images=few if how == "activations" else None)
 
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
     def fit(self, checkpoint: Path | None) -> Run:
-        start = self._restore(checkpoint) if checkpoint else 0
-        writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=start)
+        done = self._restore(checkpoint) if checkpoint else 0
+        writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=len(self.rows)) if self._is_first else None
         try:
-            for epoch in range(start, self.config.epochs):
-                with _seeded(self.config.seed, epoch + 1):
-                    self.rows.append(self._epoch(epoch))
-                self._evaluate_bounds(epoch)
-                for name, value in self.rows[-1].items():
-                    if value is not None and name != "epoch":
-                        writer.add_scalar(name, value, epoch)
-                self._save(epoch)
+            with stop_on_signals() as request:
+                while done < self.num_steps:
+                    done, stops = self._train_epoch(done, request)
+                    if done % self.steps_per_epoch == 0 or done == self.num_steps:
+                        self._end_epoch(done, writer)
+                    self._save(done)
+                    if stops:
+                        raise self._stopped(done, request.signum or signal.SIGTERM)
         finally:
-            writer.close()
-        return Run.save(self.out, recipe=self.recipe, supernet=self._result(), data=self.data)
+            if writer is not None:
+                writer.close()
+        if self._is_first:
+            Run.save(self.out, recipe=self.recipe, supernet=self._result(), data=self.data)
+        self.fabric.barrier()
+        return Run.open(self.out)
 
-    def _result(self) -> Supernet:
-        return self.ema.module if self.ema else self.supernet
+    @property
+    def _is_first(self) -> bool:
+        """Whether this process writes files; all of them compute the same."""
+        return bool(self.fabric.is_global_zero)
 
-    def _epoch(self, epoch: int) -> dict[str, float | int | None]:
-        self.module.train()
-        sums: dict[str, list[float]] = {role: [] for role in ROLES}
-        started = time.perf_counter()
+    def _train_epoch(self, done: int, request: StopRequest) -> tuple[int, bool]:
+        """Train from step ``done`` to the end of its epoch or until a signal; gives the steps done and which it was."""
+        epoch, skipped = divmod(done, self.steps_per_epoch)
+        end = min((epoch + 1) * self.steps_per_epoch, self.num_steps)
         batches = self.data.train_batches(
-            epoch=epoch, batch_size=self.config.batch_size, seed=self.config.seed, device=self.fabric.device
+            epoch=epoch,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            device=self.fabric.device,
+            start=skipped,
+            shard=(self.fabric.global_rank, self.fabric.world_size),
         )
-        rate = 0.0
-        for index, (images, labels) in enumerate(batches):
-            step = epoch * self.steps_per_epoch + index
-            rate = learning_rate(step, self.steps_per_epoch, self.config)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
-            losses = self._step(step, images.to(memory_format=torch.channels_last), labels)
-            for role, loss in losses:
-                sums[role].append(loss)
+        self.supernet.train()
+        sums, started, saved = self.epoch_sums, time.perf_counter(), time.perf_counter()
+        seconds_before = sums.seconds
+        for step, (images, targets) in zip(range(done, end), batches, strict=False):
+            stretch = stretch_at(self.plan, step)
+            if step == stretch.first and step > 0:
+                self._begin(stretch)
+            self._set_learning_rate(step)
+            losses, stops = self._step(step, stretch, images, targets, stops=request.signum is not None)
+            now = time.perf_counter()
+            sums.add(losses)
+            sums.seconds = seconds_before + now - started
             if self.progress is not None:
-                speed = (index + 1) * self.config.batch_size / (time.perf_counter() - started)
-                what = f"epoch {epoch + 1}/{self.config.epochs}  loss {losses[0][1]:.3f}  {speed:,.0f} images/s"
-                self.progress(step + 1, self.config.epochs * self.steps_per_epoch, what)
-        seconds = time.perf_counter() - started
-        return {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * self.steps_per_epoch,
-            "seconds": round(seconds, 3),
-            "learning_rate": rate,
-            "images_per_second": round(self.steps_per_epoch * self.config.batch_size / seconds, 1),
-            **{f"loss_{role}": float(np.mean(values)) if values else None for role, values in sums.items()},
-            "largest_top1_percent": None,
-            "smallest_top1_percent": None,
-        }
+                what = f"epoch {epoch + 1}/{math.ceil(self.num_steps / self.steps_per_epoch)}"
+                what += f" {stretch.phase.name}" if len(self.plan) > 1 else ""
+                speed = (step + 1 - done) * self.config.batch_size / (now - started)
+                self.progress(step + 1, self.num_steps, f"{what}  loss {losses[0][1]:.3f}  {speed:,.0f} images/s")
+            if stops:
+                return step + 1, True
+            if now - saved > 60 * self.config.checkpoint_minutes and step + 1 < end:
+                self._save(step + 1)
+                saved = time.perf_counter()
+        return end, False
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> list[tuple[str, float]]:
-        """One optimiser step on the summed gradients of the sandwich; gives each subnet's role and loss."""
-        rng = np.random.default_rng([self.config.seed, step])
-        archs = sandwich(self.supernet.space, num_random=self.config.num_random, rng=rng)
-        roles = ["largest", *["random"] * self.config.num_random, "smallest"]
-        teacher: Tensor | None = None
-        losses = []
-        for role, arch in zip(roles, archs, strict=True):
-            logits = self.module(images, arch)
-            if teacher is None or self.config.distillation == "none":
-                loss = label_loss(logits, labels, label_smoothing=self.config.label_smoothing)
-            else:
-                loss = in_place_distillation(logits, teacher)
-            self.fabric.backward(loss)
-            if teacher is None:
-                teacher = logits.detach()
-            losses.append((role, float(loss.detach())))
-            if not math.isfinite(losses[-1][1]):
-                raise DivergedError(self._diverged(step, role, arch))
+    def _end_epoch(self, done: int, writer: SummaryWriter | None) -> None:
+        """Write down what the epoch was, and judge it."""
+        epochs = math.ceil(self.num_steps / self.steps_per_epoch)
+        epoch = math.ceil(done / self.steps_per_epoch)
+        sums, num_steps = self.epoch_sums, done - (epoch - 1) * self.steps_per_epoch
+        largest, smallest = self._accuracy_of_bounds(epoch, is_last=epoch == epochs)
+        self._average(epochs_left=epochs - epoch)
+        row = {
+            "epoch": epoch,
+            "step": done,
+            "phase": stretch_at(self.plan, done - 1).phase.name,
+            "seconds": round(sums.seconds, 3),
+            "learning_rate": self._set_learning_rate(done - 1),
+            "images_per_second": round(num_steps * self.config.batch_size / sums.seconds, 1),
+            "train_macs": self.train_macs,
+            **sums.means(),
+            "largest_top1_percent": largest,
+            "smallest_top1_percent": smallest,
+        }
+        self.rows.append(row)
+        self.epoch_sums = _EpochSums()
+        if writer is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "epoch":
+                    writer.add_scalar(name, value, epoch - 1)
+
+    def _stopped(self, done: int, signum: int) -> StoppedError:
+        return StoppedError(
+            f"stopped by {signal.Signals(signum).name} at step {done} of {self.num_steps}; everything is saved in "
+            f"{self.out / 'checkpoints'}, continue with --resume",
+            signum,
+        )
+
+    def _set_learning_rate(self, step: int) -> float:
+        warmup_steps = round(self.config.warmup_epochs * self.steps_per_epoch)
+        rate = self.config.learning_rate * self.strategy.schedule.learning_rate(
+            step, self.plan, warmup_steps=warmup_steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        return rate
+
+    def _begin(self, stretch: Stretch) -> None:
+        """What a phase asks for at its first step."""
+        if stretch.phase.sort_channels:
+            sort_channels(self.supernet)
+            # What the optimiser and the average remember is of channels in another order.
+            _forget(self.optimizer.optimizer)
+            if self.ema:
+                self.ema.module.load_state_dict(self.supernet.state_dict())
+        if stretch.phase.freezes_largest:
+            self.frozen = frozen_copy(self.supernet)
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(
+        self, step: int, stretch: Stretch, images: Tensor, targets: Tensor, *, stops: bool
+    ) -> tuple[list[tuple[str, float]], bool]:
+        """One optimiser step on the summed gradients of the step's subnets.
+
+        Returns:
+            Each subnet's role and loss, and whether any process has been asked to stop.
+        """
+        _seed(self.config.seed, 1, step)  # for dropout
+        images = images.to(memory_format=torch.channels_last)
+        batch = _Batch(self, step, stretch, images, targets)
+        draws = self._draws(batch)
+        losses, set_aside = self._backward(draws, images, targets, others_weight=self._ramp(step, stretch))
+        values, stops = self._finish(losses, set_aside, stops)
+        for draw, value in zip(draws, values, strict=True):
+            if not math.isfinite(value):
+                raise DivergedError(self._diverged(step, draw))
         if self.config.clip_grad_norm:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip_grad_norm)
+            self.fabric.clip_gradients(self.supernet, self.optimizer, max_norm=self.config.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.supernet, step=step)
-        return losses
+        return [(draw.role, value) for draw, value in zip(draws, values, strict=True)], stops
 
-    def _diverged(self, step: int, role: str, arch: Arch) -> str:
+    def _backward(
+        self, draws: Sequence[Draw], images: Tensor, targets: Tensor, *, others_weight: float
+    ) -> tuple[Tensor, gradients.Gradients | None]:
+        """Forward and backward of every draw; gradients add up in the parameters.
+
+        Returns:
+            Losses ``(num draws,)``, and the largest subnet's gradients where they are to be kept apart.
+        """
+        taught = self._teacher_probabilities(images)
+        in_place: Tensor | None = None
+        set_aside: gradients.Gradients | None = None
+        losses: list[Tensor] = []
+        joint: list[Tensor] = []
+        for draw in draws:
+            rows = _part(len(images), draw.part)
+            logits = self._logits(images[rows], draw)
+            loss = self._loss(draw, logits, targets[rows], None if taught is None else taught[rows], in_place)
+            losses.append(loss.detach())
+            is_largest = draw.role == "largest"
+            weighted = loss if is_largest else loss * others_weight
+            if self.strategy.sampler.joint_backward:
+                joint.append(weighted * (len(logits) / len(targets)))
+            else:
+                self.fabric.backward(weighted)
+            if is_largest and self.strategy.loss.needs_teacher:
+                in_place = logits.detach().float().softmax(dim=1)
+            if is_largest and self.strategy.remove_conflicts:
+                set_aside = gradients.take(self.parameters)
+            self._count_macs(draw.arch, PASSES * len(logits))
+        if joint:
+            self.fabric.backward(torch.stack(joint).sum())
+        return torch.stack(losses), set_aside
+
+    def _loss(
+        self, draw: Draw, logits: Tensor, targets: Tensor, taught: Tensor | None, in_place: Tensor | None
+    ) -> Tensor:
+        """The largest subnet learns from the labels or from another model, the rest from whatever teaches."""
+        loss = self.strategy.loss
+        if draw.role == "largest":
+            teacher = taught if self.teacher is not None else None
+        else:
+            teacher = _mixed(taught, in_place, share=self.strategy.teacher_share)
+        return loss.label_loss(logits, targets) if teacher is None else loss.distil(logits, targets, teacher)
+
+    def _finish(
+        self, losses: Tensor, set_aside: gradients.Gradients | None, stops: bool
+    ) -> tuple[Sequence[float], bool]:
+        """Average over processes, in one call, and put the gradients together; gives losses and whether to stop."""
+        parts = [gradients.take(self.parameters)] if set_aside is None else [set_aside, gradients.take(self.parameters)]
+        if self.fabric.world_size > 1:
+            numbers = torch.cat([losses, losses.new_tensor([float(stops)])])
+            parts, numbers = gradients.all_reduce_mean(
+                parts,
+                numbers,
+                self._sum_over_processes,
+                self.fabric.world_size,
+            )
+            losses, stops = numbers[:-1], bool(numbers[-1] > 0)
+        if set_aside is not None:
+            parts[0] = gradients.without_conflict(parts[0], parts[1])
+        for part in parts:
+            gradients.add(self.parameters, part)
+        return losses.tolist(), stops
+
+    def _sum_over_processes(self, tensor: Tensor) -> Tensor:
+        return cast(Tensor, self.fabric.all_reduce(tensor, reduce_op="sum"))
+
+    def _draws(self, batch: _Batch) -> list[Draw]:
+        phase = batch.stretch.phase
+        if phase.only_largest:
+            draws = [Draw(batch.space.largest(), "largest")]
+        else:
+            sampler = self.strategy.sampler
+            if phase.num_random is not None:
+                sampler = sampler.with_num_random(phase.num_random)
+            draws = sampler.draw(batch)
+        if self.strategy.resolution == "per_batch":
+            resolutions = batch.space["resolution"].values
+            resolution = resolutions[batch.rng.integers(len(resolutions))]
+            draws = [
+                Draw(batch.space.arch({**draw.arch, "resolution": resolution}), draw.role, draw.part) for draw in draws
+            ]
+        return draws
+
+    def _ramp(self, step: int, stretch: Stretch) -> float:
+        """Weight of the gradients of all subnets but the largest."""
+        ramp_steps = stretch.phase.ramp * self.num_steps
+        return min(1.0, (step - stretch.first + 1) / ramp_steps) if ramp_steps >= 1 else 1.0
+
+    def _teacher_probabilities(self, images: Tensor) -> Tensor | None:
+        """What the frozen copy or the other model says of the images; both, in equal parts, if there are both."""
+        said = []
+        for teacher in (self.frozen, self.teacher):
+            if teacher is not None:
+                with self.fabric.autocast():
+                    said.append(probabilities(teacher, images))
+        if self.frozen is not None:
+            self._count_macs(self.supernet.space.largest(), len(images))
+        return sum(said[1:], said[0]) / len(said) if said else None
+
+    def _logits(self, images: Tensor, draw: Draw) -> Tensor:
+        subnet = self.supernet.subnet(draw.arch)
+        if draw.role != "largest" and self.strategy.drop == "largest" and subnet is not self.supernet.model:
+            without_dropout(subnet)
+        images = resize_images(images, int(draw.arch["resolution"]))
+        with self.fabric.autocast():
+            if draw.arch in self.compiled:
+                return self.compiled(draw.arch, subnet, images)
+            return torch.as_tensor(subnet(images))
+
+    def _count_macs(self, arch: Arch, num_passes: int) -> None:
+        """Add what this many forward passes of one image cost in every process."""
+        self.train_macs += float(self.cost.predict(arch)[0]) * num_passes * self.fabric.world_size
+
+    def _diverged(self, step: int, draw: Draw) -> str:
         kept = checkpoints_in(self.out / "checkpoints")
         return (
-            f"the loss of the {role} subnet is not finite at step {step} (learning rate "
-            f"{learning_rate(step, self.steps_per_epoch, self.config):.4g}, {arch.to_json()}); last good checkpoint: "
+            f"the loss of the {draw.role} subnet is not finite at step {step} (learning rate "
+            f"{self._set_learning_rate(step):.4g}, {draw.arch.to_json()}); last good checkpoint: "
             f"{kept[-1] if kept else 'none yet'}; lower train.learning_rate or set train.clip_grad_norm=1"
         )
 
-    def _evaluate_bounds(self, epoch: int) -> None:
-        every = self.config.eval_every_epochs
-        if epoch + 1 != self.config.epochs and not (every and (epoch + 1) % every == 0):
-            return
-        result = self._result()
-        evaluator = SubnetEvaluator(result, self.data)
-        space = result.space
-        bounds: Sequence[Arch] = [space.largest(), space.smallest()]
-        largest, smallest = evaluator.top1_percent(bounds)
-        self.rows[-1] |= {"largest_top1_percent": float(largest), "smallest_top1_percent": float(smallest)}
+    # -- what is left ------------------------------------------------------------------------------------------------
 
-    def _save(self, epoch: int) -> None:
-        folder = self.out / "checkpoints"
-        tensors, numbers = optimizer_tensors(self.optimizer.state_dict())
-        groups = {"model": self.supernet.state_dict(), "optimizer": tensors}
-        if self.ema:
-            groups["ema"] = self.ema.module.state_dict()
-        state = {
-            "epoch": epoch + 1,
-            "optimizer": numbers,
-            "metrics": self.rows,
-            "recipe": self.recipe.to_json(),
-            "splits": self.data.splits.to_json(),
-        }
-        save_checkpoint(folder / f"epoch-{epoch + 1:05d}.safetensors", groups, state)
-        write_csv_atomic(self.out / "metrics.csv", pd.DataFrame(self.rows))
-        for old in checkpoints_in(folder)[: -self.config.keep_checkpoints]:
-            old.unlink()
+    @property
+    def _smoothed(self) -> Supernet:
+        """What is judged: the moving average where there is one."""
+        return cast(Supernet, self.ema.module) if self.ema else self.supernet
+
+    def _result(self) -> Supernet:
+        if not self.average:
+            return self._smoothed
+        averaged = copy.deepcopy(self._smoothed)
+        averaged.load_state_dict(self.average)
+        return averaged
+
+    @torch.no_grad()
+    def _average(self, *, epochs_left: int) -> None:
+        if epochs_left >= self.config.average_epochs:
+            return
+        count = self.config.average_epochs - epochs_left
+        for name, tensor in self._smoothed.state_dict().items():
+            if name in self.average and tensor.is_floating_point():
+                self.average[name] += (tensor - self.average[name]) / count
+            else:
+                self.average[name] = tensor.clone()
+
+    def _accuracy_of_bounds(self, epoch: int, *, is_last: bool) -> tuple[float | None, float | None]:
+        """Search-split accuracy of the largest and the smallest subnet, in the epochs that are evaluated."""
+        every = self.config.eval_every_epochs
+        scores: tuple[float | None, float | None] = (None, None)
+        if is_last or (every and epoch % every == 0):
+            if self._is_first:
+                space = self.supernet.space
+                bounds = [space.largest(), space.smallest()]
+                largest, smallest = SubnetEvaluator(self._smoothed, self.data).top1_percent(bounds)
+                scores = float(largest), float(smallest)
+            self.fabric.barrier()
+        return scores
+
+    def _save(self, step: int) -> None:
+        if self._is_first:
+            folder = self.out / "checkpoints"
+            tensors, numbers = optimizer_tensors(self.optimizer.state_dict())
+            groups = {"model": self.supernet.state_dict(), "optimizer": tensors, "average": self.average}
+            if self.ema:
+                groups["ema"] = self.ema.module.state_dict()
+            if self.frozen is not None:
+                groups["frozen"] = self.frozen.state_dict()
+            state = {
+                "step": step,
+                "optimizer": numbers,
+                "metrics": self.rows,
+                "train_macs": self.train_macs,
+                "epoch_sums": vars(self.epoch_sums),
+                "recipe": self.recipe.to_json(),
+                "splits": self.data.splits.to_json(),
+            }
+            save_checkpoint(folder / f"step-{step:09d}.safetensors", groups, state)
+            write_csv_atomic(self.out / "metrics.csv", pd.DataFrame(self.rows))
+            for old in checkpoints_in(folder)[: -self.config.keep_checkpoints]:
+                old.unlink()
+        self.fabric.barrier()
 
     def _restore(self, path: Path) -> int:
         groups, state = load_checkpoint(path)
@@ -247,17 +551,89 @@ class _Trainer:
                 f"the data set is not the one that {path} was trained on; restore it, or choose another --out"
             )
         self.supernet.load_state_dict(groups["model"])
-        self.optimizer.load_state_dict(optimizer_state_dict(groups["optimizer"], state["optimizer"]))
+        self.optimizer.load_state_dict(
+            optimizer_state_dict(groups.get("optimizer", {}), state["optimizer"])  # empty where a phase begins
+        )
+        for parameter, entries in self.optimizer.optimizer.state.items():
+            for name, value in entries.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    entries[name] = torch.empty_like(parameter).copy_(value)  # in the memory format that kernels expect
         if self.ema:
             self.ema.module.load_state_dict(groups["ema"])
+        if "frozen" in groups:
+            self.frozen = frozen_copy(self.supernet)
+            self.frozen.load_state_dict(groups["frozen"])
+        device = self.fabric.device
+        self.average = {name: tensor.to(device) for name, tensor in groups.get("average", {}).items()}
         self.rows = state["metrics"]
-        return int(state["epoch"])
+        self.train_macs = state["train_macs"]
+        self.epoch_sums = _EpochSums(**state["epoch_sums"])
+        return int(state["step"])
 
 
-def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine from the peak to nearly zero at the last step."""
-    warmup = config.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    share = (step - warmup) / max(1, config.epochs * steps_per_epoch - warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+class _Batch:
+    """What a sampler may look at: see :class:`~ofa.training.samplers.Step`."""
+
+    def __init__(self, trainer: _Trainer, step: int, stretch: Stretch, images: Tensor, targets: Tensor) -> None:
+        self._trainer, self.stretch, self._images, self._targets = trainer, stretch, images, targets
+        self.rng = np.random.default_rng([trainer.config.seed, step, 0, 1])  # not the data's sequence
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        return self.stretch.space
+
+    def macs(self, population: Population) -> npt.NDArray[np.float64]:
+        whole = self._trainer.supernet.space
+        return self._trainer.cost.predict(population if self.space == whole else self.space.to_archs(population))
+
+    @torch.no_grad()
+    def label_loss(self, arch: Arch) -> float:
+        trainer = self._trainer
+        logits = trainer._logits(self._images, Draw(arch))
+        trainer._count_macs(arch, len(self._images))
+        loss = trainer.strategy.loss.label_loss(logits, self._targets).detach()
+        return float(trainer._sum_over_processes(loss))  # all must choose alike
+
+
+class _EpochSums:
+    """Losses of the epoch so far, by role."""
+
+    def __init__(
+        self, seconds: float = 0.0, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None
+    ) -> None:
+        self.seconds, self.sums, self.counts = seconds, sums or {}, counts or {}
+
+    def add(self, losses: Sequence[tuple[str, float]]) -> None:
+        for role, loss in losses:
+            self.sums[role] = self.sums.get(role, 0.0) + loss
+            self.counts[role] = self.counts.get(role, 0) + 1
+
+    def means(self) -> dict[str, float | None]:
+        return {f"loss_{role}": self.sums[role] / self.counts[role] if role in self.sums else None for role in ROLES}
+
+
+def _forget(optimizer: torch.optim.Optimizer) -> None:
+    """Begin an optimiser anew.
+
+    Momentum begins as zeros rather than with the first gradient, which is the same: torch's fused SGD does not take
+    parameters with and without a buffer together, and weights of few subnets get their first gradients late.
+    """
+    optimizer.state.clear()
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            if group["momentum"]:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _part(num: int, part: tuple[int, int]) -> slice:
+    """Rows of the i-th of n parts of ``num`` images."""
+    index, parts = part
+    return slice(num * index // parts, num * (index + 1) // parts)
+
+
+def _mixed(outer: Tensor | None, in_place: Tensor | None, *, share: float) -> Tensor | None:
+    """Probabilities to learn from: ``share`` of the outer teacher's, the rest of the largest subnet's."""
+    if outer is None or in_place is None:
+        return in_place if outer is None else outer
+    return outer if share == 1 else share * outer + (1 - share) * in_place

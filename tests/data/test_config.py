@@ -18,6 +18,15 @@ from ofa.data import DataConfig, DataError
         ({"limit": 0}, "limit is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"crop_padding": 0.5}, "crop_padding is 0.5"),
+        ({"crop_scale": 0.0}, "crop_scale is 0.0"),
+        ({"crop_scale": 1.1}, "crop_scale is 1.1"),
+        ({"auto_augment": "randaugment"}, "auto_augment is 'randaugment'; give one of none, rand_augment, triv"),
+        ({"auto_augment_magnitude": 31}, "auto_augment_magnitude is 31; give a whole number from 0 to 30"),
+        ({"auto_augment_magnitude": -1}, "auto_augment_magnitude is -1"),
+        ({"auto_augment_num_ops": 0}, "auto_augment_num_ops is 0; give at least 1"),
+        ({"random_erasing": 1.5}, "random_erasing is 1.5; give a probability from 0 to 1"),
+        ({"mixup": -0.1}, "mixup is -0.1; give an alpha from 0 (off) up"),
+        ({"cutmix": float("nan")}, "cutmix is nan"),
         ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2)"),
         ({"std": (0.0,)}, "std is (0.0,)"),
     ],
@@ -29,3 +38,7 @@ def test_refuses_and_names_the_value(options: dict[str, Any], message: str) -> N
 
 def test_one_mean_serves_three_channels() -> None:
     assert DataConfig(mean=[0.5]).mean == (0.5, 0.5, 0.5)  # type: ignore[arg-type]  # as YAML gives it
+
+
+def test_mixes() -> None:
+    assert [DataConfig(**options).mixes for options in ({}, {"mixup": 0.2}, {"cutmix": 1.0})] == [False, True, True]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ofa.data import SPLITS, DataConfig, DataError, ImageData, load_data, preprocessing
-from ofa.data.image_data import augment, statistics
+from ofa.data.image_data import statistics
 
 from .helpers import noise, write_folder, write_idx, write_parquet
 
@@ -94,25 +97,6 @@ def test_each_training_image_comes_once() -> None:
     )
 
 
-def test_augment_by_pad_and_crop() -> None:
-    rng = np.random.default_rng(0)
-    pixels = noise(rng, 200, 3, 8, 8)
-    varied = augment(torch.from_numpy(pixels), DataConfig(crop_padding=0.25, horizontal_flip=True), rng).numpy()
-    seen = set()
-    for image, result in zip(pixels, varied, strict=True):
-        padded = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="edge")
-        crops = {(y, x): padded[:, y : y + 8, x : x + 8] for y in range(5) for x in range(5)}
-        matches = [
-            (y, x, flip)
-            for (y, x), crop in crops.items()
-            for flip in (False, True)
-            if (result == (crop[..., ::-1] if flip else crop)).all()
-        ]
-        assert len(matches) == 1
-        seen.update(matches)
-    assert len(seen) > 45  # of 50
-
-
 def test_decoding_as_needed_equals_memory(folder: DataConfig) -> None:
     memory = load_data(folder, image_size=8)
     lazy = load_data(folder, image_size=8, memory_limit_bytes=50 * 3 * 8 * 8)
@@ -167,6 +151,193 @@ def test_progress_reaches_the_end() -> None:
     load_data(DataConfig(), image_size=8, progress=lambda done, total, what: calls.append((done, total, what)))
     assert calls[-1] == (1797, 1797, "decoding images")
     assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+
+
+# -- training batches with everything on -----------------------------------------------------------------------------
+
+VARIED = {"horizontal_flip": True, "crop_scale": 0.4, "auto_augment": "rand_augment", "random_erasing": 0.5}
+MIXED = {**VARIED, "mixup": 0.8, "cutmix": 1.0}
+
+
+def _varied(root: Path, kind: str, *, lazy: bool = False, **options: Any) -> ImageData:
+    if kind == "rgb":
+        write_folder(root / "train", {"cat": 20, "dog": 30}, extension="jpg")
+    else:
+        write_idx(
+            root, "train", noise(np.random.default_rng(0), 60, 10, 12), np.arange(60, dtype=np.uint8) % 3, gz=True
+        )
+    config = DataConfig(name="folder" if kind == "rgb" else "idx", root=str(root), **options)
+    data = load_data(config, image_size=10, memory_limit_bytes=0 if lazy else 10**9)
+    assert (data.pixels is None) == lazy
+    return data
+
+
+def _list(data: ImageData, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(data.train_batches(**{"epoch": 1, "batch_size": 8, "seed": 3, **options}))
+
+
+def _same(one: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    return all(torch.equal(x, y) for pair in zip(one, other, strict=True) for x, y in zip(*pair, strict=True))
+
+
+def _global_states() -> str:
+    return str((np.random.get_state(), random.getstate(), torch.get_rng_state().tolist()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [VARIED, MIXED, {**VARIED, "auto_augment": "trivial_augment"}],
+    ids=["varied", "mixed", "trivial"],
+)
+@pytest.mark.parametrize("kind", ["grey", "rgb"])
+def test_start_goes_on_as_the_whole_epoch_did(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    data = _varied(tmp_path, kind, **options)
+    whole = _list(data)
+    assert len(whole) == len(data.splits.train) // 8 > 2
+    assert all(images.shape == (8, 3, 10, 10) and images.isfinite().all() for images, _ in whole)
+    for start in range(len(whole) + 1):
+        assert _same(_list(data, start=start), whole[start:])
+    assert not torch.equal(whole[0][0], _list(data, epoch=0)[0][0])
+
+
+def test_no_two_batches_draw_the_same() -> None:
+    data = load_data(DataConfig(crop_padding=0.4), image_size=8)
+    ramp = (torch.arange(8)[:, None] * 16 + torch.arange(8)).to(torch.uint8).expand(1078, 1, -1, -1)
+    data = replace(data, pixels={"train": ramp}, mean=(0.0,) * 3, std=(1.0,) * 3)
+    batches = [images for images, _ in _list(data, batch_size=64)]
+    assert len({images.numpy().tobytes() for images in batches}) == len(batches) == 16
+
+
+@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
+@pytest.mark.parametrize("kind", ["grey", "rgb"])
+def test_shards_are_rows_of_the_whole(kind: str, policy: str, tmp_path: Path) -> None:
+    data = _varied(tmp_path, kind, **{**VARIED, "auto_augment": policy})
+    whole = _list(data)
+    for num_shards in (2, 4, 8):
+        for rank in range(num_shards):
+            rows = [tuple(part[rank::num_shards] for part in batch) for batch in whole]
+            assert _same(_list(data, shard=(rank, num_shards)), rows)  # type: ignore[arg-type]
+    assert _same(_list(data, shard=(1, 2), start=1), _list(data, shard=(1, 2))[1:])
+
+
+def test_shards_mix_among_themselves(tmp_path: Path) -> None:
+    data = _varied(tmp_path, "grey", mixup=1.0)
+    labels = _list(_varied(tmp_path, "grey"), shard=(1, 2))
+    proportions = []
+    for (_, targets), (_, own) in zip(_list(data, shard=(1, 2)), labels, strict=True):
+        one, other = (torch.nn.functional.one_hot(part, 3).float() for part in (own, own.flip(0)))
+        row = int((own != own.flip(0)).nonzero()[0])
+        share = targets[row, own[row]]
+        torch.testing.assert_close(targets, share * one + (1 - share) * other)
+        proportions.append(round(share.item(), 6))
+    assert len(set(proportions)) == len(proportions)
+
+
+@pytest.mark.parametrize("options", [VARIED, MIXED], ids=["varied", "mixed"])
+@pytest.mark.parametrize("kind", ["grey", "rgb"])
+def test_varied_batches_decoded_as_needed_equal_memory(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    memory, lazy = (_varied(tmp_path, kind, lazy=lazy, **options) for lazy in (False, True))
+    assert _same(_list(memory), _list(lazy))
+    assert _same(_list(memory, start=2, shard=(1, 2), image_size=7), _list(lazy, start=2, shard=(1, 2), image_size=7))
+
+
+def test_global_generators_neither_decide_nor_change(tmp_path: Path) -> None:
+    data = _varied(tmp_path, "rgb", **MIXED)
+    np.random.seed(1)
+    random.seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        before = _global_states()
+        first = _list(data)
+        assert _global_states() == before
+    np.random.seed(2)
+    random.seed(2)
+    assert _same(_list(data), first)
+
+
+def test_mixing_gives_shares_of_classes(tmp_path: Path) -> None:
+    data = _varied(tmp_path, "grey", cutmix=1.0)
+    for images, targets in _list(data):
+        assert (images.shape, images.dtype) == ((8, 3, 10, 10), torch.float32)
+        assert (targets.shape, targets.dtype) == ((8, 3), torch.float32)
+        torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    _, labels = next(data.batches("train", batch_size=8))
+    assert labels.dtype == torch.int64
+
+
+def test_no_skipped_image_is_decoded(tmp_path: Path) -> None:
+    data = _varied(tmp_path, "rgb", lazy=True)
+
+    class Counting:
+        decoded: ClassVar[list[int]] = []
+
+        def __len__(self) -> int:
+            return len(data.source.images)
+
+        def __getitem__(self, index: int) -> Image.Image:
+            self.decoded.append(index)
+            return data.source.images[index]
+
+    counting = replace(data, source=replace(data.source, images=Counting()), num_workers=0)
+    assert len(_list(counting, start=2, shard=(0, 2))) == len(data.splits.train) // 8 - 2
+    assert len(Counting.decoded) == (len(data.splits.train) // 8 - 2) * 4
+    assert set(Counting.decoded) <= set(data.splits.train)
+
+
+def test_start_and_shards_that_do_not_fit(digits: ImageData) -> None:
+    options: dict[str, Any] = {"epoch": 0, "batch_size": 100, "seed": 0}
+    for start in (-1, 11):
+        with pytest.raises(DataError, match=f"start is {start}, but an epoch has 10 batches of 100"):
+            digits.train_batches(**options, start=start)
+    for shard in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(DataError, match=re.escape(f"shard is {shard}; give (rank, num_shards)")):
+            digits.train_batches(**options, shard=shard)
+    with pytest.raises(DataError, match="batch_size is 100, which 3 shards cannot share"):
+        digits.train_batches(**options, shard=(0, 3))
+    mixed = replace(digits, config=DataConfig(mixup=0.2))
+    with pytest.raises(
+        DataError, match=r"a batch_size of 100 over 4 shards leaves 25 images in each; .* multiple of 8"
+    ):
+        mixed.train_batches(**options, shard=(0, 4))
+    with pytest.raises(DataError, match="a batch_size of 5 over 1 shard leaves 5 images"):
+        mixed.train_batches(epoch=0, batch_size=5, seed=0)
+
+
+# -- devices ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("kind", ["grey", "rgb"])
+def test_all_work_is_on_the_device(kind: str, lazy: bool, tmp_path: Path) -> None:
+    """On ``meta`` an operation that brings in the host's tensors, or waits for values, fails."""
+    data = _varied(tmp_path, kind, lazy=lazy, **MIXED)
+    for images, targets in _list(data, device="meta"):
+        assert (images.device.type, images.shape) == ("meta", (8, 3, 10, 10))
+        assert (targets.device.type, targets.shape) == ("meta", (8, data.num_classes))
+
+
+def test_the_training_split_is_moved_once(digits: ImageData) -> None:
+    data = replace(digits)
+    assert data.pixels is not None
+    first, again = (data._train_pixels_on(torch.device("meta")) for _ in range(2))
+    assert first is again
+    assert data._train_pixels_on(torch.device("cpu")) is data.pixels["train"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("kind", ["grey", "rgb"])
+def test_cuda_gives_what_the_cpu_gives(kind: str, lazy: bool, tmp_path: Path) -> None:
+    plain = _varied(tmp_path, kind, lazy=lazy, horizontal_flip=True)
+    for (images, labels), (expected, expected_labels) in zip(_list(plain, device="cuda"), _list(plain), strict=True):
+        assert images.is_cuda
+        torch.testing.assert_close(images.cpu(), expected)
+        assert torch.equal(labels.cpu(), expected_labels)
+    mixed = _varied(tmp_path, kind, lazy=lazy, **MIXED)
+    for (images, targets), (expected, shares) in zip(_list(mixed, device="cuda"), _list(mixed), strict=True):
+        torch.testing.assert_close(targets.cpu(), shares)
+        # Other rounding moves a few pixels by a grey value, or by a neighbour.
+        assert (images.cpu() - expected).abs().gt(0.05).float().mean() < 0.02
 
 
 # -- preprocessing, by its description alone -------------------------------------------------------------------------

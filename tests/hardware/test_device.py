@@ -58,7 +58,7 @@ def test_unknown_device_lists_the_known_ones():
         ("threads: 1\n", "key 'runtime' is missing"),
         ("runtime: onnxrt\n", "unknown runtime 'onnxrt'; did you mean 'onnxruntime'"),
         ("runtime: onnxruntime\nthreads: 0\n", "threads must be at least 1, not 0"),
-        ("runtime: onnxruntime\nbatch: many\n", "batch must be a int, not 'many'"),
+        ("runtime: onnxruntime\nbatch: many\n", "batch must be a whole number, not 'many'"),
         ("runtime: onnxruntime\nprecision: fp8\n", "precision cannot be 'fp8'; choices: fp32"),
         ("runtime: onnxruntime\nhost: moon\n", "host cannot be 'moon'; choices: local"),
         ("- a list\n", "must hold a mapping"),

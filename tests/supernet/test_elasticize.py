@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ofa.space import SpaceError
-from ofa.supernet import elasticize
+from ofa.supernet import create_supernet, elasticize
 from ofa.supernet.elasticize import NothingElasticError, NotTraceableError
 
 
@@ -153,3 +153,23 @@ def test_code_with_fixed_sizes_stays_whole_and_says_so() -> None:
     assert all(
         reason.startswith("its code computes with fixed sizes: shape '[1, 197, 768]'") for reason in reasons.values()
     )
+
+
+def test_coupled_to_the_depth_as_in_compofa() -> None:
+    """Five stages of three depths, and nothing else: 243 networks (arXiv:2104.12642, sec. 3.2)."""
+    supernet = create_supernet(
+        "ofa_mobilenetv3_w1.0", num_classes=10, kernel=["100%"], resolution=[64], coupled=["expand"]
+    )
+    space = supernet.space
+    assert space.num_archs == 3**5
+    arch = space.sample(np.random.default_rng(0))
+    for stage in range(1, 6):
+        assert arch[f"stage{stage}.block0.expand"] == {2: 3, 3: 4, 4: 6}[int(arch[f"stage{stage}.depth"])]
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(supernet.eval()(images, arch), supernet.extract(arch)(images))
+
+
+def test_what_cannot_be_coupled_is_named() -> None:
+    with pytest.raises(SpaceError, match="unknown kind of dim to couple to the depth 'expnad'; did you mean 'expand'"):
+        elasticize(timm.create_model("mobilenetv3_small_050"), coupled=["expnad"])

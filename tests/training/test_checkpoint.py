@@ -86,6 +86,16 @@ def test_an_optimizer_goes_on_where_it_was(tmp_path: Path, optimizer_type: type[
 def test_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
     assert checkpoints_in(tmp_path / "none") == []
     for epoch in (10, 9, 100):
-        (tmp_path / f"epoch-{epoch:05d}.safetensors").touch()
-    (tmp_path / ".epoch-00011.safetensors.x.safetensors").touch()  # what a killed process left
-    assert [path.stem for path in checkpoints_in(tmp_path)] == ["epoch-00009", "epoch-00010", "epoch-00100"]
+        (tmp_path / f"step-{epoch:05d}.safetensors").touch()
+    (tmp_path / ".step-00011.safetensors.x.safetensors").touch()  # what a killed process left
+    assert [path.stem for path in checkpoints_in(tmp_path)] == ["step-00009", "step-00010", "step-00100"]
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, {"model": {"x": torch.ones(1000)}, "average": {}}, {"step": 1})
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match="its checksum does not match its contents"):
+        load_checkpoint(path)

@@ -15,7 +15,7 @@ def test_every_packaged_recipe_loads_and_can_be_stored(name: str) -> None:
     assert recipe.name == name
     assert recipe.description
     assert Recipe.from_json(recipe.to_json(), where="test") == recipe
-    assert build_supernet(recipe.model.untrained(), num_classes=3).space.num_archs > 1000
+    assert build_supernet(recipe.model.untrained(), num_classes=3).space.num_archs > 100
 
 
 def test_there_is_a_recipe_for_the_demo() -> None:
@@ -37,7 +37,12 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
 
 def test_choices_leave_out_what_was_not_given() -> None:
     recipe = load_recipe("bignas", ["model.depth=[1, 2]"])
-    assert recipe.model.choices() == {"depth": (1, 2), "kernel_transforms": False, "divisor": 8}
+    assert recipe.model.choices() == {
+        "depth": (1, 2),
+        "kernel_transforms": False,
+        "divisor": 8,
+        "coupled": (),
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,9 +52,12 @@ def test_choices_leave_out_what_was_not_given() -> None:
             "train.epoch=3",
             r"recipe demo.yaml: train: unknown key 'epoch'; did you mean 'epochs'\? known: epochs, batch_size",
         ),
-        ("trian.epochs=3", r"unknown key 'trian'; did you mean 'train'\? known: name, description, model, data, train"),
-        ("train.epochs=many", "train: epochs must be an? int, not 'many'"),
-        ("train.epochs=0", "train.epochs must be at least 1, not 0"),
+        (
+            "trian.epochs=3",
+            r"unknown key 'trian'; did you mean 'train'\? known: name, description, model, data, strategy",
+        ),
+        ("train.epochs=many", "train: epochs must be a number, not 'many'"),
+        ("train.epochs=0", "train.epochs must be a number above 0, not 0"),
         ("train.learning_rate=0", "train.learning_rate must be .*above 0, not 0.0"),
         ("train.learning_rate=.nan", "train.learning_rate must be .*above 0, not nan"),
         ("train.weight_decay=-1", "train.weight_decay must not be negative, but is -1.0"),

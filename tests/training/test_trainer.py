@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +17,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from ofa.config import ConfigError
+from ofa.cost import macs
 from ofa.files import FileFormatError
-from ofa.training import DivergedError, Run, RunError, build_supernet, train
+from ofa.supernet.presets import WeightsError, create_model
+from ofa.training import (
+    DivergedError,
+    Run,
+    RunError,
+    StoppedError,
+    build_supernet,
+    checkpoint,
+    list_recipes,
+    load_recipe,
+    train,
+)
 from ofa.training.checkpoint import checkpoints_in, load_checkpoint
-from ofa.training.recipe import Recipe, TrainConfig
-from ofa.training.trainer import learning_rate
+from ofa.training.recipe import Recipe
 
 from .conftest import tiny_recipe
 
@@ -131,7 +148,7 @@ def test_a_truncated_checkpoint_can_be_deleted_for_the_one_before(trained: Run, 
 
 def test_checkpoints_are_pruned(tmp_path: Path) -> None:
     run = train(tiny_recipe("train.epochs=3", "train.keep_checkpoints=1", "data.limit=64"), tmp_path / "run")
-    assert [path.stem for path in checkpoints_in(run.path / "checkpoints")] == ["epoch-00003"]
+    assert [path.stem for path in checkpoints_in(run.path / "checkpoints")] == ["step-000000006"]
 
 
 def test_divergence_names_the_step_and_what_to_do(tmp_path: Path) -> None:
@@ -169,8 +186,8 @@ def test_training_learns_and_distils(tmp_path: Path) -> None:
     assert metrics["largest_top1_percent"].iloc[-1] > 50  # of ten classes
 
 
-@pytest.mark.parametrize("distillation", ["in_place", "none"])
-def test_first_step_is_the_sandwich_by_hand(tmp_path: Path, distillation: str) -> None:
+@pytest.mark.parametrize("loss", ["soft_labels", "labels"])
+def test_first_step_is_the_sandwich_by_hand(tmp_path: Path, loss: str) -> None:
     """One step of SGD (timm's "sgd" adds Nesterov's) follows the summed gradients of the losses, written out."""
     recipe = tiny_recipe(
         "train.epochs=1",
@@ -180,8 +197,7 @@ def test_first_step_is_the_sandwich_by_hand(tmp_path: Path, distillation: str) -
         "train.weight_decay=0",
         "train.ema_decay=0",
         "train.optimizer=momentum",
-        "train.label_smoothing=0",
-        f"train.distillation={distillation}",
+        f"strategy.loss={{name: {loss}, label_smoothing: 0}}",
     )
     run = train(recipe, tmp_path / "run")
     state = _state_before_training(recipe, tmp_path / "before")
@@ -192,15 +208,15 @@ def test_first_step_is_the_sandwich_by_hand(tmp_path: Path, distillation: str) -
     ((images, labels),) = data.train_batches(epoch=0, batch_size=64, seed=0)
     images = images.to(memory_format=torch.channels_last)
     space = supernet.space
-    rng = np.random.default_rng([0, 0])
+    rng = np.random.default_rng([0, 0, 0, 1])
     (middle,) = space.to_archs(space.sample_population(1, rng))
     teacher = supernet(images, space.largest())
-    loss = torch.nn.functional.cross_entropy(teacher, labels)
+    total = torch.nn.functional.cross_entropy(teacher, labels)
     for arch in (middle, space.smallest()):
         logits = supernet(images, arch)
         soft = -(teacher.detach().softmax(1) * logits.log_softmax(1)).sum(1).mean()
-        loss = loss + (soft if distillation == "in_place" else torch.nn.functional.cross_entropy(logits, labels))
-    loss.backward()
+        total = total + (soft if loss == "soft_labels" else torch.nn.functional.cross_entropy(logits, labels))
+    total.backward()
     trained = weights(run)
     for name, parameter in supernet.model.named_parameters():
         expected = parameter.detach() - recipe.train.learning_rate * (0 if parameter.grad is None else parameter.grad)
@@ -219,18 +235,196 @@ def _state_before_training(recipe: Recipe, out: Path) -> dict[str, torch.Tensor]
     return state
 
 
-def test_learning_rate_schedule_by_hand() -> None:
-    config = TrainConfig(epochs=4, warmup_epochs=1, learning_rate=0.8)
-    rates = [learning_rate(step, 3, config) for step in range(12)]
-    np.testing.assert_allclose(rates[:3], [0.2, 0.4, 0.6])
-    assert rates[3] == 0.8
-    np.testing.assert_allclose(rates[3:], [0.4 * (1 + math.cos(math.pi * k / 9)) for k in range(9)])
-    assert rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
-    assert 0 < rates[-1] < 0.03
-
-
 def test_recipe_is_kept_with_the_run(trained: Run) -> None:
     assert (
         Recipe.from_json(json.loads((trained.path / "supernet.json").read_text())["recipe"], where="run")
         == tiny_recipe()
     )
+
+
+# -- every packaged strategy -----------------------------------------------------------------------------------------
+
+SMALL = (
+    "data.name=digits",
+    "data.limit=64",
+    "data.search_share=32",
+    "data.calibration_share=32",
+    "model.resolution=[16, 20]",
+    "train.epochs=3.5",
+    "train.batch_size=16",
+    "train.warmup_epochs=0.5",
+    "train.eval_every_epochs=0",
+    "train.device=cpu",
+    "train.average_epochs=2",
+    "model.drop_rate=0.2",
+)
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in ("demo", "instatune")])
+def test_every_strategy_resumes_to_the_same_bits_from_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, SMALL)
+    whole = train(recipe, tmp_path / "whole")
+    assert pd.read_csv(whole.path / "metrics.csv")["step"].tolist() == [4, 8, 12, 14]
+
+    def stop(done: int, total: int, what: str) -> None:
+        if what.startswith("epoch") and done in (3, 10):
+            os.kill(os.getpid(), signal.SIGTERM)  # noted now, seen in the step after
+
+    for steps in (4, 11):
+        with pytest.raises(StoppedError, match=f"stopped by SIGTERM at step {steps} of 14; .* continue with --resume"):
+            train(recipe, tmp_path / "run", resume=True, progress=stop)
+        assert checkpoints_in(tmp_path / "run" / "checkpoints")[-1].stem == f"step-{steps:09d}"
+    assert_same_result(train(recipe, tmp_path / "run", resume=True), whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("strategy.remove_conflicts=true",),
+        ("strategy.resolution=per_batch", "model.drop_path_rate=0.2", "strategy.drop=all"),
+        ("data.mixup=0.5", "data.auto_augment=rand_augment", "train.optimizer=adamw", "train.learning_rate=0.001"),
+    ],
+)
+def test_options_resume_to_the_same_bits(options: tuple[str, ...], tmp_path: Path) -> None:
+    recipe = load_recipe("bignas", (*SMALL, "train.epochs=1.5", *options))
+    whole = train(recipe, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", progress=killer(5))
+    assert_same_result(train(recipe, tmp_path / "run", resume=True), whole)
+
+
+def test_train_macs_by_hand(tmp_path: Path) -> None:
+    """Images × MACs, a training pass counted as three forward passes."""
+    run = train(load_recipe("plain", SMALL), tmp_path / "run")
+    supernet = run.supernet()
+    per_image = macs(supernet).predict(supernet.space.largest())[0]
+    assert pd.read_csv(run.path / "metrics.csv")["train_macs"].iloc[-1] == pytest.approx(3 * per_image * 14 * 16)
+
+
+def test_the_smallest_alone_trains_nothing_but_its_own_weights(tmp_path: Path) -> None:
+    recipe = load_recipe("plain", (*SMALL, "strategy.sampler.bound=smallest", "train.weight_decay=0"))
+    run = train(recipe, tmp_path / "run")
+    before = _state_before_training(recipe, tmp_path / "before")
+    last_block = "blocks.1.2.conv_pw.weight"  # of a stage that the smallest keeps one block of
+    assert torch.equal(weights(run)[last_block], before[f"model.{last_block}"])
+    head = "classifier.weight"
+    assert not torch.equal(weights(run)[head], before[f"model.{head}"])
+
+
+def test_another_model_teaches(tmp_path: Path) -> None:
+    teacher = create_model("ofa_mobilenetv3_tiny", num_classes=10)
+    file = tmp_path / "teacher.safetensors"
+    save_file(teacher.state_dict(), file)
+    words = (*SMALL, "train.epochs=1", "strategy.teacher=ofa_mobilenetv3_tiny", f"strategy.teacher_weights={file}")
+    losses = {}
+    for share in (0.5, 1.0):
+        run = train(load_recipe("bignas", (*words, f"strategy.teacher_share={share}")), tmp_path / f"run{share}")
+        losses[share] = pd.read_csv(run.path / "metrics.csv")[LOSSES].to_numpy()
+    assert np.isfinite(losses[0.5]).all()
+    assert not np.allclose(losses[0.5], losses[1.0])
+    with pytest.raises(WeightsError, match="do not fit MobileNetV3"):
+        train(load_recipe("bignas", (*words, "strategy.teacher=mobilenetv3_small_050")), tmp_path / "other")
+
+
+def test_a_loss_without_its_teacher_is_refused(tmp_path: Path) -> None:
+    message = "loss soft_labels needs a teacher, but sampler uniform does not draw .*; use strategy.loss=labels"
+    with pytest.raises(ConfigError, match=message):
+        train(load_recipe("bignas", (*SMALL, "strategy.sampler=uniform")), tmp_path / "run")
+
+
+def test_fewer_steps_than_phases_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has 6 phases, but the run has 4 steps; raise train\.epochs"):
+        train(load_recipe("progressive_shrinking", (*SMALL, "train.epochs=1")), tmp_path / "run")
+
+
+def test_averaging_is_the_mean_of_the_last_epochs(tmp_path: Path) -> None:
+    words = (*SMALL, "train.epochs=3", "train.keep_checkpoints=3")
+    run = train(load_recipe("bignas", words), tmp_path / "run")
+    last = [load_checkpoint(path)[0]["model"] for path in checkpoints_in(run.path / "checkpoints")[-2:]]
+    name = "classifier.weight"
+    mean = (last[0][f"model.{name}"] + last[1][f"model.{name}"]) / 2
+    torch.testing.assert_close(weights(run)[name], mean)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("bignas", SMALL)
+    whole = train(recipe, tmp_path / "whole")
+    really_save = checkpoint.safetensors.torch.save_file
+    calls = []
+
+    def save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really_save(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.safetensors.torch, "save_file", save)
+        with pytest.raises(OSError, match="No space left"):
+            train(recipe, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "step-000000004.safetensors",
+        "step-000000008.safetensors",
+    ]
+    assert_same_result(train(recipe, tmp_path / "run", resume=True), whole)
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+
+def command(recipe: str, out: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "ofa", "train", recipe, *SMALL, *words, "--out", str(out), "--resume"]
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_the_weights_are_the_same(tmp_path: Path) -> None:
+    words = ("train.epochs=12", "train.checkpoint_minutes=0.01")
+    subprocess.run(command("deps", tmp_path / "whole", *words), check=True, capture_output=True)
+    rng, out = np.random.default_rng(0), tmp_path / "run"
+    for _ in range(5):
+        process = subprocess.Popen(command("deps", out, *words), stderr=subprocess.DEVNULL)
+        begun = len(checkpoints_in(out / "checkpoints"))
+        while process.poll() is None and len(checkpoints_in(out / "checkpoints")) == begun < 2:
+            time.sleep(0.05)
+        time.sleep(float(rng.uniform(0, 8)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("deps", out, *words), check=True, capture_output=True)
+    assert_same_result(Run.open(out), Run.open(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("recipe", "model", "tolerance"), [("bignas", "test_vit", 1e-4), ("bignas", None, 0.2)])
+def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: float, tmp_path: Path) -> None:
+    """Without batch normalisation the losses agree to rounding; with it, each process normalises its own images."""
+    words = ["train.epochs=1", "data.limit=32", "train.average_epochs=0", "model.drop_rate=0"]
+    words += [f"model.name={model}", "model.resolution=[160]", "model.zero_init=false"] if model else []
+    alone = train(load_recipe(recipe, (*SMALL, *words)), tmp_path / "alone")
+    script = tmp_path / "count.py"
+    script.write_text(
+        "import os\n"
+        "import torch.distributed as dist\n"
+        "from ofa.cli import main\n"
+        "really, calls = dist.all_reduce, []\n"
+        "def counted(*args, **kwargs):\n"
+        "    calls.append(args[0].numel())\n"
+        "    return really(*args, **kwargs)\n"
+        "dist.all_reduce = counted\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    open(r'{tmp_path}/calls' + os.environ['RANK'], 'w').write(' '.join(map(str, calls)))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    arguments = ["train", recipe, *SMALL, *words, "--out", str(tmp_path / "both")]
+    done = subprocess.run(
+        [*torchrun, *arguments], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (pd.read_csv(tmp_path / run / "metrics.csv") for run in ("alone", "both"))
+    np.testing.assert_allclose(second[LOSSES], first[LOSSES], rtol=tolerance)
+    assert second["train_macs"].tolist() == first["train_macs"].tolist()
+    calls = [(tmp_path / f"calls{rank}").read_text().split() for rank in (0, 1)]
+    assert len(calls[0]) == len(calls[1]) == 2  # one for each of two steps
+    assert alone.space == Run.open(tmp_path / "both").space

@@ -1,0 +1,137 @@
+"""Random changes to training images, a batch at a time, on the device where the batch lies.
+
+Shapes: ``n`` images, ``C`` channels (1 for grey, else 3), ``S`` pixels a side. All but :func:`erase` take and give
+uint8 ``(n, C, S, S)``. Numbers are drawn with numpy on the host, so every device gets the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ofa.data.config import DataConfig
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Boxes: TypeAlias = tuple[Floats, Floats, Floats, Floats]
+
+CROP_ASPECTS = (3 / 4, 4 / 3)
+ERASED_AREAS = (0.02, 1 / 3)
+ERASED_ASPECTS = (0.3, 1 / 0.3)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Random numbers for a batch of ``num`` images, of which this process holds the rows ``rank::num_shards``.
+
+    Numbers are drawn for the whole batch and kept for the rows held, so a row meets the same ones in every sharding.
+
+    Args:
+        rng: Advanced alike in every shard; what is drawn from it directly holds for the whole batch.
+        shard: ``(rank, num_shards)``.
+    """
+
+    rng: np.random.Generator
+    num: int
+    shard: tuple[int, int] = (0, 1)
+
+    def integers(self, low: int, high: int, *shape: int) -> npt.NDArray[np.int64]:
+        """From ``low`` to ``high``, both included; ``(n, *shape)``."""
+        return self._own(self.rng.integers(low, high, size=(self.num, *shape), endpoint=True))
+
+    def uniform(self, *shape: int) -> Floats:
+        """From 0 to below 1; ``(n, *shape)``."""
+        return self._own(self.rng.random((self.num, *shape)))
+
+    def _own(self, drawn: npt.NDArray[np.generic]) -> npt.NDArray:
+        rank, num_shards = self.shard
+        return drawn[rank::num_shards]
+
+
+def augment(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
+    """Crop, shift and flip, then auto-augment, as far as ``config`` says."""
+    if config.crop_scale < 1:
+        pixels = crop(pixels, draw_boxes(draws, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS))
+    if config.crop_padding or config.horizontal_flip:
+        pixels = shift_and_flip(pixels, config, draws)
+    if config.auto_augment != "none":
+        from ofa.data.auto_augment import auto_augment  # torchvision takes a second to import
+
+        pixels = auto_augment(pixels, config, draws)
+    return pixels
+
+
+def shift_and_flip(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
+    """Shift each image at random, repeating its edge, and mirror it at random."""
+    channels, size = pixels.shape[1:3]
+    padding = round(config.crop_padding * size)
+    shifted = np.arange(size) + draws.integers(-padding, padding, 2, 1)
+    rows, columns = shifted.clip(0, size - 1).swapaxes(0, 1)
+    if config.horizontal_flip:
+        columns = np.where(draws.uniform(1) < 0.5, columns[:, ::-1], columns)
+    # Indices into flat images, because indexing with one tensor per dimension takes five times as long.
+    indices = (_on(pixels.device, rows)[:, :, None] * size + _on(pixels.device, columns)[:, None, :]).flatten(1)
+    return pixels.flatten(2).gather(2, indices[:, None].expand(-1, channels, -1)).view_as(pixels)
+
+
+def draw_boxes(draws: Draws, *, areas: tuple[float, float], aspects: tuple[float, float]) -> Boxes:
+    """A random box in each image: top, left, height and width as shares of the image's side, each ``(n,)``.
+
+    Area and logarithm of the aspect (width by height) are uniform. Where torchvision and timm draw both again until the
+    box fits into the image, here the aspect is drawn from those that fit, so that each image draws as many numbers.
+    """
+    area, aspect, top, left = draws.uniform(4).T
+    area = areas[0] + (areas[1] - areas[0]) * area
+    lowest, highest = np.log(np.maximum(aspects[0], area)), np.log(np.minimum(aspects[1], 1 / area))
+    aspect = np.exp(lowest + (highest - lowest) * aspect)
+    height, width = np.sqrt(area / aspect).clip(max=1), np.sqrt(area * aspect).clip(max=1)
+    return (1 - height) * top, (1 - width) * left, height, width
+
+
+def crop(pixels: Tensor, boxes: Boxes) -> Tensor:
+    """Cut a box out of each image and enlarge it, bilinearly, to the image's size.
+
+    References:
+        Szegedy et al., Going deeper with convolutions, arXiv:1409.4842, sec. 6. Here boxes begin between pixels too.
+    """
+    size = pixels.shape[2]
+    centres = (np.arange(size) + 0.5) / size
+    top, left, height, width = (share[:, None] for share in boxes)
+    # grid_sample counts from -1 to 1.
+    rows = _on(pixels.device, (2 * (top + height * centres) - 1).astype(np.float32))
+    columns = _on(pixels.device, (2 * (left + width * centres) - 1).astype(np.float32))
+    grid = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=3)
+    # A crop is never larger than its image, so nothing shrinks and no filter against aliases is needed.
+    found = torch.nn.functional.grid_sample(
+        pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return found.round_().to(torch.uint8)
+
+
+def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
+    """Put the mean into a random box of some images, in place; float ``(n, C, S, S)``, normalised: the mean is 0.
+
+    References:
+        Zhong et al., Random erasing data augmentation, arXiv:1708.04896, sec. 3. The areas and aspects are those of
+        timm's ``RandomErasing``, and so is the mean as filling, which the paper calls RE-M; see :func:`draw_boxes` for
+        boxes that do not fit.
+    """
+    if not config.random_erasing:
+        return images
+    chosen = draws.uniform(1) < config.random_erasing
+    top, left, height, width = (
+        share[:, None] for share in draw_boxes(draws, areas=ERASED_AREAS, aspects=ERASED_ASPECTS)
+    )
+    size = images.shape[2]
+    centres = (np.arange(size) + 0.5) / size
+    rows = _on(images.device, (top <= centres) & (centres < top + height) & chosen)
+    columns = _on(images.device, (left <= centres) & (centres < left + width))
+    return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
+def _on(device: torch.device, numbers: npt.NDArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(numbers)).to(device, non_blocking=True)

@@ -1,0 +1,19 @@
+"""Every subnet learns from the labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ofa.training.losses.loss import Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels(Loss):
+    """Cross-entropy against the labels, whether there is a teacher or not."""
+
+    needs_teacher = False
+
+    def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
+        return self.label_loss(logits, targets)

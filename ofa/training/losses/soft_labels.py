@@ -1,0 +1,35 @@
+"""In-place distillation: subnets learn the largest one's soft labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from ofa.config import ConfigError
+from ofa.training.losses.loss import Loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLabels(Loss):
+    """Cross-entropy against the teacher's soft labels, with or without the labels themselves.
+
+    Args:
+        label_weight: Weight of the label loss that is added: 0 in BigNAS, 1 in Once-for-All.
+
+    References:
+        Yu et al., BigNAS, arXiv:2003.11142, sec. 3.1: temperature 1, the teacher's gradient stopped, no label term.
+        Cai et al., Once-for-All, arXiv:1908.09791, sec. 3.3: soft and real labels together.
+    """
+
+    label_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_weight < 0:
+            raise ConfigError(f"label_weight must not be negative, but is {self.label_weight}")
+
+    def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
+        loss = functional.cross_entropy(logits, teacher)
+        return loss + self.label_weight * self.label_loss(logits, targets) if self.label_weight else loss

@@ -1,0 +1,86 @@
+"""What a sampler is: it chooses the subnets that train on one mini-batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.config import ConfigError, Named
+from ofa.space import Arch, Population, SearchSpace
+
+Role: TypeAlias = Literal["largest", "random", "smallest"]
+ROLES: tuple[Role, ...] = ("largest", "random", "smallest")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A subnet that trains in this step.
+
+    Args:
+        role: ``largest`` teaches the others by in-place distillation; metrics are kept by role.
+        part: ``(i, n)``: it trains on the i-th of n parts of the mini-batch.
+    """
+
+    arch: Arch
+    role: Role = "random"
+    part: tuple[int, int] = (0, 1)
+
+
+class Step(Protocol):
+    """What a sampler may look at."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """What may be drawn now: the whole space, or what the schedule has opened of it."""
+        ...
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Source of randomness, of this step alone."""
+        ...
+
+    def macs(self, population: Population) -> npt.NDArray[np.float64]:
+        """Multiply-accumulates of one image, shape ``(N,)``; the population is of :attr:`space`."""
+        ...
+
+    def label_loss(self, arch: Arch) -> float:
+        """Loss against the labels of the mini-batch, without gradient."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Named):
+    """Base of the samplers, which are frozen dataclasses of their settings."""
+
+    teaches = False
+    """Whether the largest subnet is drawn first in every step, so that it can teach the others."""
+
+    joint_backward = False
+    """Whether one backward pass serves all draws of a step; otherwise each has its own, which needs less memory."""
+
+    @classmethod
+    def known(cls) -> Mapping[str, type[Named]]:
+        from ofa.training.samplers import SAMPLERS
+
+        return SAMPLERS
+
+    def with_num_random(self, num_random: int) -> Sampler:
+        """The same sampler with another number of random subnets, where it has one."""
+        has = any(field.name == "num_random" for field in dataclasses.fields(self))
+        return dataclasses.replace(self, num_random=num_random) if has else self  # type: ignore[call-arg]
+
+    def draw(self, step: Step) -> list[Draw]:
+        """The subnets of one step, the largest first if it is among them."""
+        raise NotImplementedError
+
+
+def at_least(minimum: int, **values: int) -> None:
+    """:class:`ConfigError` if a setting is below ``minimum``."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ConfigError(f"{name} must be at least {minimum}, not {value}")

@@ -1,0 +1,55 @@
+"""A training strategy: schedule × sampler × loss, and a few options that go with any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ofa.config import ConfigError
+from ofa.training.losses import Loss
+from ofa.training.losses.soft_labels import SoftLabels
+from ofa.training.samplers import Sampler
+from ofa.training.samplers.sandwich import Sandwich
+from ofa.training.schedules import Schedule
+from ofa.training.schedules.one_stage import OneStage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Which subnets train when, and what they learn from.
+
+    Args:
+        schedule: Which part of the space trains when.
+        sampler: Which subnets of that part train on a mini-batch.
+        loss: What a subnet that is taught learns from; the largest learns from the labels.
+        resolution: ``per_subnet``: every drawn subnet brings its own, the bounds keep theirs. ``per_batch``: all
+            subnets of a step have the same, drawn afresh each step (Once-for-All, BigNAS).
+        drop: Dropout and stochastic depth act in the ``largest`` subnet only (BigNAS, sec. 3.3), or in ``all``.
+        remove_conflicts: Where the largest subnet's gradient opposes that of the others, the opposing part of it is
+            removed (Gong et al., NASViT, ICLR 2022, sec. 3.2; here of the gradient as a whole).
+        teacher: Name of any timm model that teaches all subnets, the largest too; trained for the same classes.
+        teacher_weights: Its ``.safetensors`` file; timm's pretrained weights if there is none.
+        teacher_share: Share of the teacher in what the others learn; the largest subnet, where it is drawn, has the
+            rest. 1 is the teacher instead of the largest subnet.
+    """
+
+    schedule: Schedule = field(default_factory=OneStage)
+    sampler: Sampler = field(default_factory=Sandwich)
+    loss: Loss = field(default_factory=SoftLabels)
+    resolution: Literal["per_subnet", "per_batch"] = "per_subnet"
+    drop: Literal["largest", "all"] = "largest"
+    remove_conflicts: bool = False
+    teacher: str | None = None
+    teacher_weights: str | None = None
+    teacher_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.teacher_share <= 1:
+            raise ConfigError(f"strategy.teacher_share must be above 0 and at most 1, not {self.teacher_share}")
+        if self.teacher_weights and not self.teacher:
+            raise ConfigError("strategy.teacher_weights is given, but no strategy.teacher; name its timm model")
+        if self.remove_conflicts and not self.sampler.teaches:
+            raise ConfigError(
+                f"strategy.remove_conflicts needs the largest subnet in every step, but sampler {self.sampler.name} "
+                "does not draw it; use strategy.sampler=sandwich"
+            )

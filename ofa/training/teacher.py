@@ -1,0 +1,62 @@
+"""Teachers other than the largest subnet of the step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ofa.config import ConfigError
+from ofa.supernet import Supernet
+from ofa.supernet.presets import PRESETS, create_model
+from ofa.training.strategy import Strategy
+
+
+def load_teacher(strategy: Strategy, *, num_classes: int) -> nn.Module | None:
+    """The model that ``strategy.teacher`` names, in eval mode and without gradients; ``None`` if it names none.
+
+    Raises:
+        ConfigError: If it is a preset without weights, or not for ``num_classes`` classes.
+        WeightsError: If its weights do not fit.
+    """
+    if strategy.teacher is None:
+        return None
+    if strategy.teacher in PRESETS and not strategy.teacher_weights:
+        raise ConfigError(f"strategy.teacher {strategy.teacher!r} has no weights of its own; give teacher_weights")
+    teacher = create_model(
+        strategy.teacher,
+        num_classes=num_classes,
+        pretrained=strategy.teacher_weights is None,
+        weights=strategy.teacher_weights,
+        needs_classifier=True,
+    )
+    return teacher.eval().requires_grad_(False)
+
+
+def frozen_copy(supernet: Supernet) -> nn.Module:
+    """The largest subnet as it is now, to teach from: batch statistics, no dropout, no gradients.
+
+    Like the subnets it teaches, it normalises with the statistics of the batch, whose resolution may not be its own.
+    """
+    model = copy.deepcopy(supernet.model)
+    without_dropout(model)
+    return model.train().requires_grad_(False)
+
+
+def without_dropout(module: nn.Module) -> None:
+    """Turn dropout and stochastic depth off, in place, whatever mode the module is in."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.dropout._DropoutNd):
+            child.p = 0.0
+        elif isinstance(child, DropPath):
+            child.drop_prob = 0.0
+        if isinstance(getattr(child, "drop_rate", None), float):
+            vars(child)["drop_rate"] = 0.0  # models that call functional.dropout before their classifier
+
+
+@torch.no_grad()
+def probabilities(teacher: nn.Module, images: Tensor) -> Tensor:
+    """What a teacher says of images, ``(N, classes)``."""
+    return torch.as_tensor(teacher(images)).float().softmax(dim=1)

@@ -1,0 +1,1104 @@
+"""Measure training: subnets against the same trained alone, strategies at equal cost, BN calibration, throughput.
+
+    python scripts/bench_training.py [gap] [strategies] [calibration] [throughput] [--data FOLDER] [--out docs/results]
+
+Leaves ``training.md`` in ``--out`` and one row per finished piece of work in ``--out``/training/*.csv. Stopped at any
+moment, the same command goes on: what has a row is not done again, a run that was being trained continues from its last
+checkpoint in ``--work``. Settings are part of a row's key, so other settings give other rows beside those there are.
+
+- gap: a supernet (recipe bignas) and some of its subnets, each trained alone (recipe plain) for as many epochs.
+- strategies: recipes at the training cost of bignas, counted in multiply-accumulates; two of them at parts of it too.
+- calibration: accuracy and time of BN calibration on few and many images.
+- throughput: a sandwich step against the steps of the same four subnets as networks of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import itertools
+import json
+import os
+import platform
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import timm
+import torch
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+
+import ofa
+from ofa.cli import progress_bar
+from ofa.config import read_yaml
+from ofa.cost import CostModel, macs
+from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.hardware.fingerprint import cpu_model
+from ofa.search.sampling import sample_distinct, spread
+from ofa.space import Arch, SearchSpace
+from ofa.supernet import create_supernet
+from ofa.training import (
+    Recipe,
+    Run,
+    StoppedError,
+    SubnetEvaluator,
+    calibrate_bn,
+    load_recipe,
+    top1_percent,
+    train,
+)
+from ofa.training.compiled import CompiledSubnets
+from ofa.training.evaluation import Progress
+from ofa.training.losses.soft_labels import SoftLabels
+from ofa.training.recipe import RECIPES_DIR
+from ofa.training.samplers.sorted import Sorted, nested_chain
+
+SECTIONS = ("gap", "strategies", "calibration", "throughput")
+MODEL = "ofa_mobilenetv3_tiny"
+DIGITS = "digits"
+STRATEGIES = ("bignas", "deps", "alphanet", "progressive_shrinking", "sortednet")
+CURVE = ("bignas", "deps")
+WARMUP_SHARE = 0.05  # 3 of 60 epochs, as in the recipes, however long the run is
+HELD_BACK = 4096  # images for BN calibration, and as many for the search split
+CALIBRATION_IMAGES = (0, 256, 1024, 4096)
+CALIBRATION_BATCH = 256
+NUM_CHAIN = 10
+POOL = 1000
+PROBE_BATCH = 4
+THROUGHPUT_MODEL = "ofa_mobilenetv3_w1.0"
+
+
+# -- what is done, and what is kept of it ------------------------------------------------------------------------------
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any value."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Rows:
+    """A CSV file with one row per finished piece of work, found by its ``key``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.by_key = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            return {}
+        table = pd.read_csv(self.path, dtype={"key": str, "run": str})
+        return {row["key"]: {str(name): value for name, value in row.items()} for row in table.to_dict("records")}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.by_key
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self.by_key.get(key)
+
+    def add(self, key: str, values: Mapping[str, Any]) -> None:
+        """Put a row on disk, whole or not at all."""
+        self.by_key = self._read()  # somebody else may have added some
+        self.by_key[key] = {"key": key, **values, "date": str(datetime.date.today())}
+        write_csv_atomic(self.path, pd.DataFrame(list(self.by_key.values())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run to be trained.
+
+    Args:
+        arch: JSON of the only subnet that trains, or nothing.
+    """
+
+    recipe: str
+    epochs: float
+    seed: int
+    batch_size: int
+    data: str
+    limit: int | None
+    resolutions: tuple[int, ...]
+    device: str
+    arch: str = ""
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result, the recipe's own contents too."""
+        contents = read_yaml(RECIPES_DIR / f"{self.recipe}.yaml", kind="recipe")
+        contents.pop("description", None)
+        return {
+            "recipe": self.recipe,
+            "recipe_sha256": digest(contents),
+            "model": MODEL,
+            "resolutions": " ".join(map(str, self.resolutions)),
+            "data": self.data,
+            "limit": self.limit or 0,
+            "epochs": round(self.epochs, 4),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "device": self.device,
+            "arch": self.arch,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return digest(self.settings)
+
+    @property
+    def title(self) -> str:
+        what = arch_text(Arch(json.loads(self.arch))) if self.arch else f"seed {self.seed}"
+        return f"{self.recipe} {what}, {epochs_text(self.epochs)}"
+
+    def load(self, root: Path) -> Recipe:
+        """The recipe with its overrides."""
+        words = [
+            f"model.name={MODEL}",
+            f"model.resolution={list(self.resolutions)}",
+            *data_words(self.data, root, self.limit),
+            f"train.epochs={round(self.epochs, 4)}",
+            f"train.warmup_epochs={round(WARMUP_SHARE * self.epochs, 4)}",
+            f"train.batch_size={self.batch_size}",
+            f"train.seed={self.seed}",
+            f"train.device={self.device}",
+            "train.eval_every_epochs=0",
+        ]
+        return load_recipe(self.recipe, [*words, *([f"strategy.sampler.arch={self.arch}"] if self.arch else [])])
+
+
+def data_words(data: str, root: Path, limit: int | None) -> list[str]:
+    words = [f"data.limit={limit}"] if limit else []
+    if data == DIGITS:
+        return [f"data.name={DIGITS}", *words]
+    held_back = [f"data.{split}_share={HELD_BACK}" for split in ("calibration", "search")]
+    return ["data.name=idx", f"data.root={json.dumps(str(root))}", *held_back, *words]
+
+
+@contextlib.contextmanager
+def showing(title: str) -> Iterator[Progress]:
+    """A progress callback: a bar on a terminal, a line every half minute elsewhere."""
+    if sys.stderr.isatty():
+        with progress_bar() as bar:
+            yield lambda done, total, what: bar(done, total, f"{title}: {what}")
+    else:
+        yield log_lines(title)
+
+
+def log_lines(title: str, every_seconds: float = 30.0) -> Progress:
+    last = time.monotonic()
+
+    def log(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every_seconds:
+            last = time.monotonic()
+            say(f"  {title}: {what}  {done}/{total}")
+
+    return log
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bench:
+    """Does what has no row yet; everything that is asked for twice is done once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.data = DIGITS if str(options.data) == DIGITS else options.data.name
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = options.out / "training"
+        self.runs = Rows(folder / "runs.csv")
+        self.accuracies = Rows(folder / "accuracies.csv")
+        self.costs = Rows(folder / "costs.csv")
+        self.calibration_times = Rows(folder / "calibration_times.csv")
+        self.steps = Rows(folder / "steps.csv")
+        self._evaluator: SubnetEvaluator | None = None
+
+    # -- the space and subnets of it -----------------------------------------------------------------------------------
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """MACs of one image."""
+        return macs(create_supernet(MODEL, num_classes=10, resolution=list(self.options.resolutions)))
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.cost.space
+
+    def macs(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
+        return self.cost.predict(archs)
+
+    @cached_property
+    def gap_archs(self) -> list[Arch]:
+        """The bounds, and of a pool the ones at even quantiles of MACs; ascending."""
+        pool = self.space.to_archs(sample_distinct(self.space, POOL, np.random.default_rng(0), set()))
+        costs = self.macs(pool)
+        shares = np.linspace(0, 1, self.options.gap_archs)[1:-1]
+        middle = [pool[int(np.argmin(np.abs(costs - np.quantile(costs, share))))] for share in shares]
+        return [self.space.smallest(), *middle, self.space.largest()]
+
+    @cached_property
+    def fixed_archs(self) -> list[Arch]:
+        """The bounds and random subnets, always the same; ascending in MACs."""
+        bounds = self.space.to_population([self.space.smallest(), self.space.largest()])
+        seen = set(self.space.row_keys(bounds).tolist())
+        drawn = sample_distinct(self.space, self.options.num_archs - 2, np.random.default_rng(1), seen)
+        archs = self.space.to_archs(np.concatenate([bounds, drawn]))
+        return [archs[position] for position in np.argsort(self.macs(archs), kind="stable")]
+
+    @cached_property
+    def alone_archs(self) -> list[Arch]:
+        """Those of the fixed subnets that are trained alone."""
+        return [self.fixed_archs[position] for position in spread(self.macs(self.fixed_archs), self.options.num_alone)]
+
+    @cached_property
+    def chain_archs(self) -> list[Arch]:
+        """Some of the nested sub-models that sortednet trains; ascending."""
+        sampler = load_recipe("sortednet").strategy.sampler
+        assert isinstance(sampler, Sorted)
+        chain = nested_chain(self.space, sampler.num_models)
+        rows = np.unique(np.linspace(0, len(chain) - 1, NUM_CHAIN).round().astype(int))
+        return self.space.to_archs(chain[rows])
+
+    # -- training and judging ------------------------------------------------------------------------------------------
+
+    def job(self, recipe: str, *, epochs: float, seed: int, arch: Arch | None = None) -> Job:
+        return Job(
+            recipe=recipe,
+            epochs=epochs,
+            seed=seed,
+            batch_size=self.options.batch_size,
+            data=self.data,
+            limit=self.options.limit,
+            resolutions=tuple(self.options.resolutions),
+            device=self.device,
+            arch="" if arch is None else arch.to_json(),
+        )
+
+    def train(self, job: Job) -> Run:
+        """Train, or continue, or open what was trained; afterwards the run has its row."""
+        folder = self.options.work / f"{job.recipe}-{job.key}"
+        if not (folder / "supernet.json").exists():
+            say(f"training {job.title} ({folder.name})")
+        with showing(job.title) as progress:
+            run = train(job.load(self.options.data), folder, resume=True, progress=progress)
+        if job.key not in self.runs:
+            metrics = pd.read_csv(folder / "metrics.csv")
+            measured = {
+                "num_train": run.info["data"]["num_train"],
+                "images": int(metrics["step"].iloc[-1]) * job.batch_size,
+                "train_macs": float(metrics["train_macs"].iloc[-1]),
+                "seconds": round(float(metrics["seconds"].sum()), 1),
+                "threads": torch.get_num_threads(),
+            }
+            self.runs.add(job.key, {**job.settings, **measured})
+        return run
+
+    def evaluator(self, run: Run, num_images: int) -> SubnetEvaluator:
+        """Of the run's subnets; the images, which all runs share, are prepared once."""
+        supernet = run.supernet().to(self.device)
+        if self._evaluator is None:
+            self._evaluator = SubnetEvaluator(supernet, run.data(), batch_size=CALIBRATION_BATCH)
+        self._evaluator.supernet = supernet
+        self._evaluator.num_calibration_images = num_images
+        return self._evaluator
+
+    def judge(self, job: Job, archs: Sequence[Arch], *, num_images: int = HELD_BACK) -> None:
+        """See to it that the run is trained and that these subnets of it have test accuracies."""
+        missing = [arch for arch in archs if accuracy_key(job, arch, num_images) not in self.accuracies]
+        if not missing and job.key in self.runs:
+            return
+        run = self.train(job)
+        evaluator = self.evaluator(run, num_images)
+        with showing(f"{job.title}: BN calibration on {num_images} images") as progress:
+            for done, arch in enumerate(missing, start=1):
+                row = {
+                    "run": job.key,
+                    "recipe": job.recipe,
+                    "calibration_images": num_images,
+                    "macs": int(self.macs([arch])[0]),
+                    "top1_percent": round(accuracy_of(evaluator, arch), 3),
+                    "arch": arch.to_json(),
+                }
+                self.accuracies.add(accuracy_key(job, arch, num_images), row)
+                progress(done, len(missing), "subnets")
+        self.write_page()
+
+    def top1(self, job: Job, archs: Sequence[Arch], *, num_images: int = HELD_BACK) -> npt.NDArray[np.float64] | None:
+        """Test accuracies, percent, shape ``(N,)``, if all are there."""
+        if job.key not in self.runs:
+            return None
+        rows = [self.accuracies.get(accuracy_key(job, arch, num_images)) for arch in archs]
+        found = [row["top1_percent"] for row in rows if row is not None]
+        return np.array(found) if len(found) == len(rows) else None
+
+    def own_top1(self, jobs: Sequence[Job], archs: Sequence[Arch]) -> npt.NDArray[np.float64] | None:
+        """Test accuracies of subnets, each of a run of its own, shape ``(N,)``, if all are there."""
+        scores = [self.top1(job, [arch]) for job, arch in zip(jobs, archs, strict=True)]
+        found = [score for score in scores if score is not None]
+        return np.concatenate(found) if len(found) == len(scores) else None
+
+    # -- gap -----------------------------------------------------------------------------------------------------------
+
+    def supernet_job(self, seed: int) -> Job:
+        return self.job("bignas", epochs=self.options.epochs, seed=seed)
+
+    def alone_job(self, arch: Arch, *, epochs: float, seed: int) -> Job:
+        return self.job("plain", epochs=epochs, seed=seed, arch=arch)
+
+    def gap(self) -> None:
+        for seed in self.options.seeds:
+            self.judge(self.supernet_job(seed), self.gap_archs)
+            for arch in self.gap_archs:
+                self.judge(self.alone_job(arch, epochs=self.options.epochs, seed=seed), [arch])
+
+    # -- strategies ----------------------------------------------------------------------------------------------------
+
+    @property
+    def base_job(self) -> Job:
+        """What gives the budget."""
+        return self.job("bignas", epochs=self.options.strategy_epochs, seed=self.options.strategy_seed)
+
+    def probe_key(self, recipe: str) -> str:
+        job = self.job(recipe, epochs=1, seed=0)
+        names = ("recipe", "recipe_sha256", "model", "resolutions")
+        return digest({name: job.settings[name] for name in names} | {"steps": self.options.probe_steps})
+
+    def probe(self, recipe: str) -> None:
+        """Find what an image of a recipe's run costs, by a short run of small batches that has all of its phases."""
+        key, steps = self.probe_key(recipe), self.options.probe_steps
+        if key in self.costs:
+            return
+        limit = 100 * PROBE_BATCH
+        words = [
+            f"model.name={MODEL}",
+            f"model.resolution={list(self.options.resolutions)}",
+            *data_words(DIGITS, Path(), limit),
+            f"train.batch_size={PROBE_BATCH}",
+            f"train.epochs={steps / 100}",
+            "train.learning_rate=0.001",
+            "train.eval_every_epochs=0",
+            "train.device=cpu",
+        ]
+        with tempfile.TemporaryDirectory() as folder, showing(f"what {recipe} costs") as progress:
+            train(load_recipe(recipe, words), Path(folder) / "probe", progress=progress)
+            last = pd.read_csv(Path(folder) / "probe" / "metrics.csv").iloc[-1]
+        row = {
+            "recipe": recipe,
+            "resolutions": " ".join(map(str, self.options.resolutions)),
+            "steps": steps,
+            "macs_per_image": float(last["train_macs"]) / (int(last["step"]) * PROBE_BATCH),
+        }
+        self.costs.add(key, row)
+
+    def planned(self, recipe: str, share: float) -> Job | None:
+        """The run of a recipe that costs a share of the budget, if enough is known to tell its epochs."""
+        epochs = share * self.options.strategy_epochs
+        if recipe != "bignas":
+            base, own = self.costs.get(self.probe_key("bignas")), self.costs.get(self.probe_key(recipe))
+            if base is None or own is None:
+                return None
+            epochs *= base["macs_per_image"] / own["macs_per_image"]
+        return self.job(recipe, epochs=epochs, seed=self.options.strategy_seed)
+
+    @property
+    def alone_jobs(self) -> list[Job]:
+        """A run of its own for each of :attr:`alone_archs`."""
+        options = self.options
+        return [
+            self.alone_job(arch, epochs=options.alone_epochs, seed=options.strategy_seed) for arch in self.alone_archs
+        ]
+
+    def archs_of(self, recipe: str) -> list[Arch]:
+        return self.fixed_archs + (self.chain_archs if recipe == "sortednet" else [])
+
+    @property
+    def curve(self) -> list[tuple[str, float]]:
+        """Recipes and shares of the budget."""
+        shares = sorted({*self.options.shares} - {1.0})
+        return [(recipe, share) for share in shares for recipe in reversed(CURVE)]
+
+    def strategies(self) -> None:
+        self.judge(self.base_job, self.fixed_archs)
+        self.probe("bignas")
+        for recipe, share in [*((recipe, 1.0) for recipe in STRATEGIES), *self.curve]:
+            self.probe(recipe)
+            job = self.planned(recipe, share)
+            assert job is not None
+            self.judge(job, self.archs_of(recipe))
+        for job, arch in zip(self.alone_jobs, self.alone_archs, strict=True):
+            self.judge(job, [arch])
+
+    # -- BN calibration ------------------------------------------------------------------------------------------------
+
+    def calibration(self) -> None:
+        job = self.supernet_job(self.options.seeds[0])
+        for num_images in CALIBRATION_IMAGES:
+            self.judge(job, self.fixed_archs, num_images=num_images)
+        rng = np.random.default_rng(2)
+        for num_images in CALIBRATION_IMAGES[1:]:
+            missing = [
+                arch for arch in self.fixed_archs if self.time_key(job, arch, num_images) not in self.calibration_times
+            ]
+            if missing:
+                evaluator = self.evaluator(self.train(job), num_images)
+            for arch in missing:
+                row = {
+                    "run": job.key,
+                    "machine": machine(self.device),
+                    "threads": torch.get_num_threads(),
+                    "calibration_images": num_images,
+                    "pairs": self.options.pairs,
+                    **calibration_times(evaluator, arch, num_images=num_images, pairs=self.options.pairs, rng=rng),
+                    "arch": arch.to_json(),
+                }
+                self.calibration_times.add(self.time_key(job, arch, num_images), row)
+
+    def time_key(self, job: Job, arch: Arch, num_images: int) -> str:
+        return digest(
+            {
+                "run": job.key,
+                "arch": arch.to_json(),
+                "images": num_images,
+                "machine": machine(self.device),
+                "threads": torch.get_num_threads(),
+                "pairs": self.options.pairs,
+            }
+        )
+
+    # -- throughput ----------------------------------------------------------------------------------------------------
+
+    @property
+    def step_settings(self) -> list[StepSettings]:
+        small = StepSettings(
+            machine=machine("cpu"),
+            device="cpu",
+            threads=torch.get_num_threads(),
+            batch_size=self.options.step_batch,
+            resolution=self.options.step_resolution,
+            rounds=self.options.rounds,
+        )
+        if self.device != "cuda":
+            return [small]
+        large = dataclasses.replace(small, machine=machine("cuda"), device="cuda", batch_size=256, resolution=224)
+        return [dataclasses.replace(large, rounds=5 * large.rounds, compile=compile) for compile in (False, True)] + [
+            small
+        ]
+
+    def step_key(self, settings: StepSettings, draw: int) -> str:
+        return digest({**dataclasses.asdict(settings), "model": THROUGHPUT_MODEL, "draw": draw})
+
+    def throughput(self) -> None:
+        for settings in self.step_settings:
+            for draw in range(self.options.draws):
+                if self.step_key(settings, draw) in self.steps:
+                    continue
+                say(f"steps on {settings.text}: draw {draw + 1} of {self.options.draws}")
+                times = step_times(settings, draw=draw)
+                row = {"model": THROUGHPUT_MODEL, **dataclasses.asdict(settings), "draw": draw, **times}
+                self.steps.add(self.step_key(settings, draw), row)
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def write_page(self) -> None:
+        write_text_atomic(self.options.out / "training.md", "\n".join(page(self)) + "\n")
+
+
+def accuracy_key(job: Job, arch: Arch, num_images: int) -> str:
+    return digest({"run": job.key, "arch": arch.to_json(), "calibration_images": num_images, "split": "test"})
+
+
+def accuracy_of(evaluator: SubnetEvaluator, arch: Arch) -> float:
+    """Percent of the test split, after BN calibration if the evaluator has images for it."""
+    if evaluator.num_calibration_images:
+        return float(evaluator.top1_percent([arch], split="test")[0])
+    module: nn.Module = evaluator.supernet.extract(arch).to(memory_format=torch.channels_last)
+    return top1_percent(module, evaluator.batches("test", int(arch["resolution"])))
+
+
+# -- timing ------------------------------------------------------------------------------------------------------------
+
+
+def machine(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"{cpu_model()}, {platform.machine()}"
+
+
+def milliseconds(action: Callable[[], object], device: str) -> float:
+    """Wall time, of what runs on the GPU too."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - started)
+
+
+def calibration_times(
+    evaluator: SubnetEvaluator, arch: Arch, *, num_images: int, pairs: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """Time of BN calibration and of a plain forward pass over the same batches, in pairs of random order."""
+    batches = evaluator.batches("calibration", int(arch["resolution"]))
+    images = [images for images, _ in itertools.islice(batches, max(1, num_images // CALIBRATION_BATCH))]
+    module: nn.Module = evaluator.supernet.extract(arch).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for batch in images:
+            module(batch)
+
+    actions: list[Callable[[], object]] = [lambda: calibrate_bn(module, images), forward]
+    times = interleaved(actions, rounds=pairs, rng=rng, device=images[0].device.type)
+    return {
+        "images": sum(map(len, images)),
+        "calibration_ms": round(float(np.median(times[0])), 3),
+        "forward_ms": round(float(np.median(times[1])), 3),
+        "ratio": round(float(np.median(times[0] / times[1])), 4),
+    }
+
+
+def interleaved(
+    actions: Sequence[Callable[[], object]], *, rounds: int, rng: np.random.Generator, device: str, num_warmup: int = 1
+) -> npt.NDArray[np.float64]:
+    """Milliseconds of every action in every round, shape ``(actions, rounds)``; each round in another random order.
+
+    Args:
+        num_warmup: Rounds before, which do not count.
+    """
+    times = np.empty((len(actions), rounds))
+    for turn in range(-num_warmup, rounds):
+        for number in rng.permutation(len(actions)):
+            measured = milliseconds(actions[number], device)
+            if turn >= 0:
+                times[number, turn] = measured
+    return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """Where and how training steps are timed; bfloat16 on a GPU."""
+
+    machine: str
+    device: str
+    threads: int
+    batch_size: int
+    resolution: int
+    rounds: int
+    compile: bool = False
+
+    @property
+    def text(self) -> str:
+        where = f"{self.machine}, {self.threads} threads" if self.device == "cpu" else f"{self.machine}, bf16"
+        compiled = ", bounds compiled" if self.compile else ""
+        return f"{where}, batch {self.batch_size}, {self.resolution} px{compiled}"
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
+
+
+class Steps:
+    """Training steps as the trainer takes them, on one batch of noise."""
+
+    def __init__(self, settings: StepSettings) -> None:
+        self.settings = settings
+        shape = (settings.batch_size, 3, settings.resolution, settings.resolution)
+        self.images = torch.randn(shape, device=settings.device).to(memory_format=torch.channels_last)
+        self.labels = torch.randint(10, (settings.batch_size,), device=settings.device)
+        self.loss = SoftLabels()
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            network.parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=3e-5, fused=True
+        )
+
+    def _forward(self, compiled: CompiledSubnets, arch: Arch, network: nn.Module) -> Tensor:
+        with self.settings.autocast():
+            logits = compiled(arch, network, self.images) if arch in compiled else network(self.images)
+            return torch.as_tensor(logits)
+
+    def _compiled(self, archs: Sequence[Arch]) -> CompiledSubnets:
+        """What compiles the first and the last, which are the bounds, if that is asked for."""
+        return CompiledSubnets([archs[0], archs[-1]] if self.settings.compile else [])
+
+    def sandwich(self, supernet: ofa.Supernet, archs: Sequence[Arch]) -> Callable[[], None]:
+        """A step of all subnets, the largest first, through the supernet."""
+        optimizer, compiled = self.optimizer(supernet), self._compiled(archs)
+
+        def step() -> None:
+            teacher: Tensor | None = None
+            losses = []
+            for arch in archs:
+                logits = self._forward(compiled, arch, supernet.subnet(arch))
+                if teacher is None:
+                    loss = self.loss.label_loss(logits, self.labels)
+                    teacher = logits.detach().float().softmax(dim=1)
+                else:
+                    loss = self.loss.distil(logits, self.labels, teacher)
+                loss.backward()
+                losses.append(loss.detach())
+            torch.stack(losses).tolist()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def static(self, supernet: ofa.Supernet, archs: Sequence[Arch]) -> list[Callable[[], None]]:
+        """A step of each subnet as a network of its own, with its own optimiser."""
+        compiled = self._compiled(archs)
+        return [self._static(supernet.extract(arch), arch, compiled) for arch in archs]
+
+    def _static(self, extracted: nn.Module, arch: Arch, compiled: CompiledSubnets) -> Callable[[], None]:
+        network = extracted.train().to(memory_format=torch.channels_last)
+        optimizer = self.optimizer(network)
+
+        def step() -> None:
+            loss = self.loss.label_loss(self._forward(compiled, arch, network), self.labels)
+            loss.backward()
+            loss.item()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+
+def step_times(settings: StepSettings, *, draw: int) -> dict[str, float]:
+    """Low percentiles of a sandwich step and of the steps of its subnets alone, which take turns."""
+    rng = np.random.default_rng(draw)
+    if settings.compile:
+        torch.compiler.reset()  # graphs of earlier draws would be tried first, at every call
+    with torch.random.fork_rng():
+        torch.manual_seed(draw)
+        supernet = create_supernet(THROUGHPUT_MODEL, num_classes=10, resolution=[settings.resolution]).train()
+        supernet = supernet.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        steps = Steps(settings)
+    space = supernet.space
+    archs = [space.largest(), space.sample(rng), space.sample(rng), space.smallest()]
+    actions = [steps.sandwich(supernet, archs), *steps.static(supernet, archs)]
+    # The compiler sees its function twice before it settles.
+    num_warmup = 3 if settings.compile else 1
+    times = interleaved(actions, rounds=settings.rounds, rng=rng, device=settings.device, num_warmup=num_warmup)
+    low = np.percentile(times, 10, axis=1)
+    return {
+        "sandwich_ms": round(float(low[0]), 2),
+        "static_ms": round(float(low[1:].sum()), 2),
+        "ratio": round(float(low[1:].sum() / low[0]), 4),
+        "median_ratio": round(float(np.median(times[1:].sum(0) / times[0])), 4),
+    }
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+PENDING = "*Not measured yet with these settings.*"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def paragraph(text: str) -> list[str]:
+    """Lines of running text, and an empty one."""
+    return [*textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False), ""]
+
+
+def arch_text(arch: Arch) -> str:
+    """``28 px, depths 3-3-2-1``."""
+    return f"{arch['resolution']} px, depths {depths(arch)}"
+
+
+def depths(arch: Arch) -> str:
+    return "-".join(str(value) for name, value in arch.items() if name.endswith(".depth"))
+
+
+def epochs_text(epochs: float) -> str:
+    return f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
+
+
+def cost_text(num_macs: float) -> str:
+    """Three digits with their unit."""
+    unit, size = ("T", 1e12) if num_macs >= 1e12 else ("G", 1e9)
+    return f"{float(f'{num_macs / size:.3g}'):g} {unit}MAC"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def median_and_range(values: npt.NDArray[np.float64]) -> str:
+    return f"{np.median(values):.3f} ({values.min():.3f} to {values.max():.3f})"
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """The command line without folders of this machine."""
+    return " ".join(
+        ["python scripts/bench_training.py", *(Path(word).name if Path(word).is_absolute() else word for word in words)]
+    )
+
+
+def page(bench: Bench) -> list[str]:
+    """Everything that is known with the present settings."""
+    options = bench.options
+    images = f"{options.limit:,} training images" if options.limit else "all training images"
+    lines = ["# Training", ""]
+    lines += paragraph(
+        f"`{shown_command(options.words)}`, {datetime.date.today()}; {machine(bench.device)}, "
+        f"{torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.2f}; torch {torch.__version__}, "
+        f"timm {timm.__version__}."
+    )
+    lines += paragraph(
+        f"Data: {bench.data}, {images} besides those held back for BN calibration and search. Space: `{MODEL}` at "
+        f"{', '.join(map(str, options.resolutions))} px, {bench.space.num_archs:.3g} subnets. Batches of "
+        f"{options.batch_size}; warm-up over {100 * WARMUP_SHARE:g} % of a run, everything else as in the recipes. "
+        "Accuracies are of the test split, each subnet extracted and with batch-norm statistics of its own; costs are "
+        "multiply-accumulates of training, backward counted as two forward passes. One row per run, subnet and timing: "
+        "[training/](training/)."
+    )
+    parts = {
+        "Subnets against the same subnets trained alone": gap_page,
+        "Strategies at equal cost": strategies_page,
+        "BN calibration": calibration_page,
+        "Throughput of the sandwich": throughput_page,
+    }
+    for title, write in parts.items():
+        lines += [f"## {title}", "", *(write(bench) or [PENDING, ""])]
+    return lines[:-1]
+
+
+@dataclass(frozen=True)
+class SeedGap:
+    """Accuracies of one seed's subnets, percent, and what they cost."""
+
+    seed: int
+    alone: npt.NDArray[np.float64]
+    supernet: npt.NDArray[np.float64]
+    supernet_run: Mapping[str, Any]
+    alone_runs: Sequence[Mapping[str, Any]]
+
+    @property
+    def gaps(self) -> npt.NDArray[np.float64]:
+        return self.supernet - self.alone
+
+
+def seed_gap(bench: Bench, seed: int) -> SeedGap | None:
+    """What is there of a seed, if all is there."""
+    archs, job = bench.gap_archs, bench.supernet_job(seed)
+    jobs = [bench.alone_job(arch, epochs=bench.options.epochs, seed=seed) for arch in archs]
+    supernet, alone = bench.top1(job, archs), bench.own_top1(jobs, archs)
+    if supernet is None or alone is None:
+        return None
+    return SeedGap(seed, alone, supernet, bench.runs.by_key[job.key], [bench.runs.by_key[own.key] for own in jobs])
+
+
+def gap_page(bench: Bench) -> list[str]:
+    options, archs = bench.options, bench.gap_archs
+    found = [gap for seed in options.seeds if (gap := seed_gap(bench, seed)) is not None]
+    if not found:
+        return []
+    rows = [
+        [
+            str(gap.seed),
+            f"{arch['resolution']} px",
+            depths(arch),
+            f"{num_macs / 1e6:.2f} M",
+            f"{alone:.2f}",
+            f"{supernet:.2f}",
+            f"{supernet - alone:+.2f}",
+        ]
+        for gap in found
+        for arch, num_macs, alone, supernet in zip(archs, bench.macs(archs), gap.alone, gap.supernet, strict=True)
+    ]
+    by_seed = {str(gap.seed): gap.gaps for gap in found}
+    if len(found) > 1:
+        by_seed["all"] = np.concatenate([gap.gaps for gap in found])
+    summary = [[seed, f"{gaps.mean():+.2f}", f"{gaps.min():+.2f}"] for seed, gaps in by_seed.items()]
+    return [
+        *paragraph(
+            f"One supernet (recipe `bignas`) and {len(archs)} subnets trained alone (recipe `plain`: labels only), "
+            f"{epochs_text(options.epochs)} each with the same optimiser, learning rate, weight decay, augmentation "
+            "and label smoothing; the supernet's residual blocks begin as identities, as its recipe says. The gap is "
+            "supernet minus alone, in points: a positive one means that sharing weights cost nothing."
+        ),
+        *table(["seed", "resolution", "depths", "MACs", "alone %", "supernet %", "gap"], rows),
+        "",
+        *table(["seed", "mean gap", "worst gap"], summary),
+        "",
+        *gap_costs(found),
+    ]
+
+
+def gap_costs(found: Sequence[SeedGap]) -> list[str]:
+    """What the supernets cost against the subnets one by one."""
+    rows = []
+    for gap in found:
+        row = [str(gap.seed)]
+        for what, text in (("train_macs", cost_text), ("seconds", duration)):
+            own, alone = gap.supernet_run[what], [run[what] for run in gap.alone_runs]
+            row += [text(own), text(sum(alone)), f"{pays_off_after(own, alone):.1f}"]
+        rows.append(row)
+    header = ["seed", "supernet", "all alone", "pays off after", "supernet", "all alone", "pays off after"]
+    return [
+        *table(header, rows),
+        "",
+        *paragraph(
+            "*Pays off after*: the cost of the supernet over the mean cost of one subnet alone, which is the number of "
+            "targets from which on one supernet is cheaper than a network for each."
+        ),
+    ]
+
+
+def pays_off_after(supernet: float, alone: Sequence[float]) -> float:
+    """Number of targets at which the supernet costs as much as training a network for each."""
+    return supernet / float(np.mean(alone))
+
+
+def rank_correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> str:
+    """Kendall's tau, as text."""
+    tau = float(kendalltau(a, b).statistic)
+    return "not defined" if np.isnan(tau) else f"{tau:.2f}"
+
+
+def strategies_page(bench: Bench) -> list[str]:
+    options, base = bench.options, bench.runs.get(bench.base_job.key)
+    rows = strategy_rows(bench)
+    if base is None or not rows:
+        return []
+    header = ["recipe", "epochs", "cost", "of budget", "time", "mean %", "worst %", "best %", "tau", "own chain %"]
+    return [
+        *paragraph(
+            f"The budget is what `bignas` costs for {epochs_text(options.strategy_epochs)}: "
+            f"{cost_text(base['train_macs'])}. The others' epochs are chosen to cost the same, as told by a run of "
+            f"{options.probe_steps} small steps that has all phases. Seed {options.strategy_seed}. Accuracies are over "
+            f"{len(bench.fixed_archs)} fixed subnets, the bounds among them. *tau* is Kendall's, between accuracy in "
+            f"the supernet and accuracy trained alone for {epochs_text(options.alone_epochs)}, over "
+            f"{len(bench.alone_archs)} of these."
+        ),
+        *table(header, rows),
+        "",
+        *paragraph(
+            f"`sortednet` trains a chain of nested sub-models and few of the fixed subnets; {len(bench.chain_archs)} "
+            "sub-models of its chain are in the last column (mean, worst). The matrices of kernel transforms in "
+            "`progressive_shrinking` are not counted as cost."
+        ),
+        *curve_page(bench),
+    ]
+
+
+def strategy_rows(bench: Bench) -> list[list[str]]:
+    alone, base = bench.own_top1(bench.alone_jobs, bench.alone_archs), bench.runs.get(bench.base_job.key)
+    rows = []
+    for recipe in STRATEGIES:
+        job = bench.planned(recipe, 1.0)
+        scores = bench.top1(job, bench.fixed_archs) if job else None
+        if job is None or base is None or scores is None:
+            continue
+        run, shared = bench.runs.by_key[job.key], bench.top1(job, bench.alone_archs)
+        assert shared is not None  # they are some of the fixed ones
+        chain = bench.top1(job, bench.chain_archs) if recipe == "sortednet" else None
+        rows.append(
+            [
+                f"`{recipe}`",
+                f"{job.epochs:.2f}",
+                cost_text(run["train_macs"]),
+                f"{100 * run['train_macs'] / base['train_macs']:.1f} %",
+                duration(run["seconds"]),
+                f"{scores.mean():.2f}",
+                f"{scores.min():.2f}",
+                f"{scores.max():.2f}",
+                "" if alone is None else rank_correlation(shared, alone),
+                "" if chain is None else f"{chain.mean():.2f}, {chain.min():.2f}",
+            ]
+        )
+    return rows
+
+
+def curve_page(bench: Bench) -> list[str]:
+    """Accuracy against cost, and how much less the one costs at the other's accuracy."""
+    points: dict[str, list[tuple[float, float]]] = {recipe: [] for recipe in CURVE}
+    rows = []
+    for recipe, share in itertools.product(CURVE, sorted({*bench.options.shares, 1.0})):
+        job = bench.planned(recipe, share)
+        scores = bench.top1(job, bench.fixed_archs) if job else None
+        if job is not None and scores is not None:
+            cost = float(bench.runs.by_key[job.key]["train_macs"])
+            points[recipe].append((cost, float(scores.mean())))
+            rows.append([f"`{recipe}`", f"{share:g}", cost_text(cost), f"{scores.mean():.2f}", f"{scores.min():.2f}"])
+    if min(map(len, points.values())) < 2:
+        return []
+    return [
+        *table(["recipe", "share of budget", "cost", "mean %", "worst %"], rows),
+        "",
+        *paragraph(
+            "DepS is published as needing 2.5 times less training than once-for-all training at equal accuracy. "
+            + factor_text(points["bignas"], points["deps"])
+        ),
+    ]
+
+
+def factor_text(reference: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> str:
+    """The sentence on what the other saves, from ``(cost, accuracy)`` of both."""
+    full_cost, target = max(reference)
+    cost = cost_at(other, target)
+    goal = f"the {target:.2f} % of `bignas` at the whole budget"
+    if cost is None:
+        return f"Here `deps` does not reach {goal}: {max(accuracy for _, accuracy in other):.2f} % is its best."
+    at_least = "at least " if cost <= min(other)[0] else ""
+    return (
+        f"Here `deps` reaches {goal} at {cost_text(cost)} (interpolated): {at_least}{full_cost / cost:.2f} times less."
+    )
+
+
+def cost_at(curve: Sequence[tuple[float, float]], accuracy: float) -> float | None:
+    """Least cost at which a curve of ``(cost, accuracy)``, linear between its points, reaches an accuracy.
+
+    Returns:
+        The cost of the first point if that is accurate enough already; ``None`` if no point is.
+    """
+    ordered = sorted(curve)
+    if ordered[0][1] >= accuracy:
+        return ordered[0][0]
+    for (cost, low), (next_cost, high) in itertools.pairwise(ordered):
+        if low < accuracy <= high:
+            return cost + (next_cost - cost) * (accuracy - low) / (high - low)
+    return None
+
+
+def calibration_page(bench: Bench) -> list[str]:
+    job, archs = bench.supernet_job(bench.options.seeds[0]), bench.fixed_archs
+    rows = []
+    for num_images in CALIBRATION_IMAGES:
+        scores = bench.top1(job, archs, num_images=num_images)
+        if scores is not None:
+            found = [bench.calibration_times.get(bench.time_key(job, arch, num_images)) for arch in archs]
+            ratios = np.array([row["ratio"] for row in found if row is not None])
+            timed = median_and_range(ratios) if len(ratios) == len(archs) else ""
+            rows.append([f"{num_images:,}", f"{scores.mean():.2f}", f"{scores.min():.2f}", timed])
+    if not rows:
+        return []
+    return [
+        *paragraph(
+            f"{len(archs)} subnets of the supernet of seed {job.seed} above ({epochs_text(job.epochs)}), extracted, "
+            "with statistics recomputed from so many images; with none they are those of the largest subnet. Time is "
+            f"that of BN calibration over a forward pass in eval mode of the same batches of {CALIBRATION_BATCH}: the "
+            f"median of {bench.options.pairs} pairs one after the other in random order, of which median and range "
+            "over the subnets. Target: at most 1.1."
+        ),
+        *table(["images", "mean %", "worst %", "time / forward pass"], rows),
+        "",
+    ]
+
+
+def throughput_page(bench: Bench) -> list[str]:
+    rows = []
+    for settings in bench.step_settings:
+        found = [bench.steps.get(bench.step_key(settings, draw)) for draw in range(bench.options.draws)]
+        done = [row for row in found if row is not None]
+        if done:
+            rows.append(
+                [
+                    settings.text,
+                    str(len(done)),
+                    f"{np.median([row['sandwich_ms'] for row in done]):.1f} ms",
+                    f"{np.median([row['static_ms'] for row in done]):.1f} ms",
+                    median_and_range(np.array([row["ratio"] for row in done])),
+                    "at least 0.95",
+                ]
+            )
+    if not rows:
+        return []
+    header = ["where", "draws", "sandwich step", "four static steps", "static / sandwich", "target"]
+    compiled = "Where bounds are compiled they are so on both sides, and random subnets on neither."
+    return [
+        *paragraph(
+            f"`{THROUGHPUT_MODEL}`, random weights, 10 classes, channels-last: one step of the largest, two random and "
+            "the smallest subnet through the supernet with one optimiser, against steps of the same four subnets "
+            "extracted, each with an optimiser of its own. They take turns; each time is a 10th percentile over "
+            "rounds, then the median over draws of random subnets. The ratio is images per second of the sandwich over "
+            "that of the four networks."
+        ),
+        *table(header, rows),
+        "",
+        *paragraph(compiled if bench.device == "cuda" else "No GPU was at hand: steps on one were not timed."),
+    ]
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named"
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/fashion-mnist"), help="IDX files, or digits")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_training"), help="run folders")
+    parser.add_argument("--epochs", type=float, default=10, help="gap and calibration")
+    parser.add_argument("--strategy-epochs", type=float, default=8, help="epochs of bignas, which give the budget")
+    parser.add_argument("--alone-epochs", type=float, default=10, help="of those trained alone for tau")
+    parser.add_argument("--limit", type=int, help="training images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of gap; calibration uses the first")
+    parser.add_argument("--strategy-seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[16, 20, 24, 28])
+    parser.add_argument("--gap-archs", type=int, default=6, help="trained alone for gap")
+    parser.add_argument("--num-archs", type=int, default=30, help="judged in strategies and calibration")
+    parser.add_argument("--num-alone", type=int, default=12, help="of those, trained alone for tau")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.4], help="of the budget, besides the whole")
+    parser.add_argument("--probe-steps", type=int, default=1000, help="to find what a recipe costs")
+    parser.add_argument("--pairs", type=int, default=5, help="timings of BN calibration per subnet")
+    parser.add_argument("--step-batch", type=int, default=32)
+    parser.add_argument("--step-resolution", type=int, default=128)
+    parser.add_argument("--draws", type=int, default=6, help="random subnets of throughput")
+    parser.add_argument("--rounds", type=int, default=9, help="timings per draw; five times as many on a GPU")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(words)
+    options.words = sys.argv[1:] if words is None else list(words)
+    unknown = [name for name in options.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
+    for name in ("gap_archs", "num_archs", "num_alone"):
+        if getattr(options, name) < 2:
+            parser.error(f"--{name.replace('_', '-')} must be at least 2, the bounds")
+    options.sections = [name for name in SECTIONS if name in options.sections or not options.sections]
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = parse(words)
+    needs_data = any(name != "throughput" for name in options.sections) and str(options.data) != DIGITS
+    if needs_data and not any(options.data.glob("train-images*")):
+        say(f"no IDX files in {options.data}: name a folder with Fashion-MNIST by --data, or run only `throughput`")
+        return 2
+    torch.set_num_threads(options.threads)
+    bench = Bench(options)
+    say(f"{MODEL} at {options.resolutions} px: {bench.space.num_archs:,} subnets")
+    doing: dict[str, Callable[[], None]] = {name: getattr(bench, name) for name in SECTIONS}
+    try:
+        for name in options.sections:
+            doing[name]()
+            bench.write_page()
+            say(f"{name} done; see {options.out / 'training.md'}")
+    except StoppedError as error:
+        say(f"{error}; the same command goes on")
+        return 128 + error.signum
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept, the same command goes on")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Every sampler keeps the contract; each does what its paper says."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ofa.config import ConfigError
+from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError
+from ofa.training.samplers import SAMPLERS, Sampler
+from ofa.training.samplers.attentive import Attentive
+from ofa.training.samplers.multi_arch import MultiArch
+from ofa.training.samplers.sandwich import Sandwich
+from ofa.training.samplers.single import Single
+from ofa.training.samplers.sorted import nested_chain
+
+SPACE = SearchSpace(
+    (
+        Dim("resolution", (16, 20, 24)),
+        Dim("stage0.depth", (1, 2, 3)),
+        Dim("stage0.block0.kernel", (3, 5, 7)),
+        Dim("stage0.block1.kernel", (3, 5, 7), ("stage0.depth", (2, 3))),
+        Dim("stage0.block2.kernel", (3, 5, 7), ("stage0.depth", (3,))),
+    )
+)
+CLOSED = SPACE.restrict({"stage0.depth": (3,), "resolution": (20, 24)})
+
+
+@dataclass
+class FakeStep:
+    space: SearchSpace
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    asked: list[Arch] = field(default_factory=list)
+
+    def macs(self, population: Population) -> npt.NDArray[np.float64]:
+        return np.array([sum(map(float, arch.values())) for arch in self.space.to_archs(population)])  # type: ignore[arg-type]
+
+    def label_loss(self, arch: Arch) -> float:
+        self.asked.append(arch)
+        return float(len(self.asked) % 3)
+
+
+@pytest.mark.parametrize("space", [SPACE, CLOSED], ids=["whole", "part"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_contract(name: str, space: SearchSpace) -> None:
+    sampler: Sampler = SAMPLERS[name]()
+    for seed in range(10):
+        draws = sampler.draw(FakeStep(space, np.random.default_rng(seed)))
+        assert draws == sampler.draw(FakeStep(space, np.random.default_rng(seed)))
+        for draw in draws:
+            assert space.arch(draw.arch) == draw.arch
+            assert SPACE.arch(draw.arch) == draw.arch  # an architecture of the whole space as well
+            if draw.role != "random":
+                assert draw.arch == {"largest": space.largest(), "smallest": space.smallest()}[draw.role]
+        # Parts of the mini-batch: all of it for everybody, or each its own.
+        parts = [draw.part for draw in draws]
+        assert set(parts) == {(0, 1)} or parts == [(i, len(draws)) for i in range(len(draws))]
+        if sampler.teaches:
+            assert draws[0].role == "largest"
+    assert sampler.name == name
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_another_number_of_random_subnets(name: str) -> None:
+    sampler = SAMPLERS[name]().with_num_random(3)
+    assert getattr(sampler, "num_random", 3) == 3
+    num_bounds = 2 if sampler.teaches else 0
+    assert len(sampler.draw(FakeStep(SPACE))) == (1 if name == "single" else 3 + num_bounds)
+
+
+def test_the_sandwich_holds_both_bounds() -> None:
+    draws = Sandwich(num_random=2).draw(FakeStep(SPACE))
+    assert [draw.role for draw in draws] == ["largest", "random", "random", "smallest"]
+    assert [draw.role for draw in Sandwich(num_random=0).draw(FakeStep(SPACE))] == ["largest", "smallest"]
+    with pytest.raises(ConfigError, match="num_random must be at least 0, not -1"):
+        Sandwich(num_random=-1)
+
+
+@pytest.mark.parametrize(("choose", "position"), [("worst", 1), ("best", 2)])  # losses 1, 2, 0
+def test_attentive_takes_the_worst_or_the_best_of_candidates_of_one_cost(choose: str, position: int) -> None:
+    step = FakeStep(SPACE)
+    draws = Attentive(num_random=1, num_candidates=3, choose=choose).draw(step)  # type: ignore[arg-type]
+    assert len(step.asked) == 3
+    assert draws[1].arch == step.asked[position]
+    macs = step.macs(SPACE.to_population(step.asked))
+    assert np.ptp(macs) <= 4  # of 21 to 48
+
+
+def test_the_sorted_chain_is_nested() -> None:
+    chain = nested_chain(SPACE, 160)
+    archs = SPACE.to_archs(chain)
+    assert (archs[0], archs[-1]) == (SPACE.smallest(), SPACE.largest())
+    assert len(set(archs)) == len(archs)
+    for smaller, larger in itertools.pairwise(archs):
+        assert all(larger[name] >= value for name, value in smaller.items())  # type: ignore[operator]
+    short = SPACE.to_archs(nested_chain(SPACE, 4))
+    assert len(short) == 4
+    assert [short[0], short[-1]] == [SPACE.smallest(), SPACE.largest()]
+
+
+def test_multi_arch_shares_the_mini_batch() -> None:
+    assert [draw.part for draw in MultiArch(num_random=3).draw(FakeStep(SPACE))] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_single_subnet() -> None:
+    arch = dict(SPACE.sample(np.random.default_rng(3)))
+    assert [dict(draw.arch) for draw in Single(arch=arch).draw(FakeStep(SPACE))] == [arch]
+    assert Single(bound="smallest").draw(FakeStep(SPACE))[0].arch == SPACE.smallest()
+    with pytest.raises(SpaceError, match="unknown dim 'depth'"):
+        Single(arch={"depth": 3}).draw(FakeStep(SPACE))
+    with pytest.raises(ConfigError, match="bound must be largest or smallest, not 'middle'"):
+        Single(bound="middle")

@@ -1,0 +1,106 @@
+"""Schedules cover the run, and are as published."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ofa.config import ConfigError
+from ofa.space import Dim, SearchSpace
+from ofa.training.schedules import SCHEDULES, Schedule, stretch_at
+from ofa.training.schedules.largest_first import LargestFirst
+from ofa.training.schedules.one_stage import OneStage
+from ofa.training.schedules.progressive_shrinking import ProgressiveShrinking
+
+
+def space(*, depths: int = 3, kernels: int = 3, expands: int = 3) -> SearchSpace:
+    return SearchSpace(
+        (
+            Dim("resolution", (16, 20)),
+            Dim("stage0.depth", tuple(range(1, depths + 1))),
+            Dim("stage0.block0.kernel", tuple(range(3, 2 * kernels + 3, 2))),
+            Dim("stage0.block0.expand", tuple(range(1, expands + 1))),
+        )
+    )
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("num_steps", [7, 100, 12345])
+def test_contract(name: str, num_steps: int) -> None:
+    schedule: Schedule = SCHEDULES[name]()
+    plan = schedule.plan(space(), num_steps)
+    assert [stretch.first for stretch in plan] == [0, *(stretch.end for stretch in plan[:-1])]
+    assert plan[-1].end == num_steps
+    assert all(stretch.end > stretch.first for stretch in plan)
+    rates = [schedule.learning_rate(step, plan, warmup_steps=2) for step in range(min(num_steps, 500))]
+    assert all(0 < rate <= 1 for rate in rates)
+    assert plan[-1].space == space()  # in the end everything is open
+    assert [stretch_at(plan, step) for step in (0, num_steps - 1, num_steps)] == [plan[0], plan[-1], plan[-1]]
+
+
+def test_decays_by_hand() -> None:
+    def rates(decay: str) -> list[float]:
+        schedule = OneStage(decay=decay)  # type: ignore[arg-type]
+        plan = schedule.plan(space(), 12)
+        return [schedule.learning_rate(step, plan, warmup_steps=3) for step in range(12)]
+
+    for decay in ("cosine", "exponential", "constant"):
+        np.testing.assert_allclose(rates(decay)[:4], [0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(rates("cosine")[3:], [0.5 * (1 + math.cos(math.pi * k / 9)) for k in range(9)])
+    assert rates("constant")[3:] == [1] * 9
+    falling = rates("exponential")[3:]
+    np.testing.assert_allclose(falling[1:6], [falling[1] ** k for k in range(1, 6)])  # geometric
+    np.testing.assert_allclose(falling[6:], [0.05] * 3, rtol=0.02)
+
+
+def test_progressive_shrinking_is_as_published() -> None:
+    plan = ProgressiveShrinking().plan(space(), 6050)
+    assert [stretch.phase.name for stretch in plan] == ["largest", "kernel", "depth_2", "depth", "expand_2", "expand"]
+    assert [stretch.end - stretch.first for stretch in plan] == [1800, 1250, 250, 1250, 250, 1250]
+    opened = [[len(dim.values) for dim in stretch.space.dims] for stretch in plan]  # resolution, depth, kernel, expand
+    assert opened == [[2, 1, 1, 1], [2, 1, 3, 1], [2, 2, 3, 1], [2, 3, 3, 1], [2, 3, 3, 2], [2, 3, 3, 3]]
+    assert plan[2].space["stage0.depth"].values == (2, 3)  # the largest open first
+    assert [stretch.phase.num_random for stretch in plan] == [None, 1, 2, 2, 4, 4]
+    # Learning rates per 64 images: 2.6 / 32 for the largest, then .03, .0025, .0075, .0025, .0075.
+    peaks = [stretch.phase.learning_rate for stretch in plan]
+    np.testing.assert_allclose(peaks, np.array([2.6 / 32, 0.03, 0.0025, 0.0075, 0.0025, 0.0075]) / (2.6 / 32))  # type: ignore[arg-type]
+    assert [stretch.phase.sort_channels for stretch in plan] == [False] * 4 + [True, False]
+    assert [stretch.phase.freezes_largest for stretch in plan] == [False, True, False, False, False, False]
+
+
+def test_progressive_shrinking_leaves_out_what_a_space_does_not_have() -> None:
+    def names(**sizes: int) -> list[str]:
+        return [phase.name for phase in ProgressiveShrinking().phases(space(**sizes))]
+
+    assert names(kernels=1) == ["largest", "depth_2", "depth", "expand_2", "expand"]
+    assert names(depths=2) == ["largest", "kernel", "depth", "expand_2", "expand"]
+    assert names(depths=1, expands=2) == ["largest", "kernel", "expand"]
+    for sizes in ({"kernels": 1}, {"depths": 2}, {"depths": 1, "expands": 2}, {"kernels": 1, "depths": 1}):
+        phases = ProgressiveShrinking().phases(space(**sizes))
+        assert [phase.freezes_largest for phase in phases] == [False, True, *[False] * (len(phases) - 2)]
+        assert sum(phase.sort_channels for phase in phases) == 1
+
+
+def test_the_largest_first() -> None:
+    plan = LargestFirst(alone=0.25, ramp=0.1).plan(space(), 100)
+    assert [(stretch.first, stretch.end, stretch.phase.only_largest) for stretch in plan] == [
+        (0, 25, True),
+        (25, 100, False),
+    ]
+    assert plan[1].phase.sort_channels
+    assert plan[1].phase.ramp == 0.1
+    with pytest.raises(ConfigError, match="alone must be a share of the run between 0 and 1, not 1"):
+        LargestFirst(alone=1)
+    with pytest.raises(ConfigError, match=r"ramp must be from 0 to 0\.5, what is left of the run, not 0\.6"):
+        LargestFirst(ramp=0.6)
+
+
+def test_too_few_steps() -> None:
+    with pytest.raises(ConfigError, match=r"has 6 phases, but the run has 5 steps; raise train\.epochs"):
+        ProgressiveShrinking().plan(space(), 5)
+    with pytest.raises(ConfigError, match="kernel must be positive, not 0"):
+        ProgressiveShrinking(kernel=0)
+    with pytest.raises(ConfigError, match=r"depth must be one or two positive numbers, not \[\]"):
+        ProgressiveShrinking(depth=())

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from ofa.training.signals import stop_on_signals
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_handlers_are_put_back(signum: int) -> None:
+    before = signal.getsignal(signum)
+    with stop_on_signals() as request:
+        assert request.signum is None
+        os.kill(os.getpid(), signum)
+        assert request.signum == signum
+    assert signal.getsignal(signum) is before
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with stop_on_signals(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_threads_change_nothing() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run() -> None:
+        with stop_on_signals() as request:
+            seen.append((request.signum, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
