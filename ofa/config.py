@@ -60,8 +60,12 @@ class Named:
 
     @property
     def name(self) -> str:
-        """Its name in the registry."""
-        return next(name for name, known in self.known().items() if known is type(self))
+        """Its name in the registry; :class:`ConfigError` if it has none."""
+        known = self.known()
+        for name, each in known.items():
+            if each is type(self):
+                return name
+        raise ConfigError(f"{type(self).__name__} has no name; give it one in the registry of {', '.join(known)}")
 
 
 def _named(hint: type[Named], value: Any, where: str) -> Named:
@@ -70,7 +74,7 @@ def _named(hint: type[Named], value: Any, where: str) -> Named:
     if not isinstance(settings, Mapping) or "name" not in settings:
         raise ConfigError(f"{where} must have a name, one of {', '.join(known)}, not {value!r}")
     name = settings["name"]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: {unknown_name_message('name', name, known)}")
     rest = {key: entry for key, entry in settings.items() if key != "name"}
     return from_mapping(known[name], rest, where=f"{where} {name}")

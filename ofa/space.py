@@ -144,6 +144,11 @@ class SearchSpace:
                 parent, parent_values = dim.requires
                 if parent not in seen:
                     raise SpaceError(f"dim {dim.name!r} requires {parent!r}, which must stand before it")
+                if seen[parent].follows is not None:
+                    raise SpaceError(
+                        f"dim {dim.name!r} requires {parent!r}, which follows {seen[parent].follows!r}; let it require "
+                        "that one"
+                    )
                 for value in parent_values:
                     seen[parent].index(value)
             if dim.follows is not None:

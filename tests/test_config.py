@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml
+from ofa.config import ConfigError, Named, apply_overrides, from_mapping, read_yaml, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,3 +162,83 @@ def test_bad_overrides(word: str, message: str) -> None:
 
 def test_a_bare_name_takes_settings() -> None:
     assert apply_overrides({"loss": "soft"}, ["loss.weight=1"]) == {"loss": {"name": "soft", "weight": 1}}
+
+
+# -- parts that are chosen by name -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape(Named):
+    @classmethod
+    def known(cls) -> Mapping[str, type[Named]]:
+        return {"circle": Circle, "box": Box}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle(Shape):
+    radius: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box(Shape):
+    sides: tuple[int, ...]
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Shape = field(default_factory=Circle)
+
+
+def draw(shape: object) -> Shape:
+    return from_mapping(Drawing, {"shape": shape}, where="drawing").shape
+
+
+def test_a_part_by_its_name_alone_or_with_settings() -> None:
+    assert Drawing().shape == draw("circle") == draw({"name": "circle"}) == Circle()
+    assert draw({"name": "circle", "radius": "1e-1"}) == Circle(radius=0.1)
+    assert draw({"name": "box", "sides": [1, 2]}) == Box(sides=(1, 2))
+    assert [draw("circle").name, Box(sides=()).name] == ["circle", "box"]
+
+
+@pytest.mark.parametrize("shape", [Circle(radius=2), Box(sides=(1, 2), inner=Inner(rate=3, sizes=(4,)))])
+def test_plain_data_makes_the_same_part_again(shape: Shape) -> None:
+    plain = to_plain(Drawing(shape=shape))
+    assert plain["shape"]["name"] == shape.name
+    assert from_mapping(Drawing, plain, where="drawing") == Drawing(shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("crcle", r"drawing: shape: unknown name 'crcle'; did you mean 'circle'\? known: circle, box$"),
+        ({"name": "hexagon"}, "drawing: shape: unknown name 'hexagon'; known: circle, box$"),
+        ({"name": ["circle"]}, r"drawing: shape: unknown name \['circle'\]"),
+        ({"name": None}, "drawing: shape: unknown name None; known: circle, box"),
+        ({"radius": 1}, r"drawing: shape must have a name, one of circle, box, not \{'radius': 1\}"),
+        (["circle"], r"drawing: shape must have a name, one of circle, box, not \['circle'\]"),
+        (None, "drawing: shape must have a name, one of circle, box, not None"),
+        ({"name": "circle", "raduis": 1}, "drawing: shape circle: unknown key 'raduis'; did you mean 'radius'"),
+        ({"name": "circle", "radius": "wide"}, "drawing: shape circle: radius must be a number, not 'wide'"),
+        ("box", "drawing: shape box: key 'sides' is missing"),
+        ({"name": "box", "sides": [1], "inner": {"rate": 0}}, "shape box: inner: rate must be above 0, not 0.0"),
+    ],
+)
+def test_what_is_wrong_with_a_part(shape: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        draw(shape)
+
+
+def test_a_part_outside_the_registry_has_no_name() -> None:
+    class Blob(Circle):
+        pass
+
+    with pytest.raises(ConfigError, match="Blob has no name; give it one in the registry of circle, box"):
+        to_plain(Drawing(shape=Blob()))
+
+
+def test_settings_of_a_part_by_key() -> None:
+    values = apply_overrides({"shape": "circle"}, ["shape.radius=2"])
+    assert from_mapping(Drawing, values, where="drawing") == Drawing(shape=Circle(radius=2))
+    values = apply_overrides({"shape": {"name": "circle", "radius": 3}}, ["shape=box", "shape.sides=[1]"])
+    assert from_mapping(Drawing, values, where="drawing") == Drawing(shape=Box(sides=(1,)))

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +22,29 @@ from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError, Value, unk
 
 
 @st.composite
-def spaces(draw: st.DrawFn) -> SearchSpace:
-    """Up to five dims of one to three values, each free or dependent on one that stands before it."""
+def spaces(draw: st.DrawFn, *, more_means_more: bool = False) -> SearchSpace:
+    """Up to five dims of one to three values, each free, or dependent on or coupled to one that stands before it.
+
+    Args:
+        more_means_more: A dim that depends on another is active from some of the other's values up, as a block is from
+            some depth up.
+    """
     dims: list[Dim] = []
     for number in range(draw(st.integers(1, 5))):
         values: tuple[Value, ...] = tuple(range(draw(st.integers(1, 3))))
-        requires = None
-        if dims and draw(st.integers(0, 1)):
-            parent = draw(st.sampled_from(dims))
-            requires = (parent.name, tuple(draw(st.sets(st.sampled_from(parent.values), min_size=1))))
-        dims.append(Dim(f"dim{number}", values, requires))
+        requires, follows = None, None
+        parents = [dim for dim in dims if dim.follows is None]
+        if parents and draw(st.integers(0, 1)):
+            parent = draw(st.sampled_from(parents))
+            if more_means_more:
+                enough = parent.values[draw(st.integers(0, len(parent.values) - 1)) :]
+            else:
+                enough = tuple(draw(st.sets(st.sampled_from(parent.values), min_size=1)))
+            requires = (parent.name, enough)
+        leaders = [dim for dim in parents if dim.requires is None]
+        if leaders and not draw(st.integers(0, 2)):
+            follows = draw(st.sampled_from(leaders)).name
+        dims.append(Dim(f"dim{number}", values, requires, follows))
     return SearchSpace(tuple(dims))
 
 
@@ -69,8 +83,20 @@ def is_active(space: SearchSpace, choice: Mapping[str, Value], dim: Dim) -> bool
     return is_active(space, choice, space[parent]) and choice[parent] in parent_values
 
 
+def settled(space: SearchSpace, choice: Mapping[str, Value]) -> dict[str, Value]:
+    """The choice with each coupled dim as far along its values as the other is along its own."""
+    result = dict(choice)
+    for dim in space.dims:
+        if dim.follows is not None:
+            others = space[dim.follows].values
+            share = Fraction(others.index(choice[dim.follows]), len(others) - 1) if len(others) > 1 else Fraction(1)
+            result[dim.name] = dim.values[round(share * (len(dim.values) - 1))]
+    return result
+
+
 def network(space: SearchSpace, choice: Mapping[str, Value]) -> dict[str, Value]:
-    """What is left of a full choice when everything inactive is forgotten."""
+    """What is left of a full choice when coupled dims are settled and everything inactive is forgotten."""
+    choice = settled(space, choice)
     return {dim.name: choice[dim.name] for dim in space.dims if is_active(space, choice, dim)}
 
 
@@ -88,6 +114,7 @@ def assert_canonical(space: SearchSpace, population: Population) -> None:
     for row, choice in zip(population, choices_of(space, population), strict=True):
         left = network(space, choice)
         assert all(gene == 0 for dim, gene in zip(space.dims, row, strict=True) if dim.name not in left)
+        assert all(choice[name] == value for name, value in left.items())
 
 
 # -- counting ----------------------------------------------------------------------------------------------------------
@@ -215,7 +242,15 @@ def test_active_mask_follows_the_rule(space: SearchSpace, seed: int) -> None:
         [is_active(space, choice, dim) for dim in space.dims] for choice in choices_of(space, population)
     ]  # fmt: skip
     assert np.array_equal(space.active(population), np.array(expected))
-    assert np.array_equal(space.canonical(population), population * np.array(expected))
+    due = np.array(
+        [
+            [dim.values.index(choice[dim.name]) for dim in space.dims]
+            for choice in (settled(space, choice) for choice in choices_of(space, population))
+        ]
+    )
+    canonical = space.canonical(population)
+    assert np.array_equal(canonical, due * np.array(expected))
+    assert np.array_equal(space.canonical(canonical), canonical)
 
 
 @given(spaces(), seeds)
@@ -257,6 +292,8 @@ def test_every_gene_of_a_child_is_active_in_the_parent_that_it_comes_from(space:
     children = space.crossover(mothers, fathers, rng)
     for child, mother, father in zip(*map(space.to_archs, (children, mothers, fathers)), strict=True):
         for name, value in child.items():
+            if space[name].follows is not None:
+                continue  # comes with the dim that it follows
             assert value in [parent[name] for parent in (mother, father) if name in parent]
 
 
@@ -405,6 +442,10 @@ def test_bad_dim_is_refused(values: tuple[Value, ...], message: str) -> None:
         ((Dim("a", (1,), ("b", (1,))), Dim("b", (1,))), "dim 'a' requires 'b', which must stand before it"),
         ((Dim("a", (1,), ("a", (1,))),), "dim 'a' requires 'a', which must stand before it"),
         ((Dim("b", (1, 2)), Dim("a", (1,), ("b", (3,)))), r"dim 'b' cannot be 3; choices: \[1, 2\]"),
+        (
+            (Dim("a", (1, 2)), Dim("b", (1, 2), follows="a"), Dim("c", (1, 2), ("b", (2,)))),
+            "dim 'c' requires 'b', which follows 'a'; let it require that one",
+        ),
     ],
 )
 def test_bad_space_is_refused(dims: tuple[Dim, ...], message: str) -> None:
@@ -441,6 +482,27 @@ def test_a_part_of_a_space_has_architectures_of_the_whole() -> None:
     assert SPACE.restrict({}) == SPACE
 
 
+@given(spaces(), st.data())
+def test_a_part_has_exactly_the_architectures_that_are_left(space: SearchSpace, data: st.DataObject) -> None:
+    coupled = {dim.name for dim in space.dims if dim.follows} | {dim.follows for dim in space.dims}
+    kept = {
+        dim.name: dim.values[data.draw(st.integers(0, len(dim.values) - 1)) :]
+        for dim in space.dims
+        if dim.name not in coupled and data.draw(st.booleans())
+    }
+    part = space.restrict(kept)
+    expected = {
+        arch
+        for arch in all_archs(space)
+        if all(arch[name] in choices for name, choices in kept.items() if name in arch)
+    }
+    assert all_archs(part) == expected
+    assert part.num_archs == len(expected)
+    np.testing.assert_array_equal(space.to_population(sorted(expected, key=repr)).shape, (len(expected), len(space)))
+    for arch in expected:
+        assert space.arch(dict(arch)) == part.arch(dict(arch)) == arch
+
+
 def test_a_dim_can_become_inactive_for_good() -> None:
     part = SPACE.restrict({"depth": (1,)})
     assert part.num_archs == len(all_archs(part)) == 2 * 2
@@ -452,8 +514,15 @@ def test_a_part_must_be_a_part() -> None:
         SPACE.restrict({"depth": (3,)})
     with pytest.raises(SpaceError, match="unknown dim 'depht'"):
         SPACE.restrict({"depht": (1,)})
+    with pytest.raises(SpaceError, match="dim 'depth' has no values"):
+        SPACE.restrict({"depth": ()})
+    with pytest.raises(SpaceError, match=r"must list its values in ascending order, not \(2, 1\)"):
+        SPACE.restrict({"depth": (2, 1)})
     with pytest.raises(SpaceError, match=r"'depth' and 'block0\.expand' are coupled; neither can be restricted"):
         COUPLED.restrict({"depth": (2,)})
+    with pytest.raises(SpaceError, match=r"'depth' and 'block0\.heads' are coupled; neither can be restricted"):
+        COUPLED.restrict({"block0.heads": (2,)})
+    assert COUPLED.restrict({"resolution": (32,)}).num_archs == 3
 
 
 COUPLED = SearchSpace(
@@ -477,6 +546,33 @@ def test_coupled_dims_are_no_choices_of_their_own() -> None:
     }
     assert {arch["block0.heads"] for arch in archs if arch["depth"] in (2, 4)} == {2, 4}
     assert SearchSpace.from_json(json.loads(json.dumps(COUPLED.to_json()))) == COUPLED
+
+
+@pytest.mark.parametrize(
+    ("num_others", "num_own", "indices"),
+    [
+        (3, 3, [0, 1, 2]),
+        (2, 3, [0, 2]),
+        (3, 2, [0, 0, 1]),  # half way, which rounds to even
+        (4, 2, [0, 0, 1, 1]),
+        (2, 5, [0, 4]),
+        (4, 3, [0, 1, 1, 2]),
+        (3, 1, [0, 0, 0]),
+        (1, 3, [2]),  # one value is the whole way
+    ],
+)
+def test_how_far_along_a_coupled_dim_is(num_others: int, num_own: int, indices: list[int]) -> None:
+    space = SearchSpace((Dim("depth", tuple(range(num_others))), Dim("expand", tuple(range(num_own)), follows="depth")))
+    rows = np.array([[index, 0] for index in range(num_others)])
+    assert space.canonical(rows)[:, 1].tolist() == indices
+    assert space.largest()["expand"] == num_own - 1
+    assert space.num_archs == num_others
+
+
+def test_a_coupling_is_part_of_the_fingerprint() -> None:
+    free = SearchSpace(tuple(dataclasses.replace(dim, follows=None) for dim in COUPLED.dims))
+    assert free.fingerprint != COUPLED.fingerprint
+    assert free.num_archs > COUPLED.num_archs
 
 
 @given(seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import timm
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -18,13 +19,14 @@ def load_teacher(strategy: Strategy, *, num_classes: int) -> nn.Module | None:
     """The model that ``strategy.teacher`` names, in eval mode and without gradients; ``None`` if it names none.
 
     Raises:
-        ConfigError: If it is a preset without weights, or not for ``num_classes`` classes.
-        WeightsError: If its weights do not fit.
+        ConfigError: If it has no weights of its own and none are given, or its own are for other classes.
+        UnknownModelError: If the name is unknown.
+        WeightsError: If the weights that are given do not fit.
     """
     if strategy.teacher is None:
         return None
-    if strategy.teacher in PRESETS and not strategy.teacher_weights:
-        raise ConfigError(f"strategy.teacher {strategy.teacher!r} has no weights of its own; give teacher_weights")
+    if strategy.teacher_weights is None:
+        _check_own_weights(strategy.teacher, num_classes)
     teacher = create_model(
         strategy.teacher,
         num_classes=num_classes,
@@ -33,6 +35,20 @@ def load_teacher(strategy: Strategy, *, num_classes: int) -> nn.Module | None:
         needs_classifier=True,
     )
     return teacher.eval().requires_grad_(False)
+
+
+def _check_own_weights(name: str, num_classes: int) -> None:
+    """timm would give a model for other classes a classifier that knows nothing."""
+    if name not in PRESETS and not timm.is_model(name):
+        return  # building it says so
+    config = None if name in PRESETS else timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise ConfigError(f"strategy.teacher {name!r} has no weights of its own; give teacher_weights")
+    if config.num_classes != num_classes:
+        raise ConfigError(
+            f"strategy.teacher {name!r} knows {config.num_classes} classes, not {num_classes}; give teacher_weights of "
+            "one that was trained for these"
+        )
 
 
 def frozen_copy(supernet: Supernet) -> nn.Module:

@@ -34,6 +34,32 @@ def test_round_trip(tmp_path: Path) -> None:
             assert groups[group][name].dtype == tensor.dtype
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int16, torch.uint8, torch.bool],
+)
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (2, 3, 4)])
+def test_any_dtype_and_shape(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = (10 * torch.rand(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    save_checkpoint(tmp_path / "c.safetensors", {"group": {"x": tensor}}, {})
+    loaded = load_checkpoint(tmp_path / "c.safetensors")[0]["group"]["x"]
+    assert (loaded.dtype, loaded.shape) == (dtype, shape)
+    assert torch.equal(loaded, tensor)
+
+
+def test_a_group_without_tensors_leaves_nothing(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.safetensors", {"model": {"x": torch.ones(1)}, "average": {}}, {"step": 1})
+    assert list(load_checkpoint(tmp_path / "c.safetensors")[0]) == ["model"]
+    save_checkpoint(tmp_path / "c.safetensors", {}, {"step": 2})
+    assert load_checkpoint(tmp_path / "c.safetensors") == ({}, {"step": 2})
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_checkpoint(tmp_path / name, {"model": {"x": torch.ones(3)}}, {"step": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_truncated(tmp_path: Path, size: int) -> None:
     path = tmp_path / "c.safetensors"
@@ -99,3 +125,26 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(FileFormatError, match="its checksum does not match its contents"):
         load_checkpoint(path)
+
+
+def test_no_byte_can_change_and_none_can_be_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, {"model": {"x": torch.ones(5), "n": torch.tensor(3)}}, {"step": 1, "metrics": [0.5]})
+    data = path.read_bytes()
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position % 8
+        for damaged in (bytes(flipped), data[:position]):
+            path.write_bytes(damaged)
+            with pytest.raises(FileFormatError, match=r"checkpoint .*c.safetensors is"):
+                load_checkpoint(path)
+    path.write_bytes(data)
+    assert load_checkpoint(path)[1] == {"step": 1, "metrics": [0.5]}
+
+
+def test_a_format_of_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofa.training.checkpoint.FORMAT", 999)
+    save_checkpoint(tmp_path / "c.safetensors", {"model": {"x": torch.ones(1)}}, {})
+    monkeypatch.undo()
+    with pytest.raises(FileFormatError, match="is of another format; train again, or use the version that wrote it"):
+        load_checkpoint(tmp_path / "c.safetensors")

@@ -61,3 +61,43 @@ def test_taken_gradients_can_be_added_again() -> None:
     add(parameters, taken)
     assert parameters[0].grad.tolist() == [2, 2]
     assert parameters[1].grad is None
+
+
+def test_where_only_the_others_have_a_gradient_the_removed_part_still_counts() -> None:
+    # Flat: (1, 0) and (-1, 2); their product is -1, the others' square is 5, so a fifth of the others is added.
+    kept = without_conflict([torch.tensor([1.0]), None], [torch.tensor([-1.0]), torch.tensor([2.0])])
+    assert [gradient.tolist() for gradient in kept if gradient is not None] == [
+        pytest.approx([0.8]),
+        pytest.approx([0.4]),
+    ]
+
+
+def test_without_others_there_is_no_conflict() -> None:
+    gradients: list[Tensor | None] = [torch.tensor([1.0]), None]
+    assert without_conflict(gradients, [None, None]) is gradients
+    assert without_conflict(gradients, [torch.zeros(1), None]) is gradients
+    assert without_conflict([None, None], [torch.ones(1), None]) == [None, None]
+
+
+def test_removing_a_conflict_changes_neither_input() -> None:
+    largest: list[Tensor | None] = [torch.tensor([1.0, -1.0])]
+    others: list[Tensor | None] = [torch.tensor([0.0, 2.0])]
+    without_conflict(largest, others)
+    assert [largest[0].tolist(), others[0].tolist()] == [[1, -1], [0, 2]]  # type: ignore[union-attr]
+
+
+def test_averages_over_processes_that_differ() -> None:
+    """Three processes: this one and two with twice and three times its values."""
+    mine: list[Tensor | None] = [torch.tensor([[3.0, 6.0]]), None, torch.tensor(9.0, dtype=torch.bfloat16)]
+    (averaged,), numbers = all_reduce_mean([mine], torch.tensor([1.0]), lambda flat: flat * (1 + 2 + 3), 3)
+    assert averaged[0] is not None and averaged[2] is not None
+    assert averaged[0].tolist() == [[6, 12]]
+    assert averaged[1] is None
+    assert (averaged[2].item(), averaged[2].dtype, averaged[2].shape) == (18, torch.bfloat16, ())
+    assert numbers.tolist() == [2]
+
+
+def test_numbers_are_averaged_where_nothing_has_a_gradient() -> None:
+    averaged, numbers = all_reduce_mean([[None]], torch.tensor([4.0]), lambda flat: flat * 2, 2)
+    assert averaged == [[None]]
+    assert numbers.tolist() == [4]

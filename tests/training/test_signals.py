@@ -36,3 +36,31 @@ def test_other_threads_change_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [(None, before)]
+
+
+def test_a_second_request_of_the_scheduler_still_waits() -> None:
+    with stop_on_signals() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+
+
+def test_handlers_are_put_back_after_an_error_and_are_the_ones_before() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: seen.append(signum))
+    try:
+        with pytest.raises(ZeroDivisionError), stop_on_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ZeroDivisionError
+        assert seen == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_each_block_has_a_request_of_its_own() -> None:
+    with stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with stop_on_signals() as request:
+        assert request.signum is None

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from ofa.config import ConfigError
 from ofa.supernet import create_supernet
-from ofa.supernet.presets import WeightsError, create_model
+from ofa.supernet.presets import UnknownModelError, WeightsError, create_model
 from ofa.training.strategy import Strategy
 from ofa.training.teacher import frozen_copy, load_teacher, probabilities, without_dropout
 
@@ -50,3 +50,45 @@ def test_teachers_are_checked(tmp_path: Path) -> None:
     assert not teacher.training
     with pytest.raises(WeightsError, match=r"'classifier.bias' is \(10,\) in the model and \(5,\) in the file"):
         load_teacher(strategy, num_classes=10)
+
+
+def test_a_teacher_without_weights_for_these_classes_is_refused_before_anything_is_fetched() -> None:
+    with pytest.raises(ConfigError, match="teacher 'resnet18' knows 1000 classes, not 10; give teacher_weights of one"):
+        load_teacher(Strategy(teacher="resnet18"), num_classes=10)
+    with pytest.raises(ConfigError, match="teacher 'resnet18.tv_in1k' knows 1000 classes, not 10"):
+        load_teacher(Strategy(teacher="resnet18.tv_in1k"), num_classes=10)
+    with pytest.raises(ConfigError, match="teacher 'efficientnet_b8' has no weights of its own; give teacher_weights"):
+        load_teacher(Strategy(teacher="efficientnet_b8"), num_classes=1000)
+
+
+def test_an_unknown_teacher_names_the_nearest() -> None:
+    with pytest.raises(UnknownModelError, match="unknown .*'resnet19'.*timm models like it: .*resnet1"):
+        load_teacher(Strategy(teacher="resnet19"), num_classes=10)
+
+
+def test_a_teacher_has_no_gradients_and_keeps_its_statistics(tmp_path: Path) -> None:
+    file = str(tmp_path / "weights.safetensors")
+    save_file(create_model("ofa_mobilenetv3_tiny", num_classes=5).state_dict(), file)
+    teacher = load_teacher(Strategy(teacher="ofa_mobilenetv3_tiny", teacher_weights=file), num_classes=5)
+    assert teacher is not None
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    said = probabilities(teacher, torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0)))
+    assert not said.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["ofa_mobilenetv3_tiny", "vit_tiny", "ofa_resnet50d"])
+def test_a_subnet_without_dropout_leaves_it_to_the_supernet(name: str) -> None:
+    def rates(module: torch.nn.Module) -> list[float]:
+        found = (getattr(m, key, 0) for m in module.modules() for key in ("p", "drop_prob", "drop_rate"))
+        return [rate for rate in found if rate]
+
+    with torch.device("meta"):
+        supernet = create_supernet(name, num_classes=10, drop_rate=0.3, drop_path_rate=0.2).train()
+        subnet = supernet.subnet(supernet.space.smallest())
+    before = rates(supernet.model)
+    assert rates(subnet)
+    without_dropout(subnet)
+    assert rates(subnet) == []
+    assert rates(supernet.model) == before

@@ -41,7 +41,7 @@ class Loss(Named):
             logits: ``(N, classes)``.
             targets: Class indices ``(N,)``, or probabilities ``(N, classes)`` of mixed images.
         """
-        return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        return functional.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
 
     def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
         """Loss of a subnet that is taught, a scalar.

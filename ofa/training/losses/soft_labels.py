@@ -31,5 +31,5 @@ class SoftLabels(Loss):
             raise ConfigError(f"label_weight must not be negative, but is {self.label_weight}")
 
     def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
-        loss = functional.cross_entropy(logits, teacher)
+        loss = functional.cross_entropy(logits.float(), teacher.float())
         return loss + self.label_weight * self.label_loss(logits, targets) if self.label_weight else loss

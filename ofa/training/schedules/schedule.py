@@ -125,11 +125,11 @@ def curve(step: int, num_steps: int, *, warmup_steps: int, decay: str) -> float:
 
 
 def open_part(space: SearchSpace, num_open: Mapping[str, int]) -> SearchSpace:
-    """The space with only the largest values of some kinds of dims."""
+    """The space with only the largest values of some kinds of dims; of a kind ``width``, ``width1`` is one too."""
     return space.restrict(
         {
             dim.name: dim.values[-num_open[kind] :]
             for dim in space.dims
-            if (kind := dim.name.rpartition(".")[2]) in num_open
+            if (kind := dim.name.rpartition(".")[2].rstrip("0123456789")) in num_open
         }
     )
