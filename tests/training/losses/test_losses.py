@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ofa.config import ConfigError
 from ofa.training.losses import LOSSES
@@ -65,6 +65,8 @@ def divergence(teacher: Tensor, logits: Tensor, alpha: float) -> Tensor:
 def test_alpha_divergence_is_the_larger_of_two(alphas: tuple[float, float]) -> None:
     logits, labels, teacher = example(scale=0.7)
     expected = torch.maximum(*(divergence(teacher, logits, alpha) for alpha in alphas)).mean()
+    signs = torch.sub(*(divergence(teacher, logits, alpha) for alpha in alphas)).sign()
+    assert set(signs.tolist()) == {-1, 1}  # each of the two is the larger for some images
     loss = AlphaDivergence(alpha_min=alphas[0], alpha_max=alphas[1], clip=1e6)
     actual = loss.distil(logits, labels, teacher)
     torch.testing.assert_close(actual, expected)
@@ -88,3 +90,67 @@ def test_settings_are_checked() -> None:
         AlphaDivergence(alpha_min=1.0)
     with pytest.raises(ConfigError, match="label_weight must not be negative, but is -1"):
         SoftLabels(label_weight=-1)
+
+
+def test_alpha_1_is_the_kl_divergence() -> None:
+    logits, labels, _ = example(scale=0.5)
+    teacher = torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1]]).repeat(6, 1)
+    flat = torch.zeros(6, 5, requires_grad=True)  # with alpha -> 0 from below the other one is KL(student || teacher)
+    value = AlphaDivergence(alpha_min=-1e-3, clip=1e6).distil(flat, labels, teacher)
+    forward = nn.functional.kl_div(flat.log_softmax(1), teacher, reduction="batchmean")
+    reverse = nn.functional.kl_div(teacher.log(), flat.softmax(1), reduction="batchmean")
+    assert float(forward) > float(reverse)
+    torch.testing.assert_close(value, forward)
+    torch.testing.assert_close(*(torch.autograd.grad(each, flat)[0] for each in (value, forward)))
+
+
+@pytest.mark.parametrize("clip", [0.5, 2.0, 5.0])
+def test_clipped_importance_weights_by_hand(clip: float) -> None:
+    logits, labels, teacher = example(scale=2)
+    log_student = logits.log_softmax(1)
+    student = log_student.detach().exp()
+    weights = (student / teacher).clamp(max=clip)  # alpha = -1
+    low = (student * (weights - 1) / 2).sum(1)
+    high = (teacher * (teacher / student).log()).sum(1)
+    gradient = torch.where((low > high)[:, None], student * weights, -student * (teacher / student).clamp(max=clip))
+    (expected,) = torch.autograd.grad((gradient * log_student).sum(1).mean(), logits)
+    value = AlphaDivergence(clip=clip).distil(logits, labels, teacher)
+    torch.testing.assert_close(value, torch.maximum(low, high).mean())
+    torch.testing.assert_close(torch.autograd.grad(value, logits)[0], expected)
+
+
+def test_alpha_divergence_takes_the_larger_of_each_image() -> None:
+    logits, labels, teacher = example(scale=2)
+    loss = AlphaDivergence()
+    each = [loss.distil(logits[i : i + 1], labels[i : i + 1], teacher[i : i + 1]) for i in range(6)]
+    torch.testing.assert_close(loss.distil(logits, labels, teacher), torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_certain_teachers_and_students_give_finite_gradients(name: str) -> None:
+    labels = torch.tensor([0, 1])
+    logits = torch.tensor([[200.0, -200.0, 0.0], [200.0, -200.0, 0.0]], requires_grad=True)
+    teacher = torch.eye(3)[[0, 1]]
+    value = LOSSES[name]().distil(logits, labels, teacher)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_logits_of_half_precision_lose_nothing_in_the_loss(name: str) -> None:
+    logits, labels, teacher = example(scale=4)
+    half = logits.detach().bfloat16().requires_grad_()
+    same = half.detach().float().requires_grad_()
+    loss = LOSSES[name]()
+    torch.testing.assert_close(loss.distil(half, labels, teacher), loss.distil(same, labels, teacher))
+    torch.testing.assert_close(loss.label_loss(half, labels), loss.label_loss(same, labels))
+
+
+def test_label_smoothing_by_hand() -> None:
+    logits, labels, _ = example()
+    smooth = 0.8 * torch.eye(5)[labels] + 0.2 / 5
+    expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    for name, loss in LOSSES.items():
+        torch.testing.assert_close(loss(label_smoothing=0.2).label_loss(logits, labels), expected, msg=name)
+    torch.testing.assert_close(LOSSES["labels"](label_smoothing=0.2).distil(logits, labels, logits), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext as nothing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,8 @@ from ofa.training.samplers.attentive import Attentive
 from ofa.training.samplers.multi_arch import MultiArch
 from ofa.training.samplers.sandwich import Sandwich
 from ofa.training.samplers.single import Single
-from ofa.training.samplers.sorted import nested_chain
+from ofa.training.samplers.sorted import Sorted, nested_chain
+from ofa.training.samplers.uniform import Uniform
 
 SPACE = SearchSpace(
     (
@@ -28,6 +30,8 @@ SPACE = SearchSpace(
     )
 )
 CLOSED = SPACE.restrict({"stage0.depth": (3,), "resolution": (20, 24)})
+COUPLED = SearchSpace((*SPACE.dims, Dim("stage0.block0.expand", (2, 3, 4), follows="stage0.depth")))
+ONLY_LARGEST = SPACE.restrict({dim.name: dim.values[-1:] for dim in SPACE.dims})
 
 
 @dataclass
@@ -44,7 +48,7 @@ class FakeStep:
         return float(len(self.asked) % 3)
 
 
-@pytest.mark.parametrize("space", [SPACE, CLOSED], ids=["whole", "part"])
+@pytest.mark.parametrize("space", [SPACE, CLOSED, ONLY_LARGEST, COUPLED], ids=["whole", "part", "one", "coupled"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_contract(name: str, space: SearchSpace) -> None:
     sampler: Sampler = SAMPLERS[name]()
@@ -53,7 +57,8 @@ def test_contract(name: str, space: SearchSpace) -> None:
         assert draws == sampler.draw(FakeStep(space, np.random.default_rng(seed)))
         for draw in draws:
             assert space.arch(draw.arch) == draw.arch
-            assert SPACE.arch(draw.arch) == draw.arch  # an architecture of the whole space as well
+            whole = COUPLED if space is COUPLED else SPACE
+            assert whole.arch(draw.arch) == draw.arch  # an architecture of the whole space as well
             if draw.role != "random":
                 assert draw.arch == {"largest": space.largest(), "smallest": space.smallest()}[draw.role]
         # Parts of the mini-batch: all of it for everybody, or each its own.
@@ -114,3 +119,67 @@ def test_a_single_subnet() -> None:
         Single(arch={"depth": 3}).draw(FakeStep(SPACE))
     with pytest.raises(ConfigError, match="bound must be largest or smallest, not 'middle'"):
         Single(bound="middle")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_teaches_exactly_where_the_largest_always_comes_before_others(name: str) -> None:
+    steps = [SAMPLERS[name]().draw(FakeStep(SPACE, np.random.default_rng(seed))) for seed in range(40)]
+    always_first = all(len(draws) > 1 and draws[0].arch == SPACE.largest() for draws in steps)
+    assert SAMPLERS[name].teaches == always_first
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_settings_below_their_minimum(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"num_random must be at least \d, not -1") if name != "single" else nothing():
+        SAMPLERS[name]().with_num_random(-1)
+    if name == "sorted":
+        with pytest.raises(ConfigError, match="num_models must be at least 2, not 1"):
+            Sorted(num_models=1)
+    if name == "attentive":
+        with pytest.raises(ConfigError, match="num_candidates must be at least 1, not 0"):
+            Attentive(num_candidates=0)
+
+
+@pytest.mark.parametrize("choose", ["worst", "best"])
+def test_attentive_draws_no_more_candidates_than_a_part_of_the_space_has(choose: str) -> None:
+    step = FakeStep(SPACE.restrict({name: SPACE[name].values[-1:] for name in SPACE.names[1:]}))
+    Attentive(num_random=1, num_candidates=50, choose=choose).draw(step)  # type: ignore[arg-type]
+    assert sorted(arch["resolution"] for arch in step.asked) == [16, 20, 24]
+
+
+@pytest.mark.parametrize("space", [SPACE, CLOSED, COUPLED, ONLY_LARGEST], ids=["whole", "part", "coupled", "one"])
+@pytest.mark.parametrize("num_models", [2, 5, 160])
+def test_every_chain_only_grows(space: SearchSpace, num_models: int) -> None:
+    chain = nested_chain(space, num_models)
+    assert len(chain) <= num_models
+    assert (np.diff(chain, axis=0) >= 0).all()
+    assert (np.diff(chain, axis=0).sum(1) > 0).all()
+    np.testing.assert_array_equal(space.canonical(chain), chain)
+    archs = space.to_archs(chain)
+    assert (archs[0], archs[-1]) == (space.smallest(), space.largest())
+    with pytest.raises(ValueError, match="read-only"):
+        chain[0] = 0
+
+
+def test_sorted_draws_distinct_models_of_the_chain_from_the_smallest_up() -> None:
+    chain = SPACE.to_archs(nested_chain(SPACE, 160))
+    for seed in range(10):
+        rows = [
+            chain.index(draw.arch) for draw in Sorted(num_random=4).draw(FakeStep(SPACE, np.random.default_rng(seed)))
+        ]
+        assert len(rows) == 4
+        assert rows == sorted(set(rows))
+    everything = Sorted(num_models=3, num_random=9).draw(FakeStep(SPACE))
+    assert [draw.role for draw in everything] == ["smallest", "random", "largest"]
+
+
+def test_uniform_draws_every_depth_equally_often() -> None:
+    archs = [draw.arch for draw in Uniform(num_random=3000).draw(FakeStep(SPACE))]
+    counts = np.bincount([int(arch["stage0.depth"]) for arch in archs])[1:]
+    np.testing.assert_allclose(counts / 3000, 1 / 3, atol=0.04)
+
+
+def test_a_single_subnet_that_contradicts_a_coupled_dim() -> None:
+    arch = {**COUPLED.largest(), "stage0.block0.expand": 2}
+    with pytest.raises(SpaceError, match=r"follows 'stage0\.depth' and must be 4 here, not 2"):
+        Single(arch=arch).draw(FakeStep(COUPLED))

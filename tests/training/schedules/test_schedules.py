@@ -9,6 +9,7 @@ import pytest
 
 from ofa.config import ConfigError
 from ofa.space import Dim, SearchSpace
+from ofa.supernet import create_supernet
 from ofa.training.schedules import SCHEDULES, Schedule, stretch_at
 from ofa.training.schedules.largest_first import LargestFirst
 from ofa.training.schedules.one_stage import OneStage
@@ -104,3 +105,96 @@ def test_too_few_steps() -> None:
         ProgressiveShrinking(kernel=0)
     with pytest.raises(ConfigError, match=r"depth must be one or two positive numbers, not \[\]"):
         ProgressiveShrinking(depth=())
+
+
+@pytest.fixture(scope="module")
+def tiny() -> SearchSpace:
+    return create_supernet("ofa_mobilenetv3_tiny", num_classes=10).space
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("decay", ["cosine", "exponential", "constant"])
+def test_what_is_open_grows_and_rates_stay_positive(name: str, decay: str, tiny: SearchSpace) -> None:
+    schedule = SCHEDULES[name](decay=decay)  # type: ignore[call-arg]
+    num_steps = len(schedule.phases(tiny))  # the fewest possible
+    for plan in (schedule.plan(tiny, num_steps), schedule.plan(tiny, 400)):
+        rates = [schedule.learning_rate(step, plan, warmup_steps=5) for step in range(plan[-1].end)]
+        assert all(0 < rate <= 1 for rate in rates)
+        counts = [stretch.space.num_archs for stretch in plan]
+        assert counts == sorted(counts)
+        assert plan[-1].space == tiny
+        for stretch in plan:
+            assert stretch.space.largest() == tiny.largest()
+    assert [stretch.end - stretch.first for stretch in schedule.plan(tiny, num_steps)] == [1] * num_steps
+
+
+def test_progressive_shrinking_of_a_preset(tiny: SearchSpace) -> None:
+    """Four stages of one to three blocks; kernels 3, 5; ratios 2, 3, 4; four resolutions."""
+    phases = ProgressiveShrinking().phases(tiny)
+    assert [phase.name for phase in phases] == ["largest", "kernel", "depth_2", "depth", "expand_2", "expand"]
+    counts = [stretch.space.num_archs for stretch in ProgressiveShrinking().plan(tiny, 605)]
+    assert counts == [
+        4,
+        4 * (2**3) ** 4,
+        4 * (2**2 + 2**3) ** 4,
+        4 * (2 + 2**2 + 2**3) ** 4,
+        4 * (4 + 4**2 + 4**3) ** 4,
+        4 * (6 + 6**2 + 6**3) ** 4,
+    ]
+    assert counts[-1] == tiny.num_archs
+
+
+def test_peaks_are_reached_in_every_phase() -> None:
+    schedule = ProgressiveShrinking()
+    plan = schedule.plan(space(), 6050)
+    for stretch in plan:
+        rates = [schedule.learning_rate(step, plan, warmup_steps=99) for step in range(stretch.first, stretch.end)]
+        assert max(rates) == pytest.approx(stretch.phase.learning_rate)
+        warmup = {"largest": 50, "kernel": 50, "depth": 50, "expand": 50}.get(stretch.phase.name, 0)  # 5 epochs
+        assert int(np.argmax(rates)) == warmup
+        assert rates[-1] < 0.01 * max(rates)
+
+
+def test_progressive_shrinking_may_open_a_kind_at_once() -> None:
+    phases = ProgressiveShrinking(depth=(150,), expand=(10,)).phases(space())
+    assert [(phase.name, phase.share) for phase in phases] == [
+        ("largest", 180),
+        ("kernel", 125),
+        ("depth", 150),
+        ("expand", 10),
+    ]
+    assert [phase.sort_channels for phase in phases] == [False, False, False, True]
+
+
+def test_widths_heads_and_ratios_open_with_the_expand_ratio() -> None:
+    dims = [Dim("stem.width", (8, 12, 16)), Dim("stage0.width", (8, 16))]
+    dims += [Dim("stage0.block0.heads", (1, 2, 3)), Dim("stage0.block0.mlp_ratio", (2, 3, 4))]
+    wide = SearchSpace(tuple(dims))
+    plan = ProgressiveShrinking().plan(wide, 60)
+    assert [stretch.phase.name for stretch in plan] == ["largest", "expand_2", "expand"]
+    assert [stretch.space.num_values.tolist() for stretch in plan] == [[1, 1, 1, 1], [2, 2, 2, 2], [3, 2, 3, 3]]
+
+
+def test_a_space_where_nothing_but_the_resolution_varies_has_one_phase() -> None:
+    only = SearchSpace((Dim("resolution", (16, 20)),))
+    assert [phase.name for phase in ProgressiveShrinking().phases(only)] == ["largest"]
+
+
+def test_the_ramp_and_warmup_of_the_run_go_on_through_phases_without_a_curve() -> None:
+    schedule = LargestFirst(alone=0.5)
+    plan = schedule.plan(space(), 100)
+    whole = OneStage().plan(space(), 100)
+    for step in range(100):
+        assert schedule.learning_rate(step, plan, warmup_steps=10) == OneStage().learning_rate(
+            step, whole, warmup_steps=10
+        )
+
+
+def test_the_exponential_decay_is_that_of_bignas() -> None:
+    """0.97 every 2.4 of 360 epochs, to 5 % (arXiv:2003.11142, sec. 3.3 and 4.1)."""
+    schedule = OneStage(decay="exponential")
+    plan = schedule.plan(space(), 3600)
+    for epoch in (24, 120, 240):
+        actual = schedule.learning_rate(10 * epoch, plan, warmup_steps=0)
+        assert actual == pytest.approx(0.97 ** (epoch / 2.4), rel=0.03)
+    assert schedule.learning_rate(3599, plan, warmup_steps=0) == 0.05
