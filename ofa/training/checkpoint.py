@@ -30,7 +30,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], sta
     }
     text = json.dumps({"format": FORMAT, **state})
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(flat, temporary, {"state": text, "sha256": _digest(flat, text)})
+        # One entry: with several, safetensors writes them in any order.
+        safetensors.torch.save_file(flat, temporary, {"state": f"{_digest(flat, text)} {text}"})
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -50,9 +51,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            text = metadata.get("state", "{}")
-            state = json.loads(text)
+            digest, _, text = (file.metadata() or {}).get("state", "").partition(" ")
+            state = json.loads(text or "{}")
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FileFormatError(f"no checkpoint at {path}") from None
@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         raise FileFormatError(_damaged(path, str(error))) from None
     if state.pop("format", None) != FORMAT:
         raise FileFormatError(f"checkpoint {path} is of another format; train again, or use the version that wrote it")
-    if metadata.get("sha256") != _digest(flat, text):
+    if digest != _digest(flat, text):
         raise FileFormatError(_damaged(path, "its checksum does not match its contents"))
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in flat.items():

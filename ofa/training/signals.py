@@ -27,7 +27,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if request.signum is not None and signum == signal.SIGINT:
+        if request.signum == signum == signal.SIGINT:
             raise KeyboardInterrupt
         request.signum = signum
 

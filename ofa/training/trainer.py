@@ -346,6 +346,11 @@ class _Trainer:
         images = images.to(memory_format=torch.channels_last)
         batch = _Batch(self, step, stretch, images, targets)
         draws = self._draws(batch)
+        if len(images) < draws[0].part[1]:
+            raise ConfigError(
+                f"{draws[0].part[1]} subnets share a mini-batch of {len(images)} images; raise train.batch_size or lower "
+                "strategy.sampler.num_random"
+            )
         losses, set_aside = self._backward(draws, images, targets, others_weight=self._ramp(step, stretch))
         values, stops = self._finish(losses, set_aside, stops)
         for draw, value in zip(draws, values, strict=True):

@@ -173,3 +173,46 @@ def test_coupled_to_the_depth_as_in_compofa() -> None:
 def test_what_cannot_be_coupled_is_named() -> None:
     with pytest.raises(SpaceError, match="unknown kind of dim to couple to the depth 'expnad'; did you mean 'expand'"):
         elasticize(timm.create_model("mobilenetv3_small_050"), coupled=["expnad"])
+
+
+@pytest.mark.parametrize("kind", ["depth", "width", "resolution"])
+def test_what_is_not_inside_a_block_cannot_be_coupled(kind: str) -> None:
+    with pytest.raises(
+        SpaceError, match=f"unknown kind of dim to couple to the depth '{kind}'.* known: kernel, expand"
+    ):
+        elasticize(timm.create_model("mobilenetv3_small_050"), coupled=[kind])
+
+
+def test_everything_inside_blocks_coupled_leaves_the_depths() -> None:
+    with torch.device("meta"):
+        space = create_supernet("ofa_mobilenetv3_tiny", resolution=[32], coupled=["kernel", "expand"]).space
+        free = create_supernet("ofa_mobilenetv3_tiny", resolution=[32]).space
+    assert space.num_archs == 3**4  # four stages of one to three blocks
+    assert space.names == free.names
+    for depth, kernel, expand in [(1, 3, 2), (2, 3, 3), (3, 5, 4)]:
+        row = space.to_population(space.largest())
+        row[0, space.column("stage2.depth")] = depth - 1
+        (arch,) = space.to_archs(row)
+        inside = {name: value for name, value in arch.items() if name.startswith("stage2.block")}
+        expected = {f"stage2.block{block}.kernel": kernel for block in range(depth)}
+        assert inside == expected | {f"stage2.block{block}.expand": expand for block in range(depth)}
+        assert free.arch(dict(arch)) == arch  # what a coupled space holds, the free one holds as well
+
+
+def test_stages_of_one_depth_have_nothing_to_couple_to() -> None:
+    with torch.device("meta"):
+        space = create_supernet(
+            "ofa_mobilenetv3_tiny", depth={"stage1": ["100%"], "*": [1, 3]}, kernel=["100%"], coupled=["expand"]
+        ).space
+    assert "stage1.depth" not in space
+    assert {space[f"stage1.block{block}.expand"].follows for block in range(3)} == {None}
+    assert {space[f"stage2.block{block}.expand"].follows for block in range(3)} == {"stage2.depth"}
+    assert space.num_archs == 4 * 3**3 * 2**3
+
+
+def test_transformers_can_be_coupled() -> None:
+    with torch.device("meta"):
+        supernet = create_supernet("vit_tiny", coupled=["mlp_ratio", "heads"])
+        assert supernet.space.num_archs == 3 * 3  # depths × widths
+        subnet = supernet.subnet(supernet.space.smallest())
+    assert len(list(subnet.get_submodule("blocks").children())) == 12

@@ -6,11 +6,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch import nn
 
 from ofa.space import SpaceError
 from ofa.supernet import PRESETS, create_supernet
-from ofa.supernet.presets import UnknownModelError, WeightsError
+from ofa.supernet.presets import UnknownModelError, WeightsError, create_model
 
 
 @pytest.mark.parametrize("name", ["ofa_mobilenetv3_w1.0", "ofa_mobilenetv3_w1.2"])
@@ -146,3 +147,39 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 def test_presets_have_no_pretrained_weights() -> None:
     with pytest.raises(UnknownModelError, match="has no pretrained weights"):
         create_supernet("ofa_mobilenetv3_tiny", pretrained=True)
+
+
+@pytest.mark.parametrize("name", [*sorted(PRESETS), "mobilenetv3_small_050"])
+def test_drop_rates_reach_the_model(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=5, drop_rate=0.3, drop_path_rate=0.2)
+        plain = create_model(name, num_classes=5)
+    rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath) and module.drop_prob]
+    assert rates == sorted(rates)
+    assert 0.15 < rates[-1] < 0.201
+    dropout = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    assert 0.3 in dropout | {getattr(model, "drop_rate", None)}
+    assert not [module for module in plain.modules() if isinstance(module, DropPath) and module.drop_prob]
+    assert getattr(plain, "drop_rate", 0.0) == 0.0
+    assert list(model.state_dict()) == list(plain.state_dict())
+
+
+def test_drop_rates_reach_the_supernet() -> None:
+    with torch.device("meta"):
+        model = create_supernet("ofa_mobilenetv3_tiny", drop_rate=0.3, drop_path_rate=0.2).model
+    assert model.drop_rate == 0.3
+    assert any(isinstance(module, DropPath) and module.drop_prob for module in model.modules())
+
+
+def test_a_model_without_stochastic_depth_says_so() -> None:
+    with pytest.raises(UnknownModelError, match=r"timm cannot build 'vgg11' with num_classes=5, .*drop_path_rate=0\.1"):
+        create_model("vgg11", num_classes=5, drop_path_rate=0.1)
+
+
+def test_a_classifier_for_the_same_classes_may_be_required(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_file(create_model("ofa_mobilenetv3_tiny", num_classes=5).state_dict(), file)
+    loaded = create_model("ofa_mobilenetv3_tiny", num_classes=7, weights=file)
+    assert loaded.state_dict()["classifier.bias"].shape == (7,)
+    with pytest.raises(WeightsError, match=r"'classifier.bias' is \(7,\) in the model and \(5,\) in the file"):
+        create_model("ofa_mobilenetv3_tiny", num_classes=7, weights=file, needs_classifier=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ofa.config import ConfigError
 from ofa.training import Recipe, build_supernet, list_recipes, load_recipe
-from ofa.training.recipe import TrainConfig
+from ofa.training.recipe import RECIPES_DIR, TrainConfig
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -14,8 +16,32 @@ def test_every_packaged_recipe_loads_and_can_be_stored(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
-    assert Recipe.from_json(recipe.to_json(), where="test") == recipe
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json())), where="test") == recipe
     assert build_supernet(recipe.model.untrained(), num_classes=3).space.num_archs > 100
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_what_a_recipe_says_can_be_set_can_be_set(name: str) -> None:
+    """The ``section.key=value`` words in its comments, line by line as they are written."""
+    for line in (RECIPES_DIR / f"{name}.yaml").read_text().splitlines():
+        if line.startswith("#"):
+            load_recipe(name, re.findall(r"(?<!')\b[a-z]+\.[a-z_.]+=[\w./-]+", line))
+
+
+def test_a_recipe_with_everything_set_comes_back_from_json() -> None:
+    words = [
+        "model.depth={stage1: [1, 2], '*': ['50%', '100%']}",
+        "model.expand=[2, 2.5]",
+        "model.width=['50%', 24]",
+        "model.coupled=[expand]",
+        "strategy.sampler={name: single, arch: {resolution: 32, stage1.depth: 2}}",
+        "strategy.loss={name: alpha_divergence, clip: 3}",
+        "strategy.schedule={name: progressive_shrinking, depth: [1, 2], expand: [3]}",
+    ]
+    recipe = load_recipe("bignas", words)
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json())), where="test") == recipe
+    assert recipe.to_json()["strategy"]["sampler"]["name"] == "single"
+    assert recipe.to_json()["strategy"]["schedule"]["expand"] == (3.0,)
 
 
 def test_there_is_a_recipe_for_the_demo() -> None:
@@ -64,6 +90,12 @@ def test_choices_leave_out_what_was_not_given() -> None:
         ("train.ema_decay=1", "train.ema_decay must be from 0 to below 1, not 1.0"),
         ("train.precision=fp8", "precision cannot be 'fp8'; choices: 32-true, bf16-mixed, 16-mixed"),
         ("model.depth=3", "model: depth must be a list, not 3"),
+        ("model.drop_rate=1", r"model.drop_rate must be from 0 to below 1, not 1\.0"),
+        ("model.drop_path_rate=-0.1", r"model.drop_path_rate must be from 0 to below 1, not -0\.1"),
+        ("model.sort_channels=random", "sort_channels cannot be 'random'; choices: none, l1, activations"),
+        ("train.average_epochs=-1", "train.average_epochs must not be negative, but is -1"),
+        ("train.checkpoint_minutes=0", r"train.checkpoint_minutes must be a number above 0, not 0\.0"),
+        ("train.batch_size=0", "train.batch_size must be at least 1, not 0"),
         ("data.lable_column=x", "data: unknown key 'lable_column'; did you mean 'label_column'"),
     ],
 )

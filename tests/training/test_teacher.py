@@ -55,14 +55,14 @@ def test_teachers_are_checked(tmp_path: Path) -> None:
 def test_a_teacher_without_weights_for_these_classes_is_refused_before_anything_is_fetched() -> None:
     with pytest.raises(ConfigError, match="teacher 'resnet18' knows 1000 classes, not 10; give teacher_weights of one"):
         load_teacher(Strategy(teacher="resnet18"), num_classes=10)
-    with pytest.raises(ConfigError, match="teacher 'resnet18.tv_in1k' knows 1000 classes, not 10"):
+    with pytest.raises(ConfigError, match=r"teacher 'resnet18\.tv_in1k' knows 1000 classes, not 10"):
         load_teacher(Strategy(teacher="resnet18.tv_in1k"), num_classes=10)
     with pytest.raises(ConfigError, match="teacher 'efficientnet_b8' has no weights of its own; give teacher_weights"):
         load_teacher(Strategy(teacher="efficientnet_b8"), num_classes=1000)
 
 
 def test_an_unknown_teacher_names_the_nearest() -> None:
-    with pytest.raises(UnknownModelError, match="unknown .*'resnet19'.*timm models like it: .*resnet1"):
+    with pytest.raises(UnknownModelError, match=r"unknown .*'resnet19'.*timm models like it: .*resnet1"):
         load_teacher(Strategy(teacher="resnet19"), num_classes=10)
 
 

@@ -332,6 +332,11 @@ def test_a_loss_without_its_teacher_is_refused(tmp_path: Path) -> None:
         train(load_recipe("bignas", (*SMALL, "strategy.sampler=uniform")), tmp_path / "run")
 
 
+def test_more_subnets_than_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"20 subnets share a mini-batch of 16 images; raise train\.batch_size or"):
+        train(load_recipe("multi_arch", (*SMALL, "strategy.sampler.num_random=20")), tmp_path / "run")
+
+
 def test_fewer_steps_than_phases_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has 6 phases, but the run has 4 steps; raise train\.epochs"):
         train(load_recipe("progressive_shrinking", (*SMALL, "train.epochs=1")), tmp_path / "run")

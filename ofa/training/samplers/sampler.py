@@ -75,7 +75,7 @@ class Sampler(Named):
         return dataclasses.replace(self, num_random=num_random) if has else self  # type: ignore[call-arg]
 
     def draw(self, step: Step) -> list[Draw]:
-        """The subnets of one step, the largest first if it is among them."""
+        """The subnets of one step; the largest first where it :attr:`teaches`."""
         raise NotImplementedError
 
 

@@ -88,18 +88,22 @@ def test_clipping_bounds_the_gradient() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"alpha_min must be negative and alpha_max positive, not 1\.0 and 1\.0"):
         AlphaDivergence(alpha_min=1.0)
+    with pytest.raises(ConfigError, match=r"alpha_min must be negative and alpha_max positive, not -1\.0 and 0\.0"):
+        AlphaDivergence(alpha_max=0.0)
+    with pytest.raises(ConfigError, match="clip must be positive, not 0"):
+        AlphaDivergence(clip=0)
     with pytest.raises(ConfigError, match="label_weight must not be negative, but is -1"):
         SoftLabels(label_weight=-1)
 
 
 def test_alpha_1_is_the_kl_divergence() -> None:
-    logits, labels, _ = example(scale=0.5)
+    _, labels, _ = example()
     teacher = torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1]]).repeat(6, 1)
     flat = torch.zeros(6, 5, requires_grad=True)  # with alpha -> 0 from below the other one is KL(student || teacher)
     value = AlphaDivergence(alpha_min=-1e-3, clip=1e6).distil(flat, labels, teacher)
     forward = nn.functional.kl_div(flat.log_softmax(1), teacher, reduction="batchmean")
     reverse = nn.functional.kl_div(teacher.log(), flat.softmax(1), reduction="batchmean")
-    assert float(forward) > float(reverse)
+    assert forward.item() > reverse.item()
     torch.testing.assert_close(value, forward)
     torch.testing.assert_close(*(torch.autograd.grad(each, flat)[0] for each in (value, forward)))
 
@@ -154,3 +158,30 @@ def test_label_smoothing_by_hand() -> None:
     for name, loss in LOSSES.items():
         torch.testing.assert_close(loss(label_smoothing=0.2).label_loss(logits, labels), expected, msg=name)
     torch.testing.assert_close(LOSSES["labels"](label_smoothing=0.2).distil(logits, labels, logits), expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_of_mixed_labels_is_the_mixed_loss(name: str) -> None:
+    logits, labels, _ = example()
+    one_hot, loss = torch.eye(5)[labels], LOSSES[name]()
+    torch.testing.assert_close(loss.label_loss(logits, one_hot), loss.label_loss(logits, labels))
+    mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
+    both = 0.3 * loss.label_loss(logits, labels) + 0.7 * loss.label_loss(logits, labels.flip(0))
+    torch.testing.assert_close(loss.label_loss(logits, mixed), both)
+
+
+def test_soft_labels_pull_a_student_to_its_teacher() -> None:
+    logits, labels, teacher = example()
+    (gradient,) = torch.autograd.grad(SoftLabels().distil(logits, labels, teacher), logits)
+    torch.testing.assert_close(gradient, (logits.softmax(1) - teacher).detach() / 6)
+
+
+@pytest.mark.parametrize("alphas", [(-1.0, 1.0), (-0.5, 2.0)])
+@pytest.mark.parametrize("clip", [0.5, 5.0])
+def test_no_gradient_exceeds_what_clipped_weights_allow(alphas: tuple[float, float], clip: float) -> None:
+    """``d/dz_j = (-q_j w_j + q_j sum_i q_i w_i) / alpha`` with weights of at most ``clip``, over six images."""
+    loss = AlphaDivergence(alpha_min=alphas[0], alpha_max=alphas[1], clip=clip)
+    for seed in range(20):
+        logits, labels, teacher = example(seed, scale=6)
+        (gradient,) = torch.autograd.grad(loss.distil(logits, labels, teacher), logits)
+        assert (gradient.abs() <= clip / min(map(abs, alphas)) / 6 + 1e-6).all()

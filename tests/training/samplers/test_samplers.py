@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from contextlib import nullcontext as nothing
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_space import spaces
 
 from ofa.config import ConfigError
+from ofa.cost import macs, params
 from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError
+from ofa.supernet import create_supernet
 from ofa.training.samplers import SAMPLERS, Sampler
 from ofa.training.samplers.attentive import Attentive
 from ofa.training.samplers.multi_arch import MultiArch
@@ -19,6 +26,7 @@ from ofa.training.samplers.sandwich import Sandwich
 from ofa.training.samplers.single import Single
 from ofa.training.samplers.sorted import Sorted, nested_chain
 from ofa.training.samplers.uniform import Uniform
+from ofa.training.schedules.progressive_shrinking import ProgressiveShrinking
 
 SPACE = SearchSpace(
     (
@@ -183,3 +191,74 @@ def test_a_single_subnet_that_contradicts_a_coupled_dim() -> None:
     arch = {**COUPLED.largest(), "stage0.block0.expand": 2}
     with pytest.raises(SpaceError, match=r"follows 'stage0\.depth' and must be 4 here, not 2"):
         Single(arch=arch).draw(FakeStep(COUPLED))
+
+
+@given(spaces(), st.sampled_from(sorted(SAMPLERS)), st.integers(0, 100))
+def test_any_space_will_do(space: SearchSpace, name: str, seed: int) -> None:
+    """Spaces of one architecture, of coupled dims, of dims that are never active."""
+    draws = SAMPLERS[name]().draw(FakeStep(space, np.random.default_rng(seed)))
+    assert draws
+    assert all(space.arch(dict(draw.arch)) == draw.arch for draw in draws)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_a_phase_has_closed_is_not_drawn(name: str) -> None:
+    with torch.device("meta"):
+        whole = create_supernet("ofa_mobilenetv3_tiny").space
+    for stretch in ProgressiveShrinking().plan(whole, 100):
+        for draw in SAMPLERS[name]().draw(FakeStep(stretch.space)):
+            assert whole.arch(dict(draw.arch)) == draw.arch
+            assert all(value in stretch.space[dim].values for dim, value in draw.arch.items())
+
+
+@pytest.mark.parametrize("sampler", [Sandwich(num_random=2), Uniform(num_random=2), MultiArch(num_random=2)])
+def test_random_subnets_vary_in_everything(sampler: Sampler) -> None:
+    step = FakeStep(SPACE)
+    drawn = [draw.arch for _ in range(50) for draw in sampler.draw(step) if draw.role == "random"]
+    assert len(drawn) == 100
+    for dim in SPACE.dims:
+        assert {arch.get(dim.name) for arch in drawn} - {None} == set(dim.values)
+
+
+class CostIsLoss(FakeStep):
+    def label_loss(self, arch: Arch) -> float:
+        self.asked.append(arch)
+        return float(self.macs(self.space.to_population(arch))[0])
+
+
+@pytest.mark.parametrize(("choose", "pick"), [("worst", max), ("best", min)])
+def test_attentive_chooses_anew_for_each_of_its_subnets(choose: str, pick: Callable[..., float]) -> None:
+    step = CostIsLoss(SPACE, np.random.default_rng(5))
+    draws = Attentive(num_random=3, num_candidates=4, choose=choose).draw(step)  # type: ignore[arg-type]
+    assert [draw.role for draw in draws] == ["largest", *["random"] * 3, "smallest"]
+    costs = step.macs(SPACE.to_population(step.asked)).reshape(3, 4)
+    chosen = step.macs(SPACE.to_population([draw.arch for draw in draws[1:-1]]))
+    assert chosen.tolist() == [pick(row) for row in costs.tolist()]
+    assert len({tuple(row) for row in costs.tolist()}) > 1  # a cost is drawn each time
+    for start in (0, 4, 8):
+        assert len(set(step.asked[start : start + 4])) == 4
+
+
+@given(spaces(more_means_more=True), st.integers(2, 6))
+def test_the_chain_of_any_space_is_nested(space: SearchSpace, num_models: int) -> None:
+    chain = nested_chain(space, num_models)
+    assert 1 <= len(chain) <= num_models
+    np.testing.assert_array_equal(space.canonical(chain), chain)
+    archs = space.to_archs(chain)
+    assert (archs[0], archs[-1]) == (space.smallest(), space.largest())
+    assert len(set(archs)) == len(archs)
+    for smaller, larger in itertools.pairwise(archs):
+        assert all(larger[name] >= value for name, value in smaller.items())  # type: ignore[operator]
+
+
+def test_each_of_the_chain_holds_the_tensors_of_the_one_before() -> None:
+    with torch.device("meta"):
+        supernet = create_supernet("ofa_mobilenetv3_tiny")
+        chain = nested_chain(supernet.space, 160)
+        some = [supernet.subnet(arch).state_dict() for arch in supernet.space.to_archs(chain[::8])]
+    assert len(some) > 4
+    for smaller, larger in itertools.pairwise(some):
+        for name, tensor in smaller.items():
+            assert all(a <= b for a, b in zip(tensor.shape, larger[name].shape, strict=True))
+    for cost in (macs(supernet), params(supernet)):
+        assert (np.diff(cost.predict(chain)) >= 0).all()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ofa.config import ConfigError
-from ofa.space import Dim, SearchSpace
+from ofa.space import Dim, SearchSpace, SpaceError
 from ofa.supernet import create_supernet
 from ofa.training.schedules import SCHEDULES, Schedule, stretch_at
 from ofa.training.schedules.largest_first import LargestFirst
@@ -196,5 +201,56 @@ def test_the_exponential_decay_is_that_of_bignas() -> None:
     plan = schedule.plan(space(), 3600)
     for epoch in (24, 120, 240):
         actual = schedule.learning_rate(10 * epoch, plan, warmup_steps=0)
-        assert actual == pytest.approx(0.97 ** (epoch / 2.4), rel=0.03)
+        assert actual == pytest.approx(max(0.05, 0.97 ** (epoch / 2.4)), rel=0.03)
     assert schedule.learning_rate(3599, plan, warmup_steps=0) == 0.05
+
+
+@pytest.mark.parametrize("name", ["ofa_resnet50d", "vit_small", "mobilenetv2_050"])
+def test_progressive_shrinking_begins_with_the_largest_alone(name: str) -> None:
+    """Whatever kinds of dims there are: stage widths, two of them at one place, heads, kernels."""
+    with torch.device("meta"):
+        real = create_supernet(name, num_classes=10).space
+    plan = ProgressiveShrinking().plan(real, 1000)
+    assert plan[0].space.num_archs == len(real["resolution"].values)
+    assert plan[-1].space == real
+    for before, after in itertools.pairwise(plan):
+        assert before.space.num_archs < after.space.num_archs
+        for dim in before.space.dims:
+            assert set(dim.values) <= set(after.space[dim.name].values)
+
+
+def test_every_width_of_a_place_opens_with_the_others() -> None:
+    widths = SearchSpace((Dim("stem.width", (8, 12, 16)), Dim("stem.width1", (8, 12, 16))))
+    plan = ProgressiveShrinking().plan(widths, 60)
+    assert [stretch.space.num_values.tolist() for stretch in plan] == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_what_is_coupled_cannot_open_by_and_by() -> None:
+    coupled = SearchSpace((Dim("stage0.depth", (1, 2)), Dim("stage0.block0.expand", (1, 2), follows="stage0.depth")))
+    with pytest.raises(SpaceError, match=r"'stage0\.depth' and 'stage0\.block0\.expand' are coupled"):
+        ProgressiveShrinking().plan(coupled, 100)
+    for schedule in (OneStage(), LargestFirst()):
+        assert schedule.plan(coupled, 100)[-1].space == coupled
+
+
+@given(
+    st.sampled_from(sorted(SCHEDULES)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
+    st.integers(6, 200),
+    st.lists(st.floats(0.01, 100), min_size=2, max_size=2),
+    st.integers(0, 300),
+)
+def test_any_shares_cover_any_run(
+    name: str, sizes: tuple[int, int, int], num_steps: int, shares: list[float], warmup_steps: int
+) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "one_stage": {},
+        "largest_first": {"alone": shares[0] / sum(shares), "ramp": 0},
+        "progressive_shrinking": {"largest": shares[0], "kernel": shares[1], "depth": shares, "expand": shares[:1]},
+    }
+    schedule = SCHEDULES[name](**settings[name])
+    plan = schedule.plan(space(depths=sizes[0], kernels=sizes[1], expands=sizes[2]), num_steps)
+    assert [step for stretch in plan for step in range(stretch.first, stretch.end)] == list(range(num_steps))
+    assert all(stretch.end > stretch.first for stretch in plan)
+    for step in range(num_steps):
+        assert 0 < schedule.learning_rate(step, plan, warmup_steps=warmup_steps) <= 1
