@@ -348,8 +348,8 @@ class _Trainer:
         draws = self._draws(batch)
         if len(images) < draws[0].part[1]:
             raise ConfigError(
-                f"{draws[0].part[1]} subnets share a mini-batch of {len(images)} images; raise train.batch_size or lower "
-                "strategy.sampler.num_random"
+                f"{draws[0].part[1]} subnets share a mini-batch of {len(images)} images; raise train.batch_size or "
+                "lower strategy.sampler.num_random"
             )
         losses, set_aside = self._backward(draws, images, targets, others_weight=self._ramp(step, stretch))
         values, stops = self._finish(losses, set_aside, stops)
