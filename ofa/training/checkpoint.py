@@ -56,7 +56,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FileFormatError(f"no checkpoint at {path}") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise FileFormatError(_damaged(path, str(error))) from None
     if state.pop("format", None) != FORMAT:
         raise FileFormatError(f"checkpoint {path} is of another format; train again, or use the version that wrote it")

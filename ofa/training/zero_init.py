@@ -16,6 +16,9 @@ def zero_init(supernet: Supernet) -> list[str]:
     These are the blocks that an elastic depth can leave out: with a residual branch of zero, a network begins as its
     own shallow subnets. The branch still learns, since the gradient of the scale is not zero.
 
+    A branch that ends with neither a layer scale nor batch normalisation (PoolFormer's, a plain ViT's) stays as it is;
+    where several layers make its end together (GhostNet's halves), only the last begins at 0.
+
     Returns:
         Names of the parameters that were set.
 

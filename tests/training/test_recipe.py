@@ -25,7 +25,7 @@ def test_what_a_recipe_says_can_be_set_can_be_set(name: str) -> None:
     """The ``section.key=value`` words in its comments, line by line as they are written."""
     for line in (RECIPES_DIR / f"{name}.yaml").read_text().splitlines():
         if line.startswith("#"):
-            load_recipe(name, re.findall(r"(?<!')\b[a-z]+\.[a-z_.]+=[\w./-]+", line))
+            assert load_recipe(name, re.findall(r"(?<!')\b[a-z]+\.[a-z_.]+=[\w./-]+", line)).name == name
 
 
 def test_a_recipe_with_everything_set_comes_back_from_json() -> None:

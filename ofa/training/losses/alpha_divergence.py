@@ -18,7 +18,9 @@ class AlphaDivergence(Loss):
     Args:
         alpha_min: Negative: punishes a student that is sure where the teacher is not.
         alpha_max: Positive: punishes a student that is unsure where the teacher is sure; 1 is the KL divergence.
-        clip: Importance weights ``(p / q) ** alpha`` are clipped here, which bounds the gradient.
+        clip: Importance weights ``(p / q) ** alpha`` are clipped here, which bounds the gradient. At alpha 1 the
+            gradient is at most 1 without, and they are left alone, as in the authors' code: with a thousand classes
+            clipped weights would take the teacher's signal away.
 
     References:
         Wang et al., AlphaNet, arXiv:2102.07954, eq. 5 to 8 and algorithm 1: alpha -1 and 1, weights clipped at 5.
@@ -54,9 +56,10 @@ def _divergence(log_student: Tensor, teacher: Tensor, alpha: float, clip: float)
     with torch.no_grad():
         student = log_student.exp()
         log_ratio = teacher.clamp(min=1e-12).log() - log_student
-        weights = (alpha * log_ratio).exp().clamp(max=clip)
-        terms = teacher * log_ratio if alpha == 1 else student * (weights - 1) / (alpha * (alpha - 1))
-        value = terms.sum(1)
-        gradient = -student * weights / alpha
-    carrier = (gradient * log_student).sum(1)
+        if alpha == 1:
+            weighted, value = teacher, (teacher * log_ratio).sum(1)
+        else:
+            weighted = student * (alpha * log_ratio).exp().clamp(max=clip)
+            value = (weighted - student).sum(1) / (alpha * (alpha - 1))
+    carrier = -(weighted / alpha * log_student).sum(1)
     return value + carrier - carrier.detach()

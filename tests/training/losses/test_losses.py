@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ofa.config import ConfigError
 from ofa.training.losses import LOSSES
 from ofa.training.losses.alpha_divergence import AlphaDivergence
+from ofa.training.losses.alpha_divergence import _divergence as divergence_of
 from ofa.training.losses.soft_labels import SoftLabels
 
 
@@ -116,7 +117,7 @@ def test_clipped_importance_weights_by_hand(clip: float) -> None:
     weights = (student / teacher).clamp(max=clip)  # alpha = -1
     low = (student * (weights - 1) / 2).sum(1)
     high = (teacher * (teacher / student).log()).sum(1)
-    gradient = torch.where((low > high)[:, None], student * weights, -student * (teacher / student).clamp(max=clip))
+    gradient = torch.where((low > high)[:, None], student * weights, -teacher)  # KL's is not clipped
     (expected,) = torch.autograd.grad((gradient * log_student).sum(1).mean(), logits)
     value = AlphaDivergence(clip=clip).distil(logits, labels, teacher)
     torch.testing.assert_close(value, torch.maximum(low, high).mean())
@@ -184,4 +185,14 @@ def test_no_gradient_exceeds_what_clipped_weights_allow(alphas: tuple[float, flo
     for seed in range(20):
         logits, labels, teacher = example(seed, scale=6)
         (gradient,) = torch.autograd.grad(loss.distil(logits, labels, teacher), logits)
-        assert (gradient.abs() <= clip / min(map(abs, alphas)) / 6 + 1e-6).all()
+        assert (gradient.abs() <= max(clip / min(map(abs, alphas)), 1) / 6 + 1e-6).all()  # KL's is at most 1
+
+
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_a_sure_teacher_is_heard_among_many_classes(num_classes: int) -> None:
+    """A student that knows nothing gets the KL divergence's gradient, ``q - p``, however many classes there are."""
+    logits = torch.zeros(1, num_classes, requires_grad=True)
+    teacher = torch.full((1, num_classes), 0.1 / (num_classes - 1))
+    teacher[0, 0] = 0.9
+    (gradient,) = torch.autograd.grad(divergence_of(logits.log_softmax(1), teacher, 1.0, clip=5.0).sum(), logits)
+    assert float(gradient[0, 0]) == pytest.approx(1 / num_classes - 0.9, rel=1e-4)
