@@ -260,8 +260,10 @@ class Bench:
 
     @cached_property
     def alone_archs(self) -> list[Arch]:
-        """Those of the fixed subnets that are trained alone."""
-        return [self.fixed_archs[position] for position in spread(self.macs(self.fixed_archs), self.options.num_alone)]
+        """Subnets trained alone for tau: those of gap, which are there already, and fixed ones spread between the bounds."""
+        middle = self.fixed_archs[1:-1]
+        others = [middle[position] for position in spread(self.macs(middle), self.options.num_alone)]
+        return list(dict.fromkeys([*self.gap_archs, *others]))
 
     @cached_property
     def chain_archs(self) -> list[Arch]:
@@ -317,7 +319,7 @@ class Bench:
 
     def judge(self, job: Job, archs: Sequence[Arch], *, num_images: int = HELD_BACK) -> None:
         """See to it that the run is trained and that these subnets of it have test accuracies."""
-        missing = [arch for arch in archs if accuracy_key(job, arch, num_images) not in self.accuracies]
+        missing = [arch for arch in dict.fromkeys(archs) if accuracy_key(job, arch, num_images) not in self.accuracies]
         if not missing and job.key in self.runs:
             return
         run = self.train(job)
@@ -422,7 +424,8 @@ class Bench:
         ]
 
     def archs_of(self, recipe: str) -> list[Arch]:
-        return self.fixed_archs + (self.chain_archs if recipe == "sortednet" else [])
+        """Subnets that a recipe's run is judged by."""
+        return [*self.fixed_archs, *self.alone_archs, *(self.chain_archs if recipe == "sortednet" else [])]
 
     @property
     def curve(self) -> list[tuple[str, float]]:
@@ -431,7 +434,7 @@ class Bench:
         return [(recipe, share) for share in shares for recipe in reversed(CURVE)]
 
     def strategies(self) -> None:
-        self.judge(self.base_job, self.fixed_archs)
+        self.judge(self.base_job, self.archs_of("bignas"))
         self.probe("bignas")
         for recipe, share in [*((recipe, 1.0) for recipe in STRATEGIES), *self.curve]:
             self.probe(recipe)
@@ -882,8 +885,9 @@ def strategies_page(bench: Bench) -> list[str]:
             f"{cost_text(base['train_macs'])}. The others' epochs are chosen to cost the same, as told by a run of "
             f"{options.probe_steps} small steps that has all phases. Seed {options.strategy_seed}. Accuracies are over "
             f"{len(bench.fixed_archs)} fixed subnets, the bounds among them. *tau* is Kendall's, between accuracy in "
-            f"the supernet and accuracy trained alone for {epochs_text(options.alone_epochs)}, over "
-            f"{len(bench.alone_archs)} of these."
+            f"the supernet and accuracy trained alone for {epochs_text(options.alone_epochs)}, over the "
+            f"{len(bench.gap_archs)} subnets of the table above and {len(bench.alone_archs) - len(bench.gap_archs)} of "
+            "the fixed ones."
         ),
         *table(header, rows),
         "",
@@ -905,7 +909,6 @@ def strategy_rows(bench: Bench) -> list[list[str]]:
         if job is None or base is None or scores is None:
             continue
         run, shared = bench.runs.by_key[job.key], bench.top1(job, bench.alone_archs)
-        assert shared is not None  # they are some of the fixed ones
         chain = bench.top1(job, bench.chain_archs) if recipe == "sortednet" else None
         rows.append(
             [
@@ -917,7 +920,7 @@ def strategy_rows(bench: Bench) -> list[list[str]]:
                 f"{scores.mean():.2f}",
                 f"{scores.min():.2f}",
                 f"{scores.max():.2f}",
-                "" if alone is None else rank_correlation(shared, alone),
+                "" if alone is None or shared is None else rank_correlation(shared, alone),
                 "" if chain is None else f"{chain.mean():.2f}, {chain.min():.2f}",
             ]
         )
@@ -1046,16 +1049,16 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench_training"), help="run folders")
     parser.add_argument("--epochs", type=float, default=10, help="gap and calibration")
-    parser.add_argument("--strategy-epochs", type=float, default=8, help="epochs of bignas, which give the budget")
+    parser.add_argument("--strategy-epochs", type=float, default=5, help="epochs of bignas, which give the budget")
     parser.add_argument("--alone-epochs", type=float, default=10, help="of those trained alone for tau")
     parser.add_argument("--limit", type=int, help="training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of gap; calibration uses the first")
     parser.add_argument("--strategy-seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[16, 20, 24, 28])
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[12, 16, 20, 24])
     parser.add_argument("--gap-archs", type=int, default=6, help="trained alone for gap")
     parser.add_argument("--num-archs", type=int, default=30, help="judged in strategies and calibration")
-    parser.add_argument("--num-alone", type=int, default=12, help="of those, trained alone for tau")
+    parser.add_argument("--num-alone", type=int, default=6, help="of those, trained alone for tau beside gap's")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.4], help="of the budget, besides the whole")
     parser.add_argument("--probe-steps", type=int, default=1000, help="to find what a recipe costs")
     parser.add_argument("--pairs", type=int, default=5, help="timings of BN calibration per subnet")
