@@ -166,36 +166,57 @@ def profile(
     resolution: Annotated[
         list[int] | None, typer.Option(help="Measure only these resolutions (may be given several times).")
     ] = None,
+    num_resolutions: Annotated[
+        int | None, typer.Option(help="Measure parts at so many resolutions, interpolate the others.", min=2)
+    ] = None,
     num_fit: Annotated[int, typer.Option(help="Whole subnets that the correction is fitted on.", min=0)] = 24,
     num_held_out: Annotated[int, typer.Option(help="Other whole subnets that the table is judged on.", min=2)] = 24,
     seed: Annotated[int, typer.Option(help="Decides the subnets and the order of measuring.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything anew, whatever is there.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Keep a table even if measurements do not repeat well.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json. Continues where it stopped."""
+    """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
+
+    Continues where it stopped, and adds to a table that is there only what it lacks.
+    """
     import numpy as np
 
     import ofa.hardware
 
+    if resolution and num_resolutions:
+        raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
     target = ofa.hardware.load_device(device)
     supernet, space_name = open_supernet(run)
-    with progress_bar() as progress:
+    csv_path = out / target.name / f"{space_name}.csv"
+    num_steps = 0
+    with progress_bar() as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            nonlocal num_steps
+            num_steps += 1
+            bar(done, total, what)
+
         table = ofa.hardware.profile(
             supernet,
             target,
-            csv_path=out / target.name / f"{space_name}.csv",
+            csv_path=csv_path,
             num_fit=num_fit,
             num_held_out=num_held_out,
             rng=np.random.default_rng(seed),
             resolutions=resolution,
+            num_resolutions=num_resolutions,
+            fresh=fresh,
             force=force,
             progress=progress,
         )
     held_out = table.held_out
     if as_json:
-        print_json({"csv": str(out / target.name / f"{space_name}.csv"), "held_out": held_out})
+        print_json({"csv": str(csv_path), "held_out": held_out})
+    if not num_steps:
+        say(f"{csv_path} has every part already; --fresh measures it anew")
     say(
         f"{len(table.entries)} parts; {held_out['num']} unseen whole subnets predicted with "
         f"{held_out['mape_percent']:.1f} % mean error, rank correlation {held_out['spearman']:.3f} "
@@ -219,6 +240,9 @@ def search(
     ] = 160,
     num_front: Annotated[int, typer.Option(help="Subnets of the predicted front evaluated.", min=1)] = 24,
     seed: Annotated[int, typer.Option(help="The same seed gives the same search.")] = 0,
+    any_machine: Annotated[
+        bool, typer.Option("--any-machine", help="Take a table that was measured elsewhere or with other software too.")
+    ] = False,
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -231,7 +255,7 @@ def search(
 
     opened = Run.open(run)
     targets = [ofa.hardware.load_device(name) for name in device]
-    latency_tables = [open_table(opened, target, tables) for target in targets]
+    latency_tables = [open_table(opened, target, tables, any_machine=any_machine) for target in targets]
     folder = out or run / "search"
     cache = EvaluationCache(folder / "evaluations.csv", weights_sha256=opened.weights_sha256, split="search")
     evaluator = open_evaluator(opened, data_root)
@@ -283,10 +307,16 @@ def export(
 
     import ofa.deploy
     import ofa.hardware
+    from ofa.hardware.runtimes import RUNTIMES
     from ofa.training import Run
 
     opened = Run.open(run)
     target = ofa.hardware.load_device(device)
+    if target.precision != "fp32" or RUNTIMES[target.runtime]().format != "onnx":
+        raise UsageError(
+            f"device {target.name} runs {target.precision} on {target.runtime}, but bundles hold fp32 ONNX; export for a "
+            "device that runs this, such as cpu-1t"
+        )
     candidates = ofa.deploy.read_candidates(search_dir or run / "search" / target.name, budget_ms)
     evaluator = open_evaluator(opened, data_root)
     with progress_bar() as progress:
@@ -358,14 +388,93 @@ def report(
 
 
 @app.command()
-def devices() -> None:
-    """List the devices that can be named."""
-    import ofa.hardware
+def measure(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files (or .pte programs).", metavar="MODEL…")],
+    *,
+    device: DeviceOption,
+    rounds: Annotated[int, typer.Option(help="Blocks of each model, in random order.", min=2)] = 10,
+    block_ms: Annotated[float, typer.Option(help="Length of a block.", min=1)] = 50.0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for results, fingerprint and causes of rejection.", metavar="FILE")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the inputs and the order of measuring.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time any model file on a device, several against each other, with the care that tables are measured with."""
+    import numpy as np
 
-    known = [ofa.hardware.load_device(path) for path in ofa.hardware.list_devices().values()]
+    import ofa.hardware
+    from ofa.files import write_json_atomic
+
+    target = ofa.hardware.load_device(device)
+    with progress_bar() as progress:
+        table = ofa.hardware.measure(
+            {str(path): path for path in models},
+            target,
+            rng=np.random.default_rng(seed),
+            rounds=rounds,
+            block_seconds=block_ms / 1000,
+            progress=progress,
+        )
+    result = {
+        "format": 1,
+        "device": target.to_json(),
+        "fingerprint": target.host.fingerprint(target),
+        "timing": table.attrs["timing"],
+        "models": table.reset_index(names="model").to_dict("records"),
+    }
+    if out is not None:
+        write_json_atomic(out, result)
+    if as_json:
+        print_json(result)
     print_table(
-        ["device", "runtime", "precision", "batch", "threads", "host", "what it is for"],
-        [[d.name, d.runtime, d.precision, d.batch, d.threads, d.host, d.description] for d in known],
+        ["model", "p10", "p50", "p90", "runs", "repeats to"],
+        [
+            [
+                name,
+                *(f"{row[f'latency_ms_p{p}']:.3f} ms" for p in (10, 50, 90)),
+                int(row["num_runs"]),
+                f"{row['repeatability_percent']:.1f} %",
+            ]
+            for name, row in table.iterrows()
+        ],
+        title=f"{target.name}: {target.description}",
+    )
+    timing = table.attrs["timing"]
+    causes = ", ".join(f"{cause} × {count}" for cause, count in timing["causes"].items())
+    say(
+        f"{timing['rejected_percent']:g} % of {timing['num_blocks']} blocks measured again{f' ({causes})' * bool(causes)}"
+    )
+
+
+@app.command()
+def devices(tables: TablesOption = TABLES, as_json: JsonOption = False) -> None:
+    """List the devices: what each needs, whether that is installed here, and which spaces are measured on it."""
+    import ofa.hardware
+    from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
+
+    def installed(device: Device) -> str:
+        if device.host.name != "local":
+            return f"on {device.host.name} host"
+        try:
+            versions = RUNTIMES[device.runtime]().versions()
+        except NotInstalledError as error:
+            return f"no: {error}"
+        return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+    rows = []
+    for path in ofa.hardware.list_devices().values():
+        device = ofa.hardware.load_device(path)
+        measured = sorted(csv.stem for csv in (tables / device.name).glob("*.csv") if csv.with_suffix(".json").exists())
+        rows.append({**device.to_json(), "installed": installed(device), "tables": measured})
+    if as_json:
+        print_json(rows)
+    print_table(
+        ["device", "what it is for", "batch", "threads", "installed", "tables"],
+        [
+            [row["name"], row["description"], row["batch"], row["threads"], row["installed"], ", ".join(row["tables"])]
+            for row in rows
+        ],
     )
 
 
@@ -407,9 +516,10 @@ def open_without_weights(name: str, overrides: Sequence[str]) -> Supernet:
     return supernet
 
 
-def open_table(run: Run, device: Device, tables: Path) -> LatencyTable:
-    """The device's table of the run's space; it must be of this very space."""
+def open_table(run: Run, device: Device, tables: Path, *, any_machine: bool = False) -> LatencyTable:
+    """The device's table of the run's space; it must be of this very space, and of the machine that there is now."""
     from ofa.cost import LatencyTable
+    from ofa.hardware.profiler import check_machine
 
     path = tables / device.name / f"{run.space_name}.csv"
     remedy = f"measure it with `ofa profile --run {run.path} --device {device.name} --out {tables}`"
@@ -420,6 +530,8 @@ def open_table(run: Run, device: Device, tables: Path) -> LatencyTable:
         raise UsageError(
             f"{path} is of space {table.space.fingerprint}, but {run.path} has space {run.space.fingerprint}; {remedy}"
         )
+    if not any_machine:
+        check_machine(table, device.host.fingerprint(device), device, path)
     return table
 
 
@@ -447,11 +559,10 @@ def measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arc
     import numpy as np
 
     from ofa.hardware import measure
-    from ofa.hardware.onnx_export import export_for_timing
+    from ofa.hardware.export import export_model
 
     models = {
-        str(i): export_for_timing(supernet.extract(arch), supernet.input_shape(arch), device.batch)
-        for i, arch in enumerate(archs)
+        str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device) for i, arch in enumerate(archs)
     }
     return measure(models, device, rng=np.random.default_rng(seed))
 

@@ -1049,7 +1049,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench_training"), help="run folders")
     parser.add_argument("--epochs", type=float, default=10, help="gap and calibration")
-    parser.add_argument("--strategy-epochs", type=float, default=5, help="epochs of bignas, which give the budget")
+    parser.add_argument("--strategy-epochs", type=float, default=4, help="epochs of bignas, which give the budget")
     parser.add_argument("--alone-epochs", type=float, default=10, help="of those trained alone for tau")
     parser.add_argument("--limit", type=int, help="training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of gap; calibration uses the first")

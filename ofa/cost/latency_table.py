@@ -18,7 +18,7 @@ from ofa.cost.cost_model import CostModel, Factor
 from ofa.files import FORMAT, FileFormatError, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
 from ofa.space import Arch, Population, SearchSpace
 
-REMEDY = "measure it again with `ofa profile`"
+REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 
 
@@ -107,6 +107,11 @@ class LatencyTable:
                 row = int(np.flatnonzero(wrong)[0])
                 key, value = self.entries["key"].iloc[row], self.entries[column].iloc[row]
                 raise LatencyTableError(f"{where}: block {key!r} has {column} {value}, not a latency; {REMEDY}")
+
+    @property
+    def measured_keys(self) -> set[str]:
+        """Keys of the entries that were measured, not interpolated."""
+        return set(self.entries["key"][self.entries["num_runs"] > 0])
 
     # -- prediction --------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ofa.config import ConfigError, from_mapping, read_yaml
+from ofa.config import ConfigError, from_mapping, read_yaml, to_plain
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.hardware.transports import Host, Local
 from ofa.space import unknown_name_message
 
 
@@ -25,29 +26,38 @@ class Device:
         runtime: A name of :data:`ofa.hardware.runtimes.RUNTIMES`.
         batch: Images in one call.
         threads: Threads that compute one call.
-        host: Where it is measured: on this machine.
+        host: Where it is measured: ``local``, or a transport with its settings.
+        cool_below_c: Wait, five minutes at most, until the machine is cooler than so many degrees Celsius.
 
     Raises:
-        ConfigError: If a value is not among the choices.
+        ConfigError: If a value is not among the choices, or if the runtime cannot compute in the precision.
     """
 
     name: str
     runtime: str
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     batch: int = 1
     threads: int = 1
-    host: Literal["local"] = "local"
+    host: Host = field(default_factory=Local)
+    cool_below_c: float | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise ConfigError(unknown_name_message("runtime", self.runtime, RUNTIMES))
+        precisions = RUNTIMES[self.runtime]().precisions
+        if self.precision not in precisions:
+            choices = ", ".join(precisions)
+            raise ConfigError(
+                f"precision cannot be {self.precision!r} with runtime {self.runtime!r}; choices: {choices}"
+            )
         for key in ("batch", "threads"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        plain: dict[str, Any] = to_plain(self)
+        return plain
 
 
 def list_devices() -> dict[str, Path]:

@@ -8,13 +8,15 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ofa.hardware.device import Device
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.hardware.timing import CLOCK_FREQUENCY, TEMPERATURE, read_number
 
-CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def fingerprint(device: Device) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def fingerprint(device: Device) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "governor": _read(CPU / "scaling_governor"),
+        "governor": _read(GOVERNOR),
         "runtime": {"name": device.runtime, **RUNTIMES[device.runtime]().versions()},
         "precision": device.precision,
         "batch": device.batch,
@@ -39,11 +41,11 @@ def fingerprint(device: Device) -> dict[str, Any]:
 
 def conditions() -> dict[str, float | None]:
     """Load, clock and temperature at this moment; ``None`` where this machine does not tell."""
-    clock_khz, millidegrees = _read(CPU / "scaling_cur_freq"), _read(THERMAL)
+    clock_khz, millidegrees = read_number(CLOCK_FREQUENCY), read_number(TEMPERATURE)
     return {
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "clock_mhz": int(clock_khz) / 1000 if clock_khz else None,
-        "temperature_c": int(millidegrees) / 1000 if millidegrees else None,
+        "clock_mhz": clock_khz / 1000 if clock_khz else None,
+        "temperature_c": millidegrees / 1000 if millidegrees else None,
     }
 
 

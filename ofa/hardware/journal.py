@@ -25,14 +25,13 @@ class Journal:
         header = json.dumps({"format": FORMAT, **identity})
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = lines[:-1] if lines and lines[0] == header else [header]
-        self.blocks = [_read_block(line) for line in kept[1:]]
+        self.blocks = [Block.from_json(json.loads(line)) for line in kept[1:]]
         write_text_atomic(path, "\n".join(kept) + "\n")
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, block: Block) -> None:
         self.blocks.append(block)
-        line = json.dumps([block.name, block.round, block.durations_ns, block.causes], separators=(",", ":"))
-        self._file.write(line + "\n")
+        self._file.write(json.dumps(block.to_json(), separators=(",", ":")) + "\n")
         self._file.flush()  # to the system: that outlives this process, if not a power cut
 
     def close(self) -> None:
@@ -41,8 +40,3 @@ class Journal:
     def remove(self) -> None:
         self.close()
         self._path.unlink()
-
-
-def _read_block(line: str) -> Block:
-    name, number, durations_ns, causes = json.loads(line)
-    return Block(name, number, tuple(durations_ns), tuple(causes))

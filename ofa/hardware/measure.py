@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from ofa.hardware.device import Device
-from ofa.hardware.onnx_export import anchor_graph
-from ofa.hardware.runtimes import RUNTIMES
-from ofa.hardware.timing import Block, Run, SystemClock, TimingResult, time_models
+from ofa.hardware.export import anchor_model
+from ofa.hardware.runtimes import Model
+from ofa.hardware.timing import Block
 
 Progress = Callable[[int, int, str], None]
 
 
 def measure(
-    models: Mapping[str, bytes | Path | str],
+    models: Mapping[str, Model],
     device: Device,
     *,
     rng: np.random.Generator,
@@ -26,10 +24,10 @@ def measure(
     block_seconds: float = 0.02,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Time ONNX models against each other on a device.
+    """Time models against each other on a device.
 
     Args:
-        models: Bytes or path of each model.
+        models: Bytes or path of each, or a shaped module, as the device's runtime takes it.
         rng: Draws inputs and the order of measurements.
         progress: Called with blocks done, blocks in all, and what is being done.
 
@@ -39,45 +37,25 @@ def measure(
 
     Raises:
         ModelError: If a model cannot be loaded, or if its inputs have no fixed size.
+        NotInstalledError: If the runtime is not there.
+        HostError: If the device cannot be reached.
     """
-    runs = {name: runnable(model, device, rng) for name, model in models.items()}
-    count = iter(range(1, len(runs) * rounds + 1))
+    count = iter(range(1, len(models) * rounds + 1))
 
     def on_block(block: Block) -> None:
         if progress is not None:
-            progress(next(count), len(runs) * rounds, f"measuring on {device.name}")
+            progress(next(count), len(models) * rounds, f"measuring on {device.name}")
 
-    result = time_on_device(runs, device, rng=rng, rounds=rounds, block_seconds=block_seconds, on_block=on_block)
-    table = result.latencies_ms(runs).set_index("name")
-    table["repeatability_percent"] = result.repeatability_percent(list(runs))
-    table.attrs["timing"] = result.facts()
-    return table
-
-
-def runnable(model: bytes | Path | str, device: Device, rng: np.random.Generator) -> Run:
-    """A model, loaded and with random inputs, to be called without arguments."""
-    session = RUNTIMES[device.runtime]().prepare(model, device)
-    return partial(session.run, session.random_inputs(rng))
-
-
-def time_on_device(
-    runs: Mapping[str, Run],
-    device: Device,
-    *,
-    rng: np.random.Generator,
-    rounds: int,
-    block_seconds: float,
-    done: Iterable[Block] = (),
-    on_block: Callable[[Block], None] | None = None,
-) -> TimingResult:
-    """:func:`~ofa.hardware.timing.time_models` with the clock and the anchor of a device."""
-    return time_models(
-        runs,
-        anchor=runnable(anchor_graph(), device, rng),
+    result = device.host.time(
+        models,
+        device,
+        anchor=anchor_model(device),
         rng=rng,
         rounds=rounds,
         block_seconds=block_seconds,
-        clock=SystemClock(device.threads),
-        done=done,
         on_block=on_block,
     )
+    table = result.latencies_ms(models).set_index("name")
+    table["repeatability_percent"] = result.repeatability_percent(list(models))
+    table.attrs["timing"] = result.facts()
+    return table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -18,7 +19,9 @@ TIMING_OPSET = 17
 DYNAMO_OPSET = 18
 
 
-def export_for_timing(module: nn.Module, input_shape: tuple[int, ...], batch: int = 1) -> bytes:
+def export_for_timing(
+    module: nn.Module, input_shape: tuple[int, ...], batch: int = 1, dtype: torch.dtype = torch.float32
+) -> bytes:
     """A module as a static ONNX graph that is timed and thrown away.
 
     torch's older exporter takes 15 ms for a part of a network, where the dynamo exporter, which makes what is deployed,
@@ -28,16 +31,20 @@ def export_for_timing(module: nn.Module, input_shape: tuple[int, ...], batch: in
     Args:
         module: In eval mode.
         input_shape: Of one input, without the batch.
+        dtype: Of weights and input; the module is left as it is.
     """
+    if dtype != torch.float32:
+        module = copy.deepcopy(module).to(dtype)
     try:
-        model = _export_by_tracing(module, input_shape, batch)
+        model = _export_by_tracing(module, torch.zeros(batch, *input_shape, dtype=dtype))
     except torch.onnx.errors.OnnxExporterError:
-        model = export_by_dynamo(module, (batch, *input_shape), input_name="input", output_name="output")
+        shape = (batch, *input_shape)
+        model = export_by_dynamo(module, shape, input_name="input", output_name="output", dtype=dtype)
     pool_instead_of_mean(model)
     return model.SerializeToString(deterministic=True)
 
 
-def _export_by_tracing(module: nn.Module, input_shape: tuple[int, ...], batch: int) -> ModelProto:
+def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
     import onnx
 
     file = io.BytesIO()
@@ -53,7 +60,7 @@ def _export_by_tracing(module: nn.Module, input_shape: tuple[int, ...], batch: i
         try:
             torch.onnx.export(
                 module,
-                (torch.zeros(batch, *input_shape),),
+                (images,),
                 file,  # type: ignore[arg-type]  # the older exporter takes a file
                 dynamo=False,
                 opset_version=TIMING_OPSET,
@@ -66,7 +73,13 @@ def _export_by_tracing(module: nn.Module, input_shape: tuple[int, ...], batch: i
 
 
 def export_by_dynamo(
-    module: nn.Module, shape: tuple[int, ...], *, input_name: str, output_name: str, dynamic_batch: bool = False
+    module: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    input_name: str,
+    output_name: str,
+    dynamic_batch: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> ModelProto:
     """A module as an ONNX graph, through torch's dynamo exporter, its weights inside.
 
@@ -82,7 +95,7 @@ def export_by_dynamo(
     def export(*, optimize: bool) -> ModelProto:
         program = torch.onnx.export(
             module,
-            (torch.zeros(shape),),
+            (torch.zeros(shape, dtype=dtype),),
             dynamo=True,
             opset_version=DYNAMO_OPSET,
             input_names=[input_name],
@@ -160,17 +173,3 @@ def _names_written(graph: GraphProto) -> set[str]:
     names = {"", *(value.name for value in (*graph.input, *graph.initializer))}
     names |= {name for node in graph.node for name in node.output}
     return names.union(*(_names_written(attribute.g) for node in graph.node for attribute in node.attribute))
-
-
-def empty_graph() -> bytes:
-    """A graph that does nothing: what one call of the runtime costs."""
-    return export_for_timing(nn.Identity(), (3, 8, 8))
-
-
-def anchor_graph() -> bytes:
-    """One convolution of about 10 million multiply-accumulates, timed again and again to notice a changed machine."""
-    convolution = torch.nn.utils.skip_init(nn.Conv2d, 32, 32, 3, padding=1)  # skips the draw from the global seed
-    with torch.no_grad():
-        for parameter in convolution.parameters():
-            parameter.fill_(0.01)
-    return export_for_timing(convolution.eval(), (32, 32, 32))

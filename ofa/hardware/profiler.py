@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,12 +18,15 @@ from ofa.cost import CostModel, LatencyTable, macs
 from ofa.cost.correction import Correction, fit_correction
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import SlotLike
+from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
+from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
-from ofa.hardware.fingerprint import conditions, fingerprint
+from ofa.hardware.export import Source, anchor_model, empty_model, export_all
+from ofa.hardware.fingerprint import conditions
 from ofa.hardware.journal import Journal
-from ofa.hardware.measure import Progress, runnable, time_on_device
-from ofa.hardware.onnx_export import empty_graph, export_for_timing
-from ofa.hardware.timing import Block, Run, TimingResult
+from ofa.hardware.measure import Progress
+from ofa.hardware.runtimes import Model
+from ofa.hardware.timing import TimingResult
 from ofa.space import Arch, Population, SearchSpace
 
 if TYPE_CHECKING:
@@ -58,6 +63,10 @@ class Profilable(Protocol):
     def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]: ...
 
 
+class AnotherMachineError(ValueError):
+    """What is there was measured on another machine, or with other software."""
+
+
 def profile(
     supernet: Profilable,
     device: Device,
@@ -67,8 +76,10 @@ def profile(
     num_fit: int = 30,
     num_held_out: int = 50,
     resolutions: Sequence[int] | None = None,
+    num_resolutions: int | None = None,
     rounds: int = 6,
     block_seconds: float = 0.01,
+    fresh: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> LatencyTable:
@@ -78,7 +89,8 @@ def profile(
     first ``num_fit`` subnets fit the correction, the others only judge the table. If all this repeats worse than 3 %,
     as many rounds again are measured; if it then still does, the table is written but marked as refused.
 
-    An interrupted call leaves ``<csv_path>.partial.jsonl``; the same call afterwards measures only what is missing.
+    A table that is there already is completed: only parts that it lacks are measured. An interrupted call leaves
+    ``<csv_path>.partial/``; the same call afterwards exports and measures only what is missing.
 
     Args:
         supernet: A supernet, trained or not: latency does not depend on the weights.
@@ -86,7 +98,10 @@ def profile(
         num_fit: Whole subnets behind the correction; 0 leaves the sum of parts uncorrected.
         num_held_out: Further subnets, at least 2, that the errors are reported on.
         resolutions: Measure these only; architectures of other resolutions stay unknown to the table.
+        num_resolutions: Measure parts at so many resolutions only, from the lowest to the highest, and interpolate
+            those between; the subnets that the table is judged on are of all resolutions.
         rounds: Blocks of each model.
+        fresh: Measure everything, whatever is there.
         force: Do not mark the table as refused, however badly it repeats.
         progress: Called with steps done, steps in all, and what is being done.
 
@@ -95,38 +110,59 @@ def profile(
 
     Raises:
         SpaceError: If the space has no such resolution.
-        ValueError: If ``num_fit`` or ``num_held_out`` is too small, or greater than the space.
+        ValueError: If ``num_fit`` or ``num_held_out`` is too small, or greater than the space; if the table that is
+            there is of another space.
+        AnotherMachineError: If it has another fingerprint.
+        ModelError, NotInstalledError, HostError: See :meth:`ofa.hardware.transports.Host.time`.
     """
     if num_fit < 0 or num_held_out < 2:
         raise ValueError(f"num_fit must be at least 0 and num_held_out at least 2, not {num_fit} and {num_held_out}")
     csv_path, space = Path(csv_path), supernet.space
+    machine = device.host.fingerprint(device)
+    known = None if fresh else _read_known(csv_path, space, machine, device)
+    measured_resolutions = [int(value) for value in resolutions or space["resolution"].values]
+    if num_resolutions is not None:
+        measured_resolutions = spread_resolutions(space, num_resolutions)
+    keys = _part_keys(supernet.slots, space, measured_resolutions)
+    missing = [key for key in keys if known is None or key not in known.measured_keys]
+    if known is not None and not missing:
+        return known
+
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
-    keys = _part_keys(supernet.slots, space, resolutions)
-    machine = fingerprint(device)
+    workspace = csv_path.with_name(f"{csv_path.name}.partial")
+    models, fields = _export(supernet, device, missing, archs, workspace / "models", progress)
     journal = Journal(
-        csv_path.with_name(f"{csv_path.name}.partial.jsonl"),
+        workspace / "blocks.jsonl",
         {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds},
     )
+    anchor = anchor_model(device)
     try:
-        fields, runs = _prepare(supernet, device, keys, archs, rng, progress)
         for num_rounds in (rounds, 2 * rounds):
-            result = _time(runs, device, rng, num_rounds, block_seconds, journal, progress)
-            repeatability = {
-                "subnets": float(result.repeatability_percent(list(archs)).mean()),
-                "parts": float(result.repeatability_percent(keys).mean()),
-            }
+            result = _time(models, device, anchor, rng, num_rounds, block_seconds, journal, progress)
+            repeatability = {"subnets": float(result.repeatability_percent(list(archs)).mean())}
+            if missing:
+                repeatability["parts"] = float(result.repeatability_percent(missing).mean())
             if max(repeatability.values()) <= MAX_REPEATABILITY_PERCENT:
                 break
     finally:
         journal.close()
 
-    latencies = result.latencies_ms(runs).set_index("name", drop=False)
+    latencies = result.latencies_ms(models).set_index("name", drop=False)
     p10_ms = latencies["latency_ms_p10"]
+    entries = _entries(latencies.loc[missing], fields, device)
+    if known is not None:
+        kept = known.entries[known.entries["key"].isin(known.measured_keys)]
+        entries = pd.concat([kept, entries], ignore_index=True)
+        measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
+    if num_resolutions is not None:
+        entries = interpolate_resolutions(
+            entries, supernet.slots, space, measured_resolutions, fields=lambda key: supernet.part(key).fields
+        )
     table = LatencyTable(
         space=space,
         slots=tuple(supernet.slots),
-        entries=_entries(latencies.loc[keys], fields, device),
+        entries=entries,
         correction=Correction(float(p10_ms[CALL])),
         device=device.name,
         fingerprint=machine,
@@ -136,14 +172,53 @@ def profile(
             "repeatability_percent": repeatability,
             "rounds": num_rounds,
             "block_seconds": block_seconds,
+            "measured_resolutions": measured_resolutions,
             **result.facts(),
             "conditions_after": conditions(),
         },
     )
-    table = _corrected(table, population, p10_ms[list(archs)].to_numpy(), num_fit, macs(supernet))
+    measured_ms = p10_ms[list(archs)].to_numpy()
+    table = _corrected(table, population, measured_ms, num_fit, macs(supernet))
     table.save(csv_path)
-    journal.remove()
+    _write_subnets(csv_path, archs, latencies.loc[list(archs)], num_fit)
+    shutil.rmtree(workspace)
     return table
+
+
+def _read_known(csv_path: Path, space: SearchSpace, machine: Mapping[str, Any], device: Device) -> LatencyTable | None:
+    """The table that is there, if it can be completed; one that is refused is measured anew."""
+    if not csv_path.exists():
+        return None
+    table = LatencyTable.load(csv_path, force=True)
+    if table.refused:
+        return None
+    if table.space != space:
+        raise ValueError(
+            f"{csv_path} is of space {table.space.fingerprint}, this one is {space.fingerprint}; name another place "
+            "with --out, or replace it with --fresh"
+        )
+    check_machine(table, machine, device, csv_path)
+    return table
+
+
+def check_machine(table: LatencyTable, machine: Mapping[str, Any], device: Device, path: Path) -> None:
+    """See to it that a table speaks of the machine and the software that are there now.
+
+    Args:
+        machine: Fingerprint of now.
+
+    Raises:
+        AnotherMachineError: If not; it names what differs.
+    """
+    if table.fingerprint.get("id") == machine["id"]:
+        return
+    ignored = ("id", "kernel", "conditions")
+    names = [name for name in machine if name not in ignored and table.fingerprint.get(name) != machine[name]]
+    differences = "; ".join(f"{name} {table.fingerprint.get(name)} there, {machine[name]} here" for name in names)
+    raise AnotherMachineError(
+        f"latency table {path} was measured elsewhere or with other software ({differences}); measure it on "
+        f"{device.name} with `ofa profile --fresh`"
+    )
 
 
 def _sample_distinct(
@@ -160,13 +235,13 @@ def _sample_distinct(
     return draws[np.sort(first)[:num]]
 
 
-def _part_keys(slots: Sequence[SlotLike], space: SearchSpace, resolutions: Sequence[int] | None) -> list[str]:
+def _part_keys(slots: Sequence[SlotLike], space: SearchSpace, resolutions: Sequence[int]) -> list[str]:
     """Keys of all parts at these resolutions, each once."""
     keys: dict[str, None] = {}
     for slot in slots:
         choices = [
             [space["resolution"].index(value) for value in resolutions]
-            if dim == "resolution" and resolutions is not None
+            if dim == "resolution"
             else range(len(space[dim].values))
             for dim in slot.dims
         ]
@@ -174,33 +249,36 @@ def _part_keys(slots: Sequence[SlotLike], space: SearchSpace, resolutions: Seque
     return [key for key in keys if key]
 
 
-def _prepare(
+def _export(
     supernet: Profilable,
     device: Device,
     keys: Sequence[str],
     archs: Mapping[str, Arch],
-    rng: np.random.Generator,
+    folder: Path,
     progress: Progress | None,
-) -> tuple[dict[str, Mapping[str, Any]], dict[str, Run]]:
-    """Export and load the empty graph, the parts and the subnets; also the fields of each part."""
+) -> tuple[dict[str, Model], dict[str, Mapping[str, Any]]]:
+    """Export the empty graph, the parts and the subnets; also the fields of each part."""
     step = _counter(progress, len(keys) + len(archs), f"exporting for {device.name}")
-    runs = {CALL: runnable(empty_graph(), device, rng)}
-    fields = {}
-    for key in keys:
-        part = supernet.part(key)
-        fields[key] = part.fields
-        runs[key] = runnable(export_for_timing(part.module, part.input_shape, device.batch), device, rng)
-        step()
-    for name, arch in archs.items():
-        exported = export_for_timing(supernet.extract(arch), supernet.input_shape(arch), device.batch)
-        runs[name] = runnable(exported, device, rng)
-        step()
-    return fields, runs
+    fields: dict[str, Mapping[str, Any]] = {}
+
+    def part(key: str) -> tuple[nn.Module, tuple[int, ...]]:
+        found = supernet.part(key)
+        fields[key] = found.fields
+        return found.module, found.input_shape
+
+    def subnet(arch: Arch) -> tuple[nn.Module, tuple[int, ...]]:
+        return supernet.extract(arch), supernet.input_shape(arch)
+
+    sources: dict[str, Source] = {key: partial(part, key) for key in keys}
+    sources |= {name: partial(subnet, arch) for name, arch in archs.items()}
+    models = {CALL: empty_model(device), **export_all(sources, device, folder, step=step)}
+    return models, {key: fields.get(key) or supernet.part(key).fields for key in keys}
 
 
 def _time(
-    runs: Mapping[str, Run],
+    models: Mapping[str, Model],
     device: Device,
+    anchor: Model,
     rng: np.random.Generator,
     rounds: int,
     block_seconds: float,
@@ -208,14 +286,18 @@ def _time(
     progress: Progress | None,
 ) -> TimingResult:
     """Time what the journal does not hold yet."""
-    done = [block for block in journal.blocks if block.name in runs and block.round < rounds]
-    step = _counter(progress, len(runs) * rounds - len(done), f"measuring on {device.name}")
-
-    def keep(block: Block) -> None:
-        journal.append(block)
-        step()
-
-    return time_on_device(runs, device, rng=rng, rounds=rounds, block_seconds=block_seconds, done=done, on_block=keep)
+    done = [block for block in journal.blocks if block.name in models and block.round < rounds]
+    step = _counter(progress, len(models) * rounds - len(done), f"measuring on {device.name}")
+    return device.host.time(
+        models,
+        device,
+        anchor=anchor,
+        rng=rng,
+        rounds=rounds,
+        block_seconds=block_seconds,
+        journal=journal,
+        on_block=lambda block: step(),
+    )
 
 
 def _counter(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
@@ -229,6 +311,19 @@ def _entries(latencies: pd.DataFrame, fields: Mapping[str, Mapping[str, Any]], d
     readable = pd.DataFrame([fields[key] for key in latencies["name"]]).convert_dtypes()  # whole numbers may be missing
     entries = latencies.rename(columns={"name": "key"}).reset_index(drop=True)
     return pd.concat([entries, readable], axis=1).assign(precision=device.precision)
+
+
+def _write_subnets(csv_path: Path, archs: Mapping[str, Arch], latencies: pd.DataFrame, num_fit: int) -> None:
+    """The whole subnets that were measured, for whoever wants to fit or judge something else by them."""
+    table = pd.DataFrame(
+        {
+            "arch": list(archs),
+            "latency_ms": latencies["latency_ms_p10"].to_numpy(),
+            "latency_ms_p50": latencies["latency_ms_p50"].to_numpy(),
+            "role": ["fit"] * num_fit + ["held out"] * (len(archs) - num_fit),
+        }
+    )
+    write_csv_atomic(csv_path.with_suffix(".subnets.csv"), table)
 
 
 def _corrected(
@@ -250,4 +345,12 @@ def _corrected(
         baselines={"macs_only": macs_model.predict(population), "depth_only": stage_parts.sum(axis=1)},
         fit_ms=measured_ms[:num_fit],
     )
+    measured_resolutions = [table.space["resolution"].index(value) for value in table.details["measured_resolutions"]]
+    between = ~np.isin(population[num_fit:, table.space.column("resolution")], measured_resolutions)
+    if between.any():
+        errors = np.abs(np.array(held_out["predicted_ms"]) / measured_ms[num_fit:] - 1) * 100
+        held_out |= {
+            "interpolated_num": int(between.sum()),
+            "interpolated_mape_percent": float(errors[between].mean()),
+        }
     return dataclasses.replace(table, held_out=held_out)

@@ -13,21 +13,39 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PERCENTILES = (10, 50, 90)
 MAX_WALL_OVER_CPU = 1.05
 MAX_ANCHOR_SHIFT = 0.03
+MAX_FREQUENCY_SHIFT = 0.05
 MAX_RETRIES = 2
 MAX_REJECTED_SHARE = 0.25
 ANCHOR_SHARE = 0.2  # of a block's time
 WARM_UP_SHARE = 0.25
 
-Run = Callable[[], object]
+CLOCK_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
+
+
+@runtime_checkable
+class Burst(Protocol):
+    """A model that only a program of its own can run and time."""
+
+    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
+        """Warm up, then nanoseconds of each run, for about as long as ``block_ns`` and at least ``min_runs`` times."""
+        ...
+
+
+Run = Callable[[], object] | Burst
+"""A model that is ready: called, it runs once and returns when it is finished."""
 
 
 class Clock(Protocol):
@@ -43,22 +61,46 @@ class Clock(Protocol):
         """How often the work was pushed off its core."""
         ...
 
+    def frequency_mhz(self) -> float | None:
+        """Of the core; ``None`` where the machine does not tell."""
+        ...
+
 
 @dataclass(frozen=True)
 class SystemClock:
-    """The operating system's account of this thread, or of the whole process where a model runs on several threads."""
+    """The operating system's account of this thread, or of the whole process where a model runs on several threads.
+
+    Args:
+        threads: Threads that compute one call.
+        on_cpu: Whether this process does the work, rather than an accelerator or another program that it waits for.
+    """
 
     threads: int = 1
+    on_cpu: bool = True
 
     def wall_ns(self) -> int:
         return time.perf_counter_ns()
 
     def cpu_ns(self) -> int | None:
-        return time.thread_time_ns() if self.threads == 1 else None
+        return time.thread_time_ns() if self.threads == 1 and self.on_cpu else None
 
     def involuntary_switches(self) -> int:
+        if not self.on_cpu:
+            return 0
         thread = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # Linux only
         return resource.getrusage(thread if self.threads == 1 else resource.RUSAGE_SELF).ru_nivcsw
+
+    def frequency_mhz(self) -> float | None:
+        khz = read_number(CLOCK_FREQUENCY)
+        return None if khz is None else khz / 1000
+
+
+def read_number(path: Path) -> float | None:
+    """What a file of the system says; ``None`` without it: not Linux, a container, not ours to read."""
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -74,6 +116,14 @@ class Block:
     round: int
     durations_ns: tuple[int, ...]
     causes: tuple[str, ...] = ()
+
+    def to_json(self) -> list[Any]:
+        return [self.name, self.round, self.durations_ns, self.causes]
+
+    @classmethod
+    def from_json(cls, data: Sequence[Any]) -> Block:
+        name, number, durations_ns, causes = data
+        return cls(name, number, tuple(durations_ns), tuple(causes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +141,8 @@ class TimingResult:
 
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs``, one row per name."""
+        import pandas as pd  # here, as a device that only measures need not have it
+
         runs: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
         for block in self.blocks:
             runs.setdefault(block.name, []).append((block.round, block.durations_ns))
@@ -134,7 +186,7 @@ def time_models(
     """Time models in turn.
 
     Args:
-        models: Each runs once and returns when it is finished.
+        models: By name.
         anchor: Timed after each block; it tells a changed clock, temperature or neighbourhood from a slow model.
         rounds: Blocks of each model, at least 2, so that there is something to compare.
         block_seconds: Length of a block; a quarter more goes into its warm-up, a fifth into its anchor.
@@ -177,6 +229,9 @@ def time_models(
 
 def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[list[int], list[str]]:
     """Durations of the runs of one block, and what disturbed them."""
+    if isinstance(run, Burst):
+        return run.durations_ns(block_ns, min_runs), []
+    frequency_mhz = clock.frequency_mhz()
     warm_until = clock.wall_ns() + int(block_ns * WARM_UP_SHARE)
     while True:
         run()
@@ -196,6 +251,8 @@ def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[l
         causes.append("off the core")
     if clock.involuntary_switches() > switches:
         causes.append("involuntary context switch")
+    if frequency_mhz and abs((clock.frequency_mhz() or 0.0) / frequency_mhz - 1) > MAX_FREQUENCY_SHIFT:
+        causes.append("clock changed")
     return durations, causes
 
 

@@ -17,6 +17,7 @@ class FakeClock:
 
     def __init__(self):
         self.wall = self.cpu = self.switches = 0
+        self.frequency = None
 
     def wall_ns(self):
         return self.wall
@@ -26,6 +27,9 @@ class FakeClock:
 
     def involuntary_switches(self):
         return self.switches
+
+    def frequency_mhz(self):
+        return self.frequency
 
 
 class FakeModel:
@@ -48,26 +52,26 @@ class FakeModel:
 class FakeSupernet:
     """Stem, a stage of one or two blocks, head; elastic depth, kernel and resolution."""
 
-    def __init__(self):
+    def __init__(self, resolutions=(8, 12)):
         kernels = (3, 5)
         self.space = SearchSpace(
             (
-                Dim("resolution", (8, 12)),
+                Dim("resolution", resolutions),
                 Dim("stage1.depth", (1, 2)),
                 Dim("stage1.block0.kernel", kernels),
                 Dim("stage1.block1.kernel", kernels, requires=("stage1.depth", (2,))),
             )
         )
-        blocks = [[f"block_k{kernel}_r{r}" for kernel in kernels] for r in (8, 12)]
+        blocks = [[f"block_k{kernel}_r{r}" for kernel in kernels] for r in resolutions]
         self.slots = (
-            TableSlot("stem", ("resolution",), np.array(["stem_r8", "stem_r12"], dtype=object)),
+            TableSlot("stem", ("resolution",), np.array([f"stem_r{r}" for r in resolutions], dtype=object)),
             TableSlot("stage1.block0", ("resolution", "stage1.block0.kernel"), np.array(blocks, dtype=object)),
             TableSlot(
                 "stage1.block1",
                 ("resolution", "stage1.depth", "stage1.block1.kernel"),
                 np.array([[["", ""], row] for row in blocks], dtype=object),
             ),
-            TableSlot("head", ("resolution",), np.array(["head_r8", "head_r12"], dtype=object)),
+            TableSlot("head", ("resolution",), np.array([f"head_r{r}" for r in resolutions], dtype=object)),
         )
         self.num_exports = Counter()
 

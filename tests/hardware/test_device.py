@@ -31,7 +31,7 @@ def test_cpu_devices_are_shipped():
 def test_a_path_is_taken_too(tmp_path):
     device = load_device(write(tmp_path, GOOD))
     assert (device.name, device.threads, device.batch, device.precision) == ("board", 2, 1, "fp32")
-    assert device.to_json()["host"] == "local"
+    assert device.to_json()["host"] == {"name": "local"}
 
 
 def test_devices_of_the_current_directory_come_first(tmp_path, monkeypatch):
@@ -60,7 +60,8 @@ def test_unknown_device_lists_the_known_ones():
         ("runtime: onnxruntime\nthreads: 0\n", "threads must be at least 1, not 0"),
         ("runtime: onnxruntime\nbatch: many\n", "batch must be a whole number, not 'many'"),
         ("runtime: onnxruntime\nprecision: fp8\n", "precision cannot be 'fp8'; choices: fp32"),
-        ("runtime: onnxruntime\nhost: moon\n", "host cannot be 'moon'; choices: local"),
+        ("runtime: onnxruntime\nprecision: fp16\n", "'fp16' with runtime 'onnxruntime'; choices: fp32, int8"),
+        ("runtime: onnxruntime\nhost: moon\n", "unknown name 'moon'"),
         ("- a list\n", "must hold a mapping"),
         ("runtime: [\n", "not valid YAML"),
     ],

@@ -36,6 +36,6 @@ def test_cpu_model_from_cpuinfo(tmp_path):
 def test_clock_and_temperature_where_readable(tmp_path, monkeypatch):
     (tmp_path / "scaling_cur_freq").write_text("1800000\n")
     (tmp_path / "temp").write_text("45500\n")
-    monkeypatch.setattr(module, "CPU", tmp_path)
-    monkeypatch.setattr(module, "THERMAL", tmp_path / "temp")
+    monkeypatch.setattr(module, "CLOCK_FREQUENCY", tmp_path / "scaling_cur_freq")
+    monkeypatch.setattr(module, "TEMPERATURE", tmp_path / "temp")
     assert (conditions()["clock_mhz"], conditions()["temperature_c"]) == (1800.0, 45.5)

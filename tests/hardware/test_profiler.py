@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from ofa.cost import LatencyTable, MissingLatencyError, RefusedTableError
 from ofa.hardware import load_device, profile
 from ofa.hardware import profiler as module
 from ofa.hardware.timing import Block, TimingResult
-from ofa.space import SpaceError
+from ofa.hardware.transports import Local
+from ofa.space import Arch, Dim, SpaceError
 
 from .fakes import FakeSupernet
 
@@ -35,11 +39,11 @@ def measured(monkeypatch):
         keys = [s.keys[tuple(genes[supernet.space.column(dim)] for dim in s.dims)] for s in supernet.slots]
         return CALL_MS + sum((part_ms(key) - CALL_MS) * SCALE + OFFSET_MS for key in keys if key)
 
-    def time_on_device(runs, device, *, rng, rounds, block_seconds, done=(), on_block=None):
-        blocks = list(done)
+    def measure(host, models, device, *, anchor, rng, rounds, block_seconds, journal, on_block):
+        blocks = [block for block in journal.blocks if block.name in models]
         finished = {(block.name, block.round) for block in blocks}
         for number in range(rounds):
-            for name in runs:
+            for name in models:
                 if (name, number) in finished:
                     continue
                 if settings["fail_after"] is not None and len(log) >= settings["fail_after"]:
@@ -47,10 +51,11 @@ def measured(monkeypatch):
                 ns = round(latency_ms(settings["supernet"], name) * 1e6 * (1 + settings["per_round"] * (number % 2)))
                 blocks.append(Block(name, number, (ns,) * 5))
                 log.append((name, number))
+                journal.append(blocks[-1])
                 on_block(blocks[-1])
         return TimingResult(blocks=blocks)
 
-    monkeypatch.setattr(module, "time_on_device", time_on_device)
+    monkeypatch.setattr(Local, "time", measure)
     return settings
 
 
@@ -114,12 +119,12 @@ def test_a_profile_that_was_interrupted_measures_nothing_twice(tmp_path, measure
         measured["fail_after"] = fail_after
         with pytest.raises(KeyboardInterrupt):
             call(tmp_path, supernet)
-        assert list(tmp_path.glob("cpu-1t/*")) == [tmp_path / "cpu-1t" / "fake.csv.partial.jsonl"]
+        assert list(tmp_path.glob("cpu-1t/*")) == [tmp_path / "cpu-1t" / "fake.csv.partial"]
     measured["fail_after"] = None
     table = call(tmp_path, supernet)
     assert len(measured["log"]) == len(set(measured["log"])) == 2 * (1 + 8 + 7)
     assert len(table.entries) == 8
-    assert [path.name for path in sorted(tmp_path.glob("cpu-1t/*"))] == ["fake.csv", "fake.json"]
+    assert [path.name for path in sorted(tmp_path.glob("cpu-1t/*"))] == ["fake.csv", "fake.json", "fake.subnets.csv"]
 
 
 def test_what_repeats_badly_is_measured_longer_then_refused(tmp_path, measured):
@@ -160,3 +165,78 @@ def test_more_subnets_than_there_are_and_too_few_are_refused(tmp_path):
         call(tmp_path, FakeSupernet(), num_fit=30, num_held_out=30)
     with pytest.raises(ValueError, match="at least 2, not 3 and 1"):
         call(tmp_path, FakeSupernet(), num_held_out=1)
+
+
+def test_a_table_is_completed_not_measured_again(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    call(tmp_path, supernet, resolutions=[12], num_fit=2, num_held_out=3)
+    measured["log"].clear()
+    table = call(tmp_path, supernet, num_fit=8)
+    parts = {name for name, _ in measured["log"] if name[0] not in "{("}
+    assert parts == {"stem_r8", "block_k3_r8", "block_k5_r8", "head_r8"}
+    assert len(table.entries) == 8
+    assert table.held_out["mape_percent"] < 0.5
+    measured["log"].clear()
+    again = call(tmp_path, supernet)
+    assert not measured["log"]
+    np.testing.assert_array_equal(again.predict_ms(every(supernet.space)), table.predict_ms(every(supernet.space)))
+    call(tmp_path, supernet, fresh=True)
+    assert {name for name, _ in measured["log"]} >= {"stem_r8", "stem_r12"}
+
+
+def test_a_table_of_another_machine_is_not_completed(tmp_path, measured, monkeypatch):
+    supernet = measured["supernet"] = FakeSupernet()
+    call(tmp_path, supernet, resolutions=[12], num_fit=2, num_held_out=3)
+    device = load_device("cpu-1t")
+    other = {**Local().fingerprint(device), "id": "other", "cpu": "Another CPU"}
+    monkeypatch.setattr(Local, "fingerprint", lambda host, device: other)
+    with pytest.raises(
+        module.AnotherMachineError, match=r"fake\.csv was measured elsewhere.*Another CPU here.*--fresh"
+    ):
+        call(tmp_path, supernet)
+    call(tmp_path, supernet, fresh=True)
+
+
+def test_a_table_of_another_space_is_not_completed(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    call(tmp_path, supernet)
+    larger = FakeSupernet()
+    larger.space = type(larger.space)((*larger.space.dims, Dim("more", (1, 2))))
+    with pytest.raises(ValueError, match=r"is of space .*--out, or replace it with --fresh"):
+        call(tmp_path, larger)
+
+
+def test_the_subnets_that_were_measured_are_kept(tmp_path, measured):
+    measured["supernet"] = FakeSupernet()
+    table = call(tmp_path, measured["supernet"])
+    subnets = pd.read_csv(tmp_path / "cpu-1t" / "fake.subnets.csv")
+    assert list(subnets["role"]) == ["fit"] * 3 + ["held out"] * 4
+    assert subnets["latency_ms"].tolist()[3:] == table.held_out["measured_ms"]
+    archs = [Arch(json.loads(arch)) for arch in subnets["arch"]]
+    np.testing.assert_allclose(table.predict_ms(archs)[3:], table.held_out["predicted_ms"], atol=1e-6)
+
+
+def test_resolutions_between_are_interpolated_and_said_to_be(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet(resolutions=(8, 10, 12))
+    table = call(tmp_path, supernet, num_resolutions=2, num_fit=8)
+    assert not {name for name, _ in measured["log"] if name.endswith("_r10")}
+    between = table.entries[table.entries["resolution"] == 10]
+    assert set(between["num_runs"]) == {0}
+    assert set(between["key"]) == {"stem_r10", "block_k3_r10", "block_k5_r10", "head_r10"}
+    assert table.details["measured_resolutions"] == [8, 12]
+    entries = table.entries.set_index("key")["latency_ms_p10"]
+    share = (100 - 64) / (144 - 64)  # in pixels
+    expected = entries["stem_r8"] * (1 - share) + entries["stem_r12"] * share
+    assert entries["stem_r10"] == pytest.approx(expected, abs=1e-6)
+    assert 10 in {arch["resolution"] for arch in table.space.to_archs(every(supernet.space))}
+    assert {"interpolated_num", "interpolated_mape_percent"} <= set(table.held_out)
+    measured["log"].clear()
+    full = call(tmp_path, supernet)
+    assert {name for name, _ in measured["log"] if name[0] not in "{("} == set(between["key"])
+    assert (full.entries["num_runs"] > 0).all()
+    assert "interpolated_num" not in full.held_out
+
+
+def test_numbers_of_resolutions_that_make_no_sense(tmp_path):
+    with pytest.raises(ValueError, match="between 2 and the 2 of this space, not 3"):
+        call(tmp_path, FakeSupernet(), num_resolutions=3)

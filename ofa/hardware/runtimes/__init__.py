@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from ofa.hardware.runtimes.onnxruntime import OnnxRuntime
-from ofa.hardware.runtimes.session import ModelError, Runtime, Session
+from collections.abc import Callable
 
-__all__ = ["RUNTIMES", "ModelError", "Runtime", "Session"]
+from ofa.hardware.runtimes.executorch import ExecuTorch
+from ofa.hardware.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
+from ofa.hardware.runtimes.openvino import OpenVino
+from ofa.hardware.runtimes.session import Format, Model, ModelError, NotInstalledError, Runtime, Session
+from ofa.hardware.runtimes.torch_module import ShapedModule, TorchCompiled, TorchCuda, TorchCudaGraph, TorchEager
 
-RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntime}
+__all__ = ["RUNTIMES", "Format", "Model", "ModelError", "NotInstalledError", "Runtime", "Session", "ShapedModule"]
+
+RUNTIMES: dict[str, Callable[[], Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime-cuda": OnnxRuntimeCuda,
+    "openvino": OpenVino,
+    "executorch": ExecuTorch,
+    "torch": TorchEager,
+    "torch-compiled": TorchCompiled,
+    "torch-cuda": TorchCuda,
+    "torch-cuda-graph": TorchCudaGraph,
+}

@@ -1,24 +1,40 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU and on CUDA."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ofa.hardware.runtimes.session import Arrays, ModelError
+from ofa.hardware.runtimes.session import (
+    Array,
+    Arrays,
+    Format,
+    Input,
+    Model,
+    ModelError,
+    NotInstalledError,
+    check_exists,
+    package_versions,
+    random_inputs,
+    require,
+)
 
 if TYPE_CHECKING:
     from ofa.hardware.device import Device
+    from ofa.hardware.timing import Run
 
 
 class OnnxRuntime:
     """All graph optimisations on: they turn on the blocked layout, without which CPUs are several times slower."""
 
-    def prepare(self, model: bytes | Path | str, device: Device) -> OnnxSession:
+    format: Format = "onnx"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    on_cpu: bool = True
+    extra = "onnxruntime"
+
+    def prepare(self, model: Model, device: Device) -> OnnxSession:
         """Load a model.
 
         Args:
@@ -28,30 +44,58 @@ class OnnxRuntime:
         Raises:
             ModelError: If there is no such file, or if ONNX Runtime cannot load it.
         """
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+        onnxruntime = require("onnxruntime", self.extra)
+        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = device.threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
         # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        what = "model" if isinstance(model, bytes) else f"model {model}"
-        if not isinstance(model, bytes) and not Path(model).is_file():
-            raise ModelError(f"no {what}; give the path of an ONNX file")
+        what = check_exists(model, "an ONNX")
         try:
             session = onnxruntime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+                model if isinstance(model, bytes) else str(model), options, providers=self._providers(onnxruntime)
             )
         except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail) as error:
             raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
         except errors.NotImplemented as error:
             raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
-        return OnnxSession(session, device.batch)
+        return self._session(session, device.batch)
 
     def versions(self) -> dict[str, str]:
-        return {"onnxruntime": version("onnxruntime")}
+        return package_versions("onnxruntime", extra=self.extra)
+
+    def _providers(self, onnxruntime: Any) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    def _session(self, session: Any, batch: int) -> OnnxSession:
+        return OnnxSession(session, batch)
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """On an NVIDIA GPU; what CUDA has no kernel for runs on the CPU."""
+
+    precisions = ("fp32", "fp16")
+    on_cpu = False
+    extra = "onnxruntime-gpu"
+
+    def versions(self) -> dict[str, str]:
+        found = package_versions("onnxruntime-gpu", extra=self.extra)
+        self._providers(require("onnxruntime", self.extra))
+        return found
+
+    def _providers(self, onnxruntime: Any) -> list[str]:
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise NotInstalledError(
+                "this ONNX Runtime has no CUDA; install it with: pip uninstall onnxruntime; pip install onnxruntime-gpu"
+            )
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def _session(self, session: Any, batch: int) -> OnnxSession:
+        return _CudaSession(session, batch)
 
 
 class OnnxSession:
@@ -60,25 +104,36 @@ class OnnxSession:
     def __init__(self, session: Any, batch: int) -> None:
         self._session, self._batch = session, batch
 
-    def random_inputs(self, rng: np.random.Generator) -> dict[str, npt.NDArray[np.generic]]:
-        """Normal for floats, uniform for bytes; only a batch dimension may be free.
+    def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
+        inputs = [
+            Input(entry.name, entry.shape, _DTYPES.get(entry.type, entry.type)) for entry in self._session.get_inputs()
+        ]
+        return random_inputs(inputs, self._batch, rng)
 
-        Raises:
-            ModelError: If an input has another free dimension or another type.
-        """
-        return {entry.name: self._random_input(entry, rng) for entry in self._session.get_inputs()}
-
-    def _random_input(self, entry: Any, rng: np.random.Generator) -> npt.NDArray[np.generic]:
-        batch, *rest = entry.shape or [1]
-        shape = [batch if isinstance(batch, int) else self._batch, *rest]
-        if not all(isinstance(size, int) for size in shape):
-            raise ModelError(f"input {entry.name!r} has free dimensions {entry.shape}; export it with a fixed size")
-        if entry.type in ("tensor(float)", "tensor(float16)"):
-            return rng.standard_normal(shape).astype(np.float32 if entry.type == "tensor(float)" else np.float16)
-        if entry.type in ("tensor(uint8)", "tensor(int8)"):
-            return rng.integers(0, 128, shape).astype(entry.type[len("tensor(") : -1])
-        raise ModelError(f"input {entry.name!r} is a {entry.type}; only floats and bytes can be timed")
-
-    def run(self, inputs: Arrays) -> list[npt.NDArray[np.generic]]:
-        outputs: list[npt.NDArray[np.generic]] = self._session.run(None, inputs)
+    def run(self, inputs: Arrays) -> list[Array]:
+        outputs: list[Array] = self._session.run(None, inputs)
         return outputs
+
+    def prepared(self, inputs: Arrays) -> Run:
+        return partial(self.run, inputs)
+
+
+class _CudaSession(OnnxSession):
+    """Inputs and outputs stay on the GPU while it is timed."""
+
+    def prepared(self, inputs: Arrays) -> Run:
+        onnxruntime = require("onnxruntime", OnnxRuntimeCuda.extra)
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+        for entry in self._session.get_outputs():
+            binding.bind_output(entry.name, "cuda")
+
+        def run() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
+
+
+_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}

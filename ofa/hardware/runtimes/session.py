@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ofa.hardware.device import Device
+    from ofa.hardware.timing import Run
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
+Array = npt.NDArray[np.generic]
+Arrays = Mapping[str, Array]
+Model = bytes | Path | str | Any
+"""Bytes or path of a file of the runtime's format; for the runtimes of torch a module with its input shape."""
+
+Format = Literal["onnx", "pte", "module"]
+"""What a runtime takes: ONNX, an ExecuTorch program, or a torch module in this process."""
 
 
 class ModelError(ValueError):
     """A model cannot be read, or cannot be run as it is."""
+
+
+class NotInstalledError(ValueError):
+    """Software that a device needs is not there."""
 
 
 class Session(Protocol):
@@ -26,18 +41,109 @@ class Session(Protocol):
         """Inputs of the right names, shapes and types."""
         ...
 
-    def run(self, inputs: Arrays) -> list[npt.NDArray[np.generic]]:
+    def run(self, inputs: Arrays) -> list[Array]:
         """Outputs, in the order of the model."""
+        ...
+
+    def prepared(self, inputs: Arrays) -> Run:
+        """A model to be timed: its inputs are where it reads them, and it has finished when it returns."""
         ...
 
 
 class Runtime(Protocol):
-    """Software that runs models. It is made without arguments."""
+    """Software that runs models. It is made without arguments.
 
-    def prepare(self, model: bytes | Path | str, device: Device) -> Session:
-        """Load an ONNX model, given as its bytes or its path; :class:`ModelError` if that fails."""
+    ``format`` is what it takes, ``precisions`` what it can compute in, ``on_cpu`` whether its work is done by the
+    threads of the calling process.
+    """
+
+    @property
+    def format(self) -> Format: ...
+    @property
+    def precisions(self) -> tuple[str, ...]: ...
+    @property
+    def on_cpu(self) -> bool: ...
+
+    def prepare(self, model: Model, device: Device) -> Session:
+        """Load a model.
+
+        Raises:
+            ModelError: If there is no such file, or if the runtime cannot load it.
+            NotInstalledError: If the runtime is not there.
+        """
         ...
 
     def versions(self) -> dict[str, str]:
-        """Names and versions of the software that decides the speed."""
+        """Names and versions of the software that decides the speed; :class:`NotInstalledError` if it is not there."""
         ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a model.
+
+    Args:
+        shape: ``None`` or a name where a size is free.
+        dtype: A numpy type.
+    """
+
+    name: str
+    shape: Sequence[int | str | None]
+    dtype: str
+
+
+def random_inputs(inputs: Sequence[Input], batch: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Normal for floats, uniform for bytes; only a batch dimension may be free.
+
+    Raises:
+        ModelError: If an input has another free dimension or another type.
+    """
+    return {entry.name: _random_input(entry, batch, rng) for entry in inputs}
+
+
+def _random_input(entry: Input, batch: int, rng: np.random.Generator) -> Array:
+    first, *rest = entry.shape or [1]
+    shape = [first if isinstance(first, int) else batch, *rest]
+    sizes = [size for size in shape if isinstance(size, int)]
+    if len(sizes) < len(shape):
+        raise ModelError(f"input {entry.name!r} has free dimensions {list(entry.shape)}; export it with a fixed size")
+    if entry.dtype in ("float32", "float16"):
+        return rng.standard_normal(sizes).astype(entry.dtype)
+    if entry.dtype in ("uint8", "int8"):
+        return rng.integers(0, 128, sizes).astype(entry.dtype)
+    raise ModelError(f"input {entry.name!r} is a {entry.dtype}; only floats and bytes can be timed")
+
+
+def check_exists(model: Model, kind: str) -> str:
+    """What a model is called in messages; :class:`ModelError` if it is the path of no file."""
+    if isinstance(model, bytes):
+        return "model"
+    if not Path(model).is_file():
+        raise ModelError(f"no model {model}; give the path of {kind} file")
+    return f"model {model}"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a runtime's module.
+
+    Raises:
+        NotInstalledError: If it is not installed; it names the extra of this package that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise NotInstalledError(
+            f"{module} cannot be imported ({error}); install it with: pip install {extra}"
+        ) from None
+
+
+def package_versions(*packages: str, extra: str) -> dict[str, str]:
+    """Versions of installed packages, the first of which must be there."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            if not found:
+                raise NotInstalledError(f"{package} is not installed; install it with: pip install {extra}") from None
+    return found

@@ -1,4 +1,4 @@
-"""Every registered runtime is held to this."""
+"""Every registered runtime that is installed is held to this."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ import torch
 from torch import nn
 
 from ofa.hardware import load_device
+from ofa.hardware.export import export_model
 from ofa.hardware.onnx_export import export_for_timing
-from ofa.hardware.runtimes import RUNTIMES, ModelError
+from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 
 
 @pytest.fixture(params=sorted(RUNTIMES))
-def runtime(request):
-    return RUNTIMES[request.param]()
+def device(request):
+    try:
+        RUNTIMES[request.param]().versions()
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+    return dataclasses.replace(load_device("cpu-2t"), runtime=request.param)
 
 
 @pytest.fixture
-def device(runtime):
-    names = {cls: name for name, cls in RUNTIMES.items()}
-    return dataclasses.replace(load_device("cpu-2t"), runtime=names[type(runtime)])
+def runtime(device):
+    return RUNTIMES[device.runtime]()
+
+
+@pytest.fixture
+def takes_files(runtime):
+    if runtime.format == "module":
+        pytest.skip("takes modules")
+
+
+@pytest.fixture
+def takes_onnx(runtime):
+    if runtime.format != "onnx":
+        pytest.skip(f"takes {runtime.format}")
 
 
 @pytest.fixture(scope="module")
@@ -43,42 +59,82 @@ def free_dimension(model, axis, element_type=onnx.TensorProto.FLOAT):
 
 
 def test_it_computes_what_torch_does_from_bytes_and_from_a_file(runtime, device, module, tmp_path):
-    model = export_for_timing(module, (3, 6, 6))
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model)
-    for source in (model, path, str(path)):
+    model = export_model(module, (3, 6, 6), device)
+    sources = [model]
+    if isinstance(model, bytes):
+        path = tmp_path / "model"
+        path.write_bytes(model)
+        sources += [path, str(path)]
+    for source in sources:
         session = runtime.prepare(source, device)
         inputs = session.random_inputs(np.random.default_rng(0))
+        (images,) = inputs.values()
         with torch.no_grad():
-            expected = module(torch.from_numpy(inputs["input"])).numpy()
-        np.testing.assert_allclose(session.run(inputs)[0], expected, atol=1e-5)
+            expected = module(torch.from_numpy(images)).numpy()
+        for _ in range(2):
+            np.testing.assert_allclose(session.run(inputs)[0], expected, atol=1e-5)
 
 
-def test_random_inputs_are_reproducible_and_fill_the_batch(runtime, device, module):
-    model = free_dimension(export_for_timing(module, (3, 6, 6)), 0)
-    session = runtime.prepare(model, dataclasses.replace(device, batch=3))
-    first, second = (session.random_inputs(np.random.default_rng(0))["input"] for _ in range(2))
+def test_what_is_prepared_runs_as_often_as_wanted(runtime, device, module):
+    session = runtime.prepare(export_model(module, (3, 6, 6), device), device)
+    run = session.prepared(session.random_inputs(np.random.default_rng(0)))
+    assert [run() is not None for _ in range(3)]
+
+
+def test_random_inputs_fill_the_batch_and_are_reproducible(runtime, device, module):
+    device = dataclasses.replace(device, batch=3)
+    session = runtime.prepare(export_model(module, (3, 6, 6), device), device)
+    first, second = (next(iter(session.random_inputs(np.random.default_rng(0)).values())) for _ in range(2))
     assert first.shape == (3, 3, 6, 6)
     np.testing.assert_array_equal(first, second)
 
 
-def test_other_free_dimensions_are_refused(runtime, device, module):
+def test_a_free_batch_becomes_that_of_the_device(runtime, device, module, takes_onnx):
+    model = free_dimension(export_for_timing(module, (3, 6, 6)), 0)
+    session = runtime.prepare(model, dataclasses.replace(device, batch=3))
+    assert session.random_inputs(np.random.default_rng(0))["input"].shape == (3, 3, 6, 6)
+
+
+def test_other_free_dimensions_are_refused(runtime, device, module, takes_onnx):
     session = runtime.prepare(free_dimension(export_for_timing(module, (3, 6, 6)), 2), device)
     with pytest.raises(ModelError, match=r"'input' has free dimensions.*fixed size"):
         session.random_inputs(np.random.default_rng(0))
 
 
-def test_what_is_not_a_model_is_refused(runtime, device, tmp_path):
+def test_what_is_not_a_model_is_refused(runtime, device, tmp_path, takes_files):
     path = tmp_path / "model.onnx"
     with pytest.raises(ModelError, match=r"no model .*model\.onnx"):
         runtime.prepare(path, device)
     path.write_bytes(b"not a model")
     for source in (path, b"not a model"):
-        with pytest.raises(ModelError, match="not a valid ONNX model"):
+        with pytest.raises(ModelError, match="not a valid"):
             runtime.prepare(source, device)
+
+
+def test_runtimes_of_modules_refuse_files(runtime, device):
+    if runtime.format == "module":
+        with pytest.raises(ModelError, match="'cpu-2t' runs torch modules, not files"):
+            runtime.prepare(b"", device)
 
 
 def test_versions(runtime):
     versions = runtime.versions()
     assert versions
     assert all(version[0].isdigit() for version in versions.values())
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_what_is_not_installed_says_how_to_install_it(name, monkeypatch):
+    from ofa.hardware.runtimes import onnxruntime, session, torch_module
+
+    def missing(package):
+        raise session.PackageNotFoundError(package)
+
+    def cannot_import(module):
+        raise ImportError(f"No module named {module!r}")
+
+    monkeypatch.setattr(session, "version", missing)
+    monkeypatch.setattr(session.importlib, "import_module", cannot_import)
+    assert onnxruntime and torch_module
+    with pytest.raises(NotInstalledError, match=r"install|GPU|trtexec"):
+        RUNTIMES[name]().versions()

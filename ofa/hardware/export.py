@@ -1,0 +1,128 @@
+"""Modules in the form that a device's runtime takes, to be timed and thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ofa.files import atomic_path
+from ofa.hardware.onnx_export import export_for_timing
+from ofa.hardware.runtimes import RUNTIMES, Format, Model, ShapedModule
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+
+Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
+"""Gives a module in eval mode and the shape of its input, without the batch."""
+
+SLOW_FORMATS = ("pte",)  # many seconds a network: worth processes of their own
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def export_model(module: nn.Module, input_shape: tuple[int, ...], device: Device) -> Model:
+    """A module for a device.
+
+    Args:
+        module: In eval mode, on the CPU.
+        input_shape: Without the batch, which is the device's.
+
+    Raises:
+        NotInstalledError: If the exporter is not there.
+    """
+    return _export(RUNTIMES[device.runtime]().format, device.precision, device.batch, module, input_shape)
+
+
+def _export(format: Format, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...]) -> Model:
+    if format == "module":
+        return ShapedModule(module, (batch, *input_shape))
+    if format == "pte":
+        from ofa.hardware.executorch_export import export_executorch
+
+        return export_executorch(module, (batch, *input_shape))
+    if precision == "int8":
+        from ofa.hardware.quantize import quantize_for_timing
+
+        return quantize_for_timing(export_for_timing(module, input_shape, batch))
+    return export_for_timing(module, input_shape, batch, dtype=DTYPES.get(precision, torch.float32))
+
+
+def export_all(
+    sources: Mapping[str, Source], device: Device, folder: Path, *, step: Callable[[], None]
+) -> dict[str, Model]:
+    """Modules for a device, as files of a folder that are made once, however often the work is interrupted.
+
+    Args:
+        folder: Belongs to these modules: a file is known by the name of its module.
+        step: Called after each.
+
+    Returns:
+        Paths, by name and in the order of ``sources``; modules where the runtime takes these.
+    """
+    format = RUNTIMES[device.runtime]().format
+    if format == "module":
+        models: dict[str, Model] = {}
+        for name, source in sources.items():
+            models[name] = _export(format, device.precision, device.batch, *source())
+            step()
+        return models
+    settings = f"{torch.__version__} {device.runtime} {device.precision} {device.batch}"
+    paths = {
+        name: folder / f"{hashlib.sha256(f'{settings} {name}'.encode()).hexdigest()[:20]}.{format}" for name in sources
+    }
+    missing = []
+    for name, path in paths.items():
+        if path.exists():
+            step()
+        else:
+            missing.append(name)
+    work = ((format, device.precision, device.batch, *sources[name](), paths[name]) for name in missing)
+    for _ in (_in_processes if format in SLOW_FORMATS else _one_by_one)(work):
+        step()
+    return dict(paths)
+
+
+def _export_file(
+    format: Format, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...], path: Path
+) -> None:
+    data = _export(format, precision, batch, module, input_shape)
+    assert isinstance(data, bytes)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+Task = tuple[Format, str, int, nn.Module, tuple[int, ...], Path]
+"""Arguments of :func:`_export_file`."""
+
+
+def _one_by_one(work: Iterator[Task]) -> Iterator[None]:
+    for task in work:
+        _export_file(*task)
+        yield
+
+
+def _in_processes(work: Iterator[Task]) -> Iterator[None]:
+    """One process per core; each task is made when a process is free for it."""
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=-1, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
+    done: Iterator[None] = parallel(joblib.delayed(_export_file)(*task) for task in work)
+    yield from done
+
+
+def empty_model(device: Device) -> Model:
+    """A model that does nothing: what one call of the runtime costs."""
+    return export_model(nn.Identity(), (3, 8, 8), device)
+
+
+def anchor_model(device: Device) -> Model:
+    """One convolution of about 10 million multiply-accumulates, timed again and again to notice a changed machine."""
+    convolution = torch.nn.utils.skip_init(nn.Conv2d, 32, 32, 3, padding=1)  # skips the draw from the global seed
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter.fill_(0.01)
+    return _export(RUNTIMES[device.runtime]().format, "fp32", 1, convolution.eval(), (32, 32, 32))

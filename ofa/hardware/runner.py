@@ -1,0 +1,132 @@
+"""What measures, on whatever machine: here within the process, elsewhere as a program of its own.
+
+Elsewhere it gets a folder with ``job.json`` and leaves ``result.json`` there, whole or not at all; what it has measured
+is in ``blocks.jsonl`` after every block, so that the same job, started again, goes on. With this file travel only
+modules that need nothing but Python, numpy and the runtime (see :mod:`ofa.hardware.transports.bundle`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ofa.files import FORMAT, write_json_atomic
+from ofa.hardware.fingerprint import conditions, fingerprint
+from ofa.hardware.journal import Journal
+from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
+from ofa.hardware.timing import TEMPERATURE, Block, SystemClock, TimingResult, read_number, time_models
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+
+MAX_COOLING_SECONDS = 300.0
+ERRORS = {error.__name__: error for error in (ModelError, NotInstalledError)}
+"""What is the user's to mend; it travels by name and message."""
+
+
+def time_on_device(
+    models: Mapping[str, Model],
+    device: Device,
+    *,
+    anchor: Model,
+    rng: np.random.Generator,
+    rounds: int,
+    block_seconds: float,
+    done: Iterable[Block] = (),
+    on_block: Callable[[Block], None] | None = None,
+    on_loaded: Callable[[], None] | None = None,
+) -> TimingResult:
+    """Load models on this machine and time them in turn, see :func:`~ofa.hardware.timing.time_models`.
+
+    Args:
+        models: Of the runtime's format.
+        anchor: A small model, always the same.
+        on_loaded: Called after each model is loaded.
+
+    Raises:
+        ModelError: If one cannot be run; it names it.
+        NotInstalledError: If the runtime is not there.
+    """
+    runtime = RUNTIMES[device.runtime]()
+
+    def load(name: str, model: Model) -> Any:
+        try:
+            session = runtime.prepare(model, device)
+            run = session.prepared(session.random_inputs(rng))
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from None
+        if on_loaded is not None:
+            on_loaded()
+        return run
+
+    return time_models(
+        {name: load(name, model) for name, model in models.items()},
+        anchor=load("anchor", anchor),
+        rng=rng,
+        rounds=rounds,
+        block_seconds=block_seconds,
+        clock=SystemClock(device.threads, runtime.on_cpu),
+        done=done,
+        on_block=on_block,
+    )
+
+
+def run_job(folder: Path) -> None:
+    """Do the job of a folder.
+
+    ``job.json`` holds ``device``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``, ``rounds``,
+    ``block_seconds``, ``cool_below_c`` and ``done``, the names and rounds of blocks that are not to be measured again;
+    one without models asks for the fingerprint only.
+    """
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    device: Any = SimpleNamespace(**job["device"])
+    try:
+        result = {"fingerprint": fingerprint(device), **(_measure(folder, job, device) if job.get("models") else {})}
+    except tuple(ERRORS.values()) as error:
+        result = {"error": {"type": type(error).__name__, "message": str(error)}}
+    write_json_atomic(folder / "result.json", {"format": FORMAT, **result}, indent=None)
+
+
+def _measure(folder: Path, job: Mapping[str, Any], device: Any) -> dict[str, Any]:
+    _cool_down(job["cool_below_c"])
+    before = conditions()
+    journal = Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]})
+    elsewhere = {(name, number) for name, number in job.get("done", [])}
+    elsewhere -= {(block.name, block.round) for block in journal.blocks}
+    try:
+        result = time_on_device(
+            {name: folder / path for name, path in job["models"].items()},
+            device,
+            anchor=folder / job["anchor"],
+            rng=np.random.default_rng(job["seed"]),
+            rounds=job["rounds"],
+            block_seconds=job["block_seconds"],
+            done=[*journal.blocks, *(Block(name, number, ()) for name, number in sorted(elsewhere))],
+            on_block=journal.append,
+        )
+    finally:
+        journal.close()
+    return {
+        "blocks": [block.to_json() for block in result.blocks if (block.name, block.round) not in elsewhere],
+        "num_rejected": result.num_rejected,
+        "causes": dict(result.causes),
+        "conditions": [before, conditions()],
+    }
+
+
+def _cool_down(below_c: float | None) -> None:
+    """Wait, for a while, until the machine is cooler than this."""
+    patience = time.monotonic() + MAX_COOLING_SECONDS
+    while below_c is not None and (read_number(TEMPERATURE) or 0) / 1000 > below_c and time.monotonic() < patience:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    run_job(Path(sys.argv[1]))

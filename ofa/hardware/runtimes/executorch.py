@@ -1,0 +1,81 @@
+"""ExecuTorch with its XNNPACK kernels, as on phones; here on the CPU that builds the table."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ofa.hardware.runtimes.session import (
+    Array,
+    Arrays,
+    Format,
+    Input,
+    Model,
+    ModelError,
+    check_exists,
+    package_versions,
+    random_inputs,
+    require,
+)
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+    from ofa.hardware.timing import Run
+
+EXTRA = "'ofa-toolkit[executorch]'"
+DTYPES = {0: "uint8", 1: "int8", 5: "float16", 6: "float32"}  # torch's numbers of its types
+
+
+class ExecuTorch:
+    """Takes programs that were lowered to XNNPACK when they were exported."""
+
+    format: Format = "pte"
+    precisions: tuple[str, ...] = ("fp32",)
+    on_cpu = True
+
+    def prepare(self, model: Model, device: Device) -> ExecuTorchSession:
+        """Load the bytes or the path of a ``.pte`` program."""
+        runtime = require("executorch.runtime", EXTRA)
+        what = check_exists(model, "a .pte")
+        # The threads are those of the process: another program of another device changes them for this one too.
+        require("executorch.extension.pybindings.portable_lib", EXTRA)._unsafe_reset_threadpool(device.threads)
+        data = model if isinstance(model, bytes) else Path(model).read_bytes()
+        try:
+            method = runtime.Runtime.get().load_program(data).load_method("forward")
+        except RuntimeError as error:
+            raise ModelError(f"{what} is not a valid ExecuTorch program ({error}); export it again") from None
+        if method is None:
+            raise ModelError(f"{what} has no method 'forward'; export it again")
+        return ExecuTorchSession(method, data)
+
+    def versions(self) -> dict[str, str]:
+        return package_versions("executorch", extra=EXTRA)
+
+
+class ExecuTorchSession:
+    """A loaded method; its inputs have no names and are called ``input0``, ``input1``."""
+
+    def __init__(self, method: Any, data: bytes) -> None:
+        self._method, self._data = method, data  # the program reads its weights from these bytes
+
+    def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
+        meta = self._method.metadata
+        tensors = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
+        inputs = [
+            Input(f"input{index}", list(tensor.sizes()), DTYPES.get(tensor.dtype(), f"type {tensor.dtype()}"))
+            for index, tensor in enumerate(tensors)
+        ]
+        return random_inputs(inputs, 1, rng)
+
+    def run(self, inputs: Arrays) -> list[Array]:
+        torch = require("torch", "torch")
+        return [
+            output.numpy() for output in self._method.execute([torch.from_numpy(array) for array in inputs.values()])
+        ]
+
+    def prepared(self, inputs: Arrays) -> Run:
+        torch = require("torch", "torch")
+        return partial(self._method.execute, [torch.from_numpy(array) for array in inputs.values()])

@@ -1,0 +1,166 @@
+"""torch itself: eager and compiled, on the CPU and on CUDA."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ofa.hardware.runtimes.session import (
+    Array,
+    Arrays,
+    Format,
+    Input,
+    Model,
+    ModelError,
+    NotInstalledError,
+    package_versions,
+    random_inputs,
+    require,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ofa.hardware.device import Device
+    from ofa.hardware.timing import Run
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+NUM_WARM_UP = 3  # runs before a CUDA graph is captured, which allocate and tune
+
+
+@dataclass(frozen=True)
+class ShapedModule:
+    """A module in eval mode, and the shape of its input with the batch."""
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+
+
+class TorchEager:
+    """A module as it is, channels-last."""
+
+    format: Format = "module"
+    precisions: tuple[str, ...] = ("fp32",)
+    on_cpu: bool = True
+    accelerator = "cpu"
+
+    def prepare(self, model: Model, device: Device) -> TorchSession:
+        """Take a module; it is left as it is, a copy of it is moved and converted.
+
+        Raises:
+            ModelError: If ``model`` is not a :class:`ShapedModule`.
+        """
+        if not isinstance(model, ShapedModule):
+            raise ModelError(
+                f"device {device.name!r} runs torch modules, not files; choose a device of another runtime"
+            )
+        torch = require("torch", "torch")
+        self._check(torch)
+        dtype = getattr(torch, DTYPES[device.precision])
+        module = copy.deepcopy(model.module).eval().to(self.accelerator, dtype)
+        module.to(memory_format=torch.channels_last)
+        shape = (device.batch, *model.input_shape[1:])
+        return TorchSession(self._callable(torch, module), shape, dtype, self.accelerator, device.threads)
+
+    def versions(self) -> dict[str, str]:
+        torch = require("torch", "torch")
+        self._check(torch)
+        found = package_versions("torch", extra="torch")
+        if self.accelerator == "cuda":
+            found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
+        return found
+
+    def _check(self, torch: Any) -> None:
+        if self.accelerator == "cuda" and not torch.cuda.is_available():
+            raise NotInstalledError("torch sees no CUDA GPU on this machine; choose a device of the CPU")
+
+    def _callable(self, torch: Any, module: nn.Module) -> Callable[[Tensor], Any]:
+        return module
+
+
+class TorchCompiled(TorchEager):
+    """Compiled by Inductor; a minute of compiling for a whole network."""
+
+    def _callable(self, torch: Any, module: nn.Module) -> Callable[[Tensor], Any]:
+        torch.compiler.reset()  # one recompilation limit per model, not for all models of a table
+        compiled: Callable[[Tensor], Any] = torch.compile(module, dynamic=False)
+        return compiled
+
+
+class TorchCuda(TorchEager):
+    """On an NVIDIA GPU, launched kernel by kernel."""
+
+    precisions = ("fp32", "fp16", "bf16")
+    on_cpu = False
+    accelerator = "cuda"
+
+
+class TorchCudaGraph(TorchCuda):
+    """On an NVIDIA GPU, all kernels launched at once as a CUDA graph."""
+
+    def _callable(self, torch: Any, module: nn.Module) -> Callable[[Tensor], Any]:
+        return _Captured(torch, module)
+
+
+class _Captured:
+    """A module whose kernels are captured at its first call, for the input of that call."""
+
+    def __init__(self, torch: Any, module: nn.Module) -> None:
+        self._torch, self._module = torch, module
+        self._graph: Any = None
+
+    def __call__(self, images: Tensor) -> Any:
+        if self._graph is None:
+            side = self._torch.cuda.Stream()
+            side.wait_stream(self._torch.cuda.current_stream())
+            with self._torch.cuda.stream(side):
+                for _ in range(NUM_WARM_UP):
+                    self._module(images)
+            self._torch.cuda.current_stream().wait_stream(side)
+            self._input, self._graph = images.clone(), self._torch.cuda.CUDAGraph()
+            with self._torch.cuda.graph(self._graph):
+                self._output = self._module(self._input)
+        if self._input is not images:
+            self._input.copy_(images)
+        self._graph.replay()
+        return self._output
+
+
+class TorchSession:
+    """A module on its accelerator."""
+
+    def __init__(
+        self, function: Callable[[Tensor], Any], shape: tuple[int, ...], dtype: Any, accelerator: str, threads: int
+    ) -> None:
+        self._function, self._shape, self._dtype = function, shape, dtype
+        self._accelerator, self._threads = accelerator, threads
+
+    def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
+        return random_inputs([Input("input", self._shape, "float32")], self._shape[0], rng)
+
+    def run(self, inputs: Arrays) -> list[Array]:
+        output: Any = self.prepared(inputs)()  # type: ignore[operator]
+        outputs = output if isinstance(output, (list, tuple)) else [output]
+        return [tensor.float().cpu().numpy() for tensor in outputs]
+
+    def prepared(self, inputs: Arrays) -> Run:
+        torch = require("torch", "torch")
+        torch.set_num_threads(self._threads)
+        (array,) = inputs.values()
+        layout = torch.channels_last if array.ndim == 4 else torch.contiguous_format
+        images = torch.from_numpy(array).to(self._accelerator, self._dtype, memory_format=layout)
+        inference = torch.inference_mode()(self._function)
+        if self._accelerator == "cpu":
+            return partial(inference, images)
+
+        def run() -> Any:
+            output = inference(images)
+            torch.cuda.synchronize()
+            return output
+
+        return run
