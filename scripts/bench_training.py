@@ -260,7 +260,7 @@ class Bench:
 
     @cached_property
     def alone_archs(self) -> list[Arch]:
-        """Subnets trained alone for tau: those of gap, which are there already, and fixed ones spread between the bounds."""
+        """Subnets trained alone for tau: those of gap, which are there already, and fixed ones between the bounds."""
         middle = self.fixed_archs[1:-1]
         others = [middle[position] for position in spread(self.macs(middle), self.options.num_alone)]
         return list(dict.fromkeys([*self.gap_archs, *others]))

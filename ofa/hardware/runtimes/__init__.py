@@ -8,7 +8,9 @@ from ofa.hardware.runtimes.executorch import ExecuTorch
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from ofa.hardware.runtimes.openvino import OpenVino
 from ofa.hardware.runtimes.session import Format, Model, ModelError, NotInstalledError, Runtime, Session
+from ofa.hardware.runtimes.tensorrt import TensorRt
 from ofa.hardware.runtimes.torch_module import ShapedModule, TorchCompiled, TorchCuda, TorchCudaGraph, TorchEager
+from ofa.hardware.runtimes.trtexec import TrtExec
 
 __all__ = ["RUNTIMES", "Format", "Model", "ModelError", "NotInstalledError", "Runtime", "Session", "ShapedModule"]
 
@@ -21,4 +23,6 @@ RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "torch-compiled": TorchCompiled,
     "torch-cuda": TorchCuda,
     "torch-cuda-graph": TorchCudaGraph,
+    "tensorrt": TensorRt,
+    "trtexec": TrtExec,
 }

@@ -14,6 +14,7 @@ from ofa.hardware import load_device
 from ofa.hardware.export import export_model
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
+from ofa.hardware.timing import Burst
 
 
 @pytest.fixture(params=sorted(RUNTIMES))
@@ -78,7 +79,8 @@ def test_it_computes_what_torch_does_from_bytes_and_from_a_file(runtime, device,
 def test_what_is_prepared_runs_as_often_as_wanted(runtime, device, module):
     session = runtime.prepare(export_model(module, (3, 6, 6), device), device)
     run = session.prepared(session.random_inputs(np.random.default_rng(0)))
-    assert [run() is not None for _ in range(3)]
+    for _ in range(3):
+        run.durations_ns(1000, 1) if isinstance(run, Burst) else run()
 
 
 def test_random_inputs_fill_the_batch_and_are_reproducible(runtime, device, module):
@@ -96,8 +98,8 @@ def test_a_free_batch_becomes_that_of_the_device(runtime, device, module, takes_
 
 
 def test_other_free_dimensions_are_refused(runtime, device, module, takes_onnx):
-    session = runtime.prepare(free_dimension(export_for_timing(module, (3, 6, 6)), 2), device)
     with pytest.raises(ModelError, match=r"'input' has free dimensions.*fixed size"):
+        session = runtime.prepare(free_dimension(export_for_timing(module, (3, 6, 6)), 2), device)
         session.random_inputs(np.random.default_rng(0))
 
 
@@ -120,7 +122,7 @@ def test_runtimes_of_modules_refuse_files(runtime, device):
 def test_versions(runtime):
     versions = runtime.versions()
     assert versions
-    assert all(version[0].isdigit() for version in versions.values())
+    assert all(version[0].isdigit() for name, version in versions.items() if name != "gpu")
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))

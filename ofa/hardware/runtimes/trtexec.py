@@ -1,0 +1,380 @@
+"""TensorRT where it is only a program, as on many Jetsons: ``trtexec`` builds the engines, runs and times them.
+
+The options are those that the program itself lists, so 10.x and 11.x are called the same way: 10.x needs
+``--stronglyTyped --noDataTransfers --useSpinWait --useCudaGraph`` for what 11.x does anyway.
+
+The time of a run is ``computeMs`` of ``--exportTimes``: what the GPU needs between two CUDA events. ``latencyMs`` adds
+the transfers, which are off here, and the time stamps beside it have six digits, too few after some seconds. Times are
+never read from the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ofa.files import atomic_path
+from ofa.hardware.runtimes.session import (
+    Array,
+    Arrays,
+    Format,
+    Input,
+    Model,
+    ModelError,
+    NotInstalledError,
+    check_exists,
+    random_inputs,
+)
+from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+    from ofa.hardware.timing import Run
+
+VARIABLE = "TRTEXEC"
+USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")
+MIN_MAJOR = 10  # strongly typed networks
+BUILD_OPTIONS = ("--stronglyTyped", "--noTF32", "--skipInference")
+TIMING_OPTIONS = ("--noDataTransfers", "--useSpinWait", "--useCudaGraph")
+BUILD_SECONDS = 1800.0
+START_SECONDS = 120.0  # until the engine is loaded and CUDA is there
+WARM_UP_MS = 200
+CONSEQUENCES = (
+    "Failed to parse onnx file",
+    "Parsing model failed",
+    "Network And Config setup failed",
+    "Building engine failed",
+    "Engine could not be created from network",
+    "Failed to create engine from model or file.",
+    "Engine set up failed",
+    "Engine deserialization failed",
+    "Got invalid engine!",
+    "Inference set up failed",
+    "Error occurred during inference",
+)
+"""Errors of trtexec that only say that there was one before."""
+
+
+class TrtExec:
+    """Starts the program once to build a model, and once for each block that is timed.
+
+    A start takes a second or more, so longer blocks than usual (``block_seconds``) cost hardly more time. The program
+    is the one that ``$TRTEXEC`` names, or else the one in ``$PATH``, or that of a JetPack. fp32 means fp32: TF32 is
+    off. What computes is what the ONNX graph says, see :mod:`ofa.hardware.runtimes.tensorrt`.
+    """
+
+    format: Format = "onnx"
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    on_cpu = False
+
+    def prepare(self, model: Model, device: Device) -> TrtExecSession:
+        """Build the engine of a model, unless this was done before.
+
+        Args:
+            model: ONNX bytes, or the path of a file.
+            device: Says what a free batch dimension becomes.
+
+        Raises:
+            ModelError: If there is no such file, if trtexec cannot build it, or if another size than the batch is free.
+            NotInstalledError: If there is no trtexec of 10.x or later, or no GPU.
+        """
+        what = check_exists(model, "an ONNX")
+        data = read_model(model)
+        try:
+            inputs, outputs = graph_ends(data)
+        except (ValueError, IndexError) as error:
+            raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
+        shapes = _shapes(inputs, device.batch)
+        versions, options = self.versions(), self._program.known(BUILD_OPTIONS)
+        engine = cache_file("engine", data, shapes, options, versions)
+        if not engine.is_file():
+            timings = cache_file("timing", options, versions)
+            timings.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory() as folder, atomic_path(engine) as temporary:
+                onnx = Path(folder, "model.onnx") if isinstance(model, bytes) else Path(model).resolve()
+                if isinstance(model, bytes):
+                    onnx.write_bytes(model)
+                files = (f"--onnx={onnx}", f"--saveEngine={temporary}", f"--timingCacheFile={timings}")
+                self._program.run([*files, *options, *shapes], f"build {what}", BUILD_SECONDS, folder)
+                if not temporary.stat().st_size:
+                    raise ModelError(
+                        f"trtexec has built no engine of {what}, though it reports success; try it by hand"
+                    )
+        return TrtExecSession(self._program, engine, what, inputs, outputs, device.batch)
+
+    def versions(self) -> dict[str, str]:
+        return {"trtexec": self._program.version, **gpu_versions()}
+
+    @cached_property
+    def _program(self) -> Program:
+        return find_program()
+
+
+class TrtExecSession:
+    """An engine file, and the :class:`~ofa.hardware.timing.Burst` that times it."""
+
+    def __init__(
+        self, program: Program, engine: Path, what: str, inputs: Sequence[Input], outputs: Sequence[str], batch: int
+    ) -> None:
+        self._program, self._engine, self._what = program, engine, what
+        self._inputs, self._outputs, self._batch = inputs, outputs, batch
+
+    def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
+        return random_inputs(self._inputs, self._batch, rng)
+
+    def run(self, inputs: Arrays) -> list[Array]:
+        """Outputs as float32 with six digits, which is what the program writes."""
+        with TemporaryDirectory() as folder:
+            given = []
+            for number, entry in enumerate(self._inputs):
+                inputs[entry.name].tofile(Path(folder, f"{number}.bin"))
+                given.append(f"{entry.name}:{number}.bin")
+            options = [f"--loadInputs={','.join(given)}", "--exportOutput=outputs.json"]
+            # From 11.x on, inputs do not reach the GPU otherwise.
+            options += [
+                "--warmUp=0",
+                "--duration=0",
+                "--iterations=1",
+                *self._program.known(["--includeDataTransfers"]),
+            ]
+            self._start(options, START_SECONDS, folder)
+            return read_outputs(Path(folder, "outputs.json"), self._outputs)
+
+    def prepared(self, inputs: Arrays) -> Run:
+        """This session: trtexec fills the inputs with random numbers of its own, so ``inputs`` is not used."""
+        return self
+
+    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
+        """Start the program once; the time on the GPU of each of its runs."""
+        with TemporaryDirectory() as folder:
+            options = [
+                "--exportTimes=times.json",
+                f"--warmUp={WARM_UP_MS}",
+                f"--duration={block_ns / 1e9:.6f}",
+                f"--iterations={min_runs}",
+                *self._program.known(TIMING_OPTIONS),
+            ]
+            self._start(options, START_SECONDS + 10 * block_ns / 1e9, folder)
+            return read_times_ns(Path(folder, "times.json"), WARM_UP_MS)
+
+    def _start(self, options: Sequence[str], seconds: float, folder: str) -> None:
+        options = [f"--loadEngine={self._engine}", *_shapes(self._inputs, self._batch), *options]
+        self._program.run(options, f"run {self._what}", seconds, folder)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A ``trtexec``, its version, and the options that it lists."""
+
+    path: str
+    version: str
+    options: frozenset[str]
+
+    def known(self, options: Sequence[str]) -> tuple[str, ...]:
+        return tuple(option for option in options if option in self.options)
+
+    def run(self, options: Sequence[str], task: str, seconds: float, folder: str) -> None:
+        """Start it in a folder and wait.
+
+        Raises:
+            ModelError: If it fails or takes longer.
+        """
+        try:
+            done = subprocess.run(
+                [self.path, *options],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelError(
+                f"trtexec needs more than {seconds:.0f} s to {task}; see whether the GPU is busy"
+            ) from None
+        if done.returncode:
+            raise ModelError(f"trtexec cannot {task} ({last_error(done.stdout)})")
+
+
+def find_program() -> Program:
+    """The ``trtexec`` of this machine.
+
+    Raises:
+        NotInstalledError: If there is none, if it does not start, or if it is too old.
+    """
+    path = os.environ.get(VARIABLE) or shutil.which("trtexec") or str(USUAL_PLACE)
+    remedy = f"install TensorRT {MIN_MAJOR} or later, or name it in ${VARIABLE}"
+    try:
+        done = subprocess.run(
+            [path, "--help"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=START_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotInstalledError(f"trtexec does not start ({error}); {remedy}") from None
+    version = read_version(done.stdout)
+    if version is None:
+        raise NotInstalledError(f"{path} does not say which TensorRT it is ({last_error(done.stdout)}); {remedy}")
+    if int(version.split(".")[0]) < MIN_MAJOR:
+        raise NotInstalledError(f"{path} is of TensorRT {version}; {remedy}")
+    return Program(path, version, frozenset(re.findall(r"^  (--\w+)", done.stdout, re.MULTILINE)))
+
+
+def read_version(log: str) -> str | None:
+    """``10.16.0.72`` of ``[TensorRT v101600] [b72]``; ``None`` without such a line."""
+    found = re.search(r"\[TensorRT v(\d+)\](?: \[b(\d+)\])?", log)
+    if found is None:
+        return None
+    number, build = int(found[1]), found[2]
+    unit = 100 if number >= 10000 else 10  # up to 8.x there is one digit for the minor version
+    parts = [number // (unit * 100), number // 100 % unit, number % 100]
+    return ".".join(map(str, [*parts, *([build] if build else [])]))
+
+
+def last_error(log: str) -> str:
+    """The last error that is not the consequence of another one, with the lines that belong to it."""
+    entries = re.split(r"^(?=\[\d\d/\d\d/\d{4}-|&&&& )", log, flags=re.MULTILINE)
+    errors = [" ".join(entry.split("[E]", 1)[1].split()) for entry in entries if "[E]" in entry]
+    errors = [error for error in errors if error not in CONSEQUENCES] or errors
+    if errors:
+        return errors[-1]
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("&&&&")]
+    return lines[-1] if lines else "it prints nothing"
+
+
+def read_times_ns(path: Path, warm_up_ms: float) -> list[int]:
+    """Nanoseconds of each run after the warm-up, which old versions write into the file too.
+
+    Raises:
+        ModelError: If trtexec did not write the file, or not all of it.
+    """
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))
+        durations = [round(run["computeMs"] * 1e6) for run in runs if run["startComputeMs"] >= warm_up_ms]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable("times", error) from None
+    if not durations:
+        raise ModelError(f"trtexec has timed no run after its warm-up of {warm_up_ms:g} ms; choose longer blocks")
+    return durations
+
+
+def read_outputs(path: Path, names: Sequence[str]) -> list[Array]:
+    """Output tensors in the order of ``names``; the file has them in any order.
+
+    Raises:
+        ModelError: If trtexec did not write the file, or not all of it, or if it holds NaN or infinities.
+    """
+    try:
+        tensors = {tensor["name"]: tensor for tensor in json.loads(path.read_text(encoding="utf-8"))}
+        return [
+            np.array(tensors[name]["values"], np.float32).reshape(
+                [int(size) for size in tensors[name]["dimensions"].split("x") if size]
+            )
+            for name in names
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable("outputs", error) from None
+
+
+def _unreadable(what: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"the {what} that trtexec exported cannot be read ({type(error).__name__}: {error}); run it again"
+    )
+
+
+def _shapes(inputs: Sequence[Input], batch: int) -> tuple[str, ...]:
+    """The option that settles a free batch; trtexec refuses it where nothing is free."""
+    arrays = random_inputs(inputs, batch, np.random.default_rng(0))
+    free = [entry.name for entry in inputs if not all(isinstance(size, int) for size in entry.shape)]
+    spec = [f"{name}:{'x'.join(map(str, arrays[name].shape))}" for name in free]
+    return (f"--shapes={','.join(spec)}",) if spec else ()
+
+
+ELEMENT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}
+
+
+def graph_ends(model: bytes) -> tuple[list[Input], list[str]]:
+    """Inputs of an ONNX model and names of its outputs, read without the onnx package, which devices lack.
+
+    The numbers are those of the fields in ``onnx.proto``.
+
+    Raises:
+        ValueError: If it is no ONNX model.
+        IndexError: If it ends too early.
+    """
+    graph = _field(memoryview(model), 7)
+    weights = {bytes(_field(tensor, 8)) for tensor in _fields(graph, 5)}
+    inputs = [_value(value) for value in _fields(graph, 11) if bytes(_field(value, 1)) not in weights]
+    return inputs, [bytes(_field(value, 1)).decode() for value in _fields(graph, 12)]
+
+
+def _value(value: memoryview) -> Input:
+    tensor = _field(_field(value, 2), 1)
+    shape: list[int | str | None] = []
+    for dimension in _fields(_field(tensor, 2), 1):
+        sizes = [entry for number, entry in _message(dimension) if number == 1 and isinstance(entry, int)]
+        shape.append(sizes[0] if sizes else None)
+    (element,) = [entry for number, entry in _message(tensor) if number == 1 and isinstance(entry, int)]
+    return Input(bytes(_field(value, 1)).decode(), shape, ELEMENT_TYPES.get(element, f"type {element}"))
+
+
+def _field(data: memoryview, number: int) -> memoryview:
+    found = _fields(data, number)
+    if not found:
+        raise ValueError(f"a field {number} is missing")
+    return found[-1]
+
+
+def _fields(data: memoryview, number: int) -> list[memoryview]:
+    return [value for found, value in _message(data) if found == number and isinstance(value, memoryview)]
+
+
+def _message(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Numbered fields of a protobuf message: integers, and the bytes of everything else."""
+    position = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        kind = key & 7
+        if kind == 0:
+            number, position = _varint(data, position)
+            yield key >> 3, number
+            continue
+        if kind == 2:
+            size, position = _varint(data, position)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"no protobuf field has type {kind}")
+        if position + size > len(data):
+            raise ValueError("it is truncated")
+        yield key >> 3, data[position : position + size]
+        position += size
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the low ones first, and where the next field begins."""
+    number = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, position
+        shift += 7

@@ -1,0 +1,359 @@
+"""Measure latency tables: how well they predict, how long they take, what specialisation for a device gains.
+
+    python scripts/bench_latency.py [tables] [matrix] [--devices cpu-1t ...] [--run RUN] [--out docs/results]
+
+Leaves ``latency.md`` in ``--out`` and its rows in ``--out``/latency/*.csv. Stopped at any moment, the same command goes
+on: tables and rows that are there are not measured again.
+
+- tables: for each device a table of ``ofa_mobilenetv3_w1.0``; its errors on whole subnets that had no part in it.
+- matrix: for each pair of devices and three budgets, the subnet that the one device's table chooses, measured on the
+  other beside the subnet that the other's own table chooses at the same predicted accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from ofa.cli import progress_bar
+from ofa.cost import LatencyTable
+from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.hardware import Device, load_device, measure, profile
+from ofa.hardware.export import export_model
+from ofa.hardware.fingerprint import cpu_model
+from ofa.search.nsga2 import nsga2
+from ofa.search.predictors import held_out_kendall_tau
+from ofa.search.predictors.ridge import RidgePredictor
+from ofa.search.sampling import sample_distinct
+from ofa.space import Population
+from ofa.supernet import Supernet, create_supernet
+from ofa.training import Run, SubnetEvaluator
+
+SECTIONS = ("tables", "matrix")
+SPACE = "ofa_mobilenetv3_w1.0"
+DEVICES = ("cpu-1t", "cpu-int8-1t", "openvino-1t", "executorch-1t")
+BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest subnet, on a logarithmic scale
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def measure_table(options: argparse.Namespace, device: Device) -> dict[str, Any]:
+    """Measure a device's table and say how it went."""
+    started, load = time.perf_counter(), os.getloadavg()[0]
+    supernet = create_supernet(SPACE).eval()
+    csv_path = options.tables / device.name / f"{SPACE}.csv"
+    with progress_bar() as progress:
+        table = profile(
+            supernet,
+            device,
+            csv_path=csv_path,
+            rng=np.random.default_rng(options.seed),
+            num_fit=options.num_fit,
+            num_held_out=options.num_held_out,
+            resolutions=options.resolutions or None,
+            num_resolutions=options.num_resolutions,
+            rounds=options.rounds,
+            force=True,
+            progress=progress,
+        )
+    held_out = table.held_out
+    return {
+        "device": device.name,
+        "resolutions": " ".join(map(str, options.resolutions)) or "all",
+        "num_measured_resolutions": len(table.details["measured_resolutions"]),
+        "num_entries": len(table.entries),
+        "seconds": round(time.perf_counter() - started, 1),
+        "repeatability_percent": table.repeatability_percent,
+        **{name: value for name, value in held_out.items() if not isinstance(value, list)},
+        "num_fit": table.correction.num_fit,
+        "load_before": round(load, 2),
+        "date": str(datetime.date.today()),
+    }
+
+
+def tables(options: argparse.Namespace) -> None:
+    path = options.out / "latency" / "tables.csv"
+    for name in options.devices:
+        device = load_device(name)
+        rows = read_rows(path)
+        settings = (name, " ".join(map(str, options.resolutions)) or "all", options.num_resolutions or 0)
+        if any((row["device"], row["resolutions"], row["asked_num_resolutions"]) == settings for row in rows):
+            continue
+        say(f"table of {SPACE} on {name}")
+        row = {**measure_table(options, device), "asked_num_resolutions": settings[2]}
+        write_csv_atomic(path, pd.DataFrame([*rows, row]))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [{str(name): value for name, value in row.items()} for row in pd.read_csv(path).to_dict("records")]
+
+
+# -- matrix ------------------------------------------------------------------------------------------------------------
+
+
+class Front:
+    """The best of a space on one device by predictions: accuracy against latency."""
+
+    def __init__(self, table: LatencyTable, predictor: RidgePredictor, initial: Population, seed: int) -> None:
+        def objectives(population: Population) -> npt.NDArray[np.float64]:
+            return np.column_stack([-predictor.predict(population), table.predict_ms(population)])
+
+        evaluated = nsga2(
+            table.space,
+            objectives,
+            rng=np.random.default_rng(seed),
+            population_size=200,
+            num_generations=200,
+            initial=initial,
+        ).front()
+        order = np.argsort(evaluated.values[:, 1])
+        self.population = evaluated.population[order]
+        self.top1_percent, self.latency_ms = -evaluated.values[order, 0], evaluated.values[order, 1]
+
+    def within(self, budget_ms: float) -> int:
+        """Position of the most accurate within a budget."""
+        return int(np.searchsorted(self.latency_ms, budget_ms, side="right")) - 1
+
+    def as_accurate_as(self, top1_percent: float) -> int:
+        """Position of the fastest that is as accurate, or else of the most accurate."""
+        enough = np.flatnonzero(self.top1_percent >= top1_percent - 1e-9)
+        return int(enough[0]) if len(enough) else int(np.argmax(self.top1_percent))
+
+
+def matrix(options: argparse.Namespace) -> None:
+    """Fill ``matrix.csv``: one row per pair of devices and budget."""
+    path = options.out / "latency" / "matrix.csv"
+    if path.exists():
+        return
+    run = Run.open(options.run)
+    supernet = run.supernet()
+    devices = [load_device(name) for name in options.devices]
+    found = [run_table(options, run, supernet, device) for device in devices]
+    predictor, samples, tau = fit_predictor(options, run, supernet)
+    fronts = [Front(table, predictor, samples, options.seed) for table in found]
+    picks = []  # (device that chooses, budget share, arch genes, predicted accuracy)
+    for number, (table, front) in enumerate(zip(found, fronts, strict=True)):
+        low, high = table.predict_ms([table.space.smallest(), table.space.largest()])
+        for share in BUDGET_SHARES:
+            budget_ms = float(low ** (1 - share) * high**share)
+            position = front.within(budget_ms)
+            picks.append((number, share, budget_ms, front.population[position], front.top1_percent[position]))
+    rows: list[dict[str, Any]] = []
+    for number, device in enumerate(devices):
+        own = [fronts[number].as_accurate_as(pick[4]) for pick in picks]
+        chosen = np.concatenate([np.stack([pick[3] for pick in picks]), fronts[number].population[own]])
+        measured = measure_population(options, supernet, device, chosen)
+        for index, (chooser, share, budget_ms, _, top1_percent) in enumerate(picks):
+            theirs_ms, ours_ms = measured[index], measured[len(picks) + index]
+            rows.append(
+                {
+                    "chosen_for": devices[chooser].name,
+                    "budget_share": share,
+                    "budget_ms": round(budget_ms, 4),
+                    "predicted_top1_percent": round(float(top1_percent), 3),
+                    "measured_on": device.name,
+                    "latency_ms": round(float(theirs_ms), 4),
+                    "own_latency_ms": round(float(ours_ms), 4),
+                    "slower_percent": round(100 * (float(theirs_ms / ours_ms) - 1), 2),
+                    "predictor_tau": tau,
+                }
+            )
+    write_csv_atomic(path, pd.DataFrame(rows))
+
+
+def run_table(options: argparse.Namespace, run: Run, supernet: Supernet, device: Device) -> LatencyTable:
+    say(f"table of {run.space_name} on {device.name}")
+    with progress_bar() as progress:
+        return profile(
+            supernet,
+            device,
+            csv_path=options.work / "latency_tables" / device.name / f"{run.space_name}.csv",
+            rng=np.random.default_rng(options.seed),
+            num_fit=options.num_fit,
+            num_held_out=24,
+            rounds=options.rounds,
+            force=True,
+            progress=progress,
+        )
+
+
+def fit_predictor(
+    options: argparse.Namespace, run: Run, supernet: Supernet
+) -> tuple[RidgePredictor, Population, float | None]:
+    """Accuracy of subnets on the search split, learnt from some of them."""
+    population = sample_distinct(run.space, options.num_samples, np.random.default_rng(options.seed), set())
+    path = options.work / "matrix_accuracies.csv"
+    if not path.exists():
+        say(f"accuracy of {len(population)} subnets")
+        evaluator = SubnetEvaluator(supernet, run.data(root=options.data), num_calibration_images=1024)
+        top1 = evaluator.top1_percent(run.space.to_archs(population), split="search")
+        write_csv_atomic(path, pd.DataFrame({"top1_percent": top1}))
+    top1 = pd.read_csv(path)["top1_percent"].to_numpy()
+    tau = held_out_kendall_tau(RidgePredictor, run.space, population, top1, rng=np.random.default_rng(0))
+    return RidgePredictor(run.space).fit(population, top1), population, tau
+
+
+def measure_population(
+    options: argparse.Namespace, supernet: Supernet, device: Device, population: Population
+) -> npt.NDArray[np.float64]:
+    """Low percentile of the latencies, milliseconds, shape ``(N,)``; equal architectures are measured once."""
+    archs = supernet.space.to_archs(population)
+    models = {
+        arch.to_json(): export_model(supernet.extract(arch), supernet.input_shape(arch), device)
+        for arch in dict.fromkeys(archs)
+    }
+    with progress_bar() as progress:
+        table = measure(models, device, rng=np.random.default_rng(options.seed), progress=progress)
+    return table.loc[[arch.to_json() for arch in archs], "latency_ms_p10"].to_numpy()
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def page(options: argparse.Namespace) -> list[str]:
+    lines = [
+        "# Latency tables",
+        "",
+        f"`python scripts/bench_latency.py {' '.join(options.words)}`, {datetime.date.today()}; {cpu_model()}, torch "
+        f"{torch.__version__}.",
+        "",
+    ]
+    rows = read_rows(options.out / "latency" / "tables.csv")
+    if rows:
+        lines += [
+            f"## Tables of `{SPACE}`",
+            "",
+            "Errors on whole random subnets that neither parts nor correction have seen, at the 10th percentile.",
+            "*Repeats to*: by how much two halves of the same rounds differ. Beside each, a straight line in MACs",
+            "alone and one in the number of blocks alone.",
+            "",
+            *table_lines(
+                [
+                    *("device", "resolutions", "entries", "time", "held out", "MAPE", "bias", "worst", "Spearman"),
+                    *("repeats to", "MACs only", "depth only", "interpolated resolutions"),
+                ],
+                [
+                    [
+                        row["device"],
+                        f"{row['num_measured_resolutions']} measured of {row['resolutions']}",
+                        f"{row['num_entries']:,}",
+                        f"{row['seconds']:.0f} s",
+                        str(row["num"]),
+                        f"{row['mape_percent']:.2f} %",
+                        f"{row['bias_percent']:+.2f} %",
+                        f"{row['worst_percent']:.1f} %",
+                        f"{row['spearman']:.4f}",
+                        f"{row['repeatability_percent']:.2f} %",
+                        f"{row['macs_only_mape_percent']:.1f} %, {row['macs_only_spearman']:.3f}",
+                        f"{row['depth_only_mape_percent']:.1f} %, {row['depth_only_spearman']:.3f}",
+                        interpolated_text(row),
+                    ]
+                    for row in rows
+                ],
+            ),
+            "",
+        ]
+    path = options.out / "latency" / "matrix.csv"
+    if path.exists():
+        lines += matrix_lines(pd.read_csv(path))
+    return lines
+
+
+def interpolated_text(row: dict[str, Any]) -> str:
+    if pd.isna(row.get("interpolated_num", np.nan)):
+        return ""
+    return f"{row['interpolated_mape_percent']:.2f} % ({int(row['interpolated_num'])} subnets)"
+
+
+def matrix_lines(rows: pd.DataFrame) -> list[str]:
+    devices = list(dict.fromkeys(rows["measured_on"]))
+    lines = [
+        "## What specialisation gains",
+        "",
+        "The subnet that a device's table chooses within a budget, measured on every device beside the fastest subnet",
+        "that the other device's own table gives at the same predicted accuracy: how many percent slower it is there.",
+        "",
+    ]
+    for share, group in rows.groupby("budget_share"):
+        cells = group.set_index(["chosen_for", "measured_on"])["slower_percent"]
+        lines += [
+            f"Budget at {share:.0%} of the way from the fastest to the slowest subnet:",
+            "",
+            *table_lines(
+                ["chosen for, measured on", *devices],
+                [[name, *(f"{cells[name, other]:+.1f} %" for other in devices)] for name in devices],
+            ),
+            "",
+        ]
+    other = rows[rows["chosen_for"] != rows["measured_on"]]["slower_percent"]
+    same = rows[rows["chosen_for"] == rows["measured_on"]]["slower_percent"]
+    return [
+        *lines,
+        f"On another device than the one it was chosen for, a subnet is {other.mean():.1f} % slower on average "
+        f"({other.min():+.1f} to {other.max():+.1f} %) than the one chosen for that device; the diagonal, where both "
+        f"are the same choice, shows {same.abs().mean():.1f} % of noise.",
+        "",
+    ]
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named"
+    )
+    parser.add_argument("--devices", nargs="+", default=list(DEVICES))
+    parser.add_argument("--resolutions", type=int, nargs="*", default=[], help="of tables; all if none is named")
+    parser.add_argument("--num-resolutions", type=int, help="measure parts at so many and interpolate the others")
+    parser.add_argument("--num-fit", type=int, default=30)
+    parser.add_argument("--num-held-out", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--num-samples", type=int, default=200, help="subnets that the accuracy predictor learns from")
+    parser.add_argument("--run", type=Path, default=Path("runs/fashion"), help="run folder, for matrix")
+    parser.add_argument("--data", help="where its data is now")
+    parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_latency"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(words)
+    options.words = sys.argv[1:] if words is None else list(words)
+    unknown = [name for name in options.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    options = parse(words)
+    torch.set_num_threads(1)
+    doing = {"tables": tables, "matrix": matrix}
+    for name in options.sections or SECTIONS:
+        doing[name](options)
+        write_text_atomic(options.out / "latency.md", "\n".join(page(options)).rstrip() + "\n")
+        say(f"{name} done; see {options.out / 'latency.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
