@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from functools import partial
@@ -471,10 +471,11 @@ def devices(tables: TablesOption = TABLES, as_json: JsonOption = False) -> None:
         print_json(rows)
     print_table(
         ["device", "what it is for", "batch", "threads", "installed", "tables"],
-        [
-            [row["name"], row["description"], row["batch"], row["threads"], row["installed"], ", ".join(row["tables"])]
+        escaped(
+            [str(row[name]) for name in ("name", "description", "batch", "threads", "installed")]
+            + [", ".join(row["tables"])]
             for row in rows
-        ],
+        ),
     )
 
 
@@ -664,7 +665,7 @@ def labelled(labels: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[
     return [[*(labels if number == 0 else [""] * len(labels)), *row] for number, row in enumerate(rows)]
 
 
-def escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+def escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
     return [[escape(cell) for cell in row] for row in rows]
 
 

@@ -11,11 +11,13 @@ import pytest
 from typer.main import get_command
 
 import ofa.cli
+from ofa.hardware import load_device
 from ofa.training import list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+DEVICES = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -34,17 +36,29 @@ def test_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands_are_spelt_right() -> None:
     """Every command of the README parses, with the options that it gives."""
-    lines = "".join(blocks("bash") + blocks("bash", TRAINING)).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("ofa ")]
+    lines = (
+        "".join(blocks("bash") + blocks("bash", TRAINING) + blocks("bash", DEVICES)).replace("\\\n", " ").splitlines()
+    )
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("ofa ")]
     assert len(commands) >= 6
     group: Any = get_command(ofa.cli.app)
     for name, *words in commands:
         group.commands[name].make_context(name, words)
 
 
-def test_files_that_it_names_exist() -> None:
-    for target in re.findall(r"\]\(([^)h#][^)]*)\)", README):
-        assert (ROOT / target).exists(), target
+def test_files_that_they_name_exist() -> None:
+    for folder, text in ((ROOT, README), (ROOT / "docs", TRAINING), (ROOT / "docs", DEVICES)):
+        for target in re.findall(r"\]\(([^)h#][^)]*)\)", text):
+            assert (folder / target).exists(), target
+
+
+def test_devices_of_the_docs_load(tmp_path: Path) -> None:
+    texts = blocks("yaml", DEVICES)
+    assert len(texts) >= 3
+    for text in texts:
+        path = tmp_path / "board.yaml"
+        path.write_text(text, encoding="utf-8")
+        load_device(path)
 
 
 def test_recipes_of_the_docs_load_and_are_all_there() -> None:
