@@ -314,8 +314,8 @@ def export(
     target = ofa.hardware.load_device(device)
     if target.precision != "fp32" or RUNTIMES[target.runtime]().format != "onnx":
         raise UsageError(
-            f"device {target.name} runs {target.precision} on {target.runtime}, but bundles hold fp32 ONNX; export for a "
-            "device that runs this, such as cpu-1t"
+            f"device {target.name} runs {target.precision} on {target.runtime}, but bundles hold fp32 ONNX; export for "
+            "a device that runs this, such as cpu-1t"
         )
     candidates = ofa.deploy.read_candidates(search_dir or run / "search" / target.name, budget_ms)
     evaluator = open_evaluator(opened, data_root)
@@ -441,10 +441,8 @@ def measure(
         title=f"{target.name}: {target.description}",
     )
     timing = table.attrs["timing"]
-    causes = ", ".join(f"{cause} × {count}" for cause, count in timing["causes"].items())
-    say(
-        f"{timing['rejected_percent']:g} % of {timing['num_blocks']} blocks measured again{f' ({causes})' * bool(causes)}"
-    )
+    causes = ", ".join(f"{cause} × {count}" for cause, count in timing["causes"].items()) or "none disturbed"
+    say(f"{timing['rejected_percent']:g} % of {timing['num_blocks']} blocks measured again ({causes})")
 
 
 @app.command()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ofa.hardware.transports.adb import Adb
 from ofa.hardware.transports.host import Host, HostError
 from ofa.hardware.transports.local import Local
+from ofa.hardware.transports.ssh import Ssh
 
-__all__ = ["HOSTS", "Host", "HostError", "Local"]
+__all__ = ["HOSTS", "Adb", "Host", "HostError", "Local", "Ssh"]
 
-HOSTS: dict[str, type[Host]] = {"local": Local}
+HOSTS: dict[str, type[Host]] = {"local": Local, "ssh": Ssh, "adb": Adb}

@@ -1,0 +1,485 @@
+"""A phone that is reached by adb: no Python there, but the benchmark program of its runtime.
+
+Each block is one start of that program, so longer blocks than usual (``block_seconds``) cost hardly more time.
+
+* ``executorch``: ``executor_runner``, which reports each run in the system's log and nowhere else, in lines such as
+  ``Iteration 1 of 9: 0.7 ms``. A line of our own before each start tells its lines from older ones.
+* ``onnxruntime``: ``onnxruntime_perf_test``, which writes the time of each run to a file, with six digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import secrets
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ofa.config import ConfigError
+from ofa.files import sha256_of_file
+from ofa.hardware.journal import Journal
+from ofa.hardware.runner import MAX_COOLING_SECONDS
+from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
+from ofa.hardware.runtimes.session import check_exists
+from ofa.hardware.timing import WARM_UP_SHARE, Block, SystemClock, TimingResult, time_models
+from ofa.hardware.transports.host import Host, HostError
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+
+MIN_WARM_UP_RUNS = 2
+MAX_RUNS = 1000  # in one block: the system's log holds some thousand lines
+MAX_TRIES = 4
+MAX_REPORTS = 3
+PUSH_BYTES_PER_SECOND = 500_000
+MARK = "ofa status "
+PROPERTIES = {
+    "model": "ro.product.model",
+    "board": "ro.board.platform",
+    "soc": "ro.soc.model",
+    "machine": "ro.product.cpu.abi",
+    "android": "ro.build.version.release",
+    "build": "ro.build.id",
+}
+GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+CANNOT_START = (126, 127)
+LINKER = "CANNOT LINK EXECUTABLE"
+
+
+class Benchmark(Protocol):
+    """How a benchmark program is called, and how it reports."""
+
+    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
+        """For the shell of the phone.
+
+        Args:
+            token: A word that belongs to this call only.
+        """
+        ...
+
+    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+        """Nanoseconds of each run; ``ValueError`` if the output does not have all of them."""
+        ...
+
+
+class ExecutorRunner:
+    """ExecuTorch's ``examples/portable/executor_runner``."""
+
+    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
+        run = [program, f"--model_path={model}", f"--num_executions={num_runs}", f"--cpu_threads={threads}"]
+        # Built without Android's log it writes to standard error, so both are read. The log needs a moment.
+        return (
+            f"log -p i -t ExecuTorch {token}; {shlex.join([*run, '--print_output=none'])} 2>&1; status=$?; "
+            f"sleep 0.3; echo {token}; logcat -d -v raw -s ExecuTorch:I; (exit $status)"
+        )
+
+    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+        printed, _, log = output.partition(token)
+        ours = printed + log.partition(token)[2]  # the log may have lost the line that tells what is ours: then nothing
+        found = re.findall(r"\bIteration (\d+) of (\d+): ([0-9.]+) ms", ours)
+        if not found and "Model executed successfully" in ours:
+            raise ValueError("only the sum of all runs; build it from a newer ExecuTorch, which reports each")
+        if not found:
+            raise ValueError("no run; build it with EXECUTORCH_ENABLE_LOGGING")
+        if [(int(number), int(of)) for number, of, _ in found] != [(n + 1, num_runs) for n in range(num_runs)]:
+            raise ValueError(f"{len(found)} lines for {num_runs} runs")
+        return [round(float(ms) * 1e6) for _, _, ms in found]
+
+
+class PerfTest:
+    """ONNX Runtime's ``onnxruntime_perf_test``."""
+
+    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
+        result = f"{model}.{token}"
+        run = [program, "-m", "times", "-r", str(num_runs), "-x", str(threads), "-y", "1", "-o", "99", "-I"]
+        run += [*(["-D"] if threads > 1 else []), model, result]  # -D: waiting threads do not spin
+        file = shlex.quote(result)
+        return f"{shlex.join(run)} 2>&1; status=$?; echo {token}; cat {file}; rm -f {file}; (exit $status)"
+
+    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+        lines = [line.rsplit(",", 4) for line in output.rpartition(token)[2].splitlines() if line.strip()]
+        if [line[4].strip() for line in lines if len(line) == 5] != [str(number) for number in range(num_runs)]:
+            raise ValueError(f"{len(lines)} lines for {num_runs} runs")
+        return [round(float(line[1]) * 1e9) for line in lines]
+
+
+BENCHMARKS: dict[str, Callable[[], Benchmark]] = {"executorch": ExecutorRunner, "onnxruntime": PerfTest}
+"""By the runtime of the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adb(Host):
+    """Measured by the runtime's own benchmark program, over the ``adb`` program of this machine.
+
+    Args:
+        program: Path of the benchmark program, on this machine or, if it is not here, on the phone.
+        libraries: Paths on this machine of shared libraries that it needs; they are put beside it.
+        serial: As ``adb devices`` lists it; not needed where there is only one phone.
+        folder: What is sent there is kept in it; see :meth:`clean`.
+        cpu_mask: Cores to run on, as ``taskset`` takes them: ``f0`` are the fifth to the eighth.
+        answer_seconds: Until a request other than a block is answered.
+        block_limit_seconds: Until a block is finished, besides ten times its length.
+    """
+
+    program: str
+    libraries: tuple[str, ...] = ()
+    serial: str | None = None
+    folder: str = "/data/local/tmp/ofa"
+    cpu_mask: str = ""
+    answer_seconds: float = 60.0
+    block_limit_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.folder.startswith("/") or self.folder.rstrip("/") == "":
+            raise ConfigError(f"folder must be an absolute path on the phone, not {self.folder!r}")
+        if not re.fullmatch("[0-9a-fA-F]*", self.cpu_mask):
+            raise ConfigError(f"cpu_mask must be hexadecimal, such as 'f0', not {self.cpu_mask!r}")
+
+    def fingerprint(self, device: Device) -> dict[str, Any]:
+        _benchmark(device)
+        phone = self._phone()
+        program = self._push_program(phone)
+        words = [f'echo "{name}=$(getprop {key})"' for name, key in PROPERTIES.items()]
+        words += ['echo "cores=$(nproc)"', f'echo "governor=$(cat {GOVERNOR} 2>/dev/null)"']
+        words += ['echo "kernel=$(uname -r)"', f'echo "program=$(sha256sum < {shlex.quote(program)})"']
+        words += ["grep -m 1 Hardware /proc/cpuinfo || true"]
+        lines = phone.shell("; ".join(words)).splitlines()
+        found = {key: value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
+        hardware = [line.partition(":")[2].strip() for line in lines if line.startswith("Hardware")]
+        cpu = " ".join(filter(None, [found["soc"] or found["board"], *hardware]))
+        stable: dict[str, Any] = {
+            "cpu": cpu or found["model"],
+            "cores": int(found["cores"]) if found["cores"].isdigit() else None,
+            "machine": found["machine"],
+            "system": f"Android {found['android']}",
+            "governor": found["governor"] or None,
+            "runtime": {"name": device.runtime, "program": found["program"].split(" ")[0][:12]},
+            "precision": device.precision,
+            "batch": device.batch,
+            "threads": device.threads,
+            "model": found["model"],
+            "board": found["board"],
+            "build": found["build"],
+            "cpu_mask": self.cpu_mask,
+        }
+        digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
+        return {"id": digest, **stable, "kernel": found["kernel"], "conditions": phone.conditions()}
+
+    def time(
+        self,
+        models: Mapping[str, Model],
+        device: Device,
+        *,
+        anchor: Model,
+        rng: np.random.Generator,
+        rounds: int,
+        block_seconds: float,
+        journal: Journal | None = None,
+        on_block: Callable[[Block], None] | None = None,
+    ) -> TimingResult:
+        """See :meth:`ofa.hardware.transports.Host.time`; this process starts each block."""
+        benchmark = _benchmark(device)
+        phone = self._phone()
+        program = self._push_program(phone)
+        suffix = RUNTIMES[device.runtime]().format
+        there = phone.hashes(f"{self.folder}/models")
+
+        def burst(name: str, model: Model) -> AdbBurst:
+            path = self._push_model(phone, name, model, suffix, there)
+            return AdbBurst(name, path, program, phone, benchmark, device.threads, self)
+
+        def keep(block: Block) -> None:
+            if journal is not None:
+                journal.append(block)
+            if on_block is not None:
+                on_block(block)
+
+        bursts = {name: burst(name, model) for name, model in models.items()}
+        anchor_burst = burst("anchor", anchor)
+        phone.cool_down(device.cool_below_c)
+        return time_models(
+            bursts,
+            anchor=anchor_burst,
+            rng=rng,
+            rounds=rounds,
+            block_seconds=block_seconds,
+            clock=SystemClock(device.threads, on_cpu=False),
+            done=[] if journal is None else list(journal.blocks),
+            on_block=keep,
+        )
+
+    def clean(self) -> None:
+        """Delete what was sent there."""
+        phone = self._phone()
+        phone.shell(f"rm -rf {shlex.quote(self.folder)}/models {shlex.quote(self.folder)}/program-*")
+
+    def _phone(self) -> Phone:
+        return Phone(find_serial(self.serial, self.answer_seconds), self.answer_seconds)
+
+    def _push_program(self, phone: Phone) -> str:
+        """The path of the program there, after it was sent if it is one of this machine."""
+        if not Path(self.program).expanduser().is_file():
+            if not self.program.startswith("/") or phone.status(f"test -x {shlex.quote(self.program)}"):
+                raise NotInstalledError(
+                    f"no program {self.program}, neither here nor on {phone.serial}; build it for Android and name its "
+                    "path as `program`"
+                )
+            return self.program
+        paths = [Path(path).expanduser() for path in (self.program, *self.libraries)]
+        for path in paths:
+            if not path.is_file():
+                raise NotInstalledError(f"no library {path}; name those that {paths[0].name} needs as `libraries`")
+        digests = {path: sha256_of_file(path) for path in paths}
+        whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+        folder = f"{self.folder}/program-{whole[:12]}"
+        there = phone.hashes(folder)
+        for path, digest in digests.items():
+            if there.get(path.name) != digest:
+                phone.push(path, f"{folder}/{path.name}", digest)
+        program = f"{folder}/{paths[0].name}"
+        phone.shell(f"chmod 755 {shlex.quote(program)}")
+        return program
+
+    def _push_model(self, phone: Phone, name: str, model: Model, suffix: str, there: dict[str, str]) -> str:
+        if not isinstance(model, (bytes, str, Path)):
+            raise ModelError(f"{name}: only files can be sent to a phone; choose a device of another runtime")
+        try:
+            check_exists(model, f"a .{suffix}")
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from None
+        digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else sha256_of_file(model)
+        file = f"{digest}.{suffix}"
+        path = f"{self.folder}/models/{file}"
+        if there.get(file) != digest:
+            if isinstance(model, bytes):
+                with tempfile.TemporaryDirectory() as folder:
+                    source = Path(folder, file)
+                    source.write_bytes(model)
+                    phone.push(source, path, digest)
+            else:
+                phone.push(Path(model), path, digest)
+            there[file] = digest
+        return path
+
+
+@dataclass
+class AdbBurst:
+    """A :class:`~ofa.hardware.timing.Burst`: one call starts the benchmark program once.
+
+    The program counts runs, not seconds, so that the time of a run, once known, decides how many there are.
+    """
+
+    name: str
+    path: str
+    program: str
+    phone: Phone
+    benchmark: Benchmark
+    threads: int
+    host: Adb
+    run_ns: float | None = field(default=None, init=False)
+
+    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
+        if self.run_ns is None:
+            self._start(min_runs + MIN_WARM_UP_RUNS, block_ns)
+        assert self.run_ns is not None
+        num_timed = max(min_runs, math.ceil(block_ns / self.run_ns))
+        num_warm_up = max(MIN_WARM_UP_RUNS, math.ceil(WARM_UP_SHARE * num_timed))
+        num_runs = max(min(num_timed + num_warm_up, MAX_RUNS), min_runs + MIN_WARM_UP_RUNS)
+        return self._start(num_runs, block_ns)[min(num_warm_up, num_runs - min_runs) :]
+
+    def _start(self, num_runs: int, block_ns: int) -> list[int]:
+        """Durations of so many runs; if the report is not whole the program is started again, a few times at most."""
+        file = Path(self.program).name
+        environment = f"export LD_LIBRARY_PATH={shlex.quote(str(Path(self.program).parent))}; "
+        pin = f"taskset -p {self.host.cpu_mask} $$ >/dev/null; " if self.host.cpu_mask else ""
+        seconds = self.host.block_limit_seconds + 10 * block_ns / 1e9
+        said = ""
+        for _ in range(MAX_REPORTS):
+            token = f"ofa-{secrets.token_hex(8)}"
+            command = self.benchmark.command(self.program, self.path, num_runs, self.threads, token)
+            status, output = self.phone.call(environment + pin + command, seconds)
+            if status in CANNOT_START or LINKER in output:
+                raise NotInstalledError(
+                    f"{self.program} does not start on {self.phone.serial} ({_last_line(output, token)}); build it for "
+                    "the phone's ABI, and name the libraries that it needs as `libraries`"
+                )
+            if status:
+                message = _last_line(output, token)
+                raise ModelError(f"{self.name}: {file} fails with status {status} ({message}); export it again")
+            try:
+                durations = self.benchmark.durations_ns(output, num_runs, token)
+            except ValueError as error:
+                said = str(error)
+                continue
+            self.run_ns = max(1.0, float(np.median(durations)))
+            return durations
+        raise HostError(f"{file} on {self.phone.serial} has reported, for {self.name}, {said}")
+
+
+@dataclass(frozen=True)
+class Phone:
+    """A phone that answers.
+
+    Args:
+        serial: As ``adb devices`` lists it.
+    """
+
+    serial: str
+    answer_seconds: float
+
+    def call(self, command: str, seconds: float | None = None) -> tuple[int, str]:
+        """Status and output of a command of its shell, which is run again if the connection breaks.
+
+        The status is printed, since adb does not pass it on from old phones.
+        """
+        said = ""
+        for number in range(MAX_TRIES):
+            if number:
+                time.sleep(0.5 * 2**number)
+            done = _adb(
+                ["-s", self.serial, "shell", f"{command}; ofa=$?; echo; echo {MARK}$ofa"],
+                seconds or self.answer_seconds,
+            )
+            output, mark, status = done.stdout.rpartition(MARK)
+            if mark and status.strip().isdigit():
+                return int(status), output
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise HostError(
+            f"{self.serial} does not answer adb, after {MAX_TRIES} tries: {said}; plug it in again, and see "
+            "`adb devices`"
+        )
+
+    def shell(self, command: str) -> str:
+        """Output of a command that must not fail."""
+        status, output = self.call(command)
+        if status:
+            raise HostError(f"{self.serial}: {command[:80]!r} fails with status {status}: {_last_line(output)}")
+        return output
+
+    def status(self, command: str) -> int:
+        return self.call(command)[0]
+
+    def hashes(self, folder: str) -> dict[str, str]:
+        """sha256 of each file of a folder there, by its name."""
+        output = self.call(f"cd {shlex.quote(folder)} 2>/dev/null && sha256sum * 2>/dev/null")[1]
+        found = (re.fullmatch(r"([0-9a-f]{64})  (.+)", line.strip()) for line in output.splitlines())
+        return {match[2]: match[1] for match in found if match}
+
+    def push(self, source: Path, path: str, digest: str) -> None:
+        """Send a file; it has its name only once it has arrived whole."""
+        seconds = self.answer_seconds + source.stat().st_size / PUSH_BYTES_PER_SECOND
+        part = f"{path}.part"
+        self.shell(f"mkdir -p {shlex.quote(str(Path(path).parent))}")
+        said = "nothing"
+        for number in range(MAX_TRIES):
+            if number:
+                time.sleep(0.5 * 2**number)
+            done = _adb(["-s", self.serial, "push", str(source), part], seconds)
+            if done.returncode:
+                said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+                continue
+            if self.shell(f"sha256sum {shlex.quote(part)}").split()[:1] == [digest]:
+                self.shell(f"mv {shlex.quote(part)} {shlex.quote(path)}")
+                return
+            said = "it arrived damaged"
+        raise HostError(
+            f"{source.name} cannot be sent to {self.serial}, after {MAX_TRIES} tries: {said}; see how much room "
+            f"{Path(path).parent} has there"
+        )
+
+    def conditions(self) -> dict[str, float | bool | None]:
+        """Charge and temperature of the battery at this moment; ``None`` where the phone does not tell."""
+        fields: dict[str, str] = {}
+        for line in self.call("dumpsys battery")[1].splitlines():
+            key, colon, value = line.strip().partition(": ")
+            if colon:
+                fields.setdefault(key, value.strip())
+        level, scale, tenths = (_number(fields.get(key)) for key in ("level", "scale", "temperature"))
+        powered = [value for key, value in fields.items() if key.endswith(" powered")]
+        return {
+            "battery_percent": 100 * level / scale if level is not None and scale else None,
+            "temperature_c": tenths / 10 if tenths is not None else None,
+            "charging": "true" in powered if powered else None,
+        }
+
+    def cool_down(self, below_c: float | None) -> None:
+        """Wait, for a while, until the battery is cooler than this."""
+        patience = time.monotonic() + MAX_COOLING_SECONDS
+        while below_c is not None and (self.conditions()["temperature_c"] or 0) > below_c:
+            if time.monotonic() > patience:
+                return
+            time.sleep(5)
+
+
+def find_serial(wanted: str | None, seconds: float) -> str:
+    """The phone to use.
+
+    Raises:
+        HostError: If there is none, if it does not let us in, or if there are several and ``wanted`` is not given.
+    """
+    done = _adb(["devices"], seconds)
+    if done.returncode:
+        raise HostError(f"adb devices fails: {done.stderr.strip() or done.stdout.strip()}; try `adb kill-server`")
+    rows = [line.split(None, 1) for line in done.stdout.partition("List of devices attached")[2].splitlines()]
+    states = {row[0]: row[1].strip() for row in rows if len(row) == 2}
+    if not states:
+        raise HostError("adb finds no phone; plug it in, and turn on USB debugging in its developer options")
+    if wanted is None and len(states) > 1:
+        raise HostError(f"adb finds several phones; name one as `serial`: {', '.join(states)}")
+    serial = wanted or next(iter(states))
+    if serial not in states:
+        raise HostError(f"adb finds no phone {serial!r}, but {', '.join(states)}; plug it in, or name another `serial`")
+    if states[serial] == "unauthorized":
+        raise HostError(f"{serial} does not let this machine in; allow USB debugging on its screen")
+    if states[serial] != "device":
+        raise HostError(f"{serial} is {states[serial]!r}; plug it in again, and see `adb devices`")
+    return serial
+
+
+def _adb(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["adb", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except FileNotFoundError:
+        raise HostError("no program adb on this machine; install Android's platform-tools") from None
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds:.0f} s")
+
+
+def _benchmark(device: Device) -> Benchmark:
+    if device.runtime not in BENCHMARKS:
+        raise ConfigError(
+            f"runtime {device.runtime!r} of device {device.name!r} cannot be measured over adb; choices: "
+            f"{', '.join(BENCHMARKS)}"
+        )
+    return BENCHMARKS[device.runtime]()
+
+
+def _last_line(output: str, token: str | None = None) -> str:
+    """What a program said last, besides our own words."""
+    lines = [line.strip() for line in output.splitlines()]
+    lines = [line for line in lines if line and line != token and not line.startswith("--------- beginning of")]
+    return lines[-1][:300] if lines else "it prints nothing"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

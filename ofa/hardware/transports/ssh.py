@@ -1,0 +1,568 @@
+"""A machine that is reached by ssh: a single-board computer, a Jetson, a server.
+
+It needs an ssh server, Python, numpy and the runtime, and nothing of this package: see
+:mod:`ofa.hardware.transports.bundle` for what is sent there, and :mod:`ofa.hardware.transports.remote` for the requests
+that it answers. A job goes on there whatever becomes of the connection, or of this process. Its name follows from what
+it measures, so whoever asks for the same again finds it running, finished, or to be resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+import shlex
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from ofa.config import ConfigError
+from ofa.files import FORMAT, sha256_of_file
+from ofa.hardware.journal import Journal
+from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS
+from ofa.hardware.runtimes import RUNTIMES, Model, ModelError
+from ofa.hardware.runtimes.session import check_exists
+from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.transports.bundle import Bundle, build_bundle
+from ofa.hardware.transports.host import Host, HostError
+from ofa.hardware.transports.remote import CHUNK_BYTES, MARK, MAX_RESULT_BYTES
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+
+ALIVE_SECONDS = 5
+MAX_MISSED = 3  # answers to "are you there", one every ALIVE_SECONDS, before a connection counts as dead
+FOLLOW_SECONDS = 60.0  # one connection's look at a running job
+MAX_PAUSE_SECONDS = 30.0
+MAX_RESTARTS = 2
+BATCH_BYTES = 32 << 20
+MIN_BYTES_PER_SECOND = 50_000
+FINGERPRINT_SECONDS = 120.0
+# What a job may take at most, where the device does not say: slow boards need seconds for a block that is to last ten
+# milliseconds, as it has at least five runs.
+LOAD_SECONDS, BLOCK_FACTOR, BLOCK_SECONDS = 60.0, 20.0, 20.0
+
+SHELL_FOUND_NOTHING = (126, 127)
+SSH_FAILED = 255
+NO_BUNDLE = 93
+BOOT = f"""\
+import hashlib, os, runpy, sys
+folder, name, digest, request = sys.argv[1:5]
+folder = os.path.abspath(os.path.expanduser(folder))
+path = os.path.join(folder, name)
+def good(path):
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest() == digest
+if request == "install":
+    if not os.path.isdir(folder):
+        os.makedirs(folder)
+    part = "%s.%d" % (path, os.getpid())
+    with open(part, "wb") as file:
+        file.write(getattr(sys.stdin, "buffer", sys.stdin).read())
+    if not good(part):
+        os.remove(part)
+        sys.exit("the runner arrived damaged")
+    os.rename(part, path)
+    print('{MARK}{{"installed": true}}')
+elif good(path):
+    sys.argv = [path, folder, request]
+    runpy.run_path(path, run_name="__main__")
+else:
+    sys.exit({NO_BUNDLE})
+"""
+"""Finds the bundle by its hash and hands the request over to it; understood by any Python, for the sake of messages."""
+
+DOING = {
+    "install": "sending the runner",
+    "check": "comparing files",
+    "receive": "sending models",
+    "start": "starting the job",
+    "follow": "measuring",
+    "result": "fetching the result",
+    "remove": "deleting the job",
+    "clean": "cleaning up",
+}
+
+Payload = bytes | Path
+
+
+class _BrokenError(Exception):
+    """The connection failed in a way that may pass."""
+
+
+class _NoBundleError(Exception):
+    """The machine does not have the runner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ssh(Host):
+    """Measured by a runner that is sent there over the ``ssh`` program of this machine.
+
+    Host keys are checked against those that ssh knows, and nothing asks for passwords: a key must let us in.
+
+    Args:
+        address: ``user@host``, or whatever the settings of ssh call it.
+        port: 22 leaves it to the settings of ssh.
+        identity: Path of a private key; without it those that ssh tries of its own.
+        config: Path of settings in the place of ``~/.ssh/config``.
+        python: Interpreter that has numpy and the runtime, 3.10 or later; ``~/`` is the home directory there.
+        folder: What is sent there, and what runs, is kept in it; see :meth:`clean`.
+        connect_seconds: Until a connection stands.
+        answer_seconds: Until a request other than a measurement is answered.
+        job_seconds: Until a measurement is finished; by default from the number and the length of its blocks.
+        retries: Connections that may fail one after another.
+    """
+
+    address: str
+    port: int = 22
+    identity: str | None = None
+    config: str | None = None
+    python: str = "python3"
+    folder: str = "~/.cache/ofa"
+    connect_seconds: float = 10.0
+    answer_seconds: float = 120.0
+    job_seconds: float | None = None
+    retries: int = 6
+
+    def __post_init__(self) -> None:
+        if not self.address or self.address.startswith("-"):
+            raise ConfigError(f"address must be like user@host, not {self.address!r}")
+        for key in ("connect_seconds", "answer_seconds"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"{key} must be positive, not {getattr(self, key)}")
+        for key in ("python", "folder"):
+            if not getattr(self, key):
+                raise ConfigError(f"{key} must not be empty")
+
+    def fingerprint(self, device: Device) -> dict[str, Any]:
+        self._push({})
+        name = f"fingerprint-{secrets.token_hex(8)}"
+        result = self._run(name, {"device": _settings(device)}, FINGERPRINT_SECONDS, lambda lines: None)
+        found: dict[str, Any] = result["fingerprint"]
+        return found
+
+    def time(
+        self,
+        models: Mapping[str, Model],
+        device: Device,
+        *,
+        anchor: Model,
+        rng: np.random.Generator,
+        rounds: int,
+        block_seconds: float,
+        journal: Journal | None = None,
+        on_block: Callable[[Block], None] | None = None,
+    ) -> TimingResult:
+        """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
+
+        A job that this process left behind, by a crash or Ctrl-C, is taken up again.
+        """
+        suffix = RUNTIMES[device.runtime]().format
+        files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
+        anchor_file = _File.of("anchor: ", anchor, suffix)
+        blocks: dict[tuple[str, int], Block] = {
+            (block.name, block.round): block
+            for block in (journal.blocks if journal is not None else ())
+            if block.name in models and block.round < rounds
+        }
+        job = {
+            "device": _settings(device),
+            "models": {name: f"../../{file.path}" for name, file in files.items()},
+            "anchor": f"../../{anchor_file.path}",
+            "rounds": rounds,
+            "block_seconds": block_seconds,
+            "cool_below_c": device.cool_below_c,
+        }
+        name = hashlib.sha256(json.dumps([job, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
+        job |= {"seed": int(rng.integers(1 << 31)), "done": sorted(blocks)}
+        self._push({file.path: file for file in (*files.values(), anchor_file)})
+        arrived: set[tuple[str, int]] = set()
+
+        def keep(lines: Sequence[str]) -> None:
+            for line in lines:
+                block = self._block(line, models, rounds)
+                key = (block.name, block.round)
+                arrived.add(key)
+                if key in blocks:
+                    continue
+                blocks[key] = block
+                if journal is not None:
+                    journal.append(block)
+                if on_block is not None:
+                    on_block(block)
+
+        result = self._run(name, job, self._job_seconds(len(models), rounds, block_seconds), keep, device)
+        self._check_result(result, models, rounds, arrived, blocks)
+        causes = Counter(result["causes"])
+        causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
+        return TimingResult(blocks=list(blocks.values()), num_rejected=result["num_rejected"], causes=dict(causes))
+
+    def clean(self) -> None:
+        """Stop what runs there, and delete what was sent there.
+
+        Raises:
+            HostError: If the machine cannot be reached.
+        """
+        self._ask("clean", {})
+
+    def _job_seconds(self, num_models: int, rounds: int, block_seconds: float) -> float:
+        if self.job_seconds is not None:
+            return self.job_seconds
+        num_blocks = (num_models + 1) * rounds
+        per_block = BLOCK_SECONDS + BLOCK_FACTOR * block_seconds
+        return MAX_COOLING_SECONDS + num_models * LOAD_SECONDS + num_blocks * per_block
+
+    def _push(self, files: Mapping[str, _File]) -> None:
+        """Send what is not there yet, or not whole."""
+        answer = self._ask("check", {"files": {path: file.sha256 for path, file in files.items()}})
+        if not answer["numpy"]:
+            raise HostError(
+                f"{self.python} on {self.address} has no numpy; install it there with: {self.python} -m pip install "
+                f"numpy, or name another one as `python`"
+            )
+        for batch in _batches([files[path] for path in answer["missing"]]):
+            num_bytes = sum(file.num_bytes for file in batch)
+            self._ask(
+                "receive",
+                {"files": [[file.path, file.sha256, file.num_bytes] for file in batch]},
+                payload=[file.source for file in batch],
+                seconds=self.answer_seconds + num_bytes / MIN_BYTES_PER_SECOND,
+            )
+
+    def _run(
+        self,
+        name: str,
+        job: Mapping[str, Any],
+        seconds: float,
+        keep: Callable[[Sequence[str]], None],
+        device: Device | None = None,
+    ) -> dict[str, Any]:
+        """Have a job done, and give its result.
+
+        Args:
+            keep: Takes each new line of its blocks.
+            device: If given, a result that was there already must be of this machine as it is now.
+        """
+        start = {"id": name, "job": job, "python": self.python}
+        state = self._ask("start", start)["state"]
+        if state == "finished" and device is not None:
+            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(device)
+            if was.get("fingerprint", {}).get("id") != now["id"]:
+                self._ask("remove", {"id": name})
+                self._ask("start", start)
+        deadline, num_restarts = time.monotonic() + seconds, 0
+        position = {"id": name, "offset": 0, "header": ""}
+        while True:
+            answer = self._follow(position, max(0.0, min(FOLLOW_SECONDS, deadline - time.monotonic())), keep)
+            if answer["state"] == "finished":
+                break
+            if answer["state"] == "changed":
+                raise HostError(f"{self.address} has changed while it measured (other software); start again")
+            if answer["state"] == "dead":
+                num_restarts += 1
+                if num_restarts > MAX_RESTARTS:
+                    raise HostError(
+                        f"the runner on {self.address} has ended {num_restarts} times without a result, it last said: "
+                        f"{answer['log'] or 'nothing'}; see {self.folder}/jobs/{name} there"
+                    )
+                self._ask("start", start)
+            elif time.monotonic() >= deadline:
+                self._ask("remove", {"id": name})
+                raise HostError(
+                    f"{self.address} has not finished in {seconds:.0f} s; see what else runs there, or set "
+                    "`job_seconds`"
+                )
+        result: dict[str, Any] = self._ask("result", {"id": name})["result"]
+        with contextlib.suppress(HostError):  # all is measured; a folder left behind harms nobody
+            self._ask("remove", {"id": name})
+        if result.get("format") != FORMAT:
+            raise HostError(f"{self.address} gave a result of format {result.get('format')!r}, not {FORMAT}; clean it")
+        if "error" in result:
+            kind, message = result["error"]["type"], f"{self.address}: {result['error']['message']}"
+            raise ERRORS.get(kind, HostError)(message)
+        return result
+
+    def _follow(
+        self, position: dict[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]
+    ) -> dict[str, Any]:
+        """Hear of a job for a while; ``position`` moves on, so that a new connection goes on where an old one broke."""
+
+        def hear(answer: Mapping[str, Any]) -> None:
+            lines = list(answer.get("lines", ()))
+            if lines and not position["offset"]:
+                position["header"] = lines.pop(0)
+            position["offset"] = answer.get("offset", position["offset"])
+            keep(lines)
+
+        limit_s = seconds + self.answer_seconds
+        return self._ask("follow", position, extra={"seconds": seconds}, seconds=limit_s, hear=hear)
+
+    def _block(self, line: str, models: Mapping[str, Model], rounds: int) -> Block:
+        """A block, if it is one of those that were asked for."""
+        try:
+            block = Block.from_json(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise HostError(f"{self.address} sent no block ({error}): {line[:80]!r}; clean it") from None
+        durations = block.durations_ns
+        if not isinstance(block.name, str) or block.name not in models:
+            raise HostError(f"{self.address} sent a block of {block.name!r}, which nobody asked for; clean it")
+        if type(block.round) is not int or not 0 <= block.round < rounds:
+            raise HostError(f"{self.address} sent a block of round {block.round!r} of {rounds}; clean it")
+        if not durations or not all(type(duration) is int and duration >= 0 for duration in durations):
+            raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
+        if not all(isinstance(cause, str) for cause in block.causes):
+            raise HostError(f"{self.address} sent causes of {block.name!r} that are none; clean it")
+        return block
+
+    def _check_result(
+        self,
+        result: Mapping[str, Any],
+        models: Mapping[str, Model],
+        rounds: int,
+        arrived: set[tuple[str, int]],
+        blocks: Mapping[tuple[str, int], Block],
+    ) -> None:
+        """Hold the result against the blocks that came one by one."""
+        named = [self._block(json.dumps(block), models, rounds) for block in result.get("blocks", [])]
+        if {(block.name, block.round) for block in named} != arrived or len(named) != len(arrived):
+            raise HostError(f"{self.address} sent {len(arrived)} blocks and a result of {len(named)}; start again")
+        if len(blocks) != len(models) * rounds:
+            raise HostError(f"{self.address} measured {len(blocks)} of {len(models) * rounds} blocks; start again")
+
+    def _ask(
+        self,
+        name: str,
+        request: Mapping[str, Any],
+        *,
+        payload: Sequence[Payload] = (),
+        seconds: float | None = None,
+        extra: Mapping[str, Any] | None = None,
+        hear: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Make a request, again if the connection breaks, and give its last answer.
+
+        Args:
+            request: Read anew at each try.
+            payload: What follows the request.
+            hear: Called with each answer; one that brings lines is progress, after which failures count anew.
+        """
+        bundle = build_bundle()
+        num_failures = num_installs = 0
+        while True:
+            line = json.dumps({**request, **(extra or {})}).encode() + b"\n"
+            try:
+                answer: dict[str, Any] = {}
+                with contextlib.closing(
+                    self._exchange(name, bundle, [line, *payload], seconds or self.answer_seconds)
+                ) as answers:
+                    for answer in answers:
+                        if answer.get("lines"):
+                            num_failures = 0
+                        if hear is not None:
+                            hear(answer)
+                return answer
+            except _NoBundleError:
+                num_installs += 1
+                if num_installs > 2:
+                    raise HostError(f"{self.address} loses the runner from {self.folder}; see who deletes it") from None
+                self._install(bundle)
+            except _BrokenError as error:
+                num_failures += 1
+                self._pause(num_failures, name, error)
+
+    def _install(self, bundle: Bundle) -> None:
+        num_failures = 0
+        while True:
+            try:
+                for _ in self._exchange("install", bundle, [bundle.data], self.answer_seconds):
+                    pass
+                return
+            except _BrokenError as error:
+                num_failures += 1
+                self._pause(num_failures, "install", error)
+
+    def _pause(self, num_failures: int, name: str, error: _BrokenError) -> None:
+        """Wait for a while, twice as long each time; :class:`HostError` after so many times."""
+        if num_failures > self.retries:
+            raise HostError(
+                f"{self.address} cannot be reached by ssh while {DOING[name]}, after {num_failures} tries: {error}; "
+                "see whether it is on and its address is right, then start again: what it has measured is kept"
+            ) from None
+        time.sleep(min(0.5 * 2 ** (num_failures - 1), MAX_PAUSE_SECONDS))
+
+    def _exchange(
+        self, name: str, bundle: Bundle, payload: Sequence[Payload], seconds: float
+    ) -> Generator[dict[str, Any], None, None]:
+        """One connection: send, and give the answers as they come.
+
+        Raises:
+            _BrokenError: If it broke, or took too long.
+            _NoBundleError: If the bundle must be sent first.
+            HostError: If trying again is of no use.
+        """
+        arguments = [self.folder, bundle.name, bundle.sha256, name]
+        command = f"{_quoted(self.python)} -c {shlex.join([BOOT, *arguments])}"
+        with tempfile.TemporaryFile() as errors:
+            try:
+                process = subprocess.Popen(
+                    [*self._ssh(), "--", self.address, command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                )
+            except FileNotFoundError:
+                raise HostError("no program ssh on this machine; install the OpenSSH client") from None
+            expired = threading.Event()
+
+            def expire() -> None:
+                expired.set()
+                process.kill()
+
+            timer = threading.Timer(seconds, expire)
+            timer.daemon = True
+            timer.start()
+            num_answers, complete = 0, False
+            with process:
+                assert process.stdin is not None and process.stdout is not None
+                try:
+                    _send(process.stdin, payload)
+                    while line := process.stdout.readline(2 * MAX_RESULT_BYTES):
+                        if line.startswith(MARK.encode()):
+                            num_answers += 1
+                            yield json.loads(line[len(MARK) :])
+                    complete = True
+                finally:
+                    if not complete:
+                        process.kill()
+                    process.wait()
+                    timer.cancel()
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")
+            if expired.is_set():
+                raise _BrokenError(f"no answer within {seconds:.0f} s")
+            self._check_status(process.returncode, said, name)
+            if not num_answers:
+                raise HostError(f"{self.address} answers nothing while {DOING[name]}; try `ssh {self.address}` by hand")
+
+    def _check_status(self, status: int, said: str, name: str) -> None:
+        """Tell errors that pass from those that do not."""
+        if status == 0:
+            return
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        last = lines[-1] if lines else "it says nothing"
+        if status == NO_BUNDLE:
+            raise _NoBundleError
+        by_hand = shlex.join(["ssh", *(["-p", str(self.port)] if self.port != 22 else []), self.address])
+        if status == SSH_FAILED and "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+            raise HostError(
+                f"the host key of {self.address} is not the one that ssh knows; find out why before you remove the old "
+                "one with `ssh-keygen -R`"
+            )
+        if status == SSH_FAILED and "Host key verification failed" in said:
+            raise HostError(
+                f"ssh does not know the host key of {self.address} ({lines[0]}); run `{by_hand}` once by hand and "
+                "compare the key that it shows"
+            )
+        if status == SSH_FAILED and "Permission denied" in last:
+            raise HostError(
+                f"{self.address} does not let us in ({last}); name a key that it accepts as `identity`, or send it "
+                "yours with ssh-copy-id"
+            )
+        if status < 0 or status == SSH_FAILED:
+            raise _BrokenError(last)
+        if status in SHELL_FOUND_NOTHING:
+            raise HostError(
+                f"{self.address} cannot start {self.python!r} ({last}); install Python there, or name it as `python`"
+            )
+        raise HostError(f"{self.address} failed while {DOING[name]}: {last}")
+
+    def _ssh(self) -> list[str]:
+        options = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes",
+            "ConnectTimeout": f"{max(1, round(self.connect_seconds))}",
+            "ServerAliveInterval": f"{ALIVE_SECONDS}",
+            "ServerAliveCountMax": f"{MAX_MISSED}",
+        }
+        words = ["ssh", "-T", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
+        if self.port != 22:
+            words += ["-p", str(self.port)]
+        if self.identity is not None:
+            words += ["-i", str(Path(self.identity).expanduser()), "-o", "IdentitiesOnly=yes"]
+        if self.config is not None:
+            words += ["-F", str(Path(self.config).expanduser())]
+        return words
+
+
+@dataclass(frozen=True)
+class _File:
+    """A model by its content."""
+
+    source: Payload
+    sha256: str
+    num_bytes: int
+    suffix: str
+
+    @property
+    def path(self) -> str:
+        """Where it is, from the folder of the machine on; some runtimes tell formats by the suffix."""
+        return f"models/{self.sha256}.{self.suffix}"
+
+    @classmethod
+    def of(cls, what: str, model: Model, suffix: str) -> _File:
+        if isinstance(model, bytes):
+            return cls(model, hashlib.sha256(model).hexdigest(), len(model), suffix)
+        if not isinstance(model, (str, Path)):
+            raise ModelError(f"{what}only files can be sent to another machine; choose a device of another runtime")
+        try:
+            check_exists(model, f"a .{suffix}")
+        except ModelError as error:
+            raise ModelError(f"{what}{error}") from None
+        return cls(Path(model), sha256_of_file(model), Path(model).stat().st_size, suffix)
+
+
+def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
+    """As many files at a time as one connection is to carry, so that little is sent again if it breaks."""
+    batch: list[_File] = []
+    for file in files:
+        if batch and sum(each.num_bytes for each in batch) + file.num_bytes > BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
+    """Write and close; if nobody reads to the end, the status of ssh says why."""
+    with contextlib.suppress(BrokenPipeError):
+        for part in payload:
+            if isinstance(part, bytes):
+                stream.write(part)
+                continue
+            with part.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    stream.write(chunk)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+
+
+def _settings(device: Device) -> dict[str, Any]:
+    """What decides how a device measures; where it is does not."""
+    return {key: value for key, value in device.to_json().items() if key not in ("host", "description")}
+
+
+def _quoted(path: str) -> str:
+    """For the remote shell, which is to do nothing with it but find the home directory."""
+    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
