@@ -446,6 +446,49 @@ def measure(
 
 
 @app.command()
+def fit(
+    *,
+    space: Annotated[str, typer.Option("--space", help="Preset, timm model or run folder.", metavar="SPACE")],
+    csv: Annotated[Path, typer.Option("--csv", help="Columns arch (JSON) and latency_ms.", metavar="FILE")],
+    device: Annotated[str, typer.Option("--device", help="What to call the device.", metavar="NAME")],
+    out: Annotated[Path, typer.Option(help="Folder of latency tables to add to.", metavar="DIR")] = TABLES,
+    propose: Annotated[int, typer.Option(help="Also name so many subnets to measure next.", min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that is there.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides which subnets may be proposed.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a latency table from latencies of whole networks, where nothing else can be measured.
+
+    A few dozen networks are enough to begin with. --propose N on an empty file (only the header) names the first N.
+    """
+    import numpy as np
+
+    from ofa.cost.fit import fit_latency_csv, read_latencies
+
+    supernet, space_name = open_supernet(space)
+    rng = np.random.default_rng(seed)
+    if propose and not len(read_latencies(csv, supernet.space)[0]):
+        print_json([dict(arch) for arch in supernet.space.to_archs(supernet.space.sample_population(propose, rng))])
+        return
+    csv_path = out / device / f"{space_name}.csv"
+    if csv_path.exists() and not overwrite:
+        raise UsageError(f"{csv_path} is there already; replace it with --overwrite, or give another --device or --out")
+    fitted = fit_latency_csv(supernet, csv, device=device)
+    fitted.table.save(csv_path)
+    proposals = [dict(arch) for arch in fitted.propose(propose, rng=rng)] if propose else []
+    held_out = fitted.table.held_out
+    if as_json:
+        print_json({"csv": str(csv_path), "held_out": held_out, "proposals": proposals})
+    elif proposals:
+        print_json(proposals)
+    say(
+        f"{csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % mean "
+        f"error, rank correlation {held_out['spearman']:.3f} (MACs alone {held_out['macs_only_mape_percent']:.1f} %, "
+        f"{held_out['macs_only_spearman']:.3f})"
+    )
+
+
+@app.command()
 def devices(tables: TablesOption = TABLES, as_json: JsonOption = False) -> None:
     """List the devices: what each needs, whether that is installed here, and which spaces are measured on it."""
     import ofa.hardware

@@ -1,0 +1,430 @@
+"""A latency table from latencies of whole networks, for devices that measure nothing else.
+
+A network takes what its parts take, so a few dozen to a few hundred networks say something about thousands of parts,
+if these are not taken for strangers. Every part begins at a prior: a non-negative combination of its multiply-
+accumulates, its parameters and one call, fitted on all networks. What the prior misses is explained by deviations that
+parts share: all of a stage, all with a kernel size there, all at a resolution, and so on. Each family of deviations
+has a strength of its own, the most probable one given the measurements, so that what does not matter is left at
+nothing. That is a Gaussian process over networks whose covariance comes from the parts they have in common; its mean
+on every part makes the table, its variance on networks says which to measure next.
+
+References:
+    Rasmussen and Williams, Gaussian Processes for Machine Learning, sec. 2.2 (posterior) and 5.4.1 (marginal
+    likelihood), with a linear covariance over the parts of a network. Deviations are relative to the prior, and errors
+    relative to the latency.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize, nnls
+
+from ofa.cost.correction import Correction
+from ofa.cost.cost_model import macs
+from ofa.cost.held_out import held_out_errors
+from ofa.cost.latency_table import LATENCIES, LatencyTable, SlotLike, stage_of
+from ofa.files import sha256_of_file
+from ofa.space import Arch, Population, SearchSpace, SpaceError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+
+MIN_ARCHS = 10
+NUM_FOLDS = 5
+MIN_SHARE_OF_PRIOR = 0.1  # a part is never much cheaper than the prior says, and so never free
+START_STRENGTH, START_NOISE = 0.05, 0.01  # standard deviations, relative
+STRENGTHS = (1e-6, 10.0)  # bounds of the squares of standard deviations
+NOISES = (1e-6, 0.1)
+
+
+class FitError(ValueError):
+    """The measurements cannot be fitted."""
+
+
+class FromSupernet(Protocol):
+    """What is needed of a supernet."""
+
+    @property
+    def space(self) -> SearchSpace: ...
+    @property
+    def slots(self) -> Sequence[SlotLike]: ...
+
+    def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]: ...
+
+
+@dataclass(frozen=True)
+class LatencyFit:
+    """A fitted table, and which networks would tell the most about what it does not know.
+
+    Args:
+        table: Its ``held_out`` are cross-validated: each network is predicted by a fit without it.
+    """
+
+    table: LatencyTable
+    _parts: _Parts
+    _posterior: _Posterior
+
+    def relative_uncertainty(self, archs: Arch | Sequence[Arch] | Population) -> Floats:
+        """Standard deviations of predicted latencies, relative to them, shape ``(N,)``; measurement noise excluded."""
+        features = self._posterior.features(self._parts, self.table.space.to_population(archs))
+        return np.sqrt(self._posterior.variances(features))
+
+    def propose(self, num: int, *, rng: np.random.Generator, pool_size: int = 2000) -> list[Arch]:
+        """Architectures to measure next.
+
+        Each is the one, of a random pool, that is the most uncertain if those before it are measured.
+
+        Raises:
+            ValueError: If ``num`` is less than 1.
+        """
+        if num < 1:
+            raise ValueError(f"num must be at least 1, not {num}")
+        pool = self.table.space.sample_population(pool_size, rng)
+        features = self._posterior.features(self._parts, pool)
+        posterior = self._posterior
+        chosen: list[int] = []
+        for _ in range(min(num, len(pool))):
+            variances = posterior.variances(features)
+            variances[chosen] = -1.0
+            chosen.append(int(np.argmax(variances)))
+            posterior = posterior.with_measured(features[chosen[-1:]])
+        return self.table.space.to_archs(pool[chosen])
+
+
+def fit_latency(
+    supernet: FromSupernet,
+    archs: Sequence[Arch] | Population,
+    latency_ms: Sequence[float] | Floats,
+    *,
+    device: str = "unknown",
+    source: Mapping[str, Any] | None = None,
+    rng: np.random.Generator | None = None,
+) -> LatencyFit:
+    """Fit a latency table from whole networks.
+
+    Args:
+        supernet: Of the space, trained or not: its parts and their multiply-accumulates are the prior.
+        archs: ``N`` architectures, at least 10; the same one may stand there several times.
+        latency_ms: Their latencies, shape ``(N,)``.
+        device: Name of the device, for the table.
+        source: Where the latencies are from, as JSON data, for the table's fingerprint.
+        rng: Divides the networks for cross-validation.
+
+    Raises:
+        FitError: If there are too few architectures, or a latency is not a positive number.
+        SpaceError: If an architecture is not of the space.
+    """
+    space = supernet.space
+    population = space.to_population(archs)
+    measured_ms = np.asarray(latency_ms, dtype=np.float64)
+    _check(population, measured_ms)
+    parts = _Parts.of(supernet)
+    fold_of = (np.random.default_rng(0) if rng is None else rng).permutation(len(population)) % NUM_FOLDS
+    predicted_ms = np.empty(len(population))
+    for fold in range(NUM_FOLDS):
+        part_ms, call_ms, _ = _fit(parts, population[fold_of != fold], measured_ms[fold_of != fold])
+        predicted_ms[fold_of == fold] = parts.sums(part_ms[:, None], population[fold_of == fold])[:, 0] + call_ms
+    part_ms, call_ms, posterior = _fit(parts, population, measured_ms)
+    depth = parts.sums(np.ones((len(parts.keys), 1)), population)[:, 0]
+    baselines = {"macs_only": macs(supernet).predict(population), "depth_only": depth}
+    table = LatencyTable(
+        space=space,
+        slots=tuple(supernet.slots),
+        entries=pd.DataFrame(
+            {"key": parts.keys, **dict.fromkeys(LATENCIES, (part_ms + call_ms).round(6)), "num_runs": 0}
+        ),
+        correction=Correction(round(call_ms, 6)),
+        device=device,
+        fingerprint={"id": None, "source": dict(source or {"kind": "whole networks"})},
+        held_out=_cross_validated(predicted_ms, measured_ms, baselines, fold_of),
+        details={
+            "method": "fitted on whole networks",
+            "num_archs": len(population),
+            "deviations_percent": {name: round(100 * value, 3) for name, value in posterior.strengths.items()},
+            "noise_percent": round(100 * posterior.noise, 3),
+        },
+    )
+    return LatencyFit(table, parts, posterior)
+
+
+def read_latencies(csv_path: Path | str, space: SearchSpace) -> tuple[Population, Floats]:
+    """Architectures and latencies of a CSV file with the columns ``arch`` (JSON) and ``latency_ms``.
+
+    Raises:
+        FitError: If a column is missing, or a line is not what it should be; it names the line.
+    """
+    path = Path(csv_path)
+    try:
+        table = pd.read_csv(path, dtype={"arch": str})
+    except FileNotFoundError:
+        raise FitError(f"no file {path}; give a CSV file with the columns arch and latency_ms") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise FitError(f"{path} is not a CSV file ({error}); its columns must be arch and latency_ms") from None
+    for column in ("arch", "latency_ms"):
+        if column not in table:
+            raise FitError(f"{path} has no column {column!r}, but {', '.join(map(repr, table.columns))}")
+    archs = []
+    for line, text in enumerate(table["arch"], start=2):
+        try:
+            archs.append(Arch(json.loads(text)))
+            space.to_population(archs[-1:])
+        except (TypeError, AttributeError, ValueError, SpaceError) as error:
+            raise FitError(f"{path}, line {line}: arch {str(text)[:60]!r} is not of this space ({error})") from None
+    latency_ms = pd.to_numeric(table["latency_ms"], errors="coerce").to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(latency_ms) & (latency_ms > 0)))
+    if len(wrong):
+        value = table["latency_ms"].iloc[wrong[0]]
+        raise FitError(
+            f"{path}, line {wrong[0] + 2}: latency_ms is {value}, not a positive number; correct or remove it"
+        )
+    return space.to_population(archs), latency_ms
+
+
+def fit_latency_csv(supernet: FromSupernet, csv_path: Path | str, *, device: str) -> LatencyFit:
+    """:func:`fit_latency` of a CSV file; see :func:`read_latencies`."""
+    population, latency_ms = read_latencies(csv_path, supernet.space)
+    source = {"kind": "whole networks", "sha256": sha256_of_file(csv_path)}
+    return fit_latency(supernet, population, latency_ms, device=device, source=source)
+
+
+def _check(population: Population, latency_ms: Floats) -> None:
+    if latency_ms.shape != (len(population),):
+        raise FitError(f"there are {len(population)} architectures, but latencies of shape {latency_ms.shape}")
+    wrong = np.flatnonzero(~(np.isfinite(latency_ms) & (latency_ms > 0)))
+    if len(wrong):
+        raise FitError(f"latency_ms[{wrong[0]}] is {latency_ms[wrong[0]]}, not a positive number")
+    if len(np.unique(population, axis=0)) < MIN_ARCHS:
+        num = len(np.unique(population, axis=0))
+        raise FitError(f"{num} different architectures are too few; measure at least {MIN_ARCHS}, better 100")
+
+
+# -- the parts of a space ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All parts of a space, and what they have in common.
+
+    Args:
+        keys: Of the ``K`` parts.
+        costs: What the prior is made of, shape ``(K, C)``.
+        families: Family of deviations -> number of the deviation that each part has of it, shape ``(K,)``.
+        trend: Logarithm of the resolution, standardised, shape ``(K,)``.
+    """
+
+    space: SearchSpace
+    slots: Sequence[SlotLike]
+    keys: list[str]
+    costs: Floats
+    families: Mapping[str, Ints]
+    trend: Floats
+
+    @classmethod
+    def of(cls, supernet: FromSupernet) -> _Parts:
+        space, slots = supernet.space, supernet.slots
+        cost_arrays = [_by_slot(slots, supernet.factors(name)) for name in ("macs", "params")]
+        keys: dict[str, int] = {}
+        costs: list[list[float]] = []
+        labels: list[dict[str, Any]] = []
+        resolutions: list[float] = []
+        for number, slot in enumerate(slots):
+            found, first = np.unique(slot.keys.ravel().astype(str), return_index=True)
+            for key, position in zip(found.tolist(), first.tolist(), strict=True):
+                if not key or key in keys:
+                    continue
+                keys[key] = len(keys)
+                index = np.unravel_index(position, slot.keys.shape)
+                costs.append([1.0, *(float(arrays[number][index]) for arrays in cost_arrays)])
+                own = {dim: space[dim].values[i] for dim, i in zip(slot.dims, index, strict=True)}
+                resolutions.append(float(own.pop("resolution", 0)))
+                labels.append(_labels(slot, own, resolutions[-1]))
+        families: dict[str, Ints] = {}
+        for family in dict.fromkeys(name for each in labels for name in each):
+            numbers: dict[Any, int] = {}
+            families[family] = np.array(
+                [numbers.setdefault(each[family], len(numbers)) if family in each else -1 for each in labels]
+            )
+        logarithm = np.log(np.maximum(resolutions, 1.0))
+        spread = logarithm.std()
+        trend = (logarithm - logarithm.mean()) / spread if spread > 0 else np.zeros(len(keys))
+        return cls(space, slots, list(keys), np.array(costs), families, trend)
+
+    def numbers(self, population: Population) -> Ints:
+        """Numbers of the parts of ``(N, D)`` architectures, shape ``(N, S)``; -1 where nothing stands."""
+        position = {key: number for number, key in enumerate(self.keys)} | {"": -1}
+        columns = []
+        for slot in self.slots:
+            of_slot = np.array([position[key] for key in slot.keys.ravel().tolist()]).reshape(slot.keys.shape)
+            columns.append(of_slot[tuple(population[:, self.space.column(dim)] for dim in slot.dims)])
+        return np.stack(columns, axis=1)
+
+    def sums(self, values: Floats, population: Population) -> Floats:
+        """Sums over the parts of each architecture of ``(K, F)`` values, shape ``(N, F)``."""
+        numbers = self.numbers(population)
+        padded = np.vstack([values, np.zeros((1, values.shape[1]))])  # number -1 is the last: nothing
+        total: Floats = padded[numbers].sum(axis=1)
+        return total
+
+
+def _labels(slot: SlotLike, own: Mapping[str, Any], resolution: float) -> dict[str, Any]:
+    """What a part has in common with others, by family."""
+    stage = stage_of(slot)
+    own = {dim.rpartition(".")[2]: value for dim, value in own.items() if not dim.endswith(".depth")}
+    # Parts of later places in a stage have the keys of the second; the first often differs (stride, channels).
+    place = (stage, slot.name)
+    labels: dict[str, Any] = {"stage": stage, "place": place, "resolution": resolution}
+    for kind, value in own.items():
+        labels[kind] = value
+        labels[f"{kind} of a stage"] = (stage, value)
+    if len(own) > 1:
+        labels["choice"] = (place, *own.items())
+    return labels
+
+
+def _by_slot(
+    slots: Sequence[SlotLike], factors: Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]
+) -> list[npt.NDArray[Any]]:
+    """The factor of each slot: places that cannot be measured alone have factors too, but no slot."""
+    waiting = iter(factors)
+    found = []
+    for slot in slots:
+        found.append(next(array for dims, array in waiting if tuple(dims) == slot.dims))
+    return found
+
+
+# -- the fit -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """A linear Gaussian model: ``features @ weights``, weights of mean 0 and variance 1 before anything is measured.
+
+    Args:
+        prior_ms: Of each part.
+        call_ms: Of a network, beside its parts.
+        strengths: Standard deviation of each family, relative to the prior.
+        noise: Standard deviation of a measurement, relative to the latency.
+        covariance: Of the weights, shape ``(F, F)``.
+    """
+
+    prior_ms: Floats
+    call_ms: float
+    strengths: Mapping[str, float]
+    noise: float
+    covariance: Floats
+
+    def features(self, parts: _Parts, population: Population) -> Floats:
+        """Of networks, relative to their prior latency, shape ``(N, F)``."""
+        blocks = _family_sums(parts, self.prior_ms, population)
+        total = parts.sums(self.prior_ms[:, None], population) + self.call_ms
+        return np.hstack([self.strengths[name] * block for name, block in blocks.items()]) / total
+
+    def variances(self, features: Floats) -> Floats:
+        return np.maximum(np.einsum("nf,fg,ng->n", features, self.covariance, features, optimize=True), 0.0)
+
+    def with_measured(self, features: Floats) -> _Posterior:
+        """As if one more network, of shape ``(1, F)``, had been measured."""
+        gain = self.covariance @ features[0]
+        return replace(self, covariance=self.covariance - np.outer(gain, gain) / (features[0] @ gain + self.noise**2))
+
+
+def _family_sums(parts: _Parts, prior_ms: Floats, population: Population) -> dict[str, Floats]:
+    """For each family, what the prior says that a network's parts with each deviation take together."""
+    numbers = parts.numbers(population)
+    rows = np.broadcast_to(np.arange(len(population))[:, None], numbers.shape)
+    padded_ms, padded_trend = np.append(prior_ms, 0.0), np.append(parts.trend, 0.0)
+
+    def block(labels: Ints, values: Floats) -> Floats:
+        total = np.zeros((len(population), labels.max() + 1))
+        label = np.append(labels, -1)[numbers]
+        present = label >= 0
+        np.add.at(total, (rows[present], label[present]), values[numbers][present])
+        return total
+
+    blocks = {name: block(labels, padded_ms) for name, labels in parts.families.items()}
+    blocks["trend of a stage"] = block(parts.families["stage"], padded_ms * padded_trend)
+    return blocks
+
+
+def _fit(parts: _Parts, population: Population, measured_ms: Floats) -> tuple[Floats, float, _Posterior]:
+    """Latency of each part in a network, shape ``(K,)``, of the call, and the posterior of the deviations."""
+    prior_ms, call_ms = _prior(parts, population, measured_ms)
+    blocks = _family_sums(parts, prior_ms, population)
+    scaled = {name: block / measured_ms[:, None] for name, block in blocks.items()}
+    target = 1 - (parts.sums(prior_ms[:, None], population)[:, 0] + call_ms) / measured_ms
+    strengths, noise = _most_probable(list(scaled.values()), target)
+    by_name = dict(zip(scaled, strengths.tolist(), strict=True))
+    features = np.hstack([by_name[name] * block for name, block in scaled.items()])
+    # With few networks the dual is the small system; the posterior of the weights follows from it.
+    factor = cho_factor(features @ features.T + noise**2 * np.eye(len(target)))
+    weights = features.T @ cho_solve(factor, target)
+    covariance = np.eye(features.shape[1]) - features.T @ cho_solve(factor, features)
+    deviation = _deviations(parts, by_name, blocks, weights)
+    part_ms = prior_ms * np.maximum(1 + deviation, MIN_SHARE_OF_PRIOR)
+    return part_ms, call_ms, _Posterior(prior_ms, call_ms, by_name, noise, covariance)
+
+
+def _deviations(parts: _Parts, strengths: Mapping[str, float], blocks: Mapping[str, Floats], weights: Floats) -> Floats:
+    """Of each part from its prior, relative, shape ``(K,)``."""
+    ends = np.cumsum([block.shape[1] for block in blocks.values()])
+    by_family = dict(zip(blocks, np.split(weights, ends[:-1]), strict=True))
+    total = np.zeros(len(parts.keys))
+    for name, labels in parts.families.items():
+        total += np.where(labels >= 0, strengths[name] * by_family[name][labels], 0.0)
+    trend = "trend of a stage"
+    return total + strengths[trend] * by_family[trend][parts.families["stage"]] * parts.trend
+
+
+def _prior(parts: _Parts, population: Population, measured_ms: Floats) -> tuple[Floats, float]:
+    """Latency of each part from its costs alone, and of the call."""
+    costs = parts.sums(parts.costs, population)
+    scale = costs.max(axis=0)
+    features = np.hstack([costs / scale, np.ones((len(costs), 1))]) / measured_ms[:, None]
+    coefficients, _ = nnls(features, np.ones(len(costs)))
+    part_ms = parts.costs @ (coefficients[:-1] / scale)
+    # A prior of nothing could not deviate either.
+    floor = 1e-3 * measured_ms.mean() / len(parts.slots)
+    return np.maximum(part_ms, floor), float(coefficients[-1])
+
+
+def _most_probable(blocks: Sequence[Floats], target: Floats) -> tuple[Floats, float]:
+    """Strengths of the families and of the noise that make the measurements most probable."""
+    grams = [block @ block.T for block in blocks]
+    identity = np.eye(len(target))
+
+    def negative_log_likelihood(logarithms: Floats) -> tuple[float, Floats]:
+        variances = np.exp(logarithms)
+        terms = [*(variance * gram for variance, gram in zip(variances, grams, strict=False)), variances[-1] * identity]
+        factor = cho_factor(np.sum(terms, axis=0), lower=True)
+        alpha, inverse = cho_solve(factor, target), cho_solve(factor, identity)
+        value = 0.5 * target @ alpha + np.log(np.diag(factor[0])).sum()
+        slopes = [0.5 * (np.sum(inverse * term) - alpha @ term @ alpha) for term in terms]
+        return float(value), np.array(slopes)
+
+    start = np.log([*[START_STRENGTH**2] * len(grams), START_NOISE**2])
+    bounds = [tuple(np.log(STRENGTHS))] * len(grams) + [tuple(np.log(NOISES))]
+    best = minimize(negative_log_likelihood, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 60})
+    deviations = np.sqrt(np.exp(best.x))
+    return deviations[:-1], float(deviations[-1])
+
+
+def _cross_validated(
+    predicted_ms: Floats, measured_ms: Floats, baselines: Mapping[str, Floats], fold_of: Ints
+) -> dict[str, Any]:
+    """Errors of predictions that were each made without the network in question, the baselines' too."""
+    result = held_out_errors(
+        predicted_ms,
+        measured_ms,
+        baselines={name: np.concatenate([quantity, quantity]) for name, quantity in baselines.items()},
+        fit_ms=measured_ms,
+    )
+    return {**result, "num_folds": int(fold_of.max()) + 1}

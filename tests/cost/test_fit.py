@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ofa.cost import FitError, LatencyTable, fit_latency
+from ofa.cost.fit import fit_latency_csv, read_latencies
+from ofa.cost.latency_table import TableSlot
+from ofa.space import Dim, SearchSpace
+
+RESOLUTIONS, KERNELS, EXPANDS, DEPTHS = (16, 24, 32), (3, 5, 7), (2, 4), (1, 2, 3)
+NUM_STAGES = 3
+
+
+def supernet():
+    """Three stages of up to three blocks; MACs know nothing of what a kernel costs."""
+    dims, slots, factors = [Dim("resolution", RESOLUTIONS)], [], []
+    for stage in range(NUM_STAGES):
+        depth = f"stage{stage}.depth"
+        dims.append(Dim(depth, DEPTHS))
+        for block in range(DEPTHS[-1]):
+            name = f"stage{stage}.block{block}"
+            needs = (depth, tuple(d for d in DEPTHS if d > block)) if block else None
+            own = [Dim(f"{name}.kernel", KERNELS, requires=needs), Dim(f"{name}.expand", EXPANDS, requires=needs)]
+            dims += own
+            shape = (len(RESOLUTIONS), len(DEPTHS), len(KERNELS), len(EXPANDS))
+            keys, macs = np.full(shape, "", dtype=object), np.zeros(shape)
+            for index in np.ndindex(shape):
+                resolution, kept = RESOLUTIONS[index[0]], DEPTHS[index[1]]
+                if kept > block:
+                    kernel, expand = KERNELS[index[2]], EXPANDS[index[3]]
+                    keys[index] = f"s{stage}_{'first' if block == 0 else 'next'}_k{kernel}_e{expand}_r{resolution}"
+                    macs[index] = resolution**2 * expand * (stage + 1)
+            names = ("resolution", depth, own[0].name, own[1].name)
+            slots.append(TableSlot(name, names, keys))
+            factors.append((names, macs))
+    return SimpleNamespace(space=SearchSpace(tuple(dims)), slots=slots, factors=lambda cost: factors)
+
+
+def true_part_ms(key):
+    """Not proportional to MACs: large kernels are dear, the second stage is slow, a call of a part costs something."""
+    stage, first, kernel, expand, resolution = key.split("_")
+    value = 2e-4 * int(resolution[1:]) ** 2 * int(expand[1:]) * (int(stage[1:]) + 1)
+    value *= {"k3": 1.0, "k5": 1.2, "k7": 1.7}[kernel] * {"s0": 1.0, "s1": 1.4, "s2": 0.8}[stage]
+    return value * (1.2 if first == "first" else 1.0) + 0.05
+
+
+def true_ms(net, population):
+    total = np.full(len(population), 0.3)
+    for slot in net.slots:
+        values = np.array([true_part_ms(key) if key else 0.0 for key in slot.keys.ravel()]).reshape(slot.keys.shape)
+        total += values[tuple(population[:, net.space.column(dim)] for dim in slot.dims)]
+    return total
+
+
+@pytest.fixture(scope="module")
+def net():
+    return supernet()
+
+
+def drawn(net, num, seed=0):
+    population = net.space.sample_population(num, np.random.default_rng(seed))
+    return population, true_ms(net, population)
+
+
+def mape_percent(predicted, truth):
+    return float(np.abs(predicted / truth - 1).mean() * 100)
+
+
+def test_what_parts_share_is_found_from_whole_networks(net):
+    population, latency_ms = drawn(net, 100)
+    fit = fit_latency(net, population, latency_ms)
+    unseen, truth = drawn(net, 500, seed=1)
+    assert mape_percent(fit.table.predict_ms(unseen), truth) < 0.5
+    assert fit.table.held_out["mape_percent"] < 0.7
+    assert fit.table.held_out["macs_only_mape_percent"] > 5
+
+
+def test_it_beats_one_hot_ridge_by_far(net):
+    from sklearn.linear_model import RidgeCV
+
+    noise = np.random.default_rng(2)
+    population, latency_ms = drawn(net, 60)
+    latency_ms = latency_ms * (1 + 0.01 * noise.standard_normal(60))
+    unseen, truth = drawn(net, 500, seed=1)
+    ours = mape_percent(fit_latency(net, population, latency_ms).table.predict_ms(unseen), truth)
+    ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(net.space.encode(population), latency_ms)
+    assert ours < 1.5
+    assert ours < 0.4 * mape_percent(ridge.predict(net.space.encode(unseen)), truth)
+
+
+def test_noise_stays_noise(net):
+    population, truth = drawn(net, 150)
+    noisy = truth * (1 + 0.03 * np.random.default_rng(3).standard_normal(150))
+    fit = fit_latency(net, population, noisy)
+    assert fit.table.details["noise_percent"] == pytest.approx(3, rel=0.35)
+    unseen, expected = drawn(net, 500, seed=1)
+    assert mape_percent(fit.table.predict_ms(unseen), expected) < 1.5
+
+
+def test_parts_that_were_never_seen_are_priced_too(net):
+    population, _ = drawn(net, 400)
+    without = population[population[:, net.space.column("resolution")] != 1][:80]
+    fit = fit_latency(net, without, true_ms(net, without))
+    unseen, truth = drawn(net, 400, seed=1)
+    unseen, truth = unseen[unseen[:, 0] == 1], truth[unseen[:, 0] == 1]
+    assert mape_percent(fit.table.predict_ms(unseen), truth) < 5
+    entries = fit.table.entries.set_index("key")["latency_ms_p10"]
+    assert (entries > 0).all()
+    assert entries["s1_next_k7_e4_r24"] > entries["s1_next_k3_e4_r24"]
+    assert entries["s1_next_k3_e2_r16"] < entries["s1_next_k3_e2_r24"] < entries["s1_next_k3_e2_r32"]
+
+
+def test_the_table_is_one_like_any_other(net, tmp_path):
+    population, latency_ms = drawn(net, 40)
+    fit = fit_latency(net, population, latency_ms, device="phone")
+    fit.table.save(tmp_path / "phone.csv")
+    loaded = LatencyTable.load(tmp_path / "phone.csv")
+    np.testing.assert_allclose(loaded.predict_ms(population), fit.table.predict_ms(population))
+    assert (loaded.device, loaded.details["num_archs"]) == ("phone", 40)
+    assert loaded.measured_keys == set()
+
+
+def test_each_network_is_predicted_without_it(net):
+    """The mean of a constant is what a fit that has seen it would give; here one outlier must stay an outlier."""
+    population, latency_ms = drawn(net, 60)
+    latency_ms[7] *= 3
+    held_out = fit_latency(net, population, latency_ms).table.held_out
+    assert held_out["predicted_ms"][7] < 0.6 * latency_ms[7]
+    assert held_out["num"] == 60
+
+
+def test_proposals_are_what_is_not_known_yet(net):
+    population, _ = drawn(net, 400)
+    column = net.space.column("stage2.block0.kernel")
+    without = population[population[:, column] != 2][:80]
+    noisy = true_ms(net, without) * (1 + 0.01 * np.random.default_rng(0).standard_normal(80))
+    fit = fit_latency(net, without, noisy)
+    proposed = fit.propose(6, rng=np.random.default_rng(0))
+    share = np.mean([arch["stage2.block0.kernel"] == 7 for arch in proposed])
+    assert share >= 0.5 > 1 / 3
+    assert len(set(proposed)) == 6
+    seen, new = fit.relative_uncertainty(without).mean(), fit.relative_uncertainty(proposed).mean()
+    assert new > 1.2 * seen
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        fit.propose(0, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, y: (p[:9], y[:9]), "9 different architectures are too few; measure at least 10"),
+        (lambda p, y: (p, y[:-1]), r"20 architectures, but latencies of shape \(19,\)"),
+        (lambda p, y: (p, np.where(np.arange(20) == 3, np.nan, y)), r"latency_ms\[3\] is nan"),
+        (lambda p, y: (p, np.where(np.arange(20) == 4, -1.0, y)), r"latency_ms\[4\] is -1.0"),
+        (lambda p, y: (np.repeat(p[:1], 20, axis=0), y), "1 different architectures are too few"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(net, change, message):
+    with pytest.raises(FitError, match=message):
+        fit_latency(net, *change(*drawn(net, 20)))
+
+
+def write(path, net, num=20, change=lambda rows: rows):
+    population, latency_ms = drawn(net, num)
+    rows = [[arch.to_json(), value] for arch, value in zip(net.space.to_archs(population), latency_ms, strict=True)]
+    pd.DataFrame(change(rows), columns=["arch", "latency_ms"]).to_csv(path, index=False)
+    return population, latency_ms
+
+
+def test_a_file_gives_the_same_fit(net, tmp_path):
+    population, latency_ms = write(tmp_path / "measured.csv", net)
+    fit = fit_latency_csv(net, tmp_path / "measured.csv", device="phone")
+    expected = fit_latency(net, population, latency_ms)
+    np.testing.assert_allclose(fit.table.predict_ms(population), expected.table.predict_ms(population), rtol=1e-6)
+    assert len(fit.table.fingerprint["source"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [*rows[:2], ["{", 1.0]], r"line 4: arch '\{' is not of this space"),
+        (lambda rows: [*rows[:2], ["[1]", 1.0]], r"line 4: arch '\[1\]' is not of this space"),
+        (lambda rows: [*rows[:1], [json.dumps({"resolution": 17}), 1.0]], "line 3: arch .* is not of this space"),
+        (lambda rows: [*rows[:2], [rows[2][0], "fast"]], "line 4: latency_ms is fast, not a positive number"),
+        (lambda rows: [*rows[:2], [rows[2][0], 0]], "line 4: latency_ms is 0.*, not a positive number"),
+    ],
+)
+def test_lines_that_are_wrong_are_named(net, tmp_path, change, message):
+    write(tmp_path / "measured.csv", net, change=change)
+    with pytest.raises(FitError, match=message):
+        read_latencies(tmp_path / "measured.csv", net.space)
+
+
+def test_files_that_are_wrong_are_named(net, tmp_path):
+    with pytest.raises(FitError, match=r"no file .*none\.csv; give a CSV file with the columns arch and latency_ms"):
+        read_latencies(tmp_path / "none.csv", net.space)
+    (tmp_path / "other.csv").write_text("arch,ms\n")
+    with pytest.raises(FitError, match=r"other\.csv has no column 'latency_ms', but 'arch', 'ms'"):
+        read_latencies(tmp_path / "other.csv", net.space)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(FitError, match="is not a CSV file"):
+        read_latencies(tmp_path / "empty.csv", net.space)
