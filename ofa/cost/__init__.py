@@ -1,6 +1,6 @@
 """What an architecture costs: sums of factors, latency tables. No torch here."""
 
-from ofa.cost.cost_model import CostModel, Factor, macs, params, peak_activation_bytes
+from ofa.cost.cost_model import CostModel, Factor, macs, model_bytes, params, peak_activation_bytes
 from ofa.cost.fit import FitError, LatencyFit, fit_latency
 from ofa.cost.latency_table import LatencyTable, LatencyTableError, MissingLatencyError, RefusedTableError
 
@@ -15,6 +15,7 @@ __all__ = [
     "RefusedTableError",
     "fit_latency",
     "macs",
+    "model_bytes",
     "params",
     "peak_activation_bytes",
 ]

@@ -107,8 +107,27 @@ def params(supernet: HasFactors) -> CostModel:
     return _of_supernet(supernet, "params", unit="parameter")
 
 
+def model_bytes(supernet: HasFactors, *, precision: Literal["fp32", "fp16", "int8"] = "fp32") -> CostModel:
+    """Bytes of the weights in a deployed file: batch normalisation is folded, which leaves a bias per channel.
+
+    INT8 keeps biases in 32 bits; the scale per channel that it adds is counted with them. The graph itself takes some
+    ten to a hundred kilobytes more.
+    """
+    weight, bias = {"fp32": (4, 4), "fp16": (2, 2), "int8": (1, 8)}[precision]
+    factors = [
+        Factor(tuple(dims), array * num_bytes)
+        for kind, num_bytes in (("weights", weight), ("biases", bias))
+        for dims, array in supernet.factors(kind)
+    ]
+    return CostModel(supernet.space, factors, name="model", unit="byte")
+
+
 def peak_activation_bytes(supernet: HasFactors) -> CostModel:
-    """Most memory that the activations of one image need at once: the largest factor, not the sum."""
+    """Most memory that the activations of one image need at once: the largest factor, not the sum.
+
+    It counts what convolutions and products read and write, and shortcuts that wait: the least that any memory plan of
+    a network of convolutions can do with. :func:`ofa.hardware.memory.arena_bytes` makes the plan.
+    """
     return _of_supernet(supernet, "peak_activation_bytes", unit="byte", reduce="max")
 
 

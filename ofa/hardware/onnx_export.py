@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
         warnings.filterwarnings("ignore", "ONNX export mode is set to TrainingMode.EVAL", UserWarning)
         try:
             torch.onnx.export(
-                module,
+                _OneArgument(module).eval(),
                 (images,),
                 file,  # type: ignore[arg-type]  # the older exporter takes a file
                 dynamo=False,
@@ -70,6 +70,17 @@ def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
         finally:
             hook.remove()
     return onnx.load_from_string(file.getvalue())
+
+
+class _OneArgument(nn.Module):
+    """The exporter makes an input of every further argument that has a default, such as ``is_causal`` of attention."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Any:
+        return self.module(images)
 
 
 def export_by_dynamo(

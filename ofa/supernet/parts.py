@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
@@ -157,6 +158,8 @@ class PartIndex:
         functions: dict[str, Callable[[_Place, Subnet, int], float]] = {
             "macs": self._macs,
             "params": lambda place, subnet, index: self._params(place, subnet),
+            "weights": lambda place, subnet, index: self._params(place, subnet, kinds=("weight",)),
+            "biases": lambda place, subnet, index: self._params(place, subnet, kinds=("bias",)),
             "peak_activation_bytes": self._peak_activation_bytes,
         }
         if cost not in functions:
@@ -284,11 +287,14 @@ class PartIndex:
         assert isinstance(before, tuple)
         return prod(min(int(size), subnet.kernels[path]) for size in before) / prod(map(int, before))
 
-    def _params(self, place: _Place, subnet: Subnet) -> float:
+    def _params(
+        self, place: _Place, subnet: Subnet, kinds: tuple[str, ...] = ("weight", "bias", "norm scale")
+    ) -> float:
         return float(
             sum(
                 round(self._counts.scaled(numel, labels, subnet) * self._kernel_share(windowed, subnet))
-                for windowed, numel, labels in self._parameters.get(place.name, ())
+                for windowed, numel, labels, kind in self._parameters.get(place.name, ())
+                if kind in kinds
             )
         )
 
@@ -318,10 +324,12 @@ def part_key(fields: Fields) -> str:
     return "_".join(words)
 
 
-def _parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, tuple[str, int, Labels]]]:
-    """Module and, of every parameter, the module again if it is its weight, the size, and labels.
+def _parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, tuple[str, int, Labels, str]]]:
+    """Module and, of every parameter, the module again if it is its weight, the size, labels, and its kind.
 
-    The matrices of elastic kernels are left out.
+    Its kind says what becomes of it in a deployed network: a ``weight`` (a matrix or more), a ``bias`` (a vector), or
+    the ``norm scale`` of a batch normalisation, which is folded into the weights before it. The matrices of elastic
+    kernels are left out.
     """
     labels: dict[str, list[Atoms]] = {}
     for source in anatomy.trace.sources:
@@ -329,7 +337,10 @@ def _parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, tuple
     for name, parameter in model.named_parameters():
         path, _, own = name.rpartition(".")
         if not own.startswith("kernel_transform_"):
-            yield path, (path if own == "weight" else "", parameter.numel(), tuple(labels.get(name, ())))
+            kind = "weight" if parameter.ndim > 1 else "bias"
+            if own == "weight" and isinstance(anatomy.modules[path], _BatchNorm):
+                kind = "norm scale"
+            yield path, (path if own == "weight" else "", parameter.numel(), tuple(labels.get(name, ())), kind)
 
 
 class _Counts:

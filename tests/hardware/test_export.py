@@ -110,3 +110,41 @@ def test_files_are_made_once(tmp_path):
     assert len({path.name for path in models.values()}) == 2
     export_all({"a": source}, dataclasses.replace(DEVICE, batch=2), tmp_path, step=lambda: None)
     assert len(made) == 3
+
+
+def test_folded_batch_norms_compute_the_same():
+    import timm
+
+    pytest.importorskip("executorch")
+    from ofa.hardware.executorch_export import fold_bn
+
+    model = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.weight)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    folded = fold_bn(model, images)
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(folded(images), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_batch_norm_that_two_convolutions_share_stays():
+    pytest.importorskip("executorch")
+    from ofa.hardware.executorch_export import fold_bn
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.first(x)) + self.norm(self.second(x))
+
+    module, images = Shared().eval(), torch.ones(1, 3, 2, 2)
+    folded = fold_bn(module, images)
+    assert isinstance(folded.norm, nn.BatchNorm2d)
+    torch.testing.assert_close(folded(images), module(images))

@@ -122,3 +122,17 @@ def test_only_spatial_means_become_pools(dims, keepdim, shape, op):
     assert [node.op_type for node in onnx.load_from_string(model).graph.node if node.op_type != "Constant"] == [op]
     images = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     np.testing.assert_allclose(run(model, images), images.mean(tuple(dims), keepdims=keepdim), atol=1e-6)
+
+
+def test_arguments_with_defaults_are_left_at_them():
+    """Blocks of transformers take a mask and whether it is causal; the exporter would make inputs of these."""
+
+    class Attention(nn.Module):
+        def forward(self, x, mask=None, is_causal: bool = False):
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask, is_causal=is_causal)
+
+    images = np.random.default_rng(0).standard_normal((1, 2, 5, 4)).astype(np.float32)
+    model = export_for_timing(Attention().eval(), (2, 5, 4))
+    assert [value.name for value in onnx.load_from_string(model).graph.input] == ["input"]
+    expected = Attention()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(run(model, images), expected, atol=1e-5)

@@ -241,3 +241,22 @@ def test_keys_of_presets(small_preset: Supernet) -> None:
 def test_slots_share_keys(tiny: Supernet) -> None:
     keys = [{str(key) for key in slot.keys.flat} - {""} for slot in tiny.slots if slot.name.startswith("stage2.")]
     assert any(first & second for first, second in itertools.combinations(keys, 2))
+
+
+@pytest.mark.parametrize("name", ["ofa_mobilenetv3_tiny", "vit_tiny"])
+def test_model_bytes_are_those_of_the_file(name):
+    """The exported file holds the weights, and a graph of some ten kilobytes."""
+    from ofa.cost import model_bytes
+    from ofa.hardware.onnx_export import export_by_dynamo
+
+    supernet = create_supernet(name, num_classes=10).eval()
+    rng = np.random.default_rng(0)
+    for arch in [supernet.space.largest(), supernet.space.sample(rng)]:
+        for module in (subnet := supernet.extract(arch)).modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.bias)  # equal biases are written once
+        shape = (1, *supernet.input_shape(arch))
+        graph = export_by_dynamo(subnet, shape, input_name="input", output_name="output").graph
+        in_file = sum(len(tensor.raw_data) for tensor in graph.initializer)
+        assert model_bytes(supernet).predict(arch)[0] == pytest.approx(in_file, rel=0.02)
+        assert model_bytes(supernet, precision="fp16").predict(arch)[0] * 2 == model_bytes(supernet).predict(arch)[0]

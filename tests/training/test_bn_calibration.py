@@ -20,13 +20,16 @@ def make_model() -> Any:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), BatchNormAct2d(4)).eval()
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @torch.no_grad()
-def test_statistics_are_the_mean_over_batches_of_what_the_layer_sees() -> None:
-    model, batches = make_model(), make_batches(3)
+def test_statistics_are_the_mean_over_batches_of_what_the_layer_sees(memory_format: torch.memory_format) -> None:
+    model = make_model().to(memory_format=memory_format)
+    batches = [images.to(memory_format=memory_format) for images in make_batches(3)]
     model[1].running_mean.fill_(100)  # what was before is forgotten
     calibrate_bn(model, iter(batches))
 
     first = [model[0](images) for images in batches]
+    assert all(x.is_contiguous(memory_format=memory_format) for x in first)
     means = torch.stack([x.mean(dim=(0, 2, 3)) for x in first])
     variances = torch.stack([x.var(dim=(0, 2, 3), unbiased=True) for x in first])
     torch.testing.assert_close(model[1].running_mean, means.mean(dim=0))
@@ -36,6 +39,8 @@ def test_statistics_are_the_mean_over_batches_of_what_the_layer_sees() -> None:
     norms = [nn.functional.batch_norm(x, None, None, model[1].weight, model[1].bias, training=True) for x in first]
     second = [norm.relu() for norm in norms]
     torch.testing.assert_close(model[4].running_mean, torch.stack([x.mean(dim=(0, 2, 3)) for x in second]).mean(dim=0))
+    variances = torch.stack([x.var(dim=(0, 2, 3), unbiased=True) for x in second])
+    torch.testing.assert_close(model[4].running_var, variances.mean(dim=0))
 
 
 def test_one_batch_gives_its_own_statistics_so_evaluation_equals_training() -> None:
