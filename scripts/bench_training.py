@@ -7,7 +7,7 @@ moment, the same command goes on: what has a row is not done again, a run that w
 checkpoint in ``--work``. Settings are part of a row's key, so other settings give other rows beside those there are.
 
 - gap: a supernet (recipe bignas) and some of its subnets, each trained alone (recipe plain) for as many epochs.
-- strategies: recipes at the training cost of bignas, counted in multiply-accumulates; two of them at parts of it too.
+- strategies: recipes at the training cost of bignas, counted in multiply-accumulates; gap's longer run beside them.
 - calibration: accuracy and time of BN calibration on few and many images.
 - throughput: a sandwich step against the steps of the same four subnets as networks of their own.
 """
@@ -47,7 +47,7 @@ from ofa.config import read_yaml
 from ofa.cost import CostModel, macs
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware.fingerprint import cpu_model
-from ofa.search.sampling import sample_distinct, spread
+from ofa.search.sampling import sample_distinct
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import create_supernet
 from ofa.training import (
@@ -70,7 +70,6 @@ SECTIONS = ("gap", "strategies", "calibration", "throughput")
 MODEL = "ofa_mobilenetv3_tiny"
 DIGITS = "digits"
 STRATEGIES = ("bignas", "deps", "alphanet", "progressive_shrinking", "sortednet")
-CURVE = ("bignas", "deps")
 WARMUP_SHARE = 0.05  # 3 of 60 epochs, as in the recipes, however long the run is
 HELD_BACK = 4096  # images for BN calibration, and as many for the search split
 CALIBRATION_IMAGES = (0, 256, 1024, 4096)
@@ -259,13 +258,6 @@ class Bench:
         return [archs[position] for position in np.argsort(self.macs(archs), kind="stable")]
 
     @cached_property
-    def alone_archs(self) -> list[Arch]:
-        """Subnets trained alone for tau: those of gap, which are there already, and fixed ones between the bounds."""
-        middle = self.fixed_archs[1:-1]
-        others = [middle[position] for position in spread(self.macs(middle), self.options.num_alone)]
-        return list(dict.fromkeys([*self.gap_archs, *others]))
-
-    @cached_property
     def chain_archs(self) -> list[Arch]:
         """Some of the nested sub-models that sortednet trains; ascending."""
         sampler = load_recipe("sortednet").strategy.sampler
@@ -415,34 +407,36 @@ class Bench:
             epochs *= base["macs_per_image"] / own["macs_per_image"]
         return self.job(recipe, epochs=epochs, seed=self.options.strategy_seed)
 
-    @property
-    def alone_jobs(self) -> list[Job]:
-        """A run of its own for each of :attr:`alone_archs`."""
-        options = self.options
-        return [
-            self.alone_job(arch, epochs=options.alone_epochs, seed=options.strategy_seed) for arch in self.alone_archs
-        ]
-
     def archs_of(self, recipe: str) -> list[Arch]:
         """Subnets that a recipe's run is judged by."""
-        return [*self.fixed_archs, *self.alone_archs, *(self.chain_archs if recipe == "sortednet" else [])]
+        return [*self.fixed_archs, *self.gap_archs, *(self.chain_archs if recipe == "sortednet" else [])]
 
     @property
-    def curve(self) -> list[tuple[str, float]]:
-        """Recipes and shares of the budget."""
-        shares = sorted({*self.options.shares} - {1.0})
-        return [(recipe, share) for share in shares for recipe in reversed(CURVE)]
+    def longer_share(self) -> float:
+        """Cost of gap's run of bignas, as a share of the budget."""
+        return float(self.options.epochs / self.options.strategy_epochs)
 
     def strategies(self) -> None:
         self.judge(self.base_job, self.archs_of("bignas"))
         self.probe("bignas")
-        for recipe, share in [*((recipe, 1.0) for recipe in STRATEGIES), *self.curve]:
+        for recipe in STRATEGIES:
             self.probe(recipe)
-            job = self.planned(recipe, share)
+            job = self.planned(recipe, 1.0)
             assert job is not None
             self.judge(job, self.archs_of(recipe))
-        for job, arch in zip(self.alone_jobs, self.alone_archs, strict=True):
-            self.judge(job, [arch])
+        self.judge(self.job("bignas", epochs=self.options.epochs, seed=self.options.strategy_seed), self.fixed_archs)
+        self.gap()  # its subnets that are trained alone
+
+    def alone_top1(self) -> npt.NDArray[np.float64] | None:
+        """Mean over seeds of the accuracies of gap's subnets, each trained alone, if all are there."""
+        found = []
+        for seed in self.options.seeds:
+            jobs = [self.alone_job(arch, epochs=self.options.epochs, seed=seed) for arch in self.gap_archs]
+            scores = self.own_top1(jobs, self.gap_archs)
+            if scores is None:
+                return None
+            found.append(scores)
+        return np.mean(found, axis=0)
 
     # -- BN calibration ------------------------------------------------------------------------------------------------
 
@@ -885,9 +879,8 @@ def strategies_page(bench: Bench) -> list[str]:
             f"{cost_text(base['train_macs'])}. The others' epochs are chosen to cost the same, as told by a run of "
             f"{options.probe_steps} small steps that has all phases. Seed {options.strategy_seed}. Accuracies are over "
             f"{len(bench.fixed_archs)} fixed subnets, the bounds among them. *tau* is Kendall's, between accuracy in "
-            f"the supernet and accuracy trained alone for {epochs_text(options.alone_epochs)}, over the "
-            f"{len(bench.gap_archs)} subnets of the table above and {len(bench.alone_archs) - len(bench.gap_archs)} of "
-            "the fixed ones."
+            f"the supernet and accuracy trained alone for {epochs_text(options.epochs)} (mean over seeds), over the "
+            f"{len(bench.gap_archs)} subnets of the table above."
         ),
         *table(header, rows),
         "",
@@ -901,14 +894,14 @@ def strategies_page(bench: Bench) -> list[str]:
 
 
 def strategy_rows(bench: Bench) -> list[list[str]]:
-    alone, base = bench.own_top1(bench.alone_jobs, bench.alone_archs), bench.runs.get(bench.base_job.key)
+    alone, base = bench.alone_top1(), bench.runs.get(bench.base_job.key)
     rows = []
     for recipe in STRATEGIES:
         job = bench.planned(recipe, 1.0)
         scores = bench.top1(job, bench.fixed_archs) if job else None
         if job is None or base is None or scores is None:
             continue
-        run, shared = bench.runs.by_key[job.key], bench.top1(job, bench.alone_archs)
+        run, shared = bench.runs.by_key[job.key], bench.top1(job, bench.gap_archs)
         chain = bench.top1(job, bench.chain_archs) if recipe == "sortednet" else None
         rows.append(
             [
@@ -928,38 +921,38 @@ def strategy_rows(bench: Bench) -> list[list[str]]:
 
 
 def curve_page(bench: Bench) -> list[str]:
-    """Accuracy against cost, and how much less the one costs at the other's accuracy."""
-    points: dict[str, list[tuple[float, float]]] = {recipe: [] for recipe in CURVE}
+    """What DepS needs to be as accurate, as far as two budgets of bignas tell."""
+    points: dict[str, list[tuple[float, float]]] = {"bignas": [], "deps": []}
     rows = []
-    for recipe, share in itertools.product(CURVE, sorted({*bench.options.shares, 1.0})):
+    for recipe, share in (("deps", 1.0), ("bignas", 1.0), ("bignas", bench.longer_share)):
         job = bench.planned(recipe, share)
         scores = bench.top1(job, bench.fixed_archs) if job else None
-        if job is not None and scores is not None:
-            cost = float(bench.runs.by_key[job.key]["train_macs"])
-            points[recipe].append((cost, float(scores.mean())))
-            rows.append([f"`{recipe}`", f"{share:g}", cost_text(cost), f"{scores.mean():.2f}", f"{scores.min():.2f}"])
-    if min(map(len, points.values())) < 2:
-        return []
+        if job is None or scores is None:
+            return []
+        cost = float(bench.runs.by_key[job.key]["train_macs"])
+        points[recipe].append((cost, float(scores.mean())))
+        rows.append([f"`{recipe}`", f"{share:g}", cost_text(cost), f"{scores.mean():.2f}", f"{scores.min():.2f}"])
     return [
         *table(["recipe", "share of budget", "cost", "mean %", "worst %"], rows),
         "",
         *paragraph(
             "DepS is published as needing 2.5 times less training than once-for-all training at equal accuracy. "
-            + factor_text(points["bignas"], points["deps"])
+            + factor_text(points["deps"][0], points["bignas"])
         ),
     ]
 
 
-def factor_text(reference: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> str:
-    """The sentence on what the other saves, from ``(cost, accuracy)`` of both."""
-    full_cost, target = max(reference)
-    cost = cost_at(other, target)
-    goal = f"the {target:.2f} % of `bignas` at the whole budget"
-    if cost is None:
-        return f"Here `deps` does not reach {goal}: {max(accuracy for _, accuracy in other):.2f} % is its best."
-    at_least = "at least " if cost <= min(other)[0] else ""
+def factor_text(ours: tuple[float, float], reference: Sequence[tuple[float, float]]) -> str:
+    """The sentence on what a run of ``(cost, accuracy)`` saves, from such points of the reference."""
+    cost, accuracy = ours
+    needed = cost_at(reference, accuracy)
+    reached = f"Here `deps` reaches {accuracy:.2f} % at {cost_text(cost)}"
+    if needed is None:
+        longest, best = max(reference)
+        return f"{reached}; `bignas` stays below that at {longest / cost:.2f} times the cost ({best:.2f} %)."
+    at_most = "at most " if needed <= min(reference)[0] else ""
     return (
-        f"Here `deps` reaches {goal} at {cost_text(cost)} (interpolated): {at_least}{full_cost / cost:.2f} times less."
+        f"{reached}; `bignas` needs {at_most}{cost_text(needed)} for it (interpolated), {needed / cost:.2f} times that."
     )
 
 
@@ -1050,7 +1043,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/bench_training"), help="run folders")
     parser.add_argument("--epochs", type=float, default=10, help="gap and calibration")
     parser.add_argument("--strategy-epochs", type=float, default=4, help="epochs of bignas, which give the budget")
-    parser.add_argument("--alone-epochs", type=float, default=10, help="of those trained alone for tau")
     parser.add_argument("--limit", type=int, help="training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of gap; calibration uses the first")
     parser.add_argument("--strategy-seed", type=int, default=0)
@@ -1058,8 +1050,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[12, 16, 20, 24])
     parser.add_argument("--gap-archs", type=int, default=6, help="trained alone for gap")
     parser.add_argument("--num-archs", type=int, default=30, help="judged in strategies and calibration")
-    parser.add_argument("--num-alone", type=int, default=6, help="of those, trained alone for tau beside gap's")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.4], help="of the budget, besides the whole")
     parser.add_argument("--probe-steps", type=int, default=1000, help="to find what a recipe costs")
     parser.add_argument("--pairs", type=int, default=5, help="timings of BN calibration per subnet")
     parser.add_argument("--step-batch", type=int, default=32)
@@ -1072,7 +1062,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in options.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
-    for name in ("gap_archs", "num_archs", "num_alone"):
+    for name in ("gap_archs", "num_archs"):
         if getattr(options, name) < 2:
             parser.error(f"--{name.replace('_', '-')} must be at least 2, the bounds")
     options.sections = [name for name in SECTIONS if name in options.sections or not options.sections]
