@@ -1,11 +1,12 @@
 """Measure latency tables: how well they predict, how long they take, what specialisation for a device gains.
 
-    python scripts/bench_latency.py [tables] [matrix] [--devices cpu-1t ...] [--run RUN] [--out docs/results]
+    python scripts/bench_latency.py [tables] [fit] [matrix] [--devices cpu-1t ...] [--run RUN] [--out docs/results]
 
 Leaves ``latency.md`` in ``--out`` and its rows in ``--out``/latency/*.csv. Stopped at any moment, the same command goes
 on: tables and rows that are there are not measured again.
 
 - tables: for each device a table of ``ofa_mobilenetv3_w1.0``; its errors on whole subnets that had no part in it.
+- fit: whole subnets of that space on the first device; error of tables fitted on some of them, against one-hot ridge.
 - matrix: for each pair of devices and three budgets, the subnet that the one device's table chooses, measured on the
   other beside the subnet that the other's own table chooses at the same predicted accuracy.
 """
@@ -25,9 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from sklearn.linear_model import RidgeCV
 
 from ofa.cli import progress_bar
-from ofa.cost import LatencyTable
+from ofa.cost import LatencyTable, fit_latency, macs
+from ofa.cost.held_out import spearman
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import Device, load_device, measure, profile
 from ofa.hardware.export import export_model
@@ -40,9 +43,12 @@ from ofa.space import Population
 from ofa.supernet import Supernet, create_supernet
 from ofa.training import Run, SubnetEvaluator
 
-SECTIONS = ("tables", "matrix")
+SECTIONS = ("tables", "fit", "matrix")
 SPACE = "ofa_mobilenetv3_w1.0"
 DEVICES = ("cpu-1t", "cpu-int8-1t", "openvino-1t", "executorch-1t")
+FIT_SIZES = (25, 50, 100, 200, 400)
+NUM_SPLITS = 5
+FIT_BATCH = 100  # subnets measured against each other at once
 BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest subnet, on a logarithmic scale
 
 
@@ -104,6 +110,77 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [{str(name): value for name, value in row.items()} for row in pd.read_csv(path).to_dict("records")]
+
+
+# -- fit ---------------------------------------------------------------------------------------------------------------
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Fill ``whole.csv``, batch by batch, and then ``fit.csv``."""
+    supernet = create_supernet(SPACE).eval()
+    device = load_device(options.devices[0])
+    population = sample_distinct(supernet.space, options.num_whole, np.random.default_rng(7), set())
+    path = options.out / "latency" / "whole.csv"
+    rows = read_rows(path)
+    for first in range(len(rows), len(population), FIT_BATCH):
+        say(f"whole subnets {first} to {first + FIT_BATCH} on {device.name}")
+        batch = population[first : first + FIT_BATCH]
+        measured = measure_population(options, supernet, device, batch)
+        archs = [arch.to_json() for arch in supernet.space.to_archs(batch)]
+        rows += [{"arch": arch, "latency_ms": value} for arch, value in zip(archs, measured.tolist(), strict=True)]
+        write_csv_atomic(path, pd.DataFrame(rows))
+    measured_ms = np.array([row["latency_ms"] for row in rows])
+    write_csv_atomic(options.out / "latency" / "fit.csv", pd.DataFrame(fit_errors(supernet, population, measured_ms)))
+
+
+def fit_errors(
+    supernet: Supernet, population: Population, measured_ms: npt.NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Errors on what each of several random subsets leaves out."""
+    encoded, num_macs = supernet.space.encode(population), macs(supernet).predict(population)
+    rows = []
+    for size in (size for size in FIT_SIZES if size < len(population)):
+        errors: dict[str, list[tuple[float, float]]] = {"ours": [], "one_hot_ridge": [], "macs_only": []}
+        for split in range(NUM_SPLITS):
+            order = np.random.default_rng(split).permutation(len(population))
+            seen, unseen = order[:size], order[size:]
+            ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(encoded[seen], measured_ms[seen])
+            line = np.polyfit(num_macs[seen], measured_ms[seen], 1)
+            predictions = {
+                "ours": fit_latency(supernet, population[seen], measured_ms[seen]).table.predict_ms(population[unseen]),
+                "one_hot_ridge": ridge.predict(encoded[unseen]),
+                "macs_only": np.polyval(line, num_macs[unseen]),
+            }
+            for name, predicted in predictions.items():
+                error = 100 * float(np.abs(predicted / measured_ms[unseen] - 1).mean())
+                errors[name].append((error, spearman(predicted, measured_ms[unseen]) or 0.0))
+        means = {name: np.mean(values, axis=0) for name, values in errors.items()}
+        row: dict[str, Any] = {"num_samples": size}
+        for name, (error, correlation) in means.items():
+            row |= {f"{name}_mape_percent": round(float(error), 3), f"{name}_spearman": round(float(correlation), 4)}
+        rows.append(row)
+    return rows
+
+
+def fit_lines(rows: pd.DataFrame) -> list[str]:
+    names = {"ours": "`fit_latency`", "one_hot_ridge": "one-hot ridge", "macs_only": "MACs only"}
+    return [
+        "## Tables fitted on whole networks",
+        "",
+        f"Mean error, and Spearman, on the whole subnets that a fit has not seen; mean of {NUM_SPLITS} random subsets.",
+        "",
+        *table_lines(
+            ["samples", *names.values()],
+            [
+                [
+                    str(int(row["num_samples"])),
+                    *(f"{row[f'{name}_mape_percent']:.2f} %, {row[f'{name}_spearman']:.3f}" for name in names),
+                ]
+                for row in rows.to_dict("records")
+            ],
+        ),
+        "",
+    ]
 
 
 # -- matrix ------------------------------------------------------------------------------------------------------------
@@ -275,6 +352,9 @@ def page(options: argparse.Namespace) -> list[str]:
             ),
             "",
         ]
+    path = options.out / "latency" / "fit.csv"
+    if path.exists():
+        lines += fit_lines(pd.read_csv(path))
     path = options.out / "latency" / "matrix.csv"
     if path.exists():
         lines += matrix_lines(pd.read_csv(path))
@@ -329,6 +409,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-fit", type=int, default=30)
     parser.add_argument("--num-held-out", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--num-whole", type=int, default=500, help="whole subnets measured for fit")
     parser.add_argument("--num-samples", type=int, default=200, help="subnets that the accuracy predictor learns from")
     parser.add_argument("--run", type=Path, default=Path("runs/fashion"), help="run folder, for matrix")
     parser.add_argument("--data", help="where its data is now")
@@ -347,7 +428,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     torch.set_num_threads(1)
-    doing = {"tables": tables, "matrix": matrix}
+    doing = {"tables": tables, "fit": fit, "matrix": matrix}
     for name in options.sections or SECTIONS:
         doing[name](options)
         write_text_atomic(options.out / "latency.md", "\n".join(page(options)).rstrip() + "\n")

@@ -256,3 +256,78 @@ def test_whole_way_on_the_command_line(tmp_path: Path) -> None:
         assert bundle["latency_ms"]["p50"] <= bundle["budget_ms"]
         assert bundle["top1_percent"]["value"] >= 95
     assert "<html" in (run.path / "report.html").read_text()
+
+
+def test_measure_times_files_against_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from torch import nn
+
+    from ofa.hardware.onnx_export import export_for_timing
+
+    paths = [tmp_path / "small.onnx", tmp_path / "large.onnx"]
+    for path, width in zip(paths, (4, 64), strict=True):
+        path.write_bytes(export_for_timing(nn.Conv2d(3, width, 5).eval(), (3, 48, 48)))
+    out = tmp_path / "measured.json"
+    words = ["--device", "cpu-1t", "--rounds", "2", "--block-ms", "2", "--out", str(out), "--json"]
+    status, printed, err = ofa_command(capsys, "measure", *map(str, paths), *words)
+    assert status == 0, err
+    result = json.loads(printed)
+    assert result == json.loads(out.read_text())
+    assert [entry["model"] for entry in result["models"]] == [str(path) for path in paths]
+    assert result["models"][0]["latency_ms_p10"] < result["models"][1]["latency_ms_p10"]
+    assert result["fingerprint"]["id"]
+    assert "blocks measured again" in err
+    status, _, err = ofa_command(capsys, "measure", str(tmp_path / "none.onnx"), "--device", "cpu-1t")
+    assert (status, "none.onnx" in err) == (2, True)
+
+
+def test_devices_say_what_is_installed_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    status, printed, err = ofa_command(capsys, "devices", "--json", "--tables", str(ROOT / "latency_tables"))
+    assert status == 0
+    rows = {row["name"]: row for row in json.loads(printed)}
+    assert rows["cpu-1t"]["installed"].startswith("onnxruntime ")
+    assert rows["cpu-1t"]["tables"] == ["ofa_mobilenetv3_w1.0"]
+    assert rows["raspberry-pi"]["host"]["name"] == "ssh"
+    assert "executorch-1t" in err
+
+
+def test_fit_proposes_fits_and_proposes_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    csv = tmp_path / "phone.csv"
+    csv.write_text("arch,latency_ms\n")
+    words = ["fit", "--space", "ofa_mobilenetv3_tiny", "--csv", str(csv), "--device", "phone", "--out", str(tmp_path)]
+    status, printed, err = ofa_command(capsys, *words, "--propose", "24")
+    assert status == 0, err
+    archs = json.loads(printed)
+    assert len(archs) == 24
+    rows = [f'"{json.dumps(arch).replace(chr(34), chr(34) * 2)}",{1 + arch["resolution"] ** 2 / 500}' for arch in archs]
+    csv.write_text("\n".join(["arch,latency_ms", *rows]) + "\n")
+    status, printed, err = ofa_command(capsys, *words, "--propose", "3", "--json")
+    assert status == 0, err
+    result = json.loads(printed)
+    assert result["held_out"]["num"] == 24
+    assert len(result["proposals"]) == 3
+    assert "24 networks, each predicted without it" in err
+    status, _, err = ofa_command(capsys, *words)
+    assert (status, "is there already; replace it with --overwrite" in err) == (2, True)
+    csv.write_text("\n".join(["arch,latency_ms", *rows[:3], "{},1"]) + "\n")
+    status, _, err = ofa_command(capsys, *words, "--overwrite")
+    assert (status, "phone.csv, line 5: arch" in err) == (2, True)
+
+
+def test_a_table_of_another_machine_is_not_searched_with(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from ofa.hardware import load_device
+
+    words = ["--run", f"{run}/", "--device", "cpu-1t"]
+    profiled = ofa_command(
+        capsys, "profile", *words, "--out", str(tmp_path), "--num-fit", "4", "--num-held-out", "4", "--force"
+    )
+    assert profiled[0] == 0, profiled[2]
+    (path,) = (tmp_path / "cpu-1t").glob("*.json")
+    table = json.loads(path.read_text())
+    assert table["fingerprint"]["id"] == load_device("cpu-1t").host.fingerprint(load_device("cpu-1t"))["id"]
+    table["fingerprint"] |= {"id": "other", "cpu": "Another CPU"}
+    path.write_text(json.dumps(table))
+    status, _, err = ofa_command(capsys, "search", *words, "--budget-ms", "1", "--tables", str(tmp_path))
+    assert status == 2
+    assert "was measured elsewhere or with other software (cpu Another CPU there" in err

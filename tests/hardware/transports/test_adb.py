@@ -73,9 +73,9 @@ def test_it_measures_every_block_once(device, phone, tmp_path):
 
 def test_a_second_call_sends_nothing_again(device, phone):
     measure(device)
-    assert len(phone.calls("push")) == 4  # program, two models, anchor
+    assert phone.num_calls("push") == 4  # program, two models, anchor
     measure(device)
-    assert len(phone.calls("push")) == 4
+    assert phone.num_calls("push") == 4
 
 
 def test_a_damaged_file_is_sent_again(device, phone):
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_sent_again(device, phone):
     phone.do_wrong("damaged")  # the first push too
     measure(device)
     assert model.read_bytes() == whole
-    assert len(phone.calls("push")) == 6
+    assert phone.num_calls("push") == 6
 
 
 def test_blocks_that_the_journal_holds_are_not_measured(device, tmp_path):
@@ -127,13 +127,12 @@ def test_a_lost_connection_is_tried_again(device, phone):
     assert len(measure(device).blocks) == 4
 
 
-def test_a_phone_that_stays_away_is_given_up(device, phone, monkeypatch):
-    real = module._adb
-    monkeypatch.setattr(
-        module, "_adb", lambda words, seconds: real(words if words == ["devices"] else ["-s", "x", "reboot"], seconds)
-    )
-    with pytest.raises(HostError, match=r"emulator-5554 does not answer adb, after 4 tries: unknown command reboot"):
+def test_a_phone_that_stays_away_is_given_up(device, phone):
+    phone.do_wrong("gone")
+    message = r"emulator-5554 does not answer adb, after 4 tries: adb: device 'emulator-5554' not found; plug it in"
+    with pytest.raises(HostError, match=message):
         measure(device)
+    assert phone.num_calls("shell") == 4
 
 
 def test_executorch_that_logs_to_standard_error(phone):
@@ -176,7 +175,7 @@ def test_a_missing_library_is_told(phone):
     phone.do_wrong("lacks a library")
     with pytest.raises(NotInstalledError, match=r'library "libonnxruntime.so" not found.*name the libraries'):
         measure(make_device(phone, "onnxruntime"))
-    with pytest.raises(NotInstalledError, match="no library /nowhere.so; name those that onnxruntime_perf_test needs"):
+    with pytest.raises(NotInstalledError, match=r"no library /nowhere.so; name those that onnxruntime_perf_test needs"):
         measure(make_device(phone, "onnxruntime", libraries=("/nowhere.so",)))
 
 
@@ -196,12 +195,18 @@ def test_the_program_may_be_on_the_phone(device, phone):
         measure(dataclasses.replace(device, host=host))
 
 
-def test_waiting_for_a_cooler_phone_has_an_end(phone, monkeypatch):
-    clock = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    device = dataclasses.replace(make_device(phone, "onnxruntime"), cool_below_c=20)
-    assert len(measure(device).blocks) == 4
-    assert next(clock) == 600  # asked five times; it stays at 32.6 degrees
+def test_waiting_for_a_cooler_phone_has_an_end(monkeypatch):
+    phone, asked, now = module.Phone("A", 1), [], iter(range(0, 10_000, 100))
+    degrees = [41.0, 40.0, 20.0]
+    monkeypatch.setattr(module.Phone, "conditions", lambda self: {"temperature_c": asked.append(1) or degrees.pop(0)})
+    phone.cool_down(30)
+    assert len(asked) == 3
+    phone.cool_down(None)
+    assert len(asked) == 3
+    degrees.extend([41.0] * 20)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    phone.cool_down(30)  # begins at 0 s, looks at 100, 200 and 300, gives up at 400
+    assert len(asked) == 3 + 4
 
 
 def test_cleaning_leaves_what_is_not_ours(device, phone):
@@ -251,7 +256,8 @@ def test_recorded_output_is_read():
             ExecutorRunner().durations_ns(output, 1, "token")
     with pytest.raises(ValueError, match="1 lines for 2 runs"):
         ExecutorRunner().durations_ns(f"{recorded}\ntoken\ntoken\n", 2, "token")
-    table = f"{(RECORDED / 'perf_test.txt').read_text()}\ntoken\nmodels,0.144871,158171136,68,0\nmodels,1e-05,158171136,68,1\n"
+    rows = "models,0.144871,158171136,68,0\nmodels,1e-05,158171136,68,1\n"
+    table = f"{(RECORDED / 'perf_test.txt').read_text()}\ntoken\n{rows}"
     assert PerfTest().durations_ns(table, 2, "token") == [144871000, 10000]
     for num_runs in (1, 3):
         with pytest.raises(ValueError, match=f"2 lines for {num_runs} runs"):
