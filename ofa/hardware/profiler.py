@@ -22,7 +22,6 @@ from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.export import Source, anchor_model, empty_model, export_all
-from ofa.hardware.fingerprint import conditions
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import Progress
 from ofa.hardware.runtimes import Model
@@ -174,7 +173,6 @@ def profile(
             "block_seconds": block_seconds,
             "measured_resolutions": measured_resolutions,
             **result.facts(),
-            "conditions_after": conditions(),
         },
     )
     measured_ms = p10_ms[list(archs)].to_numpy()

@@ -7,6 +7,7 @@ modules that need nothing but Python, numpy and the runtime (see :mod:`ofa.hardw
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -41,14 +42,12 @@ def time_on_device(
     block_seconds: float,
     done: Iterable[Block] = (),
     on_block: Callable[[Block], None] | None = None,
-    on_loaded: Callable[[], None] | None = None,
 ) -> TimingResult:
     """Load models on this machine and time them in turn, see :func:`~ofa.hardware.timing.time_models`.
 
     Args:
         models: Of the runtime's format.
         anchor: A small model, always the same.
-        on_loaded: Called after each model is loaded.
 
     Raises:
         ModelError: If one cannot be run; it names it.
@@ -62,11 +61,10 @@ def time_on_device(
             run = session.prepared(session.random_inputs(rng))
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from None
-        if on_loaded is not None:
-            on_loaded()
         return run
 
-    return time_models(
+    before = conditions()
+    result = time_models(
         {name: load(name, model) for name, model in models.items()},
         anchor=load("anchor", anchor),
         rng=rng,
@@ -76,6 +74,7 @@ def time_on_device(
         done=done,
         on_block=on_block,
     )
+    return dataclasses.replace(result, conditions=(before, conditions()))
 
 
 def run_job(folder: Path) -> None:
@@ -96,7 +95,6 @@ def run_job(folder: Path) -> None:
 
 def _measure(folder: Path, job: Mapping[str, Any], device: Any) -> dict[str, Any]:
     _cool_down(job["cool_below_c"])
-    before = conditions()
     journal = Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]})
     elsewhere = {(name, number) for name, number in job.get("done", [])}
     elsewhere -= {(block.name, block.round) for block in journal.blocks}
@@ -117,7 +115,7 @@ def _measure(folder: Path, job: Mapping[str, Any], device: Any) -> dict[str, Any
         "blocks": [block.to_json() for block in result.blocks if (block.name, block.round) not in elsewhere],
         "num_rejected": result.num_rejected,
         "causes": dict(result.causes),
-        "conditions": [before, conditions()],
+        "conditions": list(result.conditions),
     }
 
 

@@ -133,11 +133,13 @@ class TimingResult:
     Args:
         num_rejected: Blocks that were thrown away and measured again.
         causes: How often each cause was found, in rejected blocks and in those that had to be kept.
+        conditions: Load, clock and temperature of the machine before and after, where it tells.
     """
 
     blocks: Sequence[Block]
     num_rejected: int = 0
     causes: Mapping[str, int] = field(default_factory=dict)
+    conditions: Sequence[Mapping[str, Any]] = ()
 
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs``, one row per name."""
@@ -168,6 +170,7 @@ class TimingResult:
             "rejected_percent": round(100 * self.num_rejected / max(num_kept + self.num_rejected, 1), 2),
             "kept_though_disturbed_percent": round(100 * num_disturbed / max(num_kept, 1), 2),
             "causes": dict(self.causes),
+            "conditions": list(self.conditions),
         }
 
 

@@ -33,6 +33,7 @@ def test_latencies_are_the_models_own():
         "rejected_percent": 0.0,
         "kept_though_disturbed_percent": 0.0,
         "causes": {},
+        "conditions": [],
     }
 
 

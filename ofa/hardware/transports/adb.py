@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -207,7 +207,8 @@ class Adb(Host):
         bursts = {name: burst(name, model) for name, model in models.items()}
         anchor_burst = burst("anchor", anchor)
         phone.cool_down(device.cool_below_c)
-        return time_models(
+        before = phone.conditions()
+        result = time_models(
             bursts,
             anchor=anchor_burst,
             rng=rng,
@@ -217,6 +218,7 @@ class Adb(Host):
             done=[] if journal is None else list(journal.blocks),
             on_block=keep,
         )
+        return replace(result, conditions=(before, phone.conditions()))
 
     def clean(self) -> None:
         """Delete what was sent there."""

@@ -206,7 +206,12 @@ class Ssh(Host):
         self._check_result(result, models, rounds, arrived, blocks)
         causes = Counter(result["causes"])
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
-        return TimingResult(blocks=list(blocks.values()), num_rejected=result["num_rejected"], causes=dict(causes))
+        return TimingResult(
+            blocks=list(blocks.values()),
+            num_rejected=result["num_rejected"],
+            causes=dict(causes),
+            conditions=result["conditions"],
+        )
 
     def clean(self) -> None:
         """Stop what runs there, and delete what was sent there.
