@@ -482,7 +482,7 @@ class Bench:
         small = StepSettings(
             machine=machine("cpu"),
             device="cpu",
-            threads=torch.get_num_threads(),
+            threads=self.options.step_threads,
             batch_size=self.options.step_batch,
             resolution=self.options.step_resolution,
             rounds=self.options.rounds,
@@ -503,7 +503,8 @@ class Bench:
                 if self.step_key(settings, draw) in self.steps:
                     continue
                 say(f"steps on {settings.text}: draw {draw + 1} of {self.options.draws}")
-                times = step_times(settings, draw=draw)
+                with num_threads(settings.threads):
+                    times = step_times(settings, draw=draw)
                 row = {"model": THROUGHPUT_MODEL, **dataclasses.asdict(settings), "draw": draw, **times}
                 self.steps.add(self.step_key(settings, draw), row)
 
@@ -530,6 +531,17 @@ def accuracy_of(evaluator: SubnetEvaluator, arch: Arch) -> float:
 
 def machine(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"{cpu_model()}, {platform.machine()}"
+
+
+@contextlib.contextmanager
+def num_threads(num: int) -> Iterator[None]:
+    """So many threads of torch for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def milliseconds(action: Callable[[], object], device: str) -> float:
@@ -950,10 +962,9 @@ def factor_text(ours: tuple[float, float], reference: Sequence[tuple[float, floa
     if needed is None:
         longest, best = max(reference)
         return f"{reached}; `bignas` stays below that at {longest / cost:.2f} times the cost ({best:.2f} %)."
-    at_most = "at most " if needed <= min(reference)[0] else ""
-    return (
-        f"{reached}; `bignas` needs {at_most}{cost_text(needed)} for it (interpolated), {needed / cost:.2f} times that."
-    )
+    if needed <= min(reference)[0]:
+        return f"{reached}; `bignas` needs less than {cost_text(needed)} for it."
+    return f"{reached}; `bignas` needs {cost_text(needed)} for it (interpolated), {needed / cost:.2f} times that."
 
 
 def cost_at(curve: Sequence[tuple[float, float]], accuracy: float) -> float | None:
@@ -1054,9 +1065,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="timings of BN calibration per subnet")
     parser.add_argument("--step-batch", type=int, default=32)
     parser.add_argument("--step-resolution", type=int, default=128)
+    parser.add_argument("--step-threads", type=int, default=2)
     parser.add_argument("--draws", type=int, default=6, help="random subnets of throughput")
     parser.add_argument("--rounds", type=int, default=9, help="timings per draw; five times as many on a GPU")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of training and BN calibration")
     options = parser.parse_args(words)
     options.words = sys.argv[1:] if words is None else list(words)
     unknown = [name for name in options.sections if name not in SECTIONS]
