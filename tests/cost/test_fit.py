@@ -134,6 +134,29 @@ def test_each_network_is_predicted_without_it(net):
     assert held_out["num"] == 60
 
 
+def test_measurements_of_one_network_are_left_out_together(net):
+    population, latency_ms = drawn(net, 60)
+    latency_ms[7] *= 3
+    twice, both_ms = np.concatenate([population, population[7:8]]), np.append(latency_ms, latency_ms[7])
+    predicted_ms = fit_latency(net, twice, both_ms).table.held_out["predicted_ms"]
+    assert predicted_ms[7] == predicted_ms[-1] < 0.6 * latency_ms[7]
+
+
+def test_the_first_proposal_is_the_best_of_all(net):
+    """By trying each network of the pool: the posterior with it, from the precision instead of an update."""
+    fit = fit_latency(net, *drawn(net, 30))
+    pool = np.unique(net.space.sample_population(25, np.random.default_rng(5)), axis=0)
+    features, posterior = fit._posterior.features(fit._parts, pool), fit._posterior
+    precision = np.linalg.inv(posterior.covariance)
+    left = []
+    for row in features:
+        covariance = np.linalg.inv(precision + np.outer(row, row) / posterior.noise**2)
+        left.append(np.trace(features @ covariance @ features.T))
+    proposed = fit.propose(1, rng=np.random.default_rng(5), pool_size=25)
+    assert proposed == net.space.to_archs(pool[[int(np.argmin(left))]])
+    assert len(fit.propose(40, rng=np.random.default_rng(5), pool_size=25)) == len(pool)
+
+
 def test_proposals_are_what_is_not_known_yet(net):
     population, _ = drawn(net, 400)
     column = net.space.column("stage2.block0.kernel")
@@ -163,6 +186,11 @@ def test_proposals_are_what_is_not_known_yet(net):
 def test_what_cannot_be_fitted_is_refused(net, change, message):
     with pytest.raises(FitError, match=message):
         fit_latency(net, *change(*drawn(net, 20)))
+
+
+def test_a_space_alone_is_not_enough(net):
+    with pytest.raises(FitError, match=r"alone does not tell its parts; give a supernet of it"):
+        fit_latency(net.space, *drawn(net, 20))
 
 
 def write(path, net, num=20, change=lambda rows: rows):
