@@ -6,23 +6,10 @@ from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 from torch import nn
 
 from ofa.cost.latency_table import TableSlot
-from ofa.hardware.runtimes import RUNTIMES
 from ofa.space import Dim, SearchSpace
-
-
-def runtime_params():
-    """Names of the runtimes, for fixtures.
-
-    What torch compiles crashes in a process that has loaded Arrow, OpenVINO and ExecuTorch before, as the whole suite has;
-    so that runtime is tested by ``make test-slow``, which has not.
-    """
-    return [
-        pytest.param(name, marks=pytest.mark.slow) if name == "torch-compiled" else name for name in sorted(RUNTIMES)
-    ]
 
 
 class FakeClock:

@@ -12,12 +12,12 @@ from ofa.hardware import load_device
 from ofa.hardware.export import anchor_model, empty_model, export_all, export_model
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
 
-from .fakes import runtime_params
+pytestmark = pytest.mark.alone
 
 DEVICE = load_device("cpu-1t")
 
 
-@pytest.fixture(params=runtime_params())
+@pytest.fixture(params=sorted(RUNTIMES))
 def device(request):
     """A device of each runtime that is there."""
     device = dataclasses.replace(DEVICE, runtime=request.param)

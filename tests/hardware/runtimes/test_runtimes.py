@@ -16,10 +16,10 @@ from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 from ofa.hardware.timing import Burst
 
-from ..fakes import runtime_params
+pytestmark = pytest.mark.alone
 
 
-@pytest.fixture(params=runtime_params())
+@pytest.fixture(params=sorted(RUNTIMES))
 def device(request):
     try:
         RUNTIMES[request.param]().versions()
