@@ -1,11 +1,10 @@
 """Energy counters, where the machine has one that can be read.
 
-- RAPL: Intel and AMD processors, ``/sys/class/powercap``; whole package, so keep the rest of the machine quiet.
-- NVML: NVIDIA cards, through the ``nvidia-ml-py`` package.
-- tegrastats: Jetson boards; a power in milliwatts now and then, summed up over time.
+- RAPL: Intel and AMD processors under Linux; all packages, so keep the rest of the machine quiet.
+- NVML: NVIDIA cards since Volta, through the ``nvidia-ml-py`` package.
+- tegrastats: Jetson boards; a power now and then, summed up over time.
 
-None of them was at hand where this was written: they are tested against files, a module and lines of output that look
-like the real ones.
+The file needs the standard library only, so that it can be copied to a device.
 """
 
 from __future__ import annotations
@@ -16,19 +15,27 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 POWERCAP = Path("/sys/class/powercap")
 TEGRA_INTERVAL_MS = 100
-# The whole board: Orin and Xavier say VDD_IN or VIN_SYS_5V0, older ones POM_5V_IN.
-TEGRA_POWER = re.compile(r"\b(?:VDD_IN|VIN_SYS_5V0|POM_5V_IN) (\d+)(?:mW)?/")
+TEGRA_WAIT_SECONDS = 5.0
+# What a board takes: its input where it is measured (Nano, TX2, Xavier NX, Orin Nano and NX), else the sum of the rails
+# that hang side by side on it (AGX Orin, AGX Xavier); further rails are parts of these.
+TEGRA_INPUTS = (
+    ("VDD_IN",),
+    ("POM_5V_IN",),
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
+    ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
+)
+TEGRA_RAIL = re.compile(r"\b([A-Z]\w*) (\d+)(?:mW)?/\d+(?:mW)?\b(?![MkG]B)")  # now/average, in milliwatts
 
 
 class EnergyError(OSError):
-    """A counter is there but cannot be read."""
+    """A counter is there but cannot be used."""
 
 
 class EnergyCounter(Protocol):
@@ -38,39 +45,54 @@ class EnergyCounter(Protocol):
     def name(self) -> str: ...
 
     def read_joules(self) -> float: ...
+    def close(self) -> None: ...
 
 
 class RaplCounter:
-    """The first package of a processor; it begins anew at ``max_energy_range_uj``, an hour or so apart.
+    """All packages of the processors.
+
+    Each counts up to its ``max_energy_range_uj`` and begins anew: half an hour at 100 W. Read it more often than that.
 
     Args:
-        folder: ``/sys/class/powercap/intel-rapl:0``.
+        packages: Folders such as ``/sys/class/powercap/intel-rapl:0``.
+
+    Raises:
+        EnergyError: If they may not be read; since Linux 5.10 only root may.
     """
 
     name = "rapl"
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "energy_uj"
-        self._range_uj = int((folder / "max_energy_range_uj").read_text())
+    def __init__(self, packages: Iterable[Path]) -> None:
+        self._packages = list(packages)
+        self._ranges_uj = [int((folder / "max_energy_range_uj").read_text()) for folder in self._packages]
         self._last_uj = self._read_uj()
-        self._wrapped_uj = 0
+        self._total_uj = 0
 
-    def _read_uj(self) -> int:
+    def _read_uj(self) -> list[int]:
+        paths = [folder / "energy_uj" for folder in self._packages]
         try:
-            return int(self._path.read_text())
-        except PermissionError:
-            raise EnergyError(f"{self._path} is not readable; allow it with: sudo chmod a+r {self._path}") from None
+            return [int(path.read_text()) for path in paths]
+        except PermissionError as error:
+            files = " ".join(map(str, paths))
+            raise EnergyError(f"{error.filename} may not be read; allow it with `sudo chmod a+r {files}`") from None
 
     def read_joules(self) -> float:
         now_uj = self._read_uj()
-        if now_uj < self._last_uj:
-            self._wrapped_uj += self._range_uj
+        for now, last, size in zip(now_uj, self._last_uj, self._ranges_uj, strict=True):
+            self._total_uj += now - last + (size if now < last else 0)
         self._last_uj = now_uj
-        return (self._wrapped_uj + now_uj) / 1e6
+        return self._total_uj / 1e6
+
+    def close(self) -> None:
+        pass
 
 
 class NvmlCounter:
-    """An NVIDIA card of the Volta generation or later."""
+    """One NVIDIA card.
+
+    Args:
+        pynvml: The module of that name.
+    """
 
     name = "nvml"
 
@@ -78,50 +100,76 @@ class NvmlCounter:
         self._pynvml = pynvml
         pynvml.nvmlInit()
         self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        self.read_joules()  # older cards do not count
 
     def read_joules(self) -> float:
-        return float(self._pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3  # it counts millijoules
+        return float(self._pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3  # millijoules
+
+    def close(self) -> None:
+        self._pynvml.nvmlShutdown()
 
 
 class TegraCounter:
-    """A Jetson: power times the time since the reading before."""
+    """A Jetson board: each power that tegrastats prints counts for the time since the one before.
+
+    Args:
+        program: Path of tegrastats.
+
+    Raises:
+        EnergyError: If it prints no power that we know.
+    """
 
     name = "tegrastats"
 
     def __init__(self, program: str) -> None:
         command = [program, "--interval", str(TEGRA_INTERVAL_MS)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
-        self._joules, self._last = 0.0, time.monotonic()
-        self._thread = threading.Thread(target=self._follow, args=(self._process.stdout,), daemon=True)
+        self._lines = self._process.stdout
+        self._joules = 0.0
+        self._has_read = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
+        if not self._has_read.wait(TEGRA_WAIT_SECONDS):
+            self.close()
+            raise EnergyError(
+                f"{program} prints no power in {TEGRA_WAIT_SECONDS:g} s; see what `sudo {program}` prints"
+            )
 
-    def _follow(self, lines: IO[str]) -> None:
-        for line in lines:
+    def _follow(self) -> None:
+        before: float | None = None
+        for line in self._lines:
             watts, now = read_tegra_watts(line), time.monotonic()
-            if watts is not None:
-                self._joules += watts * (now - self._last)
-            self._last = now
+            if watts is None:
+                continue
+            if before is not None:
+                self._joules += watts * (now - before)
+            before = now
+            self._has_read.set()
 
     def read_joules(self) -> float:
+        if self._process.poll() is not None:
+            raise EnergyError(f"tegrastats ended with exit status {self._process.returncode}; is another one running?")
         return self._joules
 
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
         self._thread.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._lines.close()
 
 
 def read_tegra_watts(line: str) -> float | None:
     """Power of the board in one line of tegrastats; ``None`` if it does not tell."""
-    found = TEGRA_POWER.search(line)
-    return int(found.group(1)) / 1e3 if found else None
+    milliwatts = {rail: int(now) for rail, now in TEGRA_RAIL.findall(line)}
+    for rails in TEGRA_INPUTS:
+        if all(rail in milliwatts for rail in rails):
+            return sum(milliwatts[rail] for rail in rails) / 1e3
+    return None
 
 
 def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
-    """The counter of this machine, an accelerator's before the processor's; ``None`` if there is none.
+    """The counter of this machine: the board's, or else the card's, or else the processor's. ``None`` without one.
 
     Raises:
         EnergyError: If there is one that may not be read.
@@ -129,37 +177,49 @@ def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
     program = shutil.which("tegrastats")
     if program is not None:
         return TegraCounter(program)
+    card = _find_card()
+    if card is not None:
+        return card
+    packages = [
+        folder
+        for folder in sorted(powercap.glob("intel-rapl:*"))  # AMD's stand there too
+        if (folder / "name").read_text().startswith("package")
+    ]
+    return RaplCounter(packages) if packages else None
+
+
+def _find_card() -> NvmlCounter | None:
     try:
         pynvml = importlib.import_module("pynvml")
-        return NvmlCounter(pynvml)
     except ImportError:
-        pass
-    except Exception as error:  # NVMLError and its kin are made at run time
-        if type(error).__module__ != "pynvml":
-            raise
-    packages = sorted(powercap.glob("*-rapl:[0-9]"))
-    return RaplCounter(packages[0]) if packages else None
+        return None
+    try:
+        return NvmlCounter(pynvml)
+    except pynvml.NVMLError_NoPermission as error:
+        raise EnergyError(f"the energy of the NVIDIA card may not be read ({error}); run as root") from None
+    except pynvml.NVMLError:  # no driver, no card, or one that does not count
+        return None
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What a run takes.
+    """What one run takes.
 
     Args:
-        joules_per_run: All that the counter saw, idling included.
-        idle_watts: Before the runs.
-        num_runs: Behind it.
+        joules_per_run: All that the counter saw, what the machine takes anyway included.
+        idle_watts: What it took just before, with nothing to do.
+        seconds_per_run: How long one takes.
+        num_runs: Behind these numbers.
     """
 
     joules_per_run: float
     idle_watts: float
+    seconds_per_run: float
     num_runs: int
-    seconds: float
 
     @property
     def joules_above_idle_per_run(self) -> float:
-        """What a run takes beside what the machine takes anyway."""
-        return self.joules_per_run - self.idle_watts * self.seconds / self.num_runs
+        return self.joules_per_run - self.idle_watts * self.seconds_per_run
 
 
 def measure_energy(
@@ -168,18 +228,23 @@ def measure_energy(
     """Run something for a while and share the energy among its runs.
 
     Args:
-        run: Runs once and returns when it is finished.
-        seconds: At least so long; counters move in steps of milliseconds to a tenth of a second.
+        run: Runs once, and returns when it is finished, on an accelerator too.
+        seconds: At least so long; counters move in steps of up to a tenth of a second.
+        idle_seconds: Nothing runs for so long before.
+
+    Raises:
+        EnergyError: If the counter does not move.
     """
-    run()
+    run()  # the first one loads and allocates
     start, before = time.monotonic(), counter.read_joules()
     time.sleep(idle_seconds)
     idle_watts = (counter.read_joules() - before) / (time.monotonic() - start)
-    num_runs, before, start = 0, counter.read_joules(), time.monotonic()
-    while True:
+    num_runs = 0
+    start, before = time.monotonic(), counter.read_joules()
+    while num_runs == 0 or time.monotonic() < start + seconds:
         run()
         num_runs += 1
-        passed = time.monotonic() - start
-        if passed >= seconds:
-            break
-    return Energy((counter.read_joules() - before) / num_runs, idle_watts, num_runs, passed)
+    passed, joules = time.monotonic() - start, counter.read_joules() - before
+    if joules <= 0:
+        raise EnergyError(f"counter {counter.name} did not move in {passed:.1f} s; measure for longer")
+    return Energy(joules / num_runs, idle_watts, passed / num_runs, num_runs)

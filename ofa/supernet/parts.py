@@ -28,7 +28,7 @@ from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
 from ofa.space import SearchSpace, Value, unknown_name_message
 from ofa.supernet.anatomy import Anatomy, num_channels
-from ofa.supernet.channels import Call, sizes_at
+from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
 from ofa.supernet.dims import ElasticDim, Subnet
 from ofa.supernet.narrowing import Narrower
@@ -38,6 +38,7 @@ BYTES_PER_ACTIVATION = 4
 
 Fields = dict[str, int | str]
 EntryT = TypeVar("EntryT")
+Alive = frozenset[tuple[int, int]]  # numbers and sizes of tensors
 
 _KEY_PREFIXES = {
     "in_channels": "i",
@@ -299,22 +300,77 @@ class PartIndex:
         )
 
     def _peak_activation_bytes(self, place: _Place, subnet: Subnet, index: int) -> float:
-        """Most activations alive at once: inputs and output of a product, and the shortcut that waits for the end.
+        """Most that is in memory in one step of the place."""
+        labels = self._anatomy.trace.tensor_labels
+        # A model that takes other steps at this resolution than where it was traced is taken at its full width.
+        is_traced = self._num_tensors[index] == len(labels)
+        sizes: dict[int, int] = {}
+        peak = 0
+        for alive in self._alive[index].get(place.name, ()):
+            for number, size in alive:
+                if number not in sizes:
+                    sizes[number] = self._counts.scaled(size, labels[number], subnet) if is_traced else size
+            peak = max(peak, sum(sizes[number] for number, _ in alive))
+        return float(peak * BYTES_PER_ACTIVATION)
 
-        This supposes that a convolution's normalisation and activation are fused into it, and memory is freed at once.
-        """
-        peak = shortcut = 0.0
-        call = self._calls[place.paths[0]]
-        waiting = prod(self._input_shape(place, subnet, index)) if call.has_shortcut else 0
-        for number, contraction in self._contractions.get(place.name, ()):
-            _, inputs, output = self._sizes[index].contractions[number]
-            alive = self._counts.scaled(output, contraction.output, subnet)
-            alive += sum(
-                self._counts.scaled(inputs[position], labels, subnet) for position, labels in contraction.inputs
+    @cached_property
+    def _num_tensors(self) -> list[int]:
+        return [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
+
+    @cached_property
+    def _alive(self) -> list[dict[str, list[Alive]]]:
+        """For each resolution and place, what is in memory in its steps; what is a part of another is left out."""
+        result = []
+        for sizes in self._sizes:
+            paths = (step.module for step in sizes.steps)
+            gathered = self._by_place(zip(paths, _alive(sizes.steps), strict=True))
+            result.append(
+                {
+                    place: [alive for alive in dict.fromkeys(every) if not any(alive < other for other in every)]
+                    for place, every in gathered.items()
+                }
             )
-            peak = max(peak, alive + shortcut)
-            shortcut = waiting  # the first layer's input is the shortcut itself
-        return peak * BYTES_PER_ACTIVATION
+        return result
+
+
+def _alive(steps: Sequence[Step]) -> list[Alive]:
+    """What is in memory during each step; :mod:`ofa.cost.memory_plan` says the same of an exported graph.
+
+    An elementwise step writes over an operand that nobody needs any more. If only elementwise steps read its result, it
+    writes nothing: they compute it.
+    """
+    readers: dict[int, list[Step]] = {}
+    for step in steps:
+        for number in step.reads:
+            readers.setdefault(number, []).append(step)
+    sizes = {number: size for step in steps for number, size in step.writes}
+    holder: dict[int, int] = {}  # the tensor that is in memory where this one is read
+    last: dict[int, int] = {}
+    for at, step in enumerate(steps):
+        read = {holder[number] for number in step.reads}
+        last.update(dict.fromkeys(read, at))
+        for number, size in step.writes:
+            alike = [other for other in read if sizes[other] == size]
+            is_read_elementwise = number in readers and all(r.kind == "elementwise" for r in readers[number])
+            is_held = step.kind == "view" or (step.kind == "elementwise" and is_read_elementwise)
+            holder[number] = alike[0] if is_held and len(alike) == 1 else number
+            last[holder[number]] = at
+
+    place: dict[int, int] = {}  # the tensor whose memory this one has taken over
+    spans: dict[int, tuple[int, int]] = {}
+    for at, step in enumerate(steps):
+        for number, size in step.writes:
+            if holder[number] == number:
+                given = [holder[other] for other in step.reads] if step.kind == "elementwise" else []
+                heirloom = next((other for other in given if last[other] == at and sizes[other] == size), None)
+                place[number] = number if heirloom is None else place[heirloom]
+                first, _ = spans.get(place[number], (at, at))
+                spans[place[number]] = first, last[number]
+    alive: list[list[tuple[int, int]]] = [[] for _ in steps]
+    for number, (first, end) in spans.items():
+        for each in alive[first : end + 1]:
+            each.append((number, sizes[number]))
+    return [frozenset(each) for each in alive]
 
 
 def part_key(fields: Fields) -> str:

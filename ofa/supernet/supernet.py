@@ -118,7 +118,8 @@ class Supernet(nn.Module):
         """Cost tables: for each slot the dims it reads and a dense array over their values.
 
         Args:
-            cost: ``macs`` (multiply-accumulates), ``params`` or ``peak_activation_bytes`` (of one fp32 image; the
-                peak of a network is the largest entry, not the sum).
+            cost: ``macs`` (multiply-accumulates), ``params``, ``weights`` and ``biases`` (those of them that a deployed
+                network keeps), or ``peak_activation_bytes`` (of one fp32 image; the peak of a network is the largest
+                entry, not the sum).
         """
         return self._part_index.factors(cost)

@@ -63,7 +63,7 @@ class FakeSupernet:
     space = SPACE
 
     def factors(self, cost):
-        scale = {"macs": 1.0, "params": 10.0, "peak_activation_bytes": 100.0}[cost]
+        scale = {"macs": 1.0, "params": 10.0, "peak_activation_bytes": 100.0, "weights": 3.0, "biases": 0.5}[cost]
         return [(factor.dims, scale * factor.array) for factor in FACTORS]
 
 
@@ -76,3 +76,25 @@ def test_costs_of_a_supernet(name, scale, reduce):
     expected = [scale * brute_force(reduce, FACTORS, genes) for genes in population]
     np.testing.assert_allclose(model.predict(population), expected)
     assert model.name == name
+
+
+@pytest.mark.parametrize(
+    ("precision", "scale"), [("fp32", 4 * (3 + 0.5)), ("fp16", 2 * (3 + 0.5)), ("int8", 3 + (4 + 4) * 0.5)]
+)
+def test_bytes_of_weights_biases_and_scales(precision, scale):
+    population = SPACE.sample_population(10, np.random.default_rng(0))
+    expected = [scale * brute_force(sum, FACTORS, genes) for genes in population]
+    np.testing.assert_allclose(
+        cost_model.model_bytes(FakeSupernet(), precision=precision).predict(population), expected
+    )
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="unknown precision 'int4'"):
+        cost_model.model_bytes(FakeSupernet(), precision="int4")
+
+
+def test_bytes_per_activation():
+    population = SPACE.sample_population(10, np.random.default_rng(0))
+    fp32, int8 = (cost_model.peak_activation_bytes(FakeSupernet(), bytes_per_activation=n) for n in (4, 1))
+    np.testing.assert_array_equal(fp32.predict(population), 4 * int8.predict(population))

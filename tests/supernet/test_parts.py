@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import timm
 import torch
@@ -15,6 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ofa.cost import model_bytes, peak_activation_bytes
+from ofa.cost.memory_plan import plan_onnx
+from ofa.hardware.onnx_export import export_for_timing
 from ofa.space import Arch
 from ofa.supernet import PRESETS, Supernet, create_supernet, elasticize
 from ofa.supernet.parts import Slot
@@ -115,7 +119,46 @@ def test_macs_equal_another_counter(name: str) -> None:
             assert 2 * sum(entries(supernet, arch, macs)) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-def test_peak_activation_is_the_largest_input_and_output_with_the_waiting_shortcut(small_preset: Supernet) -> None:
+def assert_model_bytes_are_those_of_the_file(supernet: Supernet, num: int) -> None:
+    for arch in archs_of(supernet, num):
+        subnet = supernet.extract(arch)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in subnet.parameters():  # equal ones, such as new biases, would be written once
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for precision, dtype in (("fp32", torch.float32), ("fp16", torch.float16)):
+            exported = export_for_timing(subnet, supernet.input_shape(arch), dtype=dtype)
+            graph = onnx.load_from_string(exported).graph
+            in_file = sum(len(tensor.raw_data) for tensor in graph.initializer)
+            predicted = model_bytes(supernet, precision=precision).predict(arch)[0]
+            assert predicted == pytest.approx(in_file, rel=1e-4)
+            assert 0 < len(exported) - predicted < 200_000  # the graph
+
+
+@pytest.mark.parametrize("name", ["ofa_mobilenetv3_tiny", "vit_tiny", "convnext_atto", "resnet26d"])
+def test_model_bytes_are_those_of_the_exported_file(name: str) -> None:
+    assert_model_bytes_are_those_of_the_file(create_supernet(name, num_classes=10).eval(), 1)
+
+
+def assert_peak_is_that_of_the_plan(supernet: Supernet, num: int) -> None:
+    cost = peak_activation_bytes(supernet, bytes_per_activation=1)
+    for arch in archs_of(supernet, num):
+        exported = export_for_timing(supernet.extract(arch), supernet.input_shape(arch))
+        assert cost.predict(arch)[0] == plan_onnx(exported, bytes_per_element=1).arena_bytes
+
+
+def test_peak_of_presets_is_that_of_the_plan_of_the_exported_subnet(small_preset: Supernet) -> None:
+    assert_peak_is_that_of_the_plan(small_preset, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "convnext_atto", "vit_tiny", "regnety_002", "resnetv2_50", "mixer_s32_224"]
+)
+def test_peak_of_families_is_that_of_the_plan_of_the_exported_subnet(name: str) -> None:
+    assert_peak_is_that_of_the_plan(create_supernet(name).eval(), 1)
+
+
+def test_peak_is_at_least_what_a_product_reads_and_writes_with_the_waiting_shortcut(small_preset: Supernet) -> None:
     peaks = small_preset.factors("peak_activation_bytes")
     for arch in archs_of(small_preset, 2):
         extracted = small_preset.extract(arch)
@@ -133,7 +176,15 @@ def test_peak_activation_is_the_largest_input_and_output_with_the_waiting_shortc
         with tensor_sizes(layers) as sizes, torch.no_grad():
             extracted(torch.zeros(1, *small_preset.input_shape(arch)))
         alive = [sizes[name] + waiting.get(layer, 0) for name, layer in layers.items()]
-        assert max(entries(small_preset, arch, peaks)) == 4 * max(alive)
+        assert max(entries(small_preset, arch, peaks)) >= 4 * max(alive)
+
+
+def test_peak_of_dense_connections_is_an_upper_bound() -> None:
+    supernet = elasticize(timm.create_model("densenet121"), resolution=[64]).eval()
+    cost = peak_activation_bytes(supernet)
+    for arch in archs_of(supernet, 1):
+        exported = export_for_timing(supernet.extract(arch), supernet.input_shape(arch))
+        assert cost.predict(arch)[0] >= plan_onnx(exported).lower_bound_bytes
 
 
 def test_kernel_transforms_cost_nothing() -> None:
@@ -241,22 +292,3 @@ def test_keys_of_presets(small_preset: Supernet) -> None:
 def test_slots_share_keys(tiny: Supernet) -> None:
     keys = [{str(key) for key in slot.keys.flat} - {""} for slot in tiny.slots if slot.name.startswith("stage2.")]
     assert any(first & second for first, second in itertools.combinations(keys, 2))
-
-
-@pytest.mark.parametrize("name", ["ofa_mobilenetv3_tiny", "vit_tiny"])
-def test_model_bytes_are_those_of_the_file(name):
-    """The exported file holds the weights, and a graph of some ten kilobytes."""
-    from ofa.cost import model_bytes
-    from ofa.hardware.onnx_export import export_by_dynamo
-
-    supernet = create_supernet(name, num_classes=10).eval()
-    rng = np.random.default_rng(0)
-    for arch in [supernet.space.largest(), supernet.space.sample(rng)]:
-        for module in (subnet := supernet.extract(arch)).modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.bias)  # equal biases are written once
-        shape = (1, *supernet.input_shape(arch))
-        graph = export_by_dynamo(subnet, shape, input_name="input", output_name="output").graph
-        in_file = sum(len(tensor.raw_data) for tensor in graph.initializer)
-        assert model_bytes(supernet).predict(arch)[0] == pytest.approx(in_file, rel=0.02)
-        assert model_bytes(supernet, precision="fp16").predict(arch)[0] * 2 == model_bytes(supernet).predict(arch)[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,75 @@ class Contraction:
     output: Labels
 
 
+Kind: TypeAlias = Literal["view", "elementwise", "other"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation on what comes from the image. The first step makes the image.
+
+    Args:
+        module: Path of the module that computes it.
+        kind: ``view`` if the result is the operand; ``elementwise`` if each of its elements needs one of each operand.
+        reads: Numbers of the tensors that it reads.
+        writes: Number and size of each tensor that it makes.
+    """
+
+    module: str
+    kind: Kind
+    reads: tuple[int, ...]
+    writes: tuple[tuple[int, int], ...]
+
+
+# Runtimes keep tensors contiguous: they copy where torch looks at memory in another order (a transpose), not later.
+_VIEWS = {
+    *("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze", "alias", "detach", "clone", "contiguous"),
+    *("_to_copy", "lift_fresh"),
+}
+
+
+class _Steps:
+    """Records the steps of one run."""
+
+    def __init__(self) -> None:
+        self.all: list[Step] = []
+        self.tensors: list[Tensor] = []  # by number; alive, so that an id is not used again
+        self._numbers: dict[int, int] = {}
+
+    def start(self, image: Tensor) -> None:
+        self._add("", "other", (), [image])
+
+    def record(self, module: str, func: Any, operands: Iterable[Any], output: Any) -> None:
+        reads = tuple(self._numbers[id(value)] for value in _flat(operands) if id(value) in self._numbers)
+        if not reads:
+            return
+        if isinstance(output, tuple):  # statistics of a normalisation, indices of a pooling: only training needs them
+            output = output[0]
+        made = [x for x in _flat([output]) if isinstance(x, Tensor) and id(x) not in self._numbers]
+        name = func.overloadpacket.__name__
+        kind: Kind = "other"
+        if name in _VIEWS or (name == "expand" and output.numel() == self.tensors[reads[0]].numel()):
+            kind = "view"
+        elif torch.Tag.pointwise in func.tags or name == "native_batch_norm":
+            kind = "elementwise"
+        self._add(module, kind, reads, made)
+
+    def _add(self, module: str, kind: Kind, reads: tuple[int, ...], made: Sequence[Tensor]) -> None:
+        writes = []
+        for tensor in made:
+            self._numbers[id(tensor)] = len(self.tensors)
+            writes.append((len(self.tensors), tensor.numel()))
+            self.tensors.append(tensor)
+        self.all.append(Step(module, kind, reads, tuple(writes)))
+
+
 @dataclass
 class Trace:
-    """What one run of a model showed."""
+    """What one run of a model showed.
+
+    Args:
+        tensor_labels: Labels of the tensors that its steps number.
+    """
 
     graph: AtomGraph
     sources: list[Source]
@@ -81,6 +147,7 @@ class Trace:
     contractions: list[Contraction]
     unknown_operations: set[str]
     output_shape: tuple[int, ...]
+    tensor_labels: list[Labels]
 
 
 _CHUNKS = {torch.chunk, Tensor.chunk, torch.tensor_split, Tensor.tensor_split}
@@ -187,17 +254,20 @@ class _Products:
 
 
 class _Shapes(TorchDispatchMode):
-    """Only the cost of contractions, in their order: the same run at another resolution."""
+    """Only steps and the cost of contractions, in their order: the same run at another resolution."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._products = _Products((*model.parameters(), *model.buffers()))
         self.contractions: list[tuple[int, tuple[int, ...], int]] = []
+        self.stack: list[str] = [""]
+        self.steps = _Steps()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         output = run_operation(func, args, kwargs or {})
+        self.steps.record(self.stack[-1], func, (*args, *(kwargs or {}).values()), output)
         name = func.overloadpacket.__name__
         if name == "convolution":
             x, weight = args[0], args[1]
@@ -229,6 +299,7 @@ class Tracer(TorchDispatchMode):
         self.contractions: list[Contraction] = []
         self.unknown_operations: set[str] = set()
         self.stack: list[str] = [""]
+        self.steps = _Steps()
         self._products = _Products(tensors.values())
         self._names = {id(tensor): name for name, tensor in tensors.items()}
         self._convolution_weights = convolution_weights
@@ -294,6 +365,7 @@ class Tracer(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         output = run_operation(func, args, kwargs)
+        self.steps.record(self.stack[-1], func, (*args, *kwargs.values()), output)
         self._alive.append(output)
         if any(id(value) in self._from_image for value in _flat((*args, *kwargs.values()))):
             self._from_image.update(id(value) for value in _flat([output]))
@@ -408,14 +480,22 @@ def trace(model: nn.Module, resolution: int) -> Trace:
         module.register_forward_hook(
             lambda module, args, kwargs, output, path=path: leave(path, args, kwargs, output), with_kwargs=True
         )
+    images = image(model, resolution)
+    tracer.steps.start(images)
     with quiet(), _Functions(tracer.tie_chunks), tracer:
-        output = clone(image(model, resolution))
+        output = clone(images)
     if not isinstance(output, Tensor):
         raise TypeError(f"its output is a {type(output).__name__}, not one tensor")
     for atoms in tracer.labels(output):
         tracer.graph.fix(atoms, "the output of the model")
     return Trace(
-        tracer.graph, tracer.sources, calls, tracer.contractions, tracer.unknown_operations, tuple(output.shape)
+        tracer.graph,
+        tracer.sources,
+        calls,
+        tracer.contractions,
+        tracer.unknown_operations,
+        tuple(output.shape),
+        [tracer.labels(tensor) for tensor in tracer.steps.tensors],
     )
 
 
@@ -427,24 +507,34 @@ class Sizes:
         contractions: In the order of :attr:`Trace.contractions`: MACs, elements of each input, elements of the output.
         inputs: Path of a module -> shapes of the tensors in its first argument: one, or those of a list.
         output: Shape of the logits.
+        steps: In their order.
     """
 
     contractions: list[tuple[int, tuple[int, ...], int]]
     inputs: dict[str, list[tuple[int, ...]]]
     output: tuple[int, ...]
+    steps: list[Step]
 
 
 def sizes_at(model: nn.Module, resolution: int) -> Sizes:
     """Run a model without values at one resolution, without following its channels."""
     clone = on_meta(model)
+    run = _Shapes(clone)
     inputs: dict[str, list[tuple[int, ...]]] = {}
 
     def enter(path: str, args: tuple[Any, ...]) -> None:
+        run.stack.append(path)
         shapes = [tuple(value.shape) for value in _flat(args[:1]) if isinstance(value, Tensor)]
         inputs.setdefault(path, shapes)
 
+    def leave(*_: Any) -> None:
+        run.stack.pop()
+
     for path, module in clone.named_modules():
         module.register_forward_pre_hook(lambda module, args, path=path: enter(path, args))
-    with quiet(), _Functions(), _Shapes(clone) as shapes:
-        output = clone(image(model, resolution))
-    return Sizes(shapes.contractions, inputs, tuple(output.shape))
+        module.register_forward_hook(leave)
+    images = image(model, resolution)
+    run.steps.start(images)
+    with quiet(), _Functions(), run:
+        output = clone(images)
+    return Sizes(run.contractions, inputs, tuple(output.shape), run.steps.all)
