@@ -21,7 +21,7 @@ setup: $(VENV)/.installed  ## Make .venv with everything in it.
 demo: setup  ## The whole way on scikit-learn's digits, a few minutes; leaves runs/demo/report.html.
 	$(BIN)/ofa demo
 
-# OpenVINO and torch crash in a process that has run torch's data loader processes before, as the whole suite has.
+# OpenVINO and then torch crash in a process that has decoded images in worker processes, as the whole suite does.
 test: setup  ## The default tests, under 15 minutes on two cores.
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q -m "alone and not slow"
