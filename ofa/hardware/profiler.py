@@ -154,7 +154,7 @@ def profile(
         kept = known.entries[known.entries["key"].isin(known.measured_keys)]
         entries = pd.concat([kept, entries], ignore_index=True)
         measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
-    if num_resolutions is not None:
+    if num_resolutions is not None or (known is not None and len(known.measured_keys) < len(known.entries)):
         entries = interpolate_resolutions(
             entries, supernet.slots, space, measured_resolutions, fields=lambda key: supernet.part(key).fields
         )

@@ -43,7 +43,7 @@ def time_on_device(
     done: Iterable[Block] = (),
     on_block: Callable[[Block], None] | None = None,
 ) -> TimingResult:
-    """Load models on this machine and time them in turn, see :func:`~ofa.hardware.timing.time_models`.
+    """Load models on this machine, let it cool down, time them in turn: :func:`~ofa.hardware.timing.time_models`.
 
     Args:
         models: Of the runtime's format.
@@ -63,10 +63,12 @@ def time_on_device(
             raise ModelError(f"{name}: {error}") from None
         return run
 
+    loaded, loaded_anchor = {name: load(name, model) for name, model in models.items()}, load("anchor", anchor)
+    _cool_down(device.cool_below_c)
     before = conditions()
     result = time_models(
-        {name: load(name, model) for name, model in models.items()},
-        anchor=load("anchor", anchor),
+        loaded,
+        anchor=loaded_anchor,
         rng=rng,
         rounds=rounds,
         block_seconds=block_seconds,
@@ -81,7 +83,7 @@ def run_job(folder: Path) -> None:
     """Do the job of a folder.
 
     ``job.json`` holds ``device``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``, ``rounds``,
-    ``block_seconds``, ``cool_below_c`` and ``done``, the names and rounds of blocks that are not to be measured again;
+    ``block_seconds`` and ``done``, the names and rounds of blocks that are not to be measured again;
     one without models asks for the fingerprint only.
     """
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
@@ -94,7 +96,6 @@ def run_job(folder: Path) -> None:
 
 
 def _measure(folder: Path, job: Mapping[str, Any], device: Any) -> dict[str, Any]:
-    _cool_down(job["cool_below_c"])
     journal = Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]})
     elsewhere = {(name, number) for name, number in job.get("done", [])}
     elsewhere -= {(block.name, block.round) for block in journal.blocks}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from torch import nn
@@ -38,3 +40,16 @@ def test_no_models_give_no_rows():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"none\.onnx"):
         measure({"none": tmp_path / "none.onnx"}, load_device("cpu-1t"), rng=np.random.default_rng(0))
+
+
+def test_it_waits_until_the_machine_is_cool(monkeypatch):
+    from ofa.hardware import runner
+
+    readings, slept = iter([61_000.0, 60_500.0, 59_000.0]), []
+    monkeypatch.setattr(runner, "read_number", lambda path: next(readings))
+    monkeypatch.setattr(runner.time, "sleep", slept.append)
+    monkeypatch.setattr(runner, "conditions", dict)
+    device = dataclasses.replace(load_device("cpu-1t"), cool_below_c=60)
+    model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
+    measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
+    assert slept == [1, 1]

@@ -237,6 +237,16 @@ def test_resolutions_between_are_interpolated_and_said_to_be(tmp_path, measured)
     assert "interpolated_num" not in full.held_out
 
 
+def test_interpolated_rows_outlive_a_resolution_more(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet(resolutions=(8, 9, 10, 12))
+    call(tmp_path, supernet, num_resolutions=2)
+    table = call(tmp_path, supernet, resolutions=[9], num_fit=0, num_held_out=3)
+    runs = table.entries.set_index("key")["num_runs"]
+    assert runs["stem_r9"] > 0
+    assert runs["stem_r10"] == 0
+    assert len(table.entries) == 16
+
+
 def test_numbers_of_resolutions_that_make_no_sense(tmp_path):
     with pytest.raises(ValueError, match="between 2 and the 2 of this space, not 3"):
         call(tmp_path, FakeSupernet(), num_resolutions=3)

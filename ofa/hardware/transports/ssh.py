@@ -182,7 +182,6 @@ class Ssh(Host):
             "anchor": f"../../{anchor_file.path}",
             "rounds": rounds,
             "block_seconds": block_seconds,
-            "cool_below_c": device.cool_below_c,
         }
         name = hashlib.sha256(json.dumps([job, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
         job |= {"seed": int(rng.integers(1 << 31)), "done": sorted(blocks)}

@@ -80,9 +80,14 @@ def test_it_computes_what_torch_does_from_bytes_and_from_a_file(runtime, device,
 
 def test_what_is_prepared_runs_as_often_as_wanted(runtime, device, module):
     session = runtime.prepare(export_model(module, (3, 6, 6), device), device)
-    run = session.prepared(session.random_inputs(np.random.default_rng(0)))
+    inputs = session.random_inputs(np.random.default_rng(0))
+    (expected,), run = session.run(inputs), session.prepared(inputs)
     for _ in range(3):
-        run.durations_ns(1000, 1) if isinstance(run, Burst) else run()
+        if isinstance(run, Burst):
+            assert all(duration > 0 for duration in run.durations_ns(1000, 1))
+        else:
+            run()
+    np.testing.assert_array_equal(session.run(inputs)[0], expected)
 
 
 def test_random_inputs_fill_the_batch_and_are_reproducible(runtime, device, module):
