@@ -9,6 +9,7 @@ import pandas as pd
 
 from ofa.hardware.device import Device
 from ofa.hardware.export import anchor_model
+from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timing import Block
 
@@ -46,15 +47,9 @@ def measure(
         if progress is not None:
             progress(next(count), len(models) * rounds, f"measuring on {device.name}")
 
-    result = device.host.time(
-        models,
-        device,
-        anchor=anchor_model(device),
-        rng=rng,
-        rounds=rounds,
-        block_seconds=block_seconds,
-        on_block=on_block,
-    )
+    anchor = anchor_model(device)
+    job = Job(models=models, device=device, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
+    result = device.host.time(job, on_block=on_block)
     table = result.latencies_ms(models).set_index("name")
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()

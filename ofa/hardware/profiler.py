@@ -24,8 +24,9 @@ from ofa.hardware.device import Device
 from ofa.hardware.export import Source, anchor_model, empty_model, export_all
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import Progress
+from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
-from ofa.hardware.timing import TimingResult
+from ofa.hardware.timing import Block, TimingResult
 from ofa.space import Arch, Population, SearchSpace
 
 if TYPE_CHECKING:
@@ -136,9 +137,10 @@ def profile(
         {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds},
     )
     anchor = anchor_model(device)
+    job = Job(models=models, device=device, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
     try:
         for num_rounds in (rounds, 2 * rounds):
-            result = _time(models, device, anchor, rng, num_rounds, block_seconds, journal, progress)
+            result = _time(dataclasses.replace(job, rounds=num_rounds), journal, progress)
             repeatability = {"subnets": float(result.repeatability_percent(list(archs)).mean())}
             if missing:
                 repeatability["parts"] = float(result.repeatability_percent(missing).mean())
@@ -273,29 +275,16 @@ def _export(
     return models, {key: fields.get(key) or supernet.part(key).fields for key in keys}
 
 
-def _time(
-    models: Mapping[str, Model],
-    device: Device,
-    anchor: Model,
-    rng: np.random.Generator,
-    rounds: int,
-    block_seconds: float,
-    journal: Journal,
-    progress: Progress | None,
-) -> TimingResult:
+def _time(job: Job, journal: Journal, progress: Progress | None) -> TimingResult:
     """Time what the journal does not hold yet."""
-    done = [block for block in journal.blocks if block.name in models and block.round < rounds]
-    step = _counter(progress, len(models) * rounds - len(done), f"measuring on {device.name}")
-    return device.host.time(
-        models,
-        device,
-        anchor=anchor,
-        rng=rng,
-        rounds=rounds,
-        block_seconds=block_seconds,
-        journal=journal,
-        on_block=lambda block: step(),
-    )
+    done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
+    step = _counter(progress, len(job.models) * job.rounds - len(done), f"measuring on {job.device.name}")
+
+    def keep(block: Block) -> None:
+        journal.append(block)
+        step()
+
+    return job.device.host.time(job, done=done, on_block=keep)
 
 
 def _counter(progress: Progress | None, total: int, what: str) -> Callable[[], None]:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,46 +33,54 @@ ERRORS = {error.__name__: error for error in (ModelError, NotInstalledError)}
 """What is the user's to mend; it travels by name and message."""
 
 
-def time_on_device(
-    models: Mapping[str, Model],
-    device: Device,
-    *,
-    anchor: Model,
-    rng: np.random.Generator,
-    rounds: int,
-    block_seconds: float,
-    done: Iterable[Block] = (),
-    on_block: Callable[[Block], None] | None = None,
-) -> TimingResult:
-    """Load models on this machine, let it cool down, time them in turn: :func:`~ofa.hardware.timing.time_models`.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Models to be timed against each other on a device.
 
     Args:
-        models: Of the runtime's format.
+        models: Of the runtime's format; by name.
         anchor: A small model, always the same.
+        rng: Draws inputs and the order of measurements.
+        rounds: Blocks of each model.
+    """
+
+    models: Mapping[str, Model]
+    device: Device
+    anchor: Model
+    rng: np.random.Generator
+    rounds: int
+    block_seconds: float
+
+
+def time_on_device(
+    job: Job, *, done: Iterable[Block] = (), on_block: Callable[[Block], None] | None = None
+) -> TimingResult:
+    """Load models on this machine, let it cool down, time them in turn: :func:`~ofa.hardware.timing.time_models`.
 
     Raises:
         ModelError: If one cannot be run; it names it.
         NotInstalledError: If the runtime is not there.
     """
+    device = job.device
     runtime = RUNTIMES[device.runtime]()
 
     def load(name: str, model: Model) -> Any:
         try:
             session = runtime.prepare(model, device)
-            run = session.prepared(session.random_inputs(rng))
+            run = session.prepared(session.random_inputs(job.rng))
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from None
         return run
 
-    loaded, loaded_anchor = {name: load(name, model) for name, model in models.items()}, load("anchor", anchor)
+    models, anchor = {name: load(name, model) for name, model in job.models.items()}, load("anchor", job.anchor)
     _cool_down(device.cool_below_c)
     before = conditions()
     result = time_models(
-        loaded,
-        anchor=loaded_anchor,
-        rng=rng,
-        rounds=rounds,
-        block_seconds=block_seconds,
+        models,
+        anchor=anchor,
+        rng=job.rng,
+        rounds=job.rounds,
+        block_seconds=job.block_seconds,
         clock=SystemClock(device.threads, runtime.on_cpu),
         done=done,
         on_block=on_block,
@@ -86,27 +95,33 @@ def run_job(folder: Path) -> None:
     ``block_seconds`` and ``done``, the names and rounds of blocks that are not to be measured again;
     one without models asks for the fingerprint only.
     """
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    device: Any = SimpleNamespace(**job["device"])
+    request = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    device: Any = SimpleNamespace(**request["device"])
     try:
-        result = {"fingerprint": fingerprint(device), **(_measure(folder, job, device) if job.get("models") else {})}
+        result = {
+            "fingerprint": fingerprint(device),
+            **(_measure(folder, request, device) if request.get("models") else {}),
+        }
     except tuple(ERRORS.values()) as error:
         result = {"error": {"type": type(error).__name__, "message": str(error)}}
     write_json_atomic(folder / "result.json", {"format": FORMAT, **result}, indent=None)
 
 
-def _measure(folder: Path, job: Mapping[str, Any], device: Any) -> dict[str, Any]:
+def _measure(folder: Path, request: Mapping[str, Any], device: Any) -> dict[str, Any]:
     journal = Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]})
-    elsewhere = {(name, number) for name, number in job.get("done", [])}
+    elsewhere = {(name, number) for name, number in request.get("done", [])}
     elsewhere -= {(block.name, block.round) for block in journal.blocks}
+    job = Job(
+        models={name: folder / path for name, path in request["models"].items()},
+        device=device,
+        anchor=folder / request["anchor"],
+        rng=np.random.default_rng(request["seed"]),
+        rounds=request["rounds"],
+        block_seconds=request["block_seconds"],
+    )
     try:
         result = time_on_device(
-            {name: folder / path for name, path in job["models"].items()},
-            device,
-            anchor=folder / job["anchor"],
-            rng=np.random.default_rng(job["seed"]),
-            rounds=job["rounds"],
-            block_seconds=job["block_seconds"],
+            job,
             done=[*journal.blocks, *(Block(name, number, ()) for name, number in sorted(elsewhere))],
             on_block=journal.append,
         )

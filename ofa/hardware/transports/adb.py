@@ -18,7 +18,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,8 +27,7 @@ import numpy as np
 
 from ofa.config import ConfigError
 from ofa.files import sha256_of_file
-from ofa.hardware.journal import Journal
-from ofa.hardware.runner import MAX_COOLING_SECONDS
+from ofa.hardware.runner import MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import check_exists
 from ofa.hardware.timing import WARM_UP_SHARE, Block, SystemClock, TimingResult, time_models
@@ -176,18 +175,10 @@ class Adb(Host):
         return {"id": digest, **stable, "kernel": found["kernel"], "conditions": phone.conditions()}
 
     def time(
-        self,
-        models: Mapping[str, Model],
-        device: Device,
-        *,
-        anchor: Model,
-        rng: np.random.Generator,
-        rounds: int,
-        block_seconds: float,
-        journal: Journal | None = None,
-        on_block: Callable[[Block], None] | None = None,
+        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
     ) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; this process starts each block."""
+        device = job.device
         benchmark = _benchmark(device)
         phone = self._phone()
         program = self._push_program(phone)
@@ -198,25 +189,19 @@ class Adb(Host):
             path = self._push_model(phone, name, model, suffix, there)
             return AdbBurst(name, path, program, phone, benchmark, device.threads, self)
 
-        def keep(block: Block) -> None:
-            if journal is not None:
-                journal.append(block)
-            if on_block is not None:
-                on_block(block)
-
-        bursts = {name: burst(name, model) for name, model in models.items()}
-        anchor_burst = burst("anchor", anchor)
+        bursts = {name: burst(name, model) for name, model in job.models.items()}
+        anchor = burst("anchor", job.anchor)
         phone.cool_down(device.cool_below_c)
         before = phone.conditions()
         result = time_models(
             bursts,
-            anchor=anchor_burst,
-            rng=rng,
-            rounds=rounds,
-            block_seconds=block_seconds,
+            anchor=anchor,
+            rng=job.rng,
+            rounds=job.rounds,
+            block_seconds=job.block_seconds,
             clock=SystemClock(device.threads, on_cpu=False),
-            done=[] if journal is None else list(journal.blocks),
-            on_block=keep,
+            done=done,
+            on_block=on_block,
         )
         return replace(result, conditions=(before, phone.conditions()))
 

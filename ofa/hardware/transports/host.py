@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ofa.config import Named
-from ofa.hardware.journal import Journal
-from ofa.hardware.runtimes import Model
+from ofa.hardware.runner import Job
 from ofa.hardware.timing import Block, TimingResult
 
 if TYPE_CHECKING:
@@ -39,23 +36,12 @@ class Host(Named):
         raise NotImplementedError
 
     def time(
-        self,
-        models: Mapping[str, Model],
-        device: Device,
-        *,
-        anchor: Model,
-        rng: np.random.Generator,
-        rounds: int,
-        block_seconds: float,
-        journal: Journal | None = None,
-        on_block: Callable[[Block], None] | None = None,
+        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
     ) -> TimingResult:
         """Time models against each other, see :func:`~ofa.hardware.timing.time_models`.
 
         Args:
-            models: Of the runtime's format; by name.
-            anchor: A small model, always the same.
-            journal: Blocks that it holds are not measured again; new ones are appended.
+            done: Blocks that are not measured again.
             on_block: Called with each new block.
 
         Raises:

@@ -23,12 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from ofa.config import ConfigError
 from ofa.files import FORMAT, sha256_of_file
-from ofa.hardware.journal import Journal
-from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS
+from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError
 from ofa.hardware.runtimes.session import check_exists
 from ofa.hardware.timing import Block, TimingResult
@@ -153,38 +150,28 @@ class Ssh(Host):
         return found
 
     def time(
-        self,
-        models: Mapping[str, Model],
-        device: Device,
-        *,
-        anchor: Model,
-        rng: np.random.Generator,
-        rounds: int,
-        block_seconds: float,
-        journal: Journal | None = None,
-        on_block: Callable[[Block], None] | None = None,
+        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
     ) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
 
         A job that this process left behind, by a crash or Ctrl-C, is taken up again.
         """
+        device, models, rounds = job.device, job.models, job.rounds
         suffix = RUNTIMES[device.runtime]().format
         files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
-        anchor_file = _File.of("anchor: ", anchor, suffix)
+        anchor_file = _File.of("anchor: ", job.anchor, suffix)
         blocks: dict[tuple[str, int], Block] = {
-            (block.name, block.round): block
-            for block in (journal.blocks if journal is not None else ())
-            if block.name in models and block.round < rounds
+            (block.name, block.round): block for block in done if block.name in models and block.round < rounds
         }
-        job = {
+        request = {
             "device": _settings(device),
             "models": {name: f"../../{file.path}" for name, file in files.items()},
             "anchor": f"../../{anchor_file.path}",
             "rounds": rounds,
-            "block_seconds": block_seconds,
+            "block_seconds": job.block_seconds,
         }
-        name = hashlib.sha256(json.dumps([job, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
-        job |= {"seed": int(rng.integers(1 << 31)), "done": sorted(blocks)}
+        name = hashlib.sha256(json.dumps([request, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
+        request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
         self._push({file.path: file for file in (*files.values(), anchor_file)})
         arrived: set[tuple[str, int]] = set()
 
@@ -196,12 +183,10 @@ class Ssh(Host):
                 if key in blocks:
                     continue
                 blocks[key] = block
-                if journal is not None:
-                    journal.append(block)
                 if on_block is not None:
                     on_block(block)
 
-        result = self._run(name, job, self._job_seconds(len(models), rounds, block_seconds), keep, device)
+        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep, device)
         self._check_result(result, models, rounds, arrived, blocks)
         causes = Counter(result["causes"])
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)

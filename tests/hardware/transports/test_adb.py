@@ -10,11 +10,13 @@ import pytest
 from ofa.config import ConfigError, from_mapping
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
+from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import ModelError, NotInstalledError
 from ofa.hardware.timing import Block
 from ofa.hardware.transports import Adb, HostError
 from ofa.hardware.transports import adb as module
 from ofa.hardware.transports.adb import ExecutorRunner, PerfTest, find_serial
+from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.phone import RECORDED, Phone
 
 MODELS = {"small": b"x" * 100, "large 'n' $(touch pwned)": b"y" * 200}  # 1 and 2 ms
@@ -41,16 +43,10 @@ def make_device(phone, runtime, **settings):
 
 
 def measure(device, models=MODELS, *, journal=None, on_block=None, rounds=2):
-    return device.host.time(
-        models,
-        device,
-        anchor=ANCHOR,
-        rng=np.random.default_rng(0),
-        rounds=rounds,
-        block_seconds=0.02,
-        journal=journal,
-        on_block=on_block,
+    job = Job(
+        models=models, device=device, anchor=ANCHOR, rng=np.random.default_rng(0), rounds=rounds, block_seconds=0.02
     )
+    return time_with_journal(job, journal, on_block)
 
 
 def keys(blocks):

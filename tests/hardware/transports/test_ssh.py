@@ -22,10 +22,12 @@ from ofa.config import ConfigError
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
 from ofa.hardware.onnx_export import export_for_timing
+from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import ModelError, NotInstalledError
 from ofa.hardware.timing import Block
 from ofa.hardware.transports import HostError, Local, Ssh
 from ofa.hardware.transports.bundle import build_bundle
+from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.server import MISSING, SshServer, make_key
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -101,15 +103,9 @@ def names(asked):
 
 
 def measure(device, models, anchor, *, journal=None, on_block=None, seed=0, **settings):
-    return device.host.time(
-        models,
-        device,
-        anchor=anchor,
-        rng=np.random.default_rng(seed),
-        journal=journal,
-        on_block=on_block,
-        **{**QUICK, **settings},
-    )
+    rng = np.random.default_rng(seed)
+    job = Job(models=models, device=device, anchor=anchor, rng=rng, **{**QUICK, **settings})
+    return time_with_journal(job, journal, on_block)
 
 
 def keys(blocks):
@@ -201,10 +197,12 @@ from pathlib import Path
 import numpy as np
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
+from ofa.hardware.runner import Job
 from ofa.hardware.transports import Ssh
 device = Device(name="board", runtime="onnxruntime", host=Ssh(**{settings!r}))
-device.host.time({paths!r}, device, anchor={str(tmp_path / "anchor.onnx")!r}, rng=np.random.default_rng(7),
-    journal=Journal(Path({str(path)!r}), {{}}), **{SLOW!r})
+rng, anchor = np.random.default_rng(7), {str(tmp_path / "anchor.onnx")!r}
+job = Job(models={paths!r}, device=device, anchor=anchor, rng=rng, **{SLOW!r})
+device.host.time(job, on_block=Journal(Path({str(path)!r}), {{}}).append)
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
