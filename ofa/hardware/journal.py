@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from ofa.files import FORMAT, write_text_atomic
+from ofa.files import write_text_atomic
 from ofa.hardware.timing import Block
+
+FORMAT = 2
 
 
 class Journal:
@@ -15,6 +18,8 @@ class Journal:
 
     A file that belongs to something else (another machine, other software, other block lengths) is begun anew: its
     numbers must not mix with these. A half-written last line, from a killed process, is dropped.
+
+    In a ``with`` statement it is closed at the end.
 
     Args:
         identity: What must agree for old blocks to count.
@@ -28,6 +33,12 @@ class Journal:
         self.blocks = [Block.from_json(json.loads(line)) for line in kept[1:]]
         write_text_atomic(path, "\n".join(kept) + "\n")
         self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def append(self, block: Block) -> None:
         self.blocks.append(block)

@@ -132,13 +132,10 @@ def profile(
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
     workspace = csv_path.with_name(f"{csv_path.name}.partial")
     models, fields = _export(supernet, device, missing, archs, workspace / "models", progress)
-    journal = Journal(
-        workspace / "blocks.jsonl",
-        {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds},
-    )
     anchor = anchor_model(device)
     job = Job(models=models, device=device, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
-    try:
+    identity = {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds}
+    with Journal(workspace / "blocks.jsonl", identity) as journal:
         for num_rounds in (rounds, 2 * rounds):
             result = _time(dataclasses.replace(job, rounds=num_rounds), journal, progress)
             repeatability = {"subnets": float(result.repeatability_percent(list(archs)).mean())}
@@ -146,8 +143,6 @@ def profile(
                 repeatability["parts"] = float(result.repeatability_percent(missing).mean())
             if max(repeatability.values()) <= MAX_REPEATABILITY_PERCENT:
                 break
-    finally:
-        journal.close()
 
     latencies = result.latencies_ms(models).set_index("name", drop=False)
     p10_ms = latencies["latency_ms_p10"]

@@ -108,9 +108,7 @@ def run_job(folder: Path) -> None:
 
 
 def _measure(folder: Path, request: Mapping[str, Any], device: Any) -> dict[str, Any]:
-    journal = Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]})
     elsewhere = {(name, number) for name, number in request.get("done", [])}
-    elsewhere -= {(block.name, block.round) for block in journal.blocks}
     job = Job(
         models={name: folder / path for name, path in request["models"].items()},
         device=device,
@@ -119,14 +117,13 @@ def _measure(folder: Path, request: Mapping[str, Any], device: Any) -> dict[str,
         rounds=request["rounds"],
         block_seconds=request["block_seconds"],
     )
-    try:
+    with Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]}) as journal:
+        elsewhere -= {(block.name, block.round) for block in journal.blocks}
         result = time_on_device(
             job,
             done=[*journal.blocks, *(Block(name, number, ()) for name, number in sorted(elsewhere))],
             on_block=journal.append,
         )
-    finally:
-        journal.close()
     return {
         "blocks": [block.to_json() for block in result.blocks if (block.name, block.round) not in elsewhere],
         "num_rejected": result.num_rejected,

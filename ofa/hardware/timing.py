@@ -2,8 +2,11 @@
 
 The mean and the median of a shared machine drift by several percent, the low percentiles hardly do. So every model is
 timed in several short blocks, all models in turn and in a new random order each round; an anchor, always the same, is
-timed after each block; a block is rejected for a *cause* that disturbed it, never for its value; and two halves of
+timed between blocks; a block is rejected for a *cause* that disturbed it, never for its value; and two halves of
 the rounds, held against each other, say how well it all repeats.
+
+Machines also change speed for seconds at a time (a boosted clock, a neighbour's load), by 5 to 10 percent. Then low
+percentiles tell which models were lucky. The anchor sees each change, so times are stated at its median speed.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -110,20 +114,22 @@ class Block:
     Args:
         durations_ns: Raw nanoseconds of each run.
         causes: What disturbed it; empty for a good block.
+        anchor_ns: What the anchor took around it; the same for all blocks where there is none.
     """
 
     name: str
     round: int
     durations_ns: tuple[int, ...]
     causes: tuple[str, ...] = ()
+    anchor_ns: float = 1.0
 
     def to_json(self) -> list[Any]:
-        return [self.name, self.round, self.durations_ns, self.causes]
+        return [self.name, self.round, self.durations_ns, self.causes, self.anchor_ns]
 
     @classmethod
     def from_json(cls, data: Sequence[Any]) -> Block:
-        name, number, durations_ns, causes = data
-        return cls(name, number, tuple(durations_ns), tuple(causes))
+        name, number, durations_ns, causes, anchor_ns = data
+        return cls(name, number, tuple(durations_ns), tuple(causes), float(anchor_ns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +147,40 @@ class TimingResult:
     causes: Mapping[str, int] = field(default_factory=dict)
     conditions: Sequence[Mapping[str, Any]] = ()
 
+    @cached_property
+    def anchor_ms(self) -> float:
+        """The anchor's median latency: the speed of the machine at which latencies are stated."""
+        return float(np.median([block.anchor_ns for block in self.blocks])) / 1e6
+
+    @cached_property
+    def anchor_slope(self) -> float:
+        """By how many percent models slow down where the anchor does by one percent, from 0 to 1.
+
+        One number for all, by least squares on each model's deviations from its own mean. Where the anchor only
+        flutters, it explains nothing and the slope is near 0; where the clock changes, it is near 1.
+        """
+        logs: dict[str, list[tuple[float, float]]] = {}
+        for block in self.blocks:
+            logs.setdefault(block.name, []).append((np.log(block.anchor_ns), np.log(np.median(block.durations_ns))))
+        deviations = np.concatenate([np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()])
+        moved = float(np.sum(deviations[:, 0] ** 2))
+        return float(np.clip(np.sum(deviations[:, 0] * deviations[:, 1]) / moved, 0, 1)) if moved else 0.0
+
+    def _pace(self, block: Block) -> float:
+        """How much slower than usual the machine was during a block, as far as models feel it."""
+        return float((block.anchor_ns / 1e6 / self.anchor_ms) ** self.anchor_slope)
+
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
-        """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs``, one row per name."""
+        """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs`` at the machine's usual speed, one row per name."""
         import pandas as pd  # here, as a device that only measures need not have it
 
-        runs: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+        runs: dict[str, list[tuple[int, npt.NDArray[np.float64]]]] = {}
         for block in self.blocks:
-            runs.setdefault(block.name, []).append((block.round, block.durations_ns))
+            runs.setdefault(block.name, []).append((block.round, np.array(block.durations_ns) / self._pace(block)))
         rows = []
         for name in names:
-            pooled = np.concatenate([durations for _, durations in sorted(runs[name])[rounds]]) / 1e6
+            in_order = sorted(runs[name], key=lambda entry: entry[0])
+            pooled = np.concatenate([durations for _, durations in in_order[rounds]]) / 1e6
             percentiles = np.percentile(pooled, PERCENTILES).round(6).tolist()
             rows.append([name, *percentiles, len(pooled)])
         return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
@@ -170,6 +200,8 @@ class TimingResult:
             "rejected_percent": round(100 * self.num_rejected / max(num_kept + self.num_rejected, 1), 2),
             "kept_though_disturbed_percent": round(100 * num_disturbed / max(num_kept, 1), 2),
             "causes": dict(self.causes),
+            "anchor_ms": round(self.anchor_ms, 6),
+            "anchor_slope": round(self.anchor_slope, 3),
             "conditions": list(self.conditions),
         }
 
@@ -190,7 +222,7 @@ def time_models(
 
     Args:
         models: By name.
-        anchor: Timed after each block; it tells a changed clock, temperature or neighbourhood from a slow model.
+        anchor: Timed before and after each block; it tells a changed clock or neighbourhood from a slow model.
         rounds: Blocks of each model, at least 2, so that there is something to compare.
         block_seconds: Length of a block; a quarter more goes into its warm-up, a fifth into its anchor.
         min_runs: Shortest block in runs, for models that take longer than ``block_seconds / min_runs``.
@@ -217,14 +249,15 @@ def time_models(
         while queue:
             name, retries = queue.popleft()
             durations, found = _time_block(models[name], clock, int(block_seconds * 1e9), min_runs)
-            if anchors.moved():
+            anchor_ns, moved = anchors.around()
+            if moved:
                 found.append("anchor moved")
             causes.update(found)
             if found and retries < MAX_RETRIES and num_rejected < max_rejected:
                 num_rejected += 1
                 queue.append((name, retries + 1))
                 continue
-            blocks.append(Block(name, number, tuple(durations), tuple(found)))
+            blocks.append(Block(name, number, tuple(durations), tuple(found), anchor_ns))
             if on_block is not None:
                 on_block(blocks[-1])
     return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))
@@ -260,25 +293,23 @@ def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[l
 
 
 class _Anchors:
-    """Readings of the anchor, held against the median of those so far."""
+    """Readings of the anchor: one before the first block, and one after each."""
 
     def __init__(self, run: Run, clock: Clock, block_ns: int) -> None:
         self._run, self._clock, self._block_ns = run, clock, block_ns
-        self._readings_ns: list[float] = []
         # The first readings warm up core, clock and caches: until two agree, within reason.
-        previous = self._read()
+        self._last_ns = self._read()
         for _ in range(100):
-            reading = self._read()
-            if abs(reading / previous - 1) < MAX_ANCHOR_SHIFT / 3:
+            before, self._last_ns = self._last_ns, self._read()
+            if abs(self._last_ns / before - 1) < MAX_ANCHOR_SHIFT / 3:
                 break
-            previous = reading
-        self._readings_ns.append(reading)
 
     def _read(self) -> float:
         durations, _ = _time_block(self._run, self._clock, self._block_ns, min_runs=5)
         return float(np.percentile(durations, PERCENTILES[0]))
 
-    def moved(self) -> bool:
-        reading = self._read()
-        self._readings_ns.append(reading)
-        return abs(reading / float(np.median(self._readings_ns)) - 1) > MAX_ANCHOR_SHIFT
+    def around(self) -> tuple[float, bool]:
+        """The mean of the readings before and after the block that has ended, and whether they differ too much."""
+        before, self._last_ns = self._last_ns, self._read()
+        shift = abs(self._last_ns / before - 1)
+        return round((before + self._last_ns) / 2, 1), shift > MAX_ANCHOR_SHIFT

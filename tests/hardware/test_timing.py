@@ -33,6 +33,8 @@ def test_latencies_are_the_models_own():
         "rejected_percent": 0.0,
         "kept_though_disturbed_percent": 0.0,
         "causes": {},
+        "anchor_ms": 0.1,
+        "anchor_slope": 0.0,
         "conditions": [],
     }
 
@@ -96,6 +98,38 @@ def test_blocks_around_a_moved_anchor_are_rejected():
     assert result.num_rejected == result.causes["anchor moved"]
     assert len(result.blocks) == 24
     assert not any(block.causes for block in result.blocks)
+
+
+def test_a_machine_of_two_speeds_gives_the_same_latencies_to_all():
+    """A clock that is boosted for some seconds now and then, by a tenth: low percentiles alone would tell who was lucky."""
+    clock = FakeClock()
+    rng = np.random.default_rng(1)
+    boost = {"until": 0, "factor": 1.0}
+
+    def pace(model):
+        def change(clock, num_runs):
+            if clock.wall > boost["until"]:
+                boost.update(until=clock.wall + int(rng.integers(50, 300)) * MS, factor=rng.choice([0.9, 1.0]))
+            model.cost_ns = int(MS * boost["factor"])
+
+        return change
+
+    models = {name: FakeModel(clock, MS) for name in "abcdefghijkl"}
+    anchor = FakeModel(clock, MS)
+    for model in (*models.values(), anchor):
+        model.disturb = pace(model)
+    result = run(clock, models, anchor=anchor, rounds=6)
+    assert result.anchor_slope == pytest.approx(1, abs=0.1)
+    assert np.ptp(result.latencies_ms(models)["latency_ms_p50"]) < 0.02
+    assert result.latencies_ms(models)["latency_ms_p50"].median() == pytest.approx(result.anchor_ms, rel=0.02)
+
+
+def test_an_anchor_that_only_flutters_changes_nothing():
+    rng = np.random.default_rng(0)
+    blocks = [Block("model", number, (MS,) * 3, (), MS * rng.normal(1, 0.02)) for number in range(50)]
+    result = TimingResult(blocks=blocks)
+    assert result.anchor_slope == pytest.approx(0, abs=1e-9)
+    assert result.latencies_ms(["model"])["latency_ms_p10"].item() == 1.0
 
 
 def test_retries_are_bounded_and_what_is_kept_is_marked():

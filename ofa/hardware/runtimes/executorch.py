@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +39,10 @@ class ExecuTorch:
         """Load the bytes or the path of a ``.pte`` program."""
         runtime = require("executorch.runtime", EXTRA)
         what = check_exists(model, "a .pte")
-        # The threads are those of the process: another program of another device changes them for this one too.
-        require("executorch.extension.pybindings.portable_lib", EXTRA)._unsafe_reset_threadpool(device.threads)
+        # The threads are those of the process, and programs that are loaded hold on to them: made anew only if need be.
+        threads = require("executorch.extension.pybindings.portable_lib", EXTRA)
+        if threads._threadpool_get_thread_count() != device.threads:
+            threads._unsafe_reset_threadpool(device.threads)
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         try:
             method = runtime.Runtime.get().load_program(data).load_method("forward")
@@ -78,4 +79,5 @@ class ExecuTorchSession:
 
     def prepared(self, inputs: Arrays) -> Run:
         torch = require("torch", "torch")
-        return partial(self._method.execute, [torch.from_numpy(array) for array in inputs.values()])
+        tensors = [torch.from_numpy(array) for array in inputs.values()]
+        return lambda: self._method.execute(tensors)  # which holds this session, and so the program's bytes

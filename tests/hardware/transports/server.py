@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -82,7 +83,8 @@ class SshServer:
         """End all sessions, as when the network goes; those who were started in them and left them live on."""
         if self.process is not None:
             for pid in children(self.process.pid):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                    os.kill(pid, signal.SIGKILL)
 
     def stop(self):
         self.cut()
