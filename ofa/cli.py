@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ofa.cost import LatencyTable
     from ofa.deploy import Check
     from ofa.hardware import Device
-    from ofa.space import Arch
+    from ofa.search.run import SearchResult
+    from ofa.space import Arch, SearchSpace
     from ofa.supernet import Supernet
     from ofa.supernet.inspect import Inspection, StageReport
     from ofa.training import Run, SubnetEvaluator
@@ -235,10 +236,34 @@ def search(
     budget_ms: Annotated[list[float], typer.Option(help="Latency budget (may be given several times).")],
     tables: TablesOption = TABLES,
     out: Annotated[Path | None, typer.Option(help="Instead of RUN/search.", metavar="DIR")] = None,
-    num_samples: Annotated[
-        int, typer.Option(help="Random subnets evaluated to fit the accuracy predictor.", min=2)
-    ] = 160,
-    num_front: Annotated[int, typer.Option(help="Subnets of the predicted front evaluated.", min=1)] = 24,
+    num_evaluations: Annotated[
+        int, typer.Option(help="Subnets truly evaluated by the search, and as many by random search beside it.", min=2)
+    ] = 80,
+    method: Annotated[str, typer.Option(help="Search method: auto, linas, thompson, nsga2, local, random.")] = "auto",
+    predictor: Annotated[str, typer.Option(help="Accuracy predictor of the last candidates; auto tries several.")] = (
+        "auto"
+    ),
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max", help="Limit of a cost, in its unit or as a share of the largest: macs=60%.", metavar="COST=LIMIT"
+        ),
+    ] = None,
+    fleet: Annotated[
+        bool, typer.Option("--fleet", help="Also find the best single subnet for all devices together.")
+    ] = False,
+    start_from: Annotated[
+        list[Path] | None,
+        typer.Option("--start-from", help="front.csv of another search, whose front is evaluated first."),
+    ] = None,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option("--evaluations", help="evaluations.csv from elsewhere, of the same weights: not evaluated again."),
+    ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="Look closely at new budgets, rather than answer from what was measured before."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same search.")] = 0,
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Take a table that was measured elsewhere or with other software too.")
@@ -246,43 +271,167 @@ def search(
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the accuracy-latency front of each device and pick a measured subnet per budget."""
+    """Search the accuracy-latency front of each device and pick a measured subnet per budget.
+
+    Asked again with other budgets, it answers at once from what it measured. Interrupted, it goes on.
+    """
+    from ofa.search.answer import answer
+    from ofa.search.run import FLEET
+
+    folder = out or run / "search"
+    names = [Path(name).stem for name in device]
+    headroom = 0.03
+    facts = {
+        "settings": {
+            "num_evaluations": num_evaluations,
+            "method": method,
+            "predictor": predictor,
+            "max": sorted(limit or []),
+            "devices": names,
+            "seed": seed,
+        },
+    }
+    if fleet and len(names) < 2:
+        raise UsageError("a fleet is two devices or more; give --device several times")
+    if not (refine or start_from or evaluations):
+        answers = {
+            name: answer(
+                folder / name,
+                budget_ms,
+                facts={**facts, **files_sha256(run, tables, names if name == FLEET else [name])},
+                costs=["macs", "params"],
+                headroom=headroom,
+            )
+            for name in [*names, *([FLEET] if fleet else [])]
+        }
+        known = {name: selected for name, selected in answers.items() if selected is not None}
+        if len(known) == len(answers):
+            for name, selected in known.items():
+                print_picks(name, selected)
+            say("answered from what the earlier search measured; --refine looks closer at these budgets")
+            if as_json:
+                print_json(known)
+            return
+    results = _search(
+        run=run,
+        device=device,
+        budgets_ms=budget_ms,
+        tables=tables,
+        folder=folder,
+        limits=limit or [],
+        start_from=start_from or [],
+        evaluations=evaluations or [],
+        any_machine=any_machine,
+        data_root=data_root,
+        facts=facts,
+        num_evaluations=num_evaluations,
+        method=method,
+        predictor=predictor,
+        with_fleet=fleet,
+        seed=seed,
+        headroom=headroom,
+    )
+    for name, result in results.items():
+        print_picks(name, result.selected)
+    if as_json:
+        print_json({name: result.selected for name, result in results.items()})
+
+
+def files_sha256(run: Path, tables: Path, devices: Sequence[str]) -> dict[str, Any]:
+    """Of the weights and the devices' tables, as their files tell; read without the libraries that a search needs."""
+    from ofa.files import read_json
+
+    info = read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`")
+    found = {}
+    for device in devices:
+        path = tables / device / f"{info.get('space_name')}.json"
+        if path.exists():
+            found[device] = read_json(path, kind="latency table", remedy="measure it again")["csv"]["sha256"]
+    return {"weights_sha256": info.get("weights_sha256"), "tables_sha256": found}
+
+
+def _search(
+    *,
+    run: Path,
+    device: Sequence[str],
+    budgets_ms: Sequence[float],
+    tables: Path,
+    folder: Path,
+    limits: Sequence[str],
+    start_from: Sequence[Path],
+    evaluations: Sequence[Path],
+    any_machine: bool,
+    data_root: str | None,
+    facts: dict[str, Any],
+    seed: int,
+    **settings: Any,
+) -> dict[str, SearchResult]:
     import ofa.cost
     import ofa.hardware
+    from ofa.search import Constraint
     from ofa.search.evaluation_cache import EvaluationCache
-    from ofa.search.run import run_search
+    from ofa.search.run import Target, run_search
+    from ofa.space import unknown_name_message
     from ofa.training import Run
 
     opened = Run.open(run)
-    targets = [ofa.hardware.load_device(name) for name in device]
-    latency_tables = [open_table(opened, target, tables, any_machine=any_machine) for target in targets]
-    folder = out or run / "search"
+    devices = [ofa.hardware.load_device(name) for name in device]
+    latency_tables = [open_table(opened, target, tables, any_machine=any_machine) for target in devices]
     cache = EvaluationCache(folder / "evaluations.csv", weights_sha256=opened.weights_sha256, split="search")
+    for path in evaluations:
+        say(f"{path}: {cache.import_csv(path)} evaluated subnets taken over")
+    initial = [arch for path in start_from for arch in read_front(path, opened.space)]
     evaluator = open_evaluator(opened, data_root)
     supernet = evaluator.supernet
     costs = {"macs": ofa.cost.macs(supernet), "params": ofa.cost.params(supernet)}
-    results = {}
-    for target, table in zip(targets, latency_tables, strict=True):
-        with progress_bar() as progress:
-            result = run_search(
-                opened.space,
-                evaluate_top1=evaluator.top1_percent,
-                predict_ms=table.predict_ms,
-                measure_ms=partial(measure_archs, supernet, target, seed),
-                costs=costs,
-                budgets_ms=budget_ms,
-                out_dir=folder / target.name,
-                device_name=target.name,
-                num_samples=num_samples,
-                num_front=num_front,
-                seed=seed,
-                cache=cache,
-                progress=progress,
-            )
-        results[target.name] = result.selected
-        print_picks(target.name, result.selected)
-    if as_json:
-        print_json(results)
+    limited = costs | {
+        "model_bytes": ofa.cost.model_bytes(supernet),
+        "peak_activation_bytes": ofa.cost.peak_activation_bytes(supernet),
+    }
+    constraints = []
+    for text in limits:
+        name, _, value = text.partition("=")
+        if name not in limited:
+            raise UsageError(unknown_name_message("cost", name, limited))
+        constraints.append(Constraint.of(opened.space, name, limited[name], value))
+    with progress_bar() as progress:
+        return run_search(
+            opened.space,
+            evaluate_top1=evaluator.top1_percent,
+            targets=[
+                Target(
+                    target.name,
+                    table.predict_ms,
+                    partial(measure_archs, supernet, target, seed),
+                    {"tables_sha256": files_sha256(run, tables, [target.name])["tables_sha256"]},
+                )
+                for target, table in zip(devices, latency_tables, strict=True)
+            ],
+            costs=costs,
+            budgets_ms=budgets_ms,
+            out_dir=folder,
+            constraints=constraints,
+            initial=initial,
+            seed=seed,
+            cache=cache,
+            identity={**facts, "weights_sha256": opened.weights_sha256},
+            progress=progress,
+            **settings,
+        )
+
+
+def read_front(path: Path, space: SearchSpace) -> list[Arch]:
+    """The non-dominated architectures of a ``front.csv``."""
+    import pandas as pd
+
+    from ofa.search import non_dominated
+
+    try:
+        table = pd.read_csv(path).dropna(subset=["measured_top1_percent"])
+        values = table.assign(error=-table["measured_top1_percent"])[["error", "predicted_latency_ms"]]
+        return [space.arch(json.loads(text)) for text in table.loc[non_dominated(values), "arch"]]
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} is not the front.csv of a search ({error})") from None
 
 
 @app.command()

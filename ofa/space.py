@@ -430,6 +430,33 @@ class SearchSpace:
         coin = rng.random((len(self.dims), len(mothers)), dtype=np.float32).T < 0.5
         return self.canonical(np.where(in_mothers & (coin | ~in_fathers), mothers, fathers))
 
+    def neighbours(self, population: Population) -> Population:
+        """Architectures in which one dim of one of these takes another value, shape ``(K, D)``; some may be equal."""
+        num, columns = len(population), np.repeat(np.arange(len(self.dims)), self.num_values)
+        genes = np.concatenate([np.arange(count, dtype=GENE_DTYPE) for count in self.num_values])
+        changed = np.repeat(population, len(columns), axis=0)
+        rows, columns, genes = np.arange(len(changed)), np.tile(columns, num), np.tile(genes, num)
+        is_new = changed[rows, columns] != genes
+        changed[rows, columns] = genes
+        return self.canonical(changed[is_new])
+
+    def every(self, *, at_most: int = 1_000_000) -> Population:
+        """All architectures of a small space, in lexicographic order, shape ``(num_archs, D)``.
+
+        Raises:
+            SpaceError: If there are more than ``at_most``.
+        """
+        if self.num_archs > at_most:
+            raise SpaceError(f"this space holds {self.num_archs:.3g} architectures, too many to list ({at_most:.3g})")
+        rows = np.zeros((1, len(self.dims)), dtype=GENE_DTYPE)
+        for column, num in enumerate(self.num_values):
+            is_free = self.active(rows)[:, column] & (self.dims[column].follows is None)
+            counts = np.where(is_free, num, 1)
+            starts = np.repeat(np.cumsum(counts) - counts, counts)
+            rows = np.repeat(rows, counts, axis=0)
+            rows[:, column] = np.arange(len(rows)) - starts
+        return self.canonical(rows)
+
     def encode(self, archs: Arch | Sequence[Arch] | Population) -> npt.NDArray[np.float32]:
         """One-hot encoding with inactive dims all zero, shape ``(N, sum of the dims' number of values)``."""
         population = self.to_population(archs)

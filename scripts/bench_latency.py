@@ -35,9 +35,10 @@ from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import Device, load_device, measure, profile
 from ofa.hardware.export import export_model
 from ofa.hardware.fingerprint import cpu_model
-from ofa.search.nsga2 import nsga2
-from ofa.search.predictors import held_out_kendall_tau
+from ofa.search.methods.nsga2 import nsga2
+from ofa.search.predictors import Features, held_out_kendall_tau
 from ofa.search.predictors.ridge import RidgePredictor
+from ofa.search.problem import Problem
 from ofa.search.sampling import sample_distinct
 from ofa.space import Population
 from ofa.supernet import Supernet, create_supernet
@@ -125,11 +126,16 @@ def fit(options: argparse.Namespace) -> None:
     for first in range(len(rows), len(population), FIT_BATCH):
         say(f"whole subnets {first} to {first + FIT_BATCH} on {device.name}")
         batch = population[first : first + FIT_BATCH]
-        measured = measure_population(options, supernet, device, batch)
+        measured, anchor_ms = measure_population(options, supernet, device, batch)
         archs = [arch.to_json() for arch in supernet.space.to_archs(batch)]
-        rows += [{"arch": arch, "latency_ms": value} for arch, value in zip(archs, measured.tolist(), strict=True)]
+        rows += [
+            {"arch": arch, "latency_ms": value, "anchor_ms": anchor_ms}
+            for arch, value in zip(archs, measured.tolist(), strict=True)
+        ]
         write_csv_atomic(path, pd.DataFrame(rows))
-    measured_ms = np.array([row["latency_ms"] for row in rows])
+    # Batches are minutes apart; the anchor says how fast the machine was for each.
+    anchors_ms = np.array([row["anchor_ms"] for row in rows])
+    measured_ms = np.array([row["latency_ms"] for row in rows]) * np.median(anchors_ms) / anchors_ms
     write_csv_atomic(options.out / "latency" / "fit.csv", pd.DataFrame(fit_errors(supernet, population, measured_ms)))
 
 
@@ -194,7 +200,7 @@ class Front:
             return np.column_stack([-predictor.predict(population), table.predict_ms(population)])
 
         evaluated = nsga2(
-            table.space,
+            Problem(table.space, 2),
             objectives,
             rng=np.random.default_rng(seed),
             population_size=200,
@@ -237,7 +243,7 @@ def matrix(options: argparse.Namespace) -> None:
     for number, device in enumerate(devices):
         own = [fronts[number].as_accurate_as(pick[4]) for pick in picks]
         chosen = np.concatenate([np.stack([pick[3] for pick in picks]), fronts[number].population[own]])
-        measured = measure_population(options, supernet, device, chosen)
+        measured, _ = measure_population(options, supernet, device, chosen)
         for index, (chooser, share, budget_ms, _, top1_percent) in enumerate(picks):
             theirs_ms, ours_ms = measured[index], measured[len(picks) + index]
             rows.append(
@@ -284,14 +290,17 @@ def fit_predictor(
         top1 = evaluator.top1_percent(run.space.to_archs(population), split="search")
         write_csv_atomic(path, pd.DataFrame({"top1_percent": top1}))
     top1 = pd.read_csv(path)["top1_percent"].to_numpy()
-    tau = held_out_kendall_tau(RidgePredictor, run.space, population, top1, rng=np.random.default_rng(0))
-    return RidgePredictor(run.space).fit(population, top1), population, tau
+    tau = held_out_kendall_tau(RidgePredictor, Features(run.space), population, top1, rng=np.random.default_rng(0))
+    return RidgePredictor(Features(run.space)).fit(population, top1), population, tau
 
 
 def measure_population(
     options: argparse.Namespace, supernet: Supernet, device: Device, population: Population
-) -> npt.NDArray[np.float64]:
-    """Low percentile of the latencies, milliseconds, shape ``(N,)``; equal architectures are measured once."""
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Low percentile of the latencies, milliseconds, shape ``(N,)``, and the anchor's, which tells the machine's speed.
+
+    Equal architectures are measured once.
+    """
     archs = supernet.space.to_archs(population)
     models = {
         arch.to_json(): export_model(supernet.extract(arch), supernet.input_shape(arch), device)
@@ -299,7 +308,8 @@ def measure_population(
     }
     with progress_bar() as progress:
         table = measure(models, device, rng=np.random.default_rng(options.seed), progress=progress)
-    return table.loc[[arch.to_json() for arch in archs], "latency_ms_p10"].to_numpy()
+    latency_ms = table.loc[[arch.to_json() for arch in archs], "latency_ms_p10"].to_numpy()
+    return latency_ms, table.attrs["timing"]["anchor_ms"]
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert status == 0
     assert json.loads(out)["held_out"]["num"] == 4
 
-    words = ["search", *where, "--tables", tables, "--out", search, "--num-samples", "6", "--num-front", "2", "--json"]
+    words = ["search", *where, "--tables", tables, "--out", search, "--num-evaluations", "6", "--json"]
     status, out, err = ofa_command(capsys, *words, "--budget-ms", "1e-6")
     assert (status, out) == (2, "")
     assert "no subnet keeps a budget of 1e-06 ms" in err

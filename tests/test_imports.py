@@ -94,7 +94,7 @@ def loaded_by(statement: str) -> set[str]:
     )
 
 
-HEAVY = {"onnx", "onnxruntime", "matplotlib", "plotly", "tensorrt", "pymoo", "sklearn"}
+HEAVY = {"onnx", "onnxruntime", "matplotlib", "plotly", "tensorrt", "sklearn"}
 
 
 def test_import_ofa_is_light() -> None:

@@ -139,6 +139,33 @@ def test_enumeration_gives_as_many_rows_and_archs(space: SearchSpace) -> None:
     assert len(set(space.to_archs(everything))) == space.num_archs
 
 
+@given(spaces())
+def test_every_architecture_is_listed_once(space: SearchSpace) -> None:
+    every = space.every()
+    assert_canonical(space, every)
+    assert len(every) == len(np.unique(space.row_keys(every))) == space.num_archs
+    assert len(set(space.to_archs(every))) == space.num_archs
+
+
+def test_too_many_are_not_listed() -> None:
+    with pytest.raises(SpaceError, match=r"holds 2.18e\+19 architectures, too many to list"):
+        published_space((224,)).every()
+
+
+@given(spaces(), seeds)
+def test_neighbours_are_one_choice_away(space: SearchSpace, seed: int) -> None:
+    population = space.sample_population(2, np.random.default_rng(seed))
+    neighbours = space.neighbours(population)
+    assert len(neighbours) == 2 * int((space.num_values - 1).sum())
+    assert_canonical(space, neighbours)
+    for arch in space.to_archs(population):
+        near = set(space.to_archs(space.neighbours(space.to_population(arch))))
+        for name in arch:
+            for value in space[name].values:
+                if value != arch[name] and space[name].follows is None:
+                    assert any(other[name] == value for other in near if name in other)
+
+
 # -- architectures -----------------------------------------------------------------------------------------------------
 
 

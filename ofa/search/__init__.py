@@ -1,9 +1,11 @@
 """Search for subnets: architectures as integer arrays, accuracies and latencies as functions of them; no torch.
 
-:func:`ofa.search.run.run_search` is the whole way for one device; the other modules hold one idea each.
+:func:`search` minimises anything over any space; :func:`ofa.search.run.run_search` is the whole way for devices and
+budgets; the other modules hold one idea each.
 """
 
-from pymoo.config import Config
+from ofa.search.driver import search
+from ofa.search.pareto import hypervolume, non_dominated
+from ofa.search.problem import Constraint, InfeasibleError
 
-# Without this, pymoo prints a hint to standard output where its compiled modules, which we do not use, are missing.
-Config.warnings["not_compiled"] = False
+__all__ = ["Constraint", "InfeasibleError", "hypervolume", "non_dominated", "search"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ofa.space import Arch, Population, SearchSpace
+from ofa.space import Arch
 
 LATENCIES = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
 MAX_ROUNDS = 5
@@ -31,35 +32,6 @@ class InfeasibleBudgetError(ValueError):
         )
 
 
-def fastest(
-    space: SearchSpace,
-    predict_ms: Callable[[Population], npt.NDArray[np.float64]],
-    rng: np.random.Generator,
-    *,
-    num_samples: int = 10_000,
-) -> tuple[Population, float]:
-    """The subnet of least predicted latency: the best of many random ones and the smallest, then improved dim by dim.
-
-    The smallest is not always the fastest: runtimes prefer some shapes.
-
-    Returns:
-        Shape ``(1, D)``, and its predicted latency in milliseconds.
-    """
-    candidates = np.concatenate([space.to_population(space.smallest()), space.sample_population(num_samples, rng)])
-    columns = np.repeat(np.arange(len(space)), space.num_values)
-    genes = np.concatenate([np.arange(num) for num in space.num_values])
-    best, best_ms = candidates[:1], np.inf
-    for _ in range(100):
-        latency_ms = predict_ms(candidates)
-        if latency_ms.min() >= best_ms:
-            break
-        best, best_ms = candidates[[latency_ms.argmin()]], float(latency_ms.min())
-        neighbours = np.repeat(best, len(columns), axis=0)
-        neighbours[np.arange(len(columns)), columns] = genes
-        candidates = space.canonical(neighbours)
-    return best, best_ms
-
-
 def pick_within_budgets(
     candidates: pd.DataFrame,
     budgets_ms: Sequence[float],
@@ -69,6 +41,7 @@ def pick_within_budgets(
     device: str,
     num_candidates: int = 4,
     headroom: float = 0.03,
+    also: Sequence[int] = (),
 ) -> tuple[pd.DataFrame, list[int]]:
     """Evaluate and measure the most promising candidates, a few per budget and round, and pick among these.
 
@@ -83,6 +56,7 @@ def pick_within_budgets(
             prediction).
         measure_ms: Gives ``latency_ms_p10``, ``latency_ms_p50`` and ``latency_ms_p90`` of each architecture, in order.
         headroom: A pick's measured median must be this fraction below its budget: medians drift on shared machines.
+        also: Rows that are measured in the first round in any case.
 
     Returns:
         ``candidates``, numbered from 0, with more accuracies known and the three measured latencies (NaN where not
@@ -94,7 +68,8 @@ def pick_within_budgets(
     table = candidates.reset_index(drop=True).reindex(columns=[*candidates.columns, *LATENCIES])
     limits_ms = [budget / (1 + headroom) for budget in budgets_ms]
     for remaining in reversed(range(MAX_ROUNDS)):
-        wanted = sorted({row for limit in limits_ms for row in _propose(table, limit, num_candidates, remaining == 0)})
+        proposed = {row for limit in limits_ms for row in _propose(table, limit, num_candidates, remaining == 0)}
+        wanted = sorted(proposed | (set(also) if remaining == MAX_ROUNDS - 1 else set()))
         if not wanted:
             break
         archs = table.loc[wanted, "arch"].to_list()
@@ -102,13 +77,33 @@ def pick_within_budgets(
         table.loc[wanted, LATENCIES] = measure_ms(archs)[LATENCIES].to_numpy(dtype=np.float64)
     picks = []
     for budget, limit in zip(budgets_ms, limits_ms, strict=True):
-        holding = table[table["latency_ms_p50"] <= limit]
-        if holding.empty:
+        best = best_within(table, limit)
+        if best is None:
             fastest_ms = float(table["latency_ms_p50"].min())
             raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=device, how="measured")
-        best = holding.sort_values(["measured_top1_percent", "latency_ms_p50"], ascending=[False, True])
-        picks.append(int(best.index[0]))
+        picks.append(best)
     return table, picks
+
+
+def best_within(table: pd.DataFrame, limit_ms: float) -> int | None:
+    """The row of the most accurate subnet whose measured median keeps a limit, the fastest of equals; or ``None``."""
+    holding = table[table["latency_ms_p50"] <= limit_ms]
+    best = holding.sort_values(["measured_top1_percent", "latency_ms_p50"], ascending=[False, True])
+    return None if best.empty else int(best.index[0])
+
+
+def pick_entry(row: Mapping[Hashable, Any], budget_ms: float, costs: Sequence[str]) -> dict[str, Any]:
+    """An entry of ``picks`` in ``selected.json``."""
+    values = ["predicted_top1_percent", "measured_top1_percent", "predicted_latency_ms"]
+    latency_ms = {name.removeprefix("latency_ms_"): row[name] for name in LATENCIES}
+    return {
+        "budget_ms": float(budget_ms),
+        "arch": dict(row["arch"]),
+        **{name: row[name] for name in values},
+        "measured_latency_ms": latency_ms["p50"],
+        "latency_ms": latency_ms,
+        **{name: row[name] for name in costs},
+    }
 
 
 def _propose(table: pd.DataFrame, limit_ms: float, num: int, is_last_round: bool) -> list[int]:

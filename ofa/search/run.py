@@ -1,37 +1,76 @@
-"""The search for one device: sample, predict, evolve, evaluate, measure, pick; random search beside it."""
+"""The search for devices and budgets: search, random search beside it, measure, pick."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
+from ofa.search.driver import check_method, search
 from ofa.search.evaluation_cache import EvaluationCache, cached
-from ofa.search.nsga2 import nsga2
-from ofa.search.pareto import hypervolume
-from ofa.search.pick import LATENCIES, InfeasibleBudgetError, fastest, pick_within_budgets
-from ofa.search.predictors import PREDICTORS, held_out_kendall_tau
-from ofa.search.sampling import sample_distinct, spread, take_unseen
-from ofa.space import Arch, Population, SearchSpace, unknown_name_message
+from ofa.search.methods.guided import PredictedValues
+from ofa.search.methods.nsga2 import nsga2
+from ofa.search.pareto import Evaluations, hypervolume, non_dominated
+from ofa.search.pick import LATENCIES, InfeasibleBudgetError, pick_entry, pick_within_budgets
+from ofa.search.predictors import check_predictors
+from ofa.search.problem import Constraint, Cost, Problem, Values, descend
+from ofa.search.sampling import spread, take_unseen
+from ofa.space import Arch, Population, SearchSpace
+
+OBJECTIVES = ("top1_error_percent", "latency_ms")
+FLEET = "fleet"
+CURVE_POINTS = 20
 
 
-class Cost(Protocol):
-    """What the search needs of a :class:`ofa.cost.CostModel`."""
+@dataclass(frozen=True)
+class Target:
+    """A device that subnets are wanted for.
 
-    def predict(self, archs: Population) -> npt.NDArray[np.float64]:
-        """Costs of ``(N, D)`` architectures, shape ``(N,)``."""
-        ...
+    Args:
+        predict_ms: Maps ``(N, D)`` architectures to ``(N,)`` milliseconds.
+        measure_ms: Measures several architectures side by side: ``latency_ms_p10``, ``_p50`` and ``_p90``, in order.
+        identity: What its predictions and measurements go by: the table's checksum, the machine.
+    """
+
+    name: str
+    predict_ms: Callable[[Population], Values]
+    measure_ms: Callable[[list[Arch]], pd.DataFrame]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fleet(targets: Sequence[Target]) -> Target:
+    """All devices as one: a subnet takes as long as it does on the slowest for it."""
+
+    def measure_ms(archs: list[Arch]) -> pd.DataFrame:
+        each = [target.measure_ms(archs)[LATENCIES].to_numpy(dtype=np.float64) for target in targets]
+        return pd.DataFrame(np.max(each, axis=0), columns=LATENCIES)
+
+    return Target(
+        FLEET,
+        lambda population: np.max([target.predict_ms(population) for target in targets], axis=0),
+        measure_ms,
+        _merged([target.identity for target in targets]),
+    )
+
+
+def _merged(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mappings of mappings, joined: what each device went by, by its name."""
+    merged: dict[str, Any] = {}
+    for identity in identities:
+        for name, value in identity.items():
+            merged[name] = {**merged.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return merged
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What :func:`run_search` found: the contents of ``front.csv`` and of ``selected.json``."""
+    """What :func:`run_search` found for a device: the contents of ``front.csv`` and of ``selected.json``."""
 
     front: pd.DataFrame
     selected: dict[str, Any]
@@ -41,164 +80,226 @@ def run_search(
     space: SearchSpace,
     *,
     evaluate_top1: Callable[[list[Arch]], npt.NDArray[np.float64]],
-    predict_ms: Callable[[Population], npt.NDArray[np.float64]],
-    measure_ms: Callable[[list[Arch]], pd.DataFrame],
+    targets: Sequence[Target],
     costs: Mapping[str, Cost],
     budgets_ms: Sequence[float],
     out_dir: Path | str,
-    device_name: str,
-    num_samples: int = 200,
-    num_front: int = 30,
+    num_evaluations: int = 100,
+    method: str = "auto",
+    predictor: str = "auto",
+    constraints: Sequence[Constraint] = (),
+    initial: Sequence[Arch] = (),
+    with_fleet: bool = False,
     seed: int = 0,
     cache: EvaluationCache | None = None,
-    predictor: str = "ridge",
-    population_size: int = 200,
-    num_generations: int = 40,
+    identity: Mapping[str, Any] | None = None,
     num_candidates: int = 4,
+    num_measured: int = 16,
     headroom: float = 0.03,
     progress: Callable[[int, int, str], None] | None = None,
-) -> SearchResult:
-    """Search the accuracy-latency front of one device, and pick a measured subnet for each budget.
+) -> dict[str, SearchResult]:
+    """Search the accuracy-latency front of each device, and pick a measured subnet for each budget.
 
-    1. Evaluate ``num_samples`` random subnets, spread over the first of ``costs``, the smallest and the largest among
-       them, and fit the predictor. They do not depend on the device, so that searches for several devices share them.
-    2. Run NSGA-II on predicted accuracy and latency; evaluate ``num_front`` subnets spread over its front.
-    3. Evaluate as many further random subnets as step 2 had to: random search with the same number of evaluations.
-       The two hypervolumes compare steps 1 and 2 with steps 1 and 3, at true accuracy and predicted latency.
-    4. Evaluate and measure the best candidates of each budget, and pick (:func:`pick_within_budgets`).
+    1. :func:`ofa.search.search` with ``num_evaluations``, for the first device. Each further device begins with what is
+       known already and spends a quarter as many.
+    2. Random search with as many evaluations, shared by the devices: the yardstick.
+    3. From all that is known, a predictor and NSGA-II propose candidates beyond what was evaluated.
+    4. The best candidates of each budget, and up to ``num_measured`` of the front, are evaluated and measured on the
+       device; picks are taken from what was measured (:func:`pick_within_budgets`).
 
     The same seed, space, accuracies and latencies give the same result, whether or not accuracies came from the cache.
+    Each device's files are in ``out_dir``/NAME.
 
     Args:
         evaluate_top1: Expensive; maps ``N`` architectures to ``(N,)`` percent. Called for what ``cache`` lacks.
-        predict_ms: Maps ``(N, D)`` architectures to ``(N,)`` milliseconds.
-        measure_ms: Measures several architectures at once on the device; see :func:`pick_within_budgets`.
         costs: By name, for the result files: ``macs``, ``params``.
-        num_samples: Fewer are taken from a space that holds fewer.
+        num_evaluations: Of the first device's search, and again of random search.
+        method: See :func:`ofa.search.search`.
+        predictor: See :func:`ofa.search.search`; it also proposes the last candidates.
+        constraints: Hold for all that is evaluated.
+        initial: Architectures to begin with, such as another search's front.
+        with_fleet: Also search for the best single subnet for all devices: one more target, called ``fleet``.
+        identity: What else the result depends on, such as the weights; kept as ``facts`` in ``selected.json``, with
+            each target's own, for :func:`ofa.search.answer.answer`.
         headroom: A pick's measured median is at least this fraction below its budget.
+
+    Returns:
+        Name of the device -> its result.
 
     Raises:
         InfeasibleBudgetError: If no subnet keeps a budget: before anything is evaluated where predictions say so.
+        InfeasibleError: If nothing satisfies the constraints.
         ValueError: If a number or name makes no sense.
     """
-    _check_arguments(num_samples, budgets_ms, predictor)
-    make_predictor = PREDICTORS[predictor]
-    sampling_rng, search_rng = np.random.default_rng(seed).spawn(2)
-    fastest_arch, fastest_ms = fastest(space, predict_ms, search_rng)
-    for budget in budgets_ms:
-        if fastest_ms > budget:
-            raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=device_name, how="predicted")
+    if num_evaluations < 2:
+        raise ValueError(f"num_evaluations is {num_evaluations}; a search needs at least 2, better 100 or more")
+    if any(not 0 < budget < np.inf for budget in budgets_ms):
+        raise ValueError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
+    check_method(method)
+    check_predictors(predictor)
+    if with_fleet:
+        targets = [*targets, fleet(targets)]
+    _check_feasible(space, targets, budgets_ms, constraints, headroom, seed)
     evaluate = cached(evaluate_top1, EvaluationCache() if cache is None else cache, progress=progress)
 
-    samples, pool = _sample(space, costs, num_samples, sampling_rng)
-    samples_top1 = evaluate(space.to_archs(samples))
-    model = make_predictor(space).fit(samples, samples_top1)
+    def error_percent(population: Population) -> Values:
+        return 100 - evaluate(space.to_archs(population))
 
-    def objectives(population: Population) -> npt.NDArray[np.float64]:
-        return np.column_stack([-model.predict(population), predict_ms(population)])
-
-    evolved = nsga2(
+    known = pd.DataFrame({"arch": [], OBJECTIVES[0]: []})
+    searches: dict[str, pd.DataFrame] = {}
+    for number, target in enumerate(targets):
+        priced = known.assign(**{OBJECTIVES[1]: target.predict_ms(space.to_population(list(known["arch"])))})
+        searches[target.name] = search(
+            space,
+            lambda population, target=target: np.column_stack(  # type: ignore[misc]
+                [error_percent(population), target.predict_ms(population)]
+            ),
+            num_evaluations=num_evaluations if number == 0 else max(num_evaluations // 4, 2),
+            method=method,
+            predictor=predictor,
+            seed=seed,
+            objectives=OBJECTIVES,
+            free={OBJECTIVES[1]: target.predict_ms},
+            constraints=constraints,
+            initial=list(initial) if number == 0 else priced,
+        )
+        known = searches[target.name][["arch", OBJECTIVES[0]]]
+    first = searches[targets[0].name]
+    random = search(
         space,
-        objectives,
-        rng=search_rng,
-        population_size=population_size,
-        num_generations=num_generations,
-        initial=np.concatenate([fastest_arch, samples]),
-    ).front()
-    front = evolved.population[spread(evolved.values[:, 1], num_front)]
-    num_new = int(np.sum(~_is_in(space, front, samples)))
-    baseline = pool[spread(_first_cost(costs, pool), num_new)]
+        lambda population: np.column_stack([error_percent(population), targets[0].predict_ms(population)]),
+        num_evaluations=len(first),
+        method="random",
+        seed=seed + 1,
+        objectives=OBJECTIVES,
+        free={OBJECTIVES[1]: targets[0].predict_ms},
+        constraints=constraints,
+    )
+    everything = pd.concat([known, random[["arch", OBJECTIVES[0]]]]).drop_duplicates("arch", ignore_index=True)
+    results = {}
+    for target in targets:
+        results[target.name] = _settle(
+            space,
+            target,
+            evaluate,
+            everything,
+            searched=list(first["arch"]) if target is targets[0] else list(searches[target.name]["arch"]),
+            random=list(random["arch"]),
+            costs=costs,
+            budgets_ms=budgets_ms,
+            predictor=predictor,
+            constraints=constraints,
+            seed=seed,
+            num_candidates=num_candidates,
+            num_measured=num_measured,
+            headroom=headroom,
+            facts={**(identity or {}), **target.identity},
+        )
+        folder = Path(out_dir) / target.name
+        write_csv_atomic(folder / "front.csv", results[target.name].front)
+        write_json_atomic(folder / "selected.json", results[target.name].selected)
+    return results
 
-    known = space.to_archs(np.concatenate([samples, front, baseline]))
-    top1 = dict(zip(known, evaluate(known), strict=True))
-    distinct = take_unseen(space, np.concatenate([samples, baseline, evolved.population]), set())
-    candidates = _candidates(space, distinct, objectives(distinct), top1, costs).assign(
-        is_random=_is_in(space, distinct, np.concatenate([samples, baseline])),
-        is_front=_is_in(space, distinct, evolved.population),
+
+def _check_feasible(
+    space: SearchSpace,
+    targets: Sequence[Target],
+    budgets_ms: Sequence[float],
+    constraints: Sequence[Constraint],
+    headroom: float,
+    seed: int,
+) -> None:
+    problem = Problem(space, 1, constraints=constraints)
+    for target in targets:
+        rng = np.random.default_rng(seed)
+        if constraints:  # a thousand that satisfy them: the least latency among these is near enough
+            feasible = problem.sample(1000, rng, set())
+            fastest_ms = float(target.predict_ms(feasible).min())
+        else:
+            fastest_ms = descend(space, target.predict_ms, rng)[1]
+        for budget in budgets_ms:
+            if fastest_ms > budget:
+                raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=target.name, how="predicted")
+
+
+def _settle(
+    space: SearchSpace,
+    target: Target,
+    evaluate: Callable[[Sequence[Arch]], npt.NDArray[np.float64]],
+    everything: pd.DataFrame,
+    *,
+    searched: list[Arch],
+    random: list[Arch],
+    costs: Mapping[str, Cost],
+    budgets_ms: Sequence[float],
+    predictor: str,
+    constraints: Sequence[Constraint],
+    seed: int,
+    num_candidates: int,
+    num_measured: int,
+    headroom: float,
+    facts: Mapping[str, Any],
+) -> SearchResult:
+    """Steps 3 and 4, for one device."""
+    rng = np.random.default_rng([seed, 1])
+    known = space.to_population(list(everything["arch"]))
+    problem = Problem(space, 2, {1: target.predict_ms}, constraints)
+    values = np.column_stack([everything[OBJECTIVES[0]].to_numpy(dtype=np.float64), target.predict_ms(known)])
+    model = PredictedValues.learn(problem, Evaluations(known, values), predictor, rng)
+    front = known[non_dominated(values)]
+    evolved = nsga2(problem, model, rng=rng, initial=front)
+    proposed = evolved.front().population
+    distinct = take_unseen(space, np.concatenate([known, proposed]), set())
+    archs, predicted = space.to_archs(distinct), model(distinct)
+    top1 = dict(zip(everything["arch"], 100 - everything[OBJECTIVES[0]], strict=True))
+    searched_set, random_set = set(searched), set(random)
+    candidates = pd.DataFrame(
+        {
+            "arch": archs,
+            "predicted_top1_percent": 100 - predicted[:, 0],
+            "predicted_latency_ms": predicted[:, 1],
+            "measured_top1_percent": [top1.get(arch, np.nan) for arch in archs],
+            **{name: _whole(cost.predict(distinct)) for name, cost in costs.items()},
+            "is_random": [arch in random_set for arch in archs],
+            "is_front": [arch in searched_set or arch not in random_set for arch in archs],
+        }
     )
-    volumes = _compare(
-        candidates,
-        front=_is_in(space, distinct, np.concatenate([samples, front])),
-        random=candidates["is_random"].to_numpy(),
-    )
+    points = np.column_stack([-candidates["measured_top1_percent"], candidates["predicted_latency_ms"]])
+    evaluated = np.flatnonzero(candidates["measured_top1_percent"].notna())
+    best = evaluated[non_dominated(points[evaluated])]
+    best = best[spread(np.log(points[best, 1]), num_measured)]
     candidates, picks = pick_within_budgets(
         candidates,
         budgets_ms,
         evaluate_top1=evaluate,
-        measure_ms=measure_ms,
-        device=device_name,
+        measure_ms=target.measure_ms,
+        device=target.name,
         num_candidates=num_candidates,
         headroom=headroom,
+        also=best.tolist(),
     )
-    tau = held_out_kendall_tau(make_predictor, space, samples, samples_top1, rng=sampling_rng)
+    chosen = model.chosen[0]
     selected = {
         "format": FORMAT,
-        "device": device_name,
+        "device": target.name,
         "space_fingerprint": space.fingerprint,
         "seed": seed,
         "num_evaluations": int(candidates["measured_top1_percent"].notna().sum()),
-        "predictor": {"name": predictor, "kendall_tau": tau, "num_samples": len(samples)},
-        **volumes,
+        "predictor": {
+            "name": chosen.name,
+            "kendall_tau": chosen.kendall_tau[chosen.name],
+            "kendall_tau_of_all": dict(chosen.kendall_tau),
+            "num_samples": len(known),
+        },
+        **_compare(space, top1, target, front=searched, random=random),
         "headroom_percent": 100 * headroom,
+        "facts": dict(facts),
         "picks": [
-            _pick_entry(row, budget, costs)
+            pick_entry(row, budget, list(costs))
             for row, budget in zip(candidates.loc[picks].to_dict("records"), budgets_ms, strict=True)
         ],
     }
-    result = SearchResult(front=_front_table(candidates, picks, costs), selected=selected)
-    write_csv_atomic(Path(out_dir) / "front.csv", result.front)
-    write_json_atomic(Path(out_dir) / "selected.json", result.selected)
-    return result
-
-
-def _check_arguments(num_samples: int, budgets_ms: Sequence[float], predictor: str) -> None:
-    if num_samples < 2:
-        raise ValueError(f"num_samples is {num_samples}; the search learns from at least 2 subnets, better 100 or more")
-    if any(not 0 < budget < np.inf for budget in budgets_ms):
-        raise ValueError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
-    if predictor not in PREDICTORS:
-        raise ValueError(unknown_name_message("predictor", predictor, PREDICTORS))
-
-
-def _candidates(
-    space: SearchSpace,
-    population: Population,
-    objectives: npt.NDArray[np.float64],
-    top1: Mapping[Arch, float],
-    costs: Mapping[str, Cost],
-) -> pd.DataFrame:
-    """One row per architecture: what is predicted of it, what is known, what it costs."""
-    archs = space.to_archs(population)
-    return pd.DataFrame(
-        {
-            "arch": archs,
-            "predicted_top1_percent": -objectives[:, 0],
-            "predicted_latency_ms": objectives[:, 1],
-            "measured_top1_percent": [top1.get(arch, np.nan) for arch in archs],
-            **{name: _whole(cost.predict(population)) for name, cost in costs.items()},
-        }
-    )
-
-
-def _sample(
-    space: SearchSpace, costs: Mapping[str, Cost], num: int, rng: np.random.Generator
-) -> tuple[Population, Population]:
-    """``num`` random architectures, smallest and largest first, and others from which the baseline can draw."""
-    seen: set[bytes] = set()
-    bounds = take_unseen(space, space.to_population([space.smallest(), space.largest()]), seen)
-    pool = sample_distinct(space, 4 * num, rng, seen)
-    chosen = spread(_first_cost(costs, pool), num - len(bounds))
-    return np.concatenate([bounds, pool[chosen]]), np.delete(pool, chosen, axis=0)
-
-
-def _first_cost(costs: Mapping[str, Cost], population: Population) -> npt.NDArray[np.float64]:
-    for cost in costs.values():
-        return cost.predict(population)
-    return np.zeros(len(population))
-
-
-def _is_in(space: SearchSpace, population: Population, others: Population) -> npt.NDArray[np.bool_]:
-    return np.isin(space.row_keys(population), space.row_keys(others))
+    return SearchResult(front=_front_table(candidates, picks, costs), selected=selected)
 
 
 def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
@@ -206,18 +307,25 @@ def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     return values.astype(np.int64) if np.all(values == np.round(values)) else values
 
 
-def _compare(candidates: pd.DataFrame, **sides: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Hypervolumes, in percent times milliseconds, of the evaluated rows that each side may count as its own.
+def _compare(space: SearchSpace, top1: Mapping[Arch, float], target: Target, **sides: list[Arch]) -> dict[str, Any]:
+    """Hypervolumes, in percent times milliseconds, of what each side evaluated; the whole and as it grew.
 
     The reference point is the least accuracy and the greatest latency of them all.
     """
-    known = candidates["measured_top1_percent"].notna()
-    points = np.column_stack([-candidates["measured_top1_percent"], candidates["predicted_latency_ms"]])
-    reference = points[known].max(axis=0)
+    points = {
+        name: np.column_stack([[-top1[arch] for arch in archs], target.predict_ms(space.to_population(archs))])
+        for name, archs in sides.items()
+    }
+    reference = np.max([values.max(axis=0) for values in points.values()], axis=0)
+    numbers = np.unique(np.linspace(1, max(map(len, points.values())), CURVE_POINTS).round().astype(int)).tolist()
     return {
-        "hypervolume": {name: hypervolume(points[mask], reference) for name, mask in sides.items()},
+        "hypervolume": {name: hypervolume(values, reference) for name, values in points.items()},
         "hypervolume_reference": {"top1_percent": float(-reference[0]), "latency_ms": float(reference[1])},
-        "hypervolume_num_evaluations": {name: int(np.sum(mask)) for name, mask in sides.items()},
+        "hypervolume_num_evaluations": {name: len(values) for name, values in points.items()},
+        "hypervolume_curve": {
+            "num_evaluations": numbers,
+            **{name: [hypervolume(values[:num], reference) for num in numbers] for name, values in points.items()},
+        },
     }
 
 
@@ -231,19 +339,6 @@ def _front_table(candidates: pd.DataFrame, picks: list[int], costs: Mapping[str,
     }
     table = pd.concat([group.assign(origin=origin) for origin, group in groups.items()], ignore_index=True)
     table["arch"] = [arch.to_json() for arch in table["arch"]]
-    table = table.rename(columns={"latency_ms_p50": "measured_latency_ms"})
+    table["measured_latency_ms"] = table["latency_ms_p50"]
     columns = ["arch", "predicted_top1_percent", "predicted_latency_ms", "measured_top1_percent", "measured_latency_ms"]
-    return table[[*columns, *costs, "origin"]]
-
-
-def _pick_entry(row: Mapping[Hashable, Any], budget_ms: float, costs: Mapping[str, Cost]) -> dict[str, Any]:
-    values = ["predicted_top1_percent", "measured_top1_percent", "predicted_latency_ms"]
-    latency_ms = {name.removeprefix("latency_ms_"): row[name] for name in LATENCIES}
-    return {
-        "budget_ms": float(budget_ms),
-        "arch": dict(row["arch"]),
-        **{name: row[name] for name in values},
-        "measured_latency_ms": latency_ms["p50"],
-        "latency_ms": latency_ms,
-        **{name: row[name] for name in costs},
-    }
+    return table[[*columns, *costs, "origin", "latency_ms_p10", "latency_ms_p90"]]

@@ -10,10 +10,14 @@ from ofa.space import Population, SearchSpace
 MAX_ROUNDS = 20
 
 
-def take_unseen(space: SearchSpace, population: Population, seen: set[bytes]) -> Population:
-    """Keep the canonical rows that are not in ``seen``, each once, and add them to ``seen``."""
-    kept = []
+def take_unseen(
+    space: SearchSpace, population: Population, seen: set[bytes], *, limit: int | None = None
+) -> Population:
+    """Keep the canonical rows that are not in ``seen``, each once, at most ``limit``, and add them to ``seen``."""
+    kept: list[int] = []
     for row, key in enumerate(space.row_keys(population).tolist()):
+        if len(kept) == limit:
+            break
         if key not in seen:
             seen.add(key)
             kept.append(row)

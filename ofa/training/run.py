@@ -103,8 +103,10 @@ class Run:
             "versions": versions(),
             "weights_sha256": sha256_of_file(weights),
         }
+        run = cls(path, info)
+        info["space_name"] = run.space_name  # for those who read the file without this library
         write_json_atomic(path / "supernet.json", info, indent=None)
-        return cls(path, info)
+        return run
 
     @property
     def recipe(self) -> Recipe:

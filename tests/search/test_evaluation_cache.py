@@ -28,7 +28,7 @@ def test_what_is_added_is_found_again(path, archs):
     open_cache(path).add(archs[2:3], [91.5])
     cache = open_cache(path)
     assert len(cache) == 3 and archs[3] not in cache
-    assert [cache[arch] for arch in archs[:3]] == [90.1, 1 / 3, 91.5]
+    assert cache.get(archs[:3])[:, 0].tolist() == [90.1, 1 / 3, 91.5]
     table = pd.read_csv(path)
     assert list(table.columns) == ["weights_sha256", "split", "arch", "top1_percent"]
     assert list(table["arch"]) == [arch.to_json() for arch in archs[:3]]
@@ -39,9 +39,9 @@ def test_other_weights_and_splits_are_other_accuracies(path, archs):
     open_cache(path, weights="w2").add(archs[:1], [80.0])
     open_cache(path, split="test").add(archs[:1], [70.0])
     assert [open_cache(path, *key)[archs[0]] for key in [("w1", "search"), ("w2", "search"), ("w1", "test")]] == [
-        90.0,
-        80.0,
-        70.0,
+        (90.0,),
+        (80.0,),
+        (70.0,),
     ]
 
 
@@ -105,7 +105,7 @@ def test_what_was_evaluated_before_an_interruption_is_on_disk(path, archs):
 @pytest.mark.parametrize("values", [[90.0], [90.0, np.nan], 90.0])
 def test_bad_accuracies_are_not_stored(path, archs, values):
     cache = open_cache(path)
-    with pytest.raises(ValueError, match="2 architectures need as many finite accuracies"):
+    with pytest.raises(ValueError, match="2 architectures need as many finite values of top1_percent"):
         cached(lambda missing: np.array(values), cache, chunk_size=2)(archs[:2])
     assert len(cache) == 0 and not path.exists()
 
@@ -113,4 +113,31 @@ def test_bad_accuracies_are_not_stored(path, archs, values):
 def test_in_memory(archs):
     cache = EvaluationCache()
     cache.add(archs[:1], [90.0])
-    assert cache[archs[0]] == 90.0
+    assert cache[archs[0]] == (90.0,)
+
+
+def test_several_values(path, archs):
+    cache = EvaluationCache(path, values=("top1_error_percent", "latency_ms"))
+    cache.add(archs[:2], [[10.0, 1.5], [20.0, 0.5]])
+    again = EvaluationCache(path, values=("top1_error_percent", "latency_ms"))
+    assert again.get(archs[:2]).tolist() == [[10.0, 1.5], [20.0, 0.5]]
+    assert again[archs[1]] == (20.0, 0.5)
+    with pytest.raises(
+        ValueError, match="1 architectures need as many finite values of top1_error_percent, latency_ms"
+    ):
+        again.add(archs[2:3], [[1.0]])
+    with pytest.raises(FileFormatError, match=r"line 1 .*it should be arch,top1_error_percent"):
+        EvaluationCache(path, values=("top1_error_percent",))
+
+
+def test_export_and_import(path, archs, tmp_path):
+    here = open_cache(path)
+    here.add(archs[:2], [90.0, 91.0])
+    open_cache(path, weights="w2").add(archs[2:3], [50.0])
+    here.export_csv(tmp_path / "mine.csv")
+    assert pd.read_csv(tmp_path / "mine.csv")["weights_sha256"].tolist() == ["w1", "w1"]
+    there = open_cache(tmp_path / "there.csv")
+    there.add(archs[:1], [80.0])
+    assert there.import_csv(tmp_path / "mine.csv") == 1  # what is known here stays
+    assert open_cache(tmp_path / "there.csv").get(archs[:2])[:, 0].tolist() == [80.0, 91.0]
+    assert open_cache(tmp_path / "other.csv", weights="w2").import_csv(path) == 1

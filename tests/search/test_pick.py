@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ofa.search.pick import InfeasibleBudgetError, fastest, pick_within_budgets
+from ofa.search.pick import InfeasibleBudgetError, pick_within_budgets
 from ofa.space import Dim, SearchSpace
 
 SPACE = SearchSpace((Dim("size", tuple(range(20))),))
@@ -114,9 +114,7 @@ def test_nothing_holds():
     assert pick(make_candidates(latency, 80 + latency), [e.value.nearest_ms], 80 + latency, 2 + latency)[0] == [0]
 
 
-def test_fastest_is_not_always_the_smallest(space, world):
-    world.costs_ms = np.random.default_rng(3).uniform(0.05, 0.3, len(world.costs_ms))
-    arch, latency_ms = fastest(space, world.predict_ms, np.random.default_rng(0), num_samples=10)
-    every = space.sample_population(20_000, np.random.default_rng(1))
-    assert latency_ms == pytest.approx(world.predict_ms(arch)[0])
-    assert latency_ms <= world.predict_ms(every).min() < world.predict_ms(space.to_population(space.smallest()))[0]
+def test_what_is_asked_for_is_measured_too():
+    candidates = make_candidates([1.0, 2.0, 3.0, 4.0], [90, 95, 99, 99.5])
+    _, table, calls = pick(candidates, [2.5], top1=[90, 95, 99, 99], p50_ms=[1.0, 2.0, 3.0, 4.0], also=[3])
+    assert 3 in calls[0] and table.loc[3, "latency_ms_p50"] == 4.0

@@ -7,28 +7,33 @@ import pandas as pd
 import pytest
 
 from ofa.files import read_json
+from ofa.search.answer import answer
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.pick import InfeasibleBudgetError
-from ofa.search.run import run_search
+from ofa.search.problem import Constraint, InfeasibleError
+from ofa.search.run import Target, run_search
 from ofa.space import Dim, SearchSpace
 
 from .world import SumCost, World, make_space
 
 BUDGETS_MS = [1.2, 1.8, 2.4]
-SMALL = {"num_samples": 60, "num_front": 12, "population_size": 60, "num_generations": 15}
+SMALL = {"num_evaluations": 40, "method": "linas", "predictor": "ridge"}
+
+
+def target(world, name="cpu-1t"):
+    return Target(name, world.predict_ms, world.measure_ms, {"table_sha256": name})
 
 
 def search(world, out_dir, **options):
-    settings = {"budgets_ms": BUDGETS_MS, "device_name": "cpu-1t", "seed": 3} | SMALL | options
-    return run_search(
+    settings = {"budgets_ms": BUDGETS_MS, "targets": [target(world)], "seed": 3} | SMALL | options
+    results = run_search(
         world.space,
         evaluate_top1=world.evaluate_top1,
-        predict_ms=world.predict_ms,
-        measure_ms=world.measure_ms,
         costs={"macs": SumCost(world.space), "params": SumCost(world.space)},
         out_dir=out_dir,
         **settings,
     )
+    return results["cpu-1t"] if list(results) == ["cpu-1t"] else results
 
 
 def test_picks_keep_their_budgets_and_are_nearly_the_best_there_are(world, tmp_path):
@@ -47,7 +52,10 @@ def test_picks_keep_their_budgets_and_are_nearly_the_best_there_are(world, tmp_p
 
 def test_files(world, tmp_path):
     result = search(world, tmp_path)
-    front, selected = pd.read_csv(tmp_path / "front.csv"), read_json(tmp_path / "selected.json", kind="", remedy="")
+    front, selected = (
+        pd.read_csv(tmp_path / "cpu-1t/front.csv"),
+        read_json(tmp_path / "cpu-1t/selected.json", kind="", remedy=""),
+    )
     assert selected == result.selected
     pd.testing.assert_frame_equal(front, result.front)
     assert list(front.columns) == [
@@ -59,16 +67,19 @@ def test_files(world, tmp_path):
         "macs",
         "params",
         "origin",
+        "latency_ms_p10",
+        "latency_ms_p90",
     ]
     assert front["macs"].dtype == np.int64
     assert front["measured_top1_percent"].notna().all()
     assert not front.duplicated(["arch", "origin"]).any()
     origins = front.groupby("origin").size()
-    assert origins["pick"] == 3 and origins["front"] >= SMALL["num_front"] and origins["random"] > SMALL["num_samples"]
+    assert origins["pick"] == 3 and origins["front"] >= 40 and origins["random"] == 40
     archs = [world.space.arch(json.loads(text)) for text in front["arch"]]
     assert front["predicted_latency_ms"].to_numpy() == pytest.approx(world.predict_ms(world.space.to_population(archs)))
     assert selected["num_evaluations"] == front["arch"].nunique()
-    assert selected["predictor"]["name"] == "ridge" and selected["predictor"]["num_samples"] == SMALL["num_samples"]
+    assert selected["predictor"]["name"] == "ridge" and 60 < selected["predictor"]["num_samples"] <= 80
+    assert selected["facts"] == {"table_sha256": "cpu-1t"}
     assert selected["predictor"]["kendall_tau"] > 0.8
     assert [pick["budget_ms"] for pick in selected["picks"]] == BUDGETS_MS
 
@@ -76,14 +87,19 @@ def test_files(world, tmp_path):
 def test_random_search_had_as_many_evaluations_and_is_beaten(world, tmp_path):
     selected = search(world, tmp_path).selected
     numbers = selected["hypervolume_num_evaluations"]
-    assert numbers["front"] == numbers["random"] > SMALL["num_samples"]
+    assert numbers["front"] == numbers["random"] == 40
     assert selected["hypervolume"]["front"] > 1.02 * selected["hypervolume"]["random"] > 0
     assert set(selected["hypervolume_reference"]) == {"top1_percent", "latency_ms"}
+    curve = selected["hypervolume_curve"]
+    assert curve["num_evaluations"][-1] == 40 and curve["front"][-1] == selected["hypervolume"]["front"]
+    assert all(curve[side] == sorted(curve[side]) for side in ("front", "random"))
 
 
 def test_the_seed_decides(space, tmp_path):
     results = [search(World(space), tmp_path / name, seed=seed) for name, seed in [("a", 0), ("b", 0), ("c", 1)]]
-    files = [[(tmp_path / name / file).read_text() for file in ("front.csv", "selected.json")] for name in "abc"]
+    files = [
+        [(tmp_path / name / "cpu-1t" / file).read_text() for file in ("front.csv", "selected.json")] for name in "abc"
+    ]
     assert files[0] == files[1]
     assert not results[0].front.equals(results[2].front)
 
@@ -94,7 +110,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(space, tmp_path):
     evaluate = interrupted.evaluate_top1
 
     def evaluate_until_killed(archs):
-        if len(interrupted.evaluated) == 65:
+        if len(interrupted.evaluated) == 30:
             raise KeyboardInterrupt
         return evaluate(archs)
 
@@ -108,7 +124,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(space, tmp_path):
     assert result.selected == whole.selected
 
 
-def test_another_budget_is_answered_from_the_cache(space, tmp_path):
+def test_another_budget_evaluates_only_its_candidates(space, tmp_path):
     cache = EvaluationCache(tmp_path / "cache.csv")
     first, second = World(space), World(space)
     search(first, tmp_path, cache=cache)
@@ -120,13 +136,62 @@ def test_another_budget_is_answered_from_the_cache(space, tmp_path):
     assert third.evaluated == []
 
 
-def test_devices_share_the_sampled_subnets(space, tmp_path):
-    cache = EvaluationCache(tmp_path / "cache.csv")
-    first, second = World(space), World(space)
-    second.costs_ms = second.costs_ms[::-1].copy()
-    search(first, tmp_path, cache=cache, budgets_ms=[])
-    search(second, tmp_path, cache=cache, budgets_ms=[])
-    assert len(second.evaluated) <= 2 * SMALL["num_front"]
+FACTS = {"table_sha256": "cpu-1t"}
+ANSWER = {"costs": ["macs", "params"], "headroom": 0.03}
+
+
+def test_another_budget_is_answered_from_what_was_measured(world, tmp_path):
+    result = search(world, tmp_path)
+    num_measured, num_evaluated = len(world.measured), len(world.evaluated)
+    budget_ms = 2.1
+    selected = answer(tmp_path / "cpu-1t", [budget_ms], facts=FACTS, **ANSWER)
+    assert (len(world.measured), len(world.evaluated)) == (num_measured, num_evaluated)
+    (pick,) = selected["picks"]
+    measured = result.front.dropna(subset=["measured_latency_ms"])
+    holding = measured[measured["measured_latency_ms"] <= budget_ms / 1.03]
+    assert pick["measured_top1_percent"] == holding["measured_top1_percent"].max()
+    assert pick["measured_latency_ms"] <= budget_ms / 1.03
+    assert read_json(tmp_path / "cpu-1t/selected.json", kind="", remedy="") == selected
+    front = pd.read_csv(tmp_path / "cpu-1t/front.csv")
+    assert front["origin"].eq("pick").sum() == 1
+    assert set(front["arch"]) == set(result.front["arch"])
+    again = answer(tmp_path / "cpu-1t", BUDGETS_MS, facts=FACTS, **ANSWER)
+    assert [pick["arch"] for pick in again["picks"]] == [pick["arch"] for pick in result.selected["picks"]]
+
+
+@pytest.mark.parametrize(("budgets_ms", "facts"), [([0.01], FACTS), ([2.1], {"table_sha256": "another"})])
+def test_what_was_not_measured_or_is_of_another_search_is_no_answer(world, tmp_path, budgets_ms, facts):
+    assert answer(tmp_path / "cpu-1t", budgets_ms, facts=facts, **ANSWER) is None
+    search(world, tmp_path)
+    before = (tmp_path / "cpu-1t/selected.json").read_bytes()
+    assert answer(tmp_path / "cpu-1t", budgets_ms, facts=facts, **ANSWER) is None
+    assert (tmp_path / "cpu-1t/selected.json").read_bytes() == before
+
+
+def test_several_devices_and_the_fleet(space, tmp_path):
+    worlds = [World(space), World(space)]
+    worlds[1].costs_ms = worlds[1].costs_ms[::-1].copy()
+    targets = [target(world, name) for world, name in zip(worlds, ("one", "two"), strict=True)]
+    results = search(worlds[0], tmp_path, targets=targets, with_fleet=True, budgets_ms=[2.4])
+    assert list(results) == ["one", "two", "fleet"]
+    assert len(worlds[0].evaluated) == len(set(worlds[0].evaluated)) <= 40 + 40 + 10 + 10 + 3 * 20
+    (pick,) = results["fleet"].selected["picks"]
+    population = space.to_population(space.arch(pick["arch"]))
+    slowest = max(world.slowdown * world.predict_ms(population)[0] for world in worlds)
+    assert pick["measured_latency_ms"] == pytest.approx(slowest) and slowest <= 2.4
+    for name in ("one", "two"):  # who serves all cannot be better than who serves one
+        assert results[name].selected["picks"][0]["measured_top1_percent"] >= pick["measured_top1_percent"] - 0.3
+        assert (tmp_path / name / "front.csv").exists()
+
+
+def test_constraints_hold_for_all_that_is_evaluated(world, tmp_path):
+    cost = SumCost(world.space)
+    constraint = Constraint.of(world.space, "macs", cost, "60%")
+    result = search(world, tmp_path, constraints=[constraint], budgets_ms=[3.0])
+    limit = 0.6 * cost.predict(world.space.to_population(world.space.largest()))[0]
+    assert result.front["macs"].max() <= limit
+    with pytest.raises(InfeasibleError, match=r"no architecture has macs <= 1; the nearest has macs = 1000"):
+        search(world, tmp_path, constraints=[Constraint.of(world.space, "macs", cost, 1)])
 
 
 def test_an_infeasible_budget_is_refused_before_anything_is_evaluated(world, tmp_path):
@@ -153,7 +218,7 @@ def test_a_device_slower_than_predicted_makes_a_budget_infeasible(world, tmp_pat
 def test_tiny_spaces(dims, tmp_path):
     world = World(SearchSpace(dims))
     result = search(world, tmp_path, budgets_ms=[100.0])
-    assert len(world.evaluated) == world.space.num_archs
+    assert len(world.evaluated) == len(set(world.evaluated)) == world.space.num_archs
     assert dict(world.space.largest()) == result.selected["picks"][0]["arch"]
 
 
@@ -165,7 +230,8 @@ def test_noise_does_not_break_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 1}, "num_samples is 1; the search learns from at least 2"),
+        ({"num_evaluations": 1}, "num_evaluations is 1; a search needs at least 2"),
+        ({"method": "lians"}, "unknown search method 'lians'; did you mean 'linas'"),
         ({"budgets_ms": [1.0, -2.0]}, r"positive numbers of milliseconds, not \[1.0, -2.0\]"),
         ({"budgets_ms": [float("nan")]}, "positive numbers"),
         ({"predictor": "rigde"}, "unknown predictor 'rigde'; did you mean 'ridge'"),
@@ -181,4 +247,4 @@ def test_progress_is_reported(world, tmp_path):
     reports = []
     search(world, tmp_path, progress=lambda *report: reports.append(report))
     assert all(0 <= done <= total and what == "evaluating subnets" for done, total, what in reports)
-    assert (SMALL["num_samples"], SMALL["num_samples"], "evaluating subnets") in reports
+    assert reports

@@ -1,40 +1,112 @@
-"""Accuracy predictors. A new one is one file and one line in :data:`PREDICTORS`."""
+"""Predictors of what is dear to evaluate: accuracy. A new one is one file and one line in :data:`PREDICTORS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau
 
+from ofa.search.predictors.ensemble import Ensemble
+from ofa.search.predictors.features import Features
+from ofa.search.predictors.gaussian_process import GaussianProcess
 from ofa.search.predictors.ridge import RidgePredictor
-from ofa.space import Population, SearchSpace
+from ofa.search.predictors.scikit import gradient_boosting, mlp, support_vectors
+from ofa.space import Population, unknown_name_message
 
 
 class Predictor(Protocol):
-    """Learns accuracy from evaluated architectures."""
+    """Learns one value per architecture from those that were evaluated."""
 
-    def fit(self, population: Population, top1_percent: npt.NDArray[np.float64]) -> Self:
-        """Learn from ``(N, D)`` architectures and their ``(N,)`` accuracies."""
+    def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
+        """Learn from ``(N, D)`` architectures and their ``(N,)`` values."""
         ...
 
     def predict(self, population: Population) -> npt.NDArray[np.float64]:
-        """Accuracies of ``(N, D)`` architectures, shape ``(N,)``."""
+        """Values of ``(N, D)`` architectures, shape ``(N,)``."""
         ...
 
 
-PREDICTORS: dict[str, Callable[[SearchSpace], Predictor]] = {
+MakePredictor = Callable[[Features], Predictor]
+
+PREDICTORS: dict[str, MakePredictor] = {
     "ridge": RidgePredictor,
+    "support_vectors": support_vectors,
+    "gaussian_process": GaussianProcess,
+    "gradient_boosting": gradient_boosting,
+    "mlp": mlp,
+    "ensemble": lambda features: Ensemble(
+        [RidgePredictor(features), support_vectors(features), GaussianProcess(features), gradient_boosting(features)]
+    ),
 }
+AUTO = ("ridge", "support_vectors", "gaussian_process")
+"""Those that ``auto`` chooses from: the others have not been better, or are slower."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A predictor that has learnt, and why it was taken.
+
+    Args:
+        kendall_tau: Cross-validated, of each predictor that was tried; ``None`` where it is undefined.
+    """
+
+    name: str
+    predictor: Predictor
+    kendall_tau: Mapping[str, float | None]
+
+
+def choose(
+    names: str | Sequence[str],
+    features: Features,
+    population: Population,
+    values: npt.NDArray[np.float64],
+    *,
+    rng: np.random.Generator,
+) -> Chosen:
+    """Fit the predictor with the best cross-validated Kendall tau.
+
+    Args:
+        names: One name, several, or ``auto`` for :data:`AUTO`.
+        population: Shape ``(N, D)``.
+        values: Shape ``(N,)``.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    tried = check_predictors(names)
+    folds_seed = int(rng.integers(2**31))
+    tau = {
+        name: held_out_kendall_tau(
+            PREDICTORS[name], features, population, values, rng=np.random.default_rng(folds_seed)
+        )
+        for name in tried
+    }
+    best = max(tried, key=lambda name: _or_least(tau[name]))
+    return Chosen(best, PREDICTORS[best](features).fit(population, values), tau)
+
+
+def _or_least(tau: float | None) -> float:
+    return -1.0 if tau is None else tau
+
+
+def check_predictors(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The predictors that are meant; :class:`ValueError` if a name is unknown."""
+    tried = AUTO if names == "auto" else (names,) if isinstance(names, str) else tuple(names)
+    for name in tried:
+        if name not in PREDICTORS:
+            raise ValueError(unknown_name_message("predictor", name, [*PREDICTORS, "auto"]))
+    return tried
 
 
 def held_out_kendall_tau(
-    make: Callable[[SearchSpace], Predictor],
-    space: SearchSpace,
+    make: MakePredictor,
+    features: Features,
     population: Population,
-    top1_percent: npt.NDArray[np.float64],
+    values: npt.NDArray[np.float64],
     *,
     rng: np.random.Generator,
     num_folds: int = 5,
@@ -42,14 +114,14 @@ def held_out_kendall_tau(
     """Rank correlation (tau-b) of cross-validated predictions with the truth: each is made by a fit without it.
 
     Returns:
-        ``None`` where it is undefined: fewer than two architectures in a fold's fit, or all equally accurate.
+        ``None`` where it is undefined: fewer than two architectures in a fold's fit, or all values equal.
     """
     num = len(population)
-    if num < 4 or np.ptp(top1_percent) == 0:
+    if num < 4 or np.ptp(values) == 0:
         return None
     predicted = np.empty(num)
     for held_out in np.array_split(rng.permutation(num), min(num_folds, num)):
         fitted = np.setdiff1d(np.arange(num), held_out)
-        predicted[held_out] = make(space).fit(population[fitted], top1_percent[fitted]).predict(population[held_out])
-    tau = float(kendalltau(predicted, top1_percent).statistic)
+        predicted[held_out] = make(features).fit(population[fitted], values[fitted]).predict(population[held_out])
+    tau = float(kendalltau(predicted, values).statistic)
     return tau if np.isfinite(tau) else None

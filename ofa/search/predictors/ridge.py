@@ -7,13 +7,15 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from ofa.cost.cost_model import CostModel, Factor
+from ofa.search.predictors.features import NOT_FITTED, Features, checked
 from ofa.space import Population, SearchSpace
 
 PENALTIES = np.logspace(-4, 4, 33)
 
 
 class RidgePredictor:
-    """Accuracy as an offset plus one weight for each value of each active dim.
+    """A value as an offset plus one weight for each value of each active dim.
 
     The penalty is the one of :data:`PENALTIES` with the least leave-one-out error, which has a closed form: the
     residual divided by ``1 - leverage``. One singular value decomposition serves all penalties. The offset is not
@@ -23,25 +25,20 @@ class RidgePredictor:
         Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 3.47 (ridge by SVD) and 7.64.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
+    def __init__(self, features: Features) -> None:
+        self.features = features
         self.penalty = np.nan
         self.offset = np.nan
         self.weights = np.empty(0)
 
-    def fit(self, population: Population, top1_percent: npt.NDArray[np.float64]) -> Self:
-        """Learn from ``(N, D)`` architectures and their ``(N,)`` accuracies.
+    def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
+        """Learn from ``(N, D)`` architectures and their ``(N,)`` values.
 
         Raises:
-            ValueError: If there are none, their numbers differ, or an accuracy is not finite.
+            ValueError: See :func:`ofa.search.predictors.features.checked`.
         """
-        targets = np.asarray(top1_percent, dtype=np.float64)
-        if targets.shape != (len(population),) or not len(targets) or not np.isfinite(targets).all():
-            raise ValueError(
-                f"a predictor learns from at least one architecture with one finite accuracy each, "
-                f"not from {len(population)} architectures and accuracies {targets}"
-            )
-        features = self.space.encode(population).astype(np.float64)
+        targets = checked(population, values)
+        features = self.features(population)
         feature_means, target_mean = features.mean(axis=0), targets.mean()
         u, s, vt = np.linalg.svd(features - feature_means, full_matrices=False)
         shrink = s**2 / (s**2 + PENALTIES[:, None])  # (penalties, singular values)
@@ -54,14 +51,40 @@ class RidgePredictor:
         self.penalty = float(PENALTIES[best])
         self.weights = vt.T @ (s / (s**2 + self.penalty) * projected)
         self.offset = float(target_mean - feature_means @ self.weights)
+        self._additive = additive(self.features.space, self.weights, self.offset)
         return self
 
     def predict(self, population: Population) -> npt.NDArray[np.float64]:
-        """Accuracies of ``(N, D)`` architectures, shape ``(N,)``.
+        """Values of ``(N, D)`` architectures, shape ``(N,)``.
 
         Raises:
             ValueError: If :meth:`fit` has not been called.
         """
         if not len(self.weights):
-            raise ValueError("this predictor has not learnt anything yet; call fit first")
-        return self.space.encode(population) @ self.weights + self.offset
+            raise ValueError(NOT_FITTED)
+        predicted = self._additive.predict(population)
+        num_encoded = len(self.weights) - len(self.features.statistics)
+        for statistic, weight in zip(self.features.statistics, self.weights[num_encoded:], strict=True):
+            predicted += weight * np.log(np.maximum(statistic(population), 1e-12))
+        return predicted
+
+
+def additive(space: SearchSpace, weights: npt.NDArray[np.float64], offset: float) -> CostModel:
+    """A weight for each value of each dim where it is active, as a sum of factors: millions of architectures a second.
+
+    Args:
+        weights: In the order of :meth:`SearchSpace.encode`.
+    """
+    factors, position = [Factor((), np.array(offset))], 0
+    for dim in space.dims:
+        own = weights[position : position + len(dim.values)]
+        position += len(dim.values)
+        dims: list[str] = [dim.name]
+        array = np.array(own)
+        while space[dims[0]].requires is not None:
+            parent, allowed = space[dims[0]].requires or ("", ())
+            is_active = np.isin(np.array(space[parent].values, dtype=object), np.array(allowed, dtype=object))
+            array = is_active.reshape(-1, *[1] * array.ndim) * array
+            dims.insert(0, parent)
+        factors.append(Factor(tuple(dims), array))
+    return CostModel(space, factors, name="prediction", unit="")

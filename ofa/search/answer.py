@@ -1,0 +1,56 @@
+"""Another budget, answered from what an earlier search evaluated and measured: in a moment, and without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ofa.files import read_json, write_csv_atomic, write_json_atomic
+from ofa.search.pick import LATENCIES, best_within, pick_entry
+from ofa.space import Arch
+
+
+def answer(
+    folder: Path | str, budgets_ms: Sequence[float], *, facts: Mapping[str, Any], costs: Sequence[str], headroom: float
+) -> dict[str, Any] | None:
+    """Pick for other budgets among the subnets that an earlier search measured, and write them as its picks.
+
+    Args:
+        folder: Where the search of one device left its files.
+        facts: What that search must have gone by: weights, table, method, number of evaluations.
+        costs: Names of the cost columns of ``front.csv``.
+        headroom: See :func:`ofa.search.run.run_search`.
+
+    Returns:
+        The new content of ``selected.json``; ``None`` where there is no such search, or where nothing that it measured
+        keeps a budget.
+    """
+    folder = Path(folder)
+    if not (folder / "selected.json").exists() or not (folder / "front.csv").exists():
+        return None
+    selected = read_json(folder / "selected.json", kind="search result", remedy="run `ofa search` again")
+    if selected.get("facts") != json.loads(json.dumps(facts)):
+        return None
+    front = pd.read_csv(folder / "front.csv")
+    measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=LATENCIES)
+    measured = measured.drop_duplicates("arch", ignore_index=True)
+    found = [best_within(measured, budget / (1 + headroom)) for budget in budgets_ms]
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found):
+        return None
+    entries = measured.loc[rows].copy()
+    entries["arch"] = entries["arch"].map(lambda text: Arch(json.loads(text)))
+    selected["picks"] = [
+        pick_entry(row, budget, costs) for row, budget in zip(entries.to_dict("records"), budgets_ms, strict=True)
+    ]
+    # What was only a pick before stays in the file, as part of the front.
+    front["origin"] = front["origin"].replace("pick", "front")
+    front = front.drop_duplicates(["arch", "origin"])
+    picks = measured.loc[list(dict.fromkeys(rows))].rename(columns={"latency_ms_p50": "measured_latency_ms"})
+    write_csv_atomic(folder / "front.csv", pd.concat([front, picks.assign(origin="pick")])[list(front.columns)])
+    write_json_atomic(folder / "selected.json", selected)
+    return selected

@@ -1,0 +1,160 @@
+"""One search for any problem: any space, any number of values to minimise, any method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ofa.search.evaluation_cache import EvaluationCache
+from ofa.search.methods import METHODS
+from ofa.search.pareto import Evaluations, non_dominated
+from ofa.search.predictors import check_predictors
+from ofa.search.problem import Constraint, Evaluate, Problem, Values, carry_out
+from ofa.search.sampling import take_unseen
+from ofa.space import Arch, Population, SearchSpace, unknown_name_message
+
+MANY = 5000
+Progress = Callable[[int, int, str], None]
+
+
+def search(
+    space: SearchSpace,
+    evaluate: Evaluate,
+    *,
+    num_evaluations: int,
+    method: str = "auto",
+    predictor: str = "auto",
+    seed: int = 0,
+    objectives: Sequence[str] = ("top1_error_percent", "latency_ms"),
+    free: Mapping[str, Callable[[Population], Values]] | None = None,
+    constraints: Sequence[Constraint] = (),
+    initial: Sequence[Arch] | Population | pd.DataFrame | None = None,
+    cache: EvaluationCache | Path | str | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Search the Pareto front of whatever ``evaluate`` says.
+
+    Nothing is evaluated twice. The same seed and values give the same search, whether or not they come from ``cache``:
+    an interrupted search that is called again with its cache goes on where it stopped.
+
+    Args:
+        evaluate: Maps ``(N, D)`` architectures to ``(N, M)`` values, all to be minimised. It is what costs.
+        num_evaluations: How many architectures, those from the cache included. Fewer where no more are feasible.
+        method: One of :data:`METHODS`, or ``auto``: ``thompson``, but ``nsga2`` from 5,000 evaluations on, which then
+            are cheap; a space that is not larger than ``num_evaluations`` is evaluated as a whole.
+        predictor: What ``linas`` learns with, one of :data:`ofa.search.predictors.PREDICTORS`; ``auto`` takes the best
+            by cross-validated rank correlation.
+        objectives: Names of the ``M`` values.
+        free: Objective -> a function that gives it at no cost, such as a latency table's ``predict_ms``; methods that
+            learn need not learn it.
+        constraints: Every evaluated architecture satisfies them; see :meth:`Constraint.of`.
+        initial: Architectures to begin with (the front of another device), which are evaluated and count; or the result
+            of an earlier search for the same objectives, which is taken as known and is part of the result.
+        cache: Where evaluations are kept: a file, or a cache whose values are the objectives.
+        progress: Called with the evaluations done, all of them, and a word.
+
+    Returns:
+        One row per architecture in the order of evaluation: ``arch`` (:class:`Arch`), the objectives, and ``is_front``.
+
+    Raises:
+        InfeasibleError: If nothing satisfies the constraints; at once, before anything is evaluated.
+        ValueError: If a number or name makes no sense, or if ``evaluate`` does not give finite ``(N, M)`` values.
+    """
+    free = free or {}
+    if num_evaluations < 1:
+        raise ValueError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
+    check_method(method)
+    check_predictors(predictor)
+    for name in free:
+        if name not in objectives:
+            raise ValueError(unknown_name_message("objective", name, objectives))
+    columns = {list(objectives).index(name): function for name, function in free.items()}
+    problem = Problem(space, len(objectives), columns, constraints, predictor)
+    rng = np.random.default_rng(seed)
+    known, given = _initial(problem, initial, objectives)
+    run = _Run(problem, evaluate, _open(cache, objectives), num_evaluations, progress)
+    if len(given):
+        known = known.and_(Evaluations(given[:num_evaluations], run(given[:num_evaluations])))
+    num = num_evaluations - run.num_done
+    if space.num_archs <= num_evaluations:
+        left = space.every()
+        left = take_unseen(space, left[problem.is_feasible(left)], known.keys(space))[:num]
+        done = [Evaluations(left, run(left))] if len(left) else []
+    else:
+        chosen = METHODS[("nsga2" if num_evaluations >= MANY else "thompson") if method == "auto" else method]
+        done = carry_out(chosen(problem, known, num, rng), run, num)
+    return _table(space, known.and_(*done), objectives)
+
+
+def check_method(name: str) -> None:
+    """:class:`ValueError` if there is no such search method."""
+    if name not in (*METHODS, "auto"):
+        raise ValueError(unknown_name_message("search method", name, [*METHODS, "auto"]))
+
+
+class _Run:
+    """Evaluates what the cache lacks."""
+
+    def __init__(
+        self, problem: Problem, evaluate: Evaluate, cache: EvaluationCache, num: int, progress: Progress | None
+    ) -> None:
+        self._problem, self._evaluate, self._cache = problem, evaluate, cache
+        self._num, self._progress = num, progress
+        self.num_done = 0
+
+    def __call__(self, population: Population) -> Values:
+        archs = self._problem.space.to_archs(population)
+        missing = [row for row, arch in enumerate(archs) if arch not in self._cache]
+        if missing:
+            values = np.asarray(self._evaluate(population[missing]), dtype=np.float64)
+            if values.shape != (len(missing), self._problem.num_objectives) or not np.isfinite(values).all():
+                raise ValueError(
+                    f"evaluate gives ({len(missing)}, {self._problem.num_objectives}) finite values for {len(missing)} "
+                    f"architectures, not {values}"
+                )
+            self._cache.add([archs[row] for row in missing], values)
+        self.num_done += len(archs)
+        if self._progress is not None:
+            self._progress(self.num_done, self._num, "evaluating subnets")
+        return self._cache.get(archs)
+
+
+def _open(cache: EvaluationCache | Path | str | None, objectives: Sequence[str]) -> EvaluationCache:
+    if not isinstance(cache, EvaluationCache):
+        return EvaluationCache(cache, values=objectives)
+    if cache.values != tuple(objectives):
+        raise ValueError(f"the cache holds {', '.join(cache.values)}, but the objectives are {', '.join(objectives)}")
+    return cache
+
+
+def _initial(
+    problem: Problem, initial: Sequence[Arch] | Population | pd.DataFrame | None, objectives: Sequence[str]
+) -> tuple[Evaluations, Population]:
+    """What is known already, and what is to be evaluated first."""
+    space = problem.space
+    nothing = space.to_population([])
+    known = Evaluations(nothing, np.empty((0, problem.num_objectives)))
+    if initial is None:
+        return known, nothing
+    if not isinstance(initial, pd.DataFrame):
+        given = take_unseen(space, space.to_population(initial), set())
+        return known, given[problem.is_feasible(given)]
+    missing = [name for name in ("arch", *objectives) if name not in initial]
+    if missing:
+        raise ValueError(f"the earlier search has no column {', '.join(missing)}; it has {', '.join(initial.columns)}")
+    earlier = space.to_population(list(initial["arch"]))
+    feasible = problem.is_feasible(earlier)
+    return Evaluations(earlier[feasible], initial[list(objectives)].to_numpy(dtype=np.float64)[feasible]), nothing
+
+
+def _table(space: SearchSpace, evaluations: Evaluations, objectives: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "arch": space.to_archs(evaluations.population),
+            **dict(zip(objectives, evaluations.values.T, strict=True)),
+            "is_front": non_dominated(evaluations.values),
+        }
+    )

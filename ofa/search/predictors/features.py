@@ -1,0 +1,51 @@
+"""What predictors see of an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.space import Population, SearchSpace
+
+Statistic = Callable[[Population], npt.NDArray[np.float64]]
+"""Something of ``(N, D)`` architectures that is free to know and positive, such as MACs; shape ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The masked one-hot encoding, and the logarithms of some statistics beside it.
+
+    Args:
+        statistics: Free and informative: MACs, parameters, latencies (the idea of FBNetV3's pretraining on them,
+            arXiv:2006.02049, sec. 3.2, without the pretraining: as inputs they need not be learnt at all).
+    """
+
+    space: SearchSpace
+    statistics: Sequence[Statistic] = ()
+
+    def __call__(self, population: Population) -> npt.NDArray[np.float64]:
+        """Shape ``(N, F)``."""
+        encoded = self.space.encode(population).astype(np.float64)
+        columns = [np.log(np.maximum(statistic(population), 1e-12)) for statistic in self.statistics]
+        return np.column_stack([encoded, *columns]) if columns else encoded
+
+
+def checked(population: Population, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The values that a predictor is to learn from.
+
+    Raises:
+        ValueError: If there are none, their number is not that of the architectures, or one is not finite.
+    """
+    targets = np.asarray(values, dtype=np.float64)
+    if targets.shape != (len(population),) or not len(targets) or not np.isfinite(targets).all():
+        raise ValueError(
+            f"a predictor learns from at least one architecture with one finite value each, not from "
+            f"{len(population)} architectures and values {targets}"
+        )
+    return targets
+
+
+NOT_FITTED = "this predictor has not learnt anything yet; call fit first"

@@ -1,0 +1,311 @@
+"""Measure the search: its speed at predicted cost, and how much it gets out of each evaluation.
+
+    python scripts/bench_search.py [speed] [efficiency] [predictors] [--run RUN] [--data-root DIR] [--out docs/results]
+
+Leaves ``search.md`` in ``--out`` and its rows in ``--out``/search/*.csv. Stopped at any moment, the same command goes
+on: accuracies that were evaluated are kept in ``--work``.
+
+- speed: architectures priced a second on ``ofa_mobilenetv3_w1.0``; seconds for a whole Pareto front at predicted cost.
+- efficiency: a part of the run's space (2,592 subnets) is evaluated as a whole, so that its true front of accuracy and
+  MACs is known; share of the true hypervolume after 50 to 500 evaluations, for every method, ten seeds.
+- predictors: held-out Kendall tau against the number of samples, for every predictor, with and without MACs and
+  parameters as further inputs; random subnets of the whole space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import kendalltau
+
+from ofa.cli import progress_bar
+from ofa.cost import LatencyTable, macs, params
+from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.hardware.fingerprint import cpu_model
+from ofa.search import hypervolume, search
+from ofa.search.evaluation_cache import EvaluationCache
+from ofa.search.methods import METHODS
+from ofa.search.methods.nsga2 import nsga2
+from ofa.search.predictors import PREDICTORS, Features
+from ofa.search.predictors.ridge import RidgePredictor
+from ofa.search.problem import Problem
+from ofa.space import Arch, Population, SearchSpace
+from ofa.training import Run, SubnetEvaluator
+
+SECTIONS = ("speed", "efficiency", "predictors")
+OBJECTIVES = ("top1_error_percent", "million_macs")
+NUM_EVALUATIONS = (50, 100, 250, 500)
+NUM_SEEDS = 10
+NUM_SAMPLES = (25, 50, 100, 200, 400, 800)
+NUM_TEST = 200
+NUM_SPLITS = 5
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def seconds(action: Callable[[], object], *, repeats: int = 5) -> float:
+    """The least of some runs, after one that does not count."""
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+def speed(options: argparse.Namespace) -> None:
+    table = LatencyTable.load(options.table, force=True)
+    space, rng = table.space, np.random.default_rng(0)
+    samples = space.sample_population(200, rng)
+    top1 = samples.sum(axis=1) + rng.normal(0, 1, len(samples))  # any values: speed does not depend on them
+    predictor = RidgePredictor(Features(space)).fit(samples, top1)
+    population = space.sample_population(500_000, rng)
+    priced = seconds(lambda: (table.predict_ms(population), predictor.predict(population)))
+    problem = Problem(space, 2, {1: table.predict_ms})
+
+    def front() -> None:
+        found = nsga2(
+            problem,
+            lambda archs: np.column_stack([-predictor.predict(archs), table.predict_ms(archs)]),
+            rng=np.random.default_rng(0),
+            population_size=200,
+            num_generations=200,
+        )
+        assert len(found.population) == 40_000
+
+    rows = [
+        {"what": "architectures priced a second (latency and accuracy)", "value": len(population) / priced},
+        {"what": "seconds for the front (population 200, 40,000 evaluations)", "value": seconds(front)},
+    ]
+    write_csv_atomic(options.out / "search" / "speed.csv", pd.DataFrame(rows).assign(date=str(datetime.date.today())))
+
+
+# -- accuracies --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def evaluator(run: Path, data_root: str | None) -> SubnetEvaluator:
+    """One per process."""
+    import torch
+
+    torch.set_num_threads(1)
+    opened = Run.open(run)
+    return SubnetEvaluator(opened.supernet(), opened.data(root=data_root))
+
+
+def evaluate_here(run: Path, data_root: str | None, archs: list[Arch]) -> npt.NDArray[np.float64]:
+    return evaluator(run, data_root).top1_percent(archs)
+
+
+def accuracies(options: argparse.Namespace, archs: list[Arch]) -> npt.NDArray[np.float64]:
+    """Search-split accuracies, in percent; one process per core evaluates those that are not known."""
+    cache = EvaluationCache(
+        options.work / "accuracies.csv", weights_sha256=Run.open(options.run).weights_sha256, split="search"
+    )
+    missing = [arch for arch in archs if arch not in cache]
+    chunks = [missing[start : start + 8] for start in range(0, len(missing), 8)]
+    parallel = joblib.Parallel(n_jobs=options.jobs, return_as="generator")
+    with progress_bar() as progress:
+        done = parallel(joblib.delayed(evaluate_here)(options.run, options.data_root, chunk) for chunk in chunks)
+        for number, (chunk, top1) in enumerate(zip(chunks, done, strict=True), start=1):
+            cache.add(chunk, top1)
+            progress(number, len(chunks), "evaluating subnets")
+    return cache.get(archs)[:, 0]
+
+
+# -- efficiency --------------------------------------------------------------------------------------------------------
+
+
+def small_space(space: SearchSpace) -> SearchSpace:
+    """Two resolutions; in each stage the depth and the expand ratio of the first block; the rest in the middle."""
+    stages = sorted({name.split(".")[0] for name in space.names if name != "resolution"})
+    choices: dict[str, Sequence[Any]] = {"resolution": (12, 20)}
+    for stage in stages:
+        for block in range(3):
+            choices[f"{stage}.block{block}.kernel"] = (3,)
+            choices[f"{stage}.block{block}.expand"] = (2, 4) if block == 0 else (3,)
+    return space.restrict(choices)
+
+
+def efficiency(options: argparse.Namespace) -> None:
+    """Fill ``efficiency.csv``: one row per method, number of evaluations and seed."""
+    opened = Run.open(options.run)
+    space = small_space(opened.space)
+    every = space.every()
+    top1 = accuracies(options, space.to_archs(every))
+    cost = macs(opened.supernet())
+
+    def million_macs(population: Population) -> npt.NDArray[np.float64]:
+        return cost.predict(opened.space.to_population(space.to_archs(population))) / 1e6
+
+    values = np.column_stack([100 - top1, million_macs(every)])
+    row_of = {key: row for row, key in enumerate(space.row_keys(every).tolist())}
+
+    def evaluate(population: Population) -> npt.NDArray[np.float64]:
+        return values[[row_of[key] for key in space.row_keys(population).tolist()]]
+
+    reference = values.max(axis=0)
+    whole = hypervolume(values, reference)
+    path = options.out / "search" / "efficiency.csv"
+    rows = read_rows(path)
+    for method in [*METHODS, "thompson, MACs learnt", "nsga2, population 50"]:
+        for num in NUM_EVALUATIONS:
+            for seed in range(NUM_SEEDS):
+                if any((row["method"], row["num_evaluations"], row["seed"]) == (method, num, seed) for row in rows):
+                    continue
+                started = time.perf_counter()
+                found = search(
+                    space,
+                    evaluate,
+                    num_evaluations=num,
+                    method=method.split(",")[0],
+                    seed=seed,
+                    objectives=OBJECTIVES,
+                    free={} if method.endswith("learnt") else {OBJECTIVES[1]: million_macs},
+                )
+                share = hypervolume(found[list(OBJECTIVES)].to_numpy(), reference) / whole
+                rows.append(
+                    {
+                        "method": method,
+                        "num_evaluations": num,
+                        "seed": seed,
+                        "hypervolume_share_percent": round(100 * share, 4),
+                        "seconds": round(time.perf_counter() - started, 2),
+                    }
+                )
+            write_csv_atomic(path, pd.DataFrame(rows))
+            say(f"{method} {num}: {np.mean([r['hypervolume_share_percent'] for r in rows[-NUM_SEEDS:]]):.3f} %")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [{str(name): value for name, value in row.items()} for row in pd.read_csv(path).to_dict("records")]
+
+
+# -- predictors --------------------------------------------------------------------------------------------------------
+
+
+def predictors(options: argparse.Namespace) -> None:
+    """Fill ``predictors.csv``: one row per predictor, kind of inputs and number of samples."""
+    opened = Run.open(options.run)
+    space, supernet = opened.space, opened.supernet()
+    rng = np.random.default_rng(0)
+    num = max(NUM_SAMPLES) + NUM_TEST
+    population = np.unique(space.sample_population(2 * num, rng), axis=0)
+    population = population[rng.permutation(len(population))[:num]]
+    top1 = accuracies(options, space.to_archs(population))
+    statistics = (macs(supernet).predict, params(supernet).predict)
+    inputs = {"one-hot": Features(space), "one-hot, MACs, parameters": Features(space, statistics)}
+    path = options.out / "search" / "predictors.csv"
+    rows = read_rows(path)
+    for name, make in PREDICTORS.items():
+        for kind, features in inputs.items():
+            for num_samples in NUM_SAMPLES:
+                if any(
+                    (row["predictor"], row["inputs"], row["num_samples"]) == (name, kind, num_samples) for row in rows
+                ):
+                    continue
+                taus, times = [], []
+                for split in range(NUM_SPLITS):
+                    order = np.random.default_rng(split).permutation(num)
+                    fitted, tested = order[NUM_TEST:][:num_samples], order[:NUM_TEST]
+                    started = time.perf_counter()
+                    predictor = make(features).fit(population[fitted], top1[fitted])
+                    times.append(time.perf_counter() - started)
+                    taus.append(kendalltau(predictor.predict(population[tested]), top1[tested]).statistic)
+                rows.append(
+                    {
+                        "predictor": name,
+                        "inputs": kind,
+                        "num_samples": num_samples,
+                        "kendall_tau": round(float(np.mean(taus)), 4),
+                        "fit_seconds": round(float(np.median(times)), 4),
+                    }
+                )
+            write_csv_atomic(path, pd.DataFrame(rows))
+        say(f"{name} done")
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def write_page(options: argparse.Namespace) -> None:
+    """``search.md``, from the rows that are there."""
+    folder = options.out / "search"
+    text = ["# Search\n", f"`python scripts/bench_search.py`, {cpu_model()}, {datetime.date.today()}.\n"]
+    if (folder / "speed.csv").exists():
+        rows = pd.read_csv(folder / "speed.csv")
+        text += ["## Speed at predicted cost\n", "| | |", "|---|---|"]
+        text += [f"| {row.what} | {row.value:,.2f} |" for row in rows.itertuples()]
+    if (folder / "efficiency.csv").exists():
+        table = pd.read_csv(folder / "efficiency.csv")
+        shares = table.pivot_table("hypervolume_share_percent", "method", "num_evaluations", "mean", sort=False)
+        spread = table.pivot_table("hypervolume_share_percent", "method", "num_evaluations", "std", sort=False)
+        text += [
+            "\n## What each evaluation gives\n",
+            "Share of the true hypervolume in percent (mean of ten seeds, standard deviation), by evaluations; 2,592 "
+            "subnets of the Fashion-MNIST supernet, accuracy against MACs.\n",
+            "| method | " + " | ".join(map(str, shares.columns)) + " |",
+            "|---" * (len(shares.columns) + 1) + "|",
+        ]
+        for method, row in shares.iterrows():
+            cells = [f"{value:.2f} ± {spread.loc[method, column]:.2f}" for column, value in row.items()]
+            text.append(f"| {method} | " + " | ".join(cells) + " |")
+    if (folder / "predictors.csv").exists():
+        table = pd.read_csv(folder / "predictors.csv")
+        taus = table.pivot_table("kendall_tau", ["predictor", "inputs"], "num_samples", sort=False)
+        times = table[table["num_samples"] == max(NUM_SAMPLES)].set_index(["predictor", "inputs"])["fit_seconds"]
+        text += [
+            "\n## Predictors\n",
+            f"Kendall tau on {NUM_TEST} held-out random subnets of the Fashion-MNIST supernet, by samples; mean of "
+            f"{NUM_SPLITS} splits. The last column is the time of one fit.\n",
+            "| predictor | inputs | " + " | ".join(map(str, taus.columns)) + f" | fit at {max(NUM_SAMPLES)}, s |",
+            "|---" * (len(taus.columns) + 3) + "|",
+        ]
+        for key, row in taus.iterrows():
+            cells = " | ".join(f"{value:.3f}" for value in row)
+            text.append(f"| {key[0]} | {key[1]} | {cells} | {times.get(key, np.nan):.2f} |")
+    write_text_atomic(options.out / "search.md", "\n".join(text) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", default=SECTIONS, help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--run", type=Path, help="run folder of a Fashion-MNIST supernet (ofa_mobilenetv3_tiny)")
+    parser.add_argument("--data-root", help="where the run's data is, if it moved")
+    parser.add_argument("--table", type=Path, default=Path("latency_tables/cpu-1t/ofa_mobilenetv3_w1.0.csv"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench_search"))
+    parser.add_argument("--jobs", type=int, default=-1, help="processes that evaluate; -1 is one per core")
+    options = parser.parse_args()
+    for name in options.sections:
+        if name not in SECTIONS:
+            parser.error(f"unknown section {name!r}; known: {', '.join(SECTIONS)}")
+        if name != "speed" and options.run is None:
+            parser.error(f"section {name} needs --run, a trained supernet")
+    for name in options.sections:
+        {"speed": speed, "efficiency": efficiency, "predictors": predictors}[name](options)
+        write_page(options)
+    say(f"done; see {options.out / 'search.md'}")
+
+
+if __name__ == "__main__":
+    main()
