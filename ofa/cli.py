@@ -369,7 +369,7 @@ def _search(
     import ofa.cost
     import ofa.hardware
     from ofa.search import Constraint
-    from ofa.search.evaluation_cache import EvaluationCache
+    from ofa.search.evaluation_cache import Accuracies, EvaluationCache
     from ofa.search.run import Target, run_search
     from ofa.space import unknown_name_message
     from ofa.training import Run
@@ -377,7 +377,9 @@ def _search(
     opened = Run.open(run)
     devices = [ofa.hardware.load_device(name) for name in device]
     latency_tables = [open_table(opened, target, tables, any_machine=any_machine) for target in devices]
-    cache = EvaluationCache(folder / "evaluations.csv", weights_sha256=opened.weights_sha256, split="search")
+    cache = EvaluationCache(
+        folder / "evaluations.csv", values=Accuracies.VALUES, weights_sha256=opened.weights_sha256, split="search"
+    )
     for path in evaluations:
         say(f"{path}: {cache.import_csv(path)} evaluated subnets taken over")
     initial = [arch for path in start_from for arch in read_front(path, opened.space)]
@@ -397,7 +399,9 @@ def _search(
     with progress_bar() as progress:
         return run_search(
             opened.space,
-            evaluate_top1=evaluator.top1_percent,
+            accuracies=Accuracies(
+                evaluator.race, len(evaluator.data.splits.search), cache, chunk_size=evaluator.num_together
+            ),
             targets=[
                 Target(
                     target.name,
@@ -413,7 +417,6 @@ def _search(
             constraints=constraints,
             initial=initial,
             seed=seed,
-            cache=cache,
             identity={**facts, "weights_sha256": opened.weights_sha256},
             progress=progress,
             **settings,

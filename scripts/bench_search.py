@@ -41,6 +41,7 @@ from ofa.search.predictors import PREDICTORS, Features
 from ofa.search.predictors.ridge import RidgePredictor
 from ofa.search.problem import Problem
 from ofa.space import Arch, Population, SearchSpace
+from ofa.supernet import Supernet
 from ofa.training import Run, SubnetEvaluator
 
 SECTIONS = ("speed", "efficiency", "predictors")
@@ -213,7 +214,12 @@ def predictors(options: argparse.Namespace) -> None:
     population = population[rng.permutation(len(population))[:num]]
     top1 = accuracies(options, space.to_archs(population))
     statistics = (macs(supernet).predict, params(supernet).predict)
-    inputs = {"one-hot": Features(space), "one-hot, MACs, parameters": Features(space, statistics)}
+    inputs: dict[str, Any] = {
+        "one-hot": Features(space),
+        "one-hot, MACs, parameters": Features(space, statistics),
+        "one-hot, MACs, parameters, SynFlow": Features(space, (*statistics, synflow(options, supernet, population))),
+        "one-hot, units pretrained on MACs and parameters": pretrained(space, statistics),
+    }
     path = options.out / "search" / "predictors.csv"
     rows = read_rows(path)
     for name, make in PREDICTORS.items():
@@ -242,6 +248,41 @@ def predictors(options: argparse.Namespace) -> None:
                 )
             write_csv_atomic(path, pd.DataFrame(rows))
         say(f"{name} done")
+
+
+def synflow(
+    options: argparse.Namespace, supernet: Supernet, population: Population
+) -> Callable[[Population], npt.NDArray[np.float64]]:
+    """The zero-cost score of Tanaka et al. (arXiv:2006.05467) for subnets with the supernet's weights, looked up."""
+    import torch
+
+    path = options.work / "synflow.csv"
+    cache = EvaluationCache(path, values=("synflow",))
+    missing = [arch for arch in supernet.space.to_archs(population) if arch not in cache]
+    for arch in missing:
+        module = supernet.extract(arch).double().eval()
+        for tensor in [*module.parameters(), *module.buffers()]:
+            tensor.data = tensor.data.abs() if tensor.is_floating_point() else tensor.data
+        module(torch.ones(1, *supernet.input_shape(arch), dtype=torch.float64)).sum().backward()
+        score = sum(float((p * p.grad).abs().sum()) for p in module.parameters() if p.grad is not None)
+        cache.add([arch], [np.log(score)])
+    return lambda archs: np.exp(cache.get(supernet.space.to_archs(archs))[:, 0] / 10)  # predictors take logarithms
+
+
+def pretrained(space: SearchSpace, statistics: Sequence[Callable[[Population], npt.NDArray[np.float64]]]) -> Features:
+    """The encoding, and the hidden units of a network that was trained to predict statistics (FBNetV3, sec. 3.2)."""
+    from sklearn.neural_network import MLPRegressor
+
+    population = space.sample_population(4000, np.random.default_rng(1))
+    targets = np.log([statistic(population) for statistic in statistics]).T
+    targets = (targets - targets.mean(axis=0)) / targets.std(axis=0)
+    network = MLPRegressor(hidden_layer_sizes=(32,), max_iter=60, random_state=0).fit(space.encode(population), targets)
+
+    def unit(number: int) -> Callable[[Population], npt.NDArray[np.float64]]:
+        weights, offset = network.coefs_[0][:, number], network.intercepts_[0][number]
+        return lambda archs: np.exp(np.maximum(space.encode(archs) @ weights + offset, 0))
+
+    return Features(space, tuple(map(unit, range(32))))
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ofa.confidence import wilson_interval
 from ofa.config import from_mapping
 from ofa.data import ImageData, preprocessing
 from ofa.data.preprocessing import to_pixels
@@ -184,20 +185,12 @@ def _test(evaluator: SubnetEvaluator, model: bytes, resolution: int) -> Top1:
     low, high = wilson_interval(num_right, num_images)
     return Top1(
         value=100 * num_right / num_images,
-        low=100 * low,
-        high=100 * high,
+        low=low,
+        high=high,
         num_images=num_images,
         split="test",
         runtime=HERE.runtime,
     )
-
-
-def wilson_interval(num_right: int, num_images: int) -> tuple[float, float]:
-    """95 % confidence interval of a share, by Wilson's score; it holds for few images and near 100 % too."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(num_right, num_images).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _samples(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ofa.confidence import is_hopeless
 from ofa.files import FileFormatError, write_text_atomic
 from ofa.space import Arch
 
@@ -144,34 +145,57 @@ def _bad_line(path: Path, number: int, reason: str) -> FileFormatError:
     )
 
 
-def cached(
-    evaluate: Callable[[list[Arch]], npt.NDArray[np.float64]],
-    cache: EvaluationCache,
-    *,
-    chunk_size: int = 1,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> Callable[[Sequence[Arch]], npt.NDArray[np.float64]]:
-    """Wrap ``evaluate`` so that it only sees what ``cache`` lacks, each architecture once.
+class Accuracies:
+    """True accuracies of architectures, each evaluated once, and given up where it is surely not wanted.
 
     Args:
-        evaluate: Maps ``N`` architectures to ``(N, V)`` values, or ``(N,)`` where there is one per architecture.
-        chunk_size: Architectures per call; the cache is written after each call.
-
-    Returns:
-        A function to arrays of the same shape.
+        race: Maps ``N`` architectures and as many floors, in percent, to ``(N, 2)``: accuracy in percent, and the
+            number of images that it was measured on; fewer than ``num_images`` where that showed that the floor is out
+            of reach. :meth:`ofa.training.SubnetEvaluator.race` is one.
+        num_images: Of the whole split.
+        cache: Its values are ``top1_percent`` and ``num_images``; in memory if there is none.
+        chunk_size: Architectures per call of ``race``; the cache is written after each call.
     """
 
-    def wrapped(archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
-        distinct = list(dict.fromkeys(archs))
-        missing = [arch for arch in distinct if arch not in cache]
-        for start in range(0, len(missing), chunk_size):
-            if progress is not None:
-                progress(len(distinct) - len(missing) + start, len(distinct), "evaluating subnets")
-            chunk = missing[start : start + chunk_size]
-            cache.add(chunk, evaluate(chunk))
-        if progress is not None:
-            progress(len(distinct), len(distinct), "evaluating subnets")
-        values = cache.get(archs)
-        return values[:, 0] if len(cache.values) == 1 else values
+    VALUES = ("top1_percent", "num_images")
 
-    return wrapped
+    def __init__(
+        self,
+        race: Callable[[list[Arch], npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+        num_images: int,
+        cache: EvaluationCache | None = None,
+        *,
+        chunk_size: int = 1,
+    ) -> None:
+        self.num_images, self.chunk_size = num_images, chunk_size
+        self.cache = EvaluationCache(values=self.VALUES) if cache is None else cache
+        self._race = race
+
+    def is_complete(self, arch: Arch) -> bool:
+        """Whether it was evaluated on all images."""
+        return arch in self.cache and self.cache[arch][1] >= self.num_images
+
+    def __call__(
+        self, archs: Sequence[Arch], floors: Callable[[list[Arch]], npt.NDArray[np.float64]] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Accuracies in percent, shape ``(N,)``.
+
+        Args:
+            floors: Gives the accuracies, in percent, below which these need not be known exactly, when they are about
+                to be evaluated; without it all are evaluated on all images.
+        """
+        distinct = list(dict.fromkeys(archs))
+        for start in range(0, len(distinct), self.chunk_size):
+            chunk = distinct[start : start + self.chunk_size]
+            below = np.zeros(len(chunk)) if floors is None else floors(chunk)
+            missing = [row for row, arch in enumerate(chunk) if not self._suffices(arch, float(below[row]))]
+            if missing:
+                wanted = [chunk[row] for row in missing]
+                self.cache.add(wanted, self._race(wanted, below[missing]))
+        return self.cache.get(archs)[:, 0]
+
+    def _suffices(self, arch: Arch, floor_percent: float) -> bool:
+        if arch not in self.cache or self.is_complete(arch):
+            return arch in self.cache
+        top1_percent, num_images = self.cache[arch]
+        return is_hopeless(round(top1_percent / 100 * num_images), int(num_images), floor_percent)

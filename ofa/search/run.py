@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.search.driver import check_method, search
-from ofa.search.evaluation_cache import EvaluationCache, cached
+from ofa.search.evaluation_cache import Accuracies
 from ofa.search.methods.guided import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
@@ -79,7 +80,7 @@ class SearchResult:
 def run_search(
     space: SearchSpace,
     *,
-    evaluate_top1: Callable[[list[Arch]], npt.NDArray[np.float64]],
+    accuracies: Accuracies,
     targets: Sequence[Target],
     costs: Mapping[str, Cost],
     budgets_ms: Sequence[float],
@@ -91,7 +92,6 @@ def run_search(
     initial: Sequence[Arch] = (),
     with_fleet: bool = False,
     seed: int = 0,
-    cache: EvaluationCache | None = None,
     identity: Mapping[str, Any] | None = None,
     num_candidates: int = 4,
     num_measured: int = 16,
@@ -108,10 +108,9 @@ def run_search(
        device; picks are taken from what was measured (:func:`pick_within_budgets`).
 
     The same seed, space, accuracies and latencies give the same result, whether or not accuracies came from the cache.
-    Each device's files are in ``out_dir``/NAME.
+    Each device's files are in ``out_dir``/NAME. What one that is as fast surely beats is not evaluated to the end.
 
     Args:
-        evaluate_top1: Expensive; maps ``N`` architectures to ``(N,)`` percent. Called for what ``cache`` lacks.
         costs: By name, for the result files: ``macs``, ``params``.
         num_evaluations: Of the first device's search, and again of random search.
         method: See :func:`ofa.search.search`.
@@ -140,10 +139,34 @@ def run_search(
     if with_fleet:
         targets = [*targets, fleet(targets)]
     _check_feasible(space, targets, budgets_ms, constraints, headroom, seed)
-    evaluate = cached(evaluate_top1, EvaluationCache() if cache is None else cache, progress=progress)
 
-    def error_percent(population: Population) -> Values:
-        return 100 - evaluate(space.to_archs(population))
+    num_further = max(num_evaluations // 4, 2)
+    num_all, count = 2 * num_evaluations + (len(targets) - 1) * num_further, itertools.count(1)
+
+    def errors_of(target: Target) -> Callable[[Population], Values]:
+        """Errors and latencies, for one search: it gives up what its own points dominate."""
+        found: dict[Arch, float] = {}
+
+        def floors(archs: list[Arch]) -> npt.NDArray[np.float64]:
+            complete = [arch for arch in found if accuracies.is_complete(arch)]
+            if not complete:
+                return np.zeros(len(archs))
+            top1 = np.array([found[arch] for arch in complete])
+            theirs, ours = (target.predict_ms(space.to_population(some)) for some in (complete, archs))
+            return np.where(theirs <= ours[:, None], top1, 0.0).max(axis=1)
+
+        def values(population: Population) -> Values:
+            archs = space.to_archs(population)
+            top1 = np.empty(len(archs))
+            for start in range(0, len(archs), accuracies.chunk_size):  # what was found so far counts for the next
+                chunk = archs[start : start + accuracies.chunk_size]
+                top1[start : start + len(chunk)] = accuracies(chunk, floors)
+                found.update(zip(chunk, top1[start:], strict=False))
+                if progress is not None:
+                    progress(min(next(count) * accuracies.chunk_size, num_all), num_all, "evaluating subnets")
+            return np.column_stack([100 - top1, target.predict_ms(population)])
+
+        return values
 
     known = pd.DataFrame({"arch": [], OBJECTIVES[0]: []})
     searches: dict[str, pd.DataFrame] = {}
@@ -151,10 +174,8 @@ def run_search(
         priced = known.assign(**{OBJECTIVES[1]: target.predict_ms(space.to_population(list(known["arch"])))})
         searches[target.name] = search(
             space,
-            lambda population, target=target: np.column_stack(  # type: ignore[misc]
-                [error_percent(population), target.predict_ms(population)]
-            ),
-            num_evaluations=num_evaluations if number == 0 else max(num_evaluations // 4, 2),
+            errors_of(target),
+            num_evaluations=num_evaluations if number == 0 else num_further,
             method=method,
             predictor=predictor,
             seed=seed,
@@ -167,7 +188,7 @@ def run_search(
     first = searches[targets[0].name]
     random = search(
         space,
-        lambda population: np.column_stack([error_percent(population), targets[0].predict_ms(population)]),
+        errors_of(targets[0]),
         num_evaluations=len(first),
         method="random",
         seed=seed + 1,
@@ -181,7 +202,7 @@ def run_search(
         results[target.name] = _settle(
             space,
             target,
-            evaluate,
+            accuracies,
             everything,
             searched=list(first["arch"]) if target is targets[0] else list(searches[target.name]["arch"]),
             random=list(random["arch"]),
@@ -225,7 +246,7 @@ def _check_feasible(
 def _settle(
     space: SearchSpace,
     target: Target,
-    evaluate: Callable[[Sequence[Arch]], npt.NDArray[np.float64]],
+    accuracies: Accuracies,
     everything: pd.DataFrame,
     *,
     searched: list[Arch],
@@ -271,12 +292,16 @@ def _settle(
     candidates, picks = pick_within_budgets(
         candidates,
         budgets_ms,
-        evaluate_top1=evaluate,
+        evaluate_top1=accuracies,
         measure_ms=target.measure_ms,
         device=target.name,
         num_candidates=num_candidates,
         headroom=headroom,
         also=best.tolist(),
+    )
+    known_archs = [arch in accuracies.cache for arch in candidates["arch"]]
+    candidates.loc[known_archs, ["measured_top1_percent", "num_images"]] = accuracies.cache.get(
+        list(candidates.loc[known_archs, "arch"])
     )
     chosen = model.chosen[0]
     selected = {
@@ -340,5 +365,6 @@ def _front_table(candidates: pd.DataFrame, picks: list[int], costs: Mapping[str,
     table = pd.concat([group.assign(origin=origin) for origin, group in groups.items()], ignore_index=True)
     table["arch"] = [arch.to_json() for arch in table["arch"]]
     table["measured_latency_ms"] = table["latency_ms_p50"]
+    table["num_images"] = table["num_images"].astype(np.int64)
     columns = ["arch", "predicted_top1_percent", "predicted_latency_ms", "measured_top1_percent", "measured_latency_ms"]
-    return table[[*columns, *costs, "origin", "latency_ms_p10", "latency_ms_p90"]]
+    return table[[*columns, *costs, "origin", "latency_ms_p10", "latency_ms_p90", "num_images"]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +28,14 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def calibrate_bn(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Recompute a network's batch-norm statistics, in place, in one forward pass over the images.
+def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Tensor]) -> None:
+    """Recompute batch-norm statistics, in place, in one forward pass over the images.
 
     Only the batch-norm layers are in training mode meanwhile; dropout and stochastic depth stay off.
 
     Args:
-        module: An extracted subnet, not the supernet, whose statistics are shared.
+        modules: An extracted subnet, or several, which share the pass; not the supernet, whose statistics are shared.
         batches: Images ``(N, C, H, W)``; batches should be of equal size, since each counts the same.
-
-    Returns:
-        ``module``.
 
     Raises:
         ValueError: If there are no batches: the statistics would be lost.
@@ -45,13 +43,18 @@ def calibrate_bn(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     References:
         Yu and Huang, Universally Slimmable Networks, arXiv:1903.05134, sec. 3.3; BigNAS, arXiv:2003.11142, sec. 3.4.
     """
-    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    networks = [modules] if isinstance(modules, nn.Module) else list(modules)
+    norms = [
+        child
+        for network in networks
+        for child in network.modules()
+        if isinstance(child, _BatchNorm) and child.track_running_stats
+    ]
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         raise ValueError("BN calibration needs at least one batch of images")
     with _averaging(norms):
-        module(first)
-        for images in batches:
-            module(images)
-    return module
+        for images in chain([first], batches):
+            for network in networks:
+                network(images)

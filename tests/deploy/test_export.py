@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from ofa.deploy import BundleError, ExportResult, export_bundle, read_bundle, read_candidates
-from ofa.deploy.export import wilson_interval
 from ofa.files import FileFormatError
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator, top1_percent
@@ -77,15 +76,6 @@ def test_taken_folder_is_refused_before_any_work(
     with pytest.raises(BundleError, match=r"is not a bundle \(it holds 'thesis.tex'\)"):
         export(evaluator, candidates, out=tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-@pytest.mark.parametrize(
-    ("num_right", "num_images", "low", "high"),
-    # From R's prop.test(x, n, correct = FALSE).
-    [(0, 10, 0.0, 0.2775328), (8, 10, 0.4901625, 0.9433178), (10, 10, 0.7224672, 1.0)],
-)
-def test_wilson_interval(num_right: int, num_images: int, low: float, high: float) -> None:
-    assert wilson_interval(num_right, num_images) == pytest.approx((low, high), abs=1e-6)
 
 
 def write_search(folder: Path) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ofa.files import FileFormatError
-from ofa.search.evaluation_cache import EvaluationCache, cached
+from ofa.search.evaluation_cache import Accuracies, EvaluationCache
 from ofa.space import Arch
 
 
@@ -59,9 +59,8 @@ def test_every_truncation_keeps_the_complete_lines_and_goes_on(path, archs):
         path.write_bytes(whole[:length])
         cache = open_cache(path)
         assert len(cache) == max(0, whole[:length].count(b"\n") - 1)
-        cached(lambda missing: np.full(len(missing), 50.0), cache)(archs[:4])
-        reopened = open_cache(path)
-        assert [reopened[arch] for arch in archs[:4]] == [cache[arch] for arch in archs[:4]]
+        cache.add([arch for arch in archs[:4] if arch not in cache], np.full(4 - len(cache), 50.0))
+        assert np.array_equal(open_cache(path).get(archs[:4]), cache.get(archs[:4]))
 
 
 def test_damage_elsewhere_is_an_error(path, archs):
@@ -75,38 +74,52 @@ def test_damage_elsewhere_is_an_error(path, archs):
         open_cache(path)
 
 
-def test_only_what_is_missing_is_evaluated_once_each(path, archs):
-    asked, reports = [], []
+def race_of(asked, num_images=1000):
+    def race(archs, floors_percent):
+        asked.append((list(archs), floors_percent.tolist()))
+        return np.column_stack([np.arange(len(archs)) + 80.0, np.full(len(archs), num_images)])
 
-    def evaluate(missing):
-        asked.extend(missing)
-        return np.arange(len(missing)) + 90.0
+    return race
 
-    cache = open_cache(path)
-    cache.add(archs[:1], [10.0])
-    wrapped = cached(evaluate, cache, progress=lambda *report: reports.append(report))
-    assert wrapped([archs[0], archs[1], archs[1], archs[2]]).tolist() == [10.0, 90.0, 90.0, 90.0]
-    assert asked == [archs[1], archs[2]]
-    assert reports == [(done, 3, "evaluating subnets") for done in (1, 2, 3)]
-    assert wrapped([]).shape == (0,)
+
+def test_only_what_is_missing_is_evaluated_once_each(archs):
+    asked = []
+    accuracies = Accuracies(race_of(asked), 1000)
+    accuracies.cache.add(archs[:1], [[10.0, 1000]])
+    assert accuracies([archs[0], archs[1], archs[1], archs[2]]).tolist() == [10.0, 80.0, 80.0, 80.0]
+    assert asked == [([archs[1]], [0.0]), ([archs[2]], [0.0])]
+    assert accuracies([]).shape == (0,)
+
+
+def test_what_was_given_up_is_finished_only_where_it_may_matter(archs):
+    asked = []
+    accuracies = Accuracies(race_of(asked, num_images=300), 1000, chunk_size=4)
+    accuracies(archs[:1], lambda some: np.full(len(some), 95.0))  # 80 % on 300 of 1,000 images
+    assert not accuracies.is_complete(archs[0])
+    accuracies(archs[:1], lambda some: np.full(len(some), 90.0))  # surely below this too
+    assert len(asked) == 1
+    accuracies(archs[:1], lambda some: np.full(len(some), 82.0))
+    accuracies(archs[:1])
+    assert [floors for _, floors in asked] == [[95.0], [82.0], [0.0]]
 
 
 def test_what_was_evaluated_before_an_interruption_is_on_disk(path, archs):
-    def evaluate(missing):
-        if archs[4] in missing:
+    def race(some, floors_percent):
+        if archs[4] in some:
             raise KeyboardInterrupt
-        return np.full(len(missing), 90.0)
+        return np.full((len(some), 2), 90.0)
 
+    open_it = lambda: EvaluationCache(path, values=Accuracies.VALUES)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
-        cached(evaluate, open_cache(path), chunk_size=2)(archs[:6])
-    assert [arch in open_cache(path) for arch in archs[:6]] == [True] * 4 + [False] * 2
+        Accuracies(race, 90, open_it(), chunk_size=2)(archs[:6])
+    assert [arch in open_it() for arch in archs[:6]] == [True] * 4 + [False] * 2
 
 
 @pytest.mark.parametrize("values", [[90.0], [90.0, np.nan], 90.0])
 def test_bad_accuracies_are_not_stored(path, archs, values):
     cache = open_cache(path)
     with pytest.raises(ValueError, match="2 architectures need as many finite values of top1_percent"):
-        cached(lambda missing: np.array(values), cache, chunk_size=2)(archs[:2])
+        cache.add(archs[:2], values)
     assert len(cache) == 0 and not path.exists()
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from ofa.files import read_json
 from ofa.search.answer import answer
-from ofa.search.evaluation_cache import EvaluationCache
+from ofa.search.evaluation_cache import Accuracies, EvaluationCache
+from ofa.search.pareto import non_dominated
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.search.problem import Constraint, InfeasibleError
 from ofa.search.run import Target, run_search
@@ -26,9 +27,10 @@ def target(world, name="cpu-1t"):
 
 def search(world, out_dir, **options):
     settings = {"budgets_ms": BUDGETS_MS, "targets": [target(world)], "seed": 3} | SMALL | options
+    accuracies = Accuracies(world.race, 1000, settings.pop("cache", None))
     results = run_search(
         world.space,
-        evaluate_top1=world.evaluate_top1,
+        accuracies=accuracies,
         costs={"macs": SumCost(world.space), "params": SumCost(world.space)},
         out_dir=out_dir,
         **settings,
@@ -69,6 +71,7 @@ def test_files(world, tmp_path):
         "origin",
         "latency_ms_p10",
         "latency_ms_p90",
+        "num_images",
     ]
     assert front["macs"].dtype == np.int64
     assert front["measured_top1_percent"].notna().all()
@@ -116,16 +119,16 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(space, tmp_path):
 
     interrupted.evaluate_top1 = evaluate_until_killed
     with pytest.raises(KeyboardInterrupt):
-        search(interrupted, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv"))
+        search(interrupted, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv", values=Accuracies.VALUES))
     resumed = World(space)
-    result = search(resumed, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv"))
+    result = search(resumed, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv", values=Accuracies.VALUES))
     assert not set(resumed.evaluated) & set(interrupted.evaluated)
     pd.testing.assert_frame_equal(result.front, whole.front)
     assert result.selected == whole.selected
 
 
 def test_another_budget_evaluates_only_its_candidates(space, tmp_path):
-    cache = EvaluationCache(tmp_path / "cache.csv")
+    cache = EvaluationCache(tmp_path / "cache.csv", values=Accuracies.VALUES)
     first, second = World(space), World(space)
     search(first, tmp_path, cache=cache)
     assert len(first.evaluated) == len(set(first.evaluated))
@@ -247,4 +250,27 @@ def test_progress_is_reported(world, tmp_path):
     reports = []
     search(world, tmp_path, progress=lambda *report: reports.append(report))
     assert all(0 <= done <= total and what == "evaluating subnets" for done, total, what in reports)
-    assert reports
+    assert reports[-1][0] == 2 * SMALL["num_evaluations"]
+
+
+def test_what_is_surely_beaten_is_given_up_and_picks_are_evaluated_to_the_end(world, tmp_path):
+    floors = []
+    race = world.race
+
+    def give_up(archs, floors_percent):
+        floors.extend(floors_percent)
+        found = race(archs, floors_percent)
+        found[found[:, 0] < floors_percent - 0.3, 1] = 500
+        return found
+
+    world.race = give_up
+    result = search(world, tmp_path)
+    front = result.front
+    assert (front["num_images"] == 500).any() and max(floors) > 80
+    given_up = set(front.loc[front["num_images"] == 500, "arch"])
+    assert not given_up & set(front.loc[front["origin"] == "pick", "arch"])
+    # Nothing of a side's own front was given up.
+    for origin in ("front", "random"):
+        own = front[front["origin"] == origin]
+        best = own[non_dominated(np.column_stack([-own["measured_top1_percent"], own["predicted_latency_ms"]]))]
+        assert not given_up & set(best["arch"])

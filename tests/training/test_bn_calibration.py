@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ def make_batches(num: int) -> list[Tensor]:
     return [torch.randn(8, 3, 6, 6, generator=generator) * (k + 1) + k for k in range(num)]
 
 
-def make_model() -> Any:
-    torch.manual_seed(0)
+def make_model(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), BatchNormAct2d(4)).eval()
 
 
@@ -56,7 +57,7 @@ def test_leaves_modes_and_momentum_and_weights_as_they_were(training: bool) -> N
     model = make_model().train(training)
     model[1].momentum = 0.3
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    assert calibrate_bn(model, make_batches(2)) is model
+    calibrate_bn(model, make_batches(2))
     assert all(module.training is training for module in model.modules())
     assert [model[1].momentum, model[4].momentum] == [0.3, 0.1]
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
@@ -96,3 +97,20 @@ def test_a_model_without_batch_norm_is_left_alone() -> None:
     model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     calibrate_bn(model, make_batches(1))
     assert model[1].running_mean is None
+
+
+def test_several_networks_share_a_pass() -> None:
+    batches, passes = make_batches(3), 0
+
+    def once() -> Iterator[Tensor]:
+        nonlocal passes
+        passes += 1
+        yield from batches
+
+    alone, together = [make_model(seed) for seed in (0, 1)], [make_model(seed) for seed in (0, 1)]
+    for model in alone:
+        calibrate_bn(model, iter(batches))
+    calibrate_bn(together, once())
+    assert passes == 1
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
