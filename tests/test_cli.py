@@ -113,6 +113,24 @@ def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.Captur
     (pick,) = json.loads(out)["cpu-1t"]["picks"]
     assert pick["measured_latency_ms"] <= 1000
 
+    status, out, err = ofa_command(capsys, *words, "--budget-ms", "999")
+    assert status == 0 and "answered from what the earlier search measured" in err
+    assert json.loads(out)["cpu-1t"]["picks"][0]["arch"] == pick["arch"]
+    for mistake, message in {
+        ("--max", "masc=60%"): "unknown cost 'masc'; did you mean 'macs'",
+        ("--max", "macs=0%"): "the limit of macs is a positive number, or a share of the largest",
+        ("--max", "macs=1"): "no architecture has macs <= 1; the nearest has macs = ",
+        ("--fleet",): "a fleet is two devices or more",
+        ("--method", "lians"): "unknown search method 'lians'; did you mean 'linas'",
+        ("--predictor", "rigde"): "unknown predictor 'rigde'; did you mean 'ridge'",
+        ("--start-from", "nowhere.csv"): "nowhere.csv is not the front.csv of a search",
+        ("--evaluations", "nowhere.csv"): "nowhere.csv",
+    }.items():
+        status, out, err = ofa_command(capsys, *words, "--budget-ms", "500", *mistake, "--refine")
+        assert (status, out) == (2, ""), err
+        assert message in err and "Traceback" not in err
+    status, out, _ = ofa_command(capsys, *words, "--budget-ms", "1000")  # what follows exports this one
+
     words = ["export", *where, "--search", f"{search}/cpu-1t", "--budget-ms", "1000", "--out", bundle, "--json"]
     status, out, _ = ofa_command(capsys, *words, "--dynamic-batch")
     assert status == 0

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 DEVICES = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+SEARCH = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -34,10 +35,19 @@ def test_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["latency_ms"].min() > 0
 
 
+def test_the_python_of_the_search_runs() -> None:
+    (code,) = blocks("python", SEARCH)
+    names: dict[str, Any] = {}
+    exec(compile(code, "search.md", "exec"), names)
+    assert len(names["found"]) == 60 and names["found"]["is_front"].any()
+
+
 def test_commands_are_spelt_right() -> None:
     """Every command of the README parses, with the options that it gives."""
     lines = (
-        "".join(blocks("bash") + blocks("bash", TRAINING) + blocks("bash", DEVICES)).replace("\\\n", " ").splitlines()
+        "".join(block for text in (README, TRAINING, DEVICES, SEARCH) for block in blocks("bash", text))
+        .replace("\\\n", " ")
+        .splitlines()
     )
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("ofa ")]
     assert len(commands) >= 6
@@ -47,7 +57,7 @@ def test_commands_are_spelt_right() -> None:
 
 
 def test_files_that_they_name_exist() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs", TRAINING), (ROOT / "docs", DEVICES)):
+    for folder, text in ((ROOT, README), (ROOT / "docs", TRAINING), (ROOT / "docs", DEVICES), (ROOT / "docs", SEARCH)):
         for target in re.findall(r"\]\(([^)h#][^)]*)\)", text):
             assert (folder / target).exists(), target
 

@@ -33,6 +33,7 @@ def search(
     constraints: Sequence[Constraint] = (),
     initial: Sequence[Arch] | Population | pd.DataFrame | None = None,
     cache: EvaluationCache | Path | str | None = None,
+    chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Search the Pareto front of whatever ``evaluate`` says.
@@ -54,6 +55,8 @@ def search(
         initial: Architectures to begin with (the front of another device), which are evaluated and count; or the result
             of an earlier search for the same objectives, which is taken as known and is part of the result.
         cache: Where evaluations are kept: a file, or a cache whose values are the objectives.
+        chunk_size: Architectures per call of ``evaluate``, after which the cache is written; as many as are proposed
+            at once if there is none.
         progress: Called with the evaluations done, all of them, and a word.
 
     Returns:
@@ -75,7 +78,7 @@ def search(
     problem = Problem(space, len(objectives), columns, constraints, predictor)
     rng = np.random.default_rng(seed)
     known, given = _initial(problem, initial, objectives)
-    run = _Run(problem, evaluate, _open(cache, objectives), num_evaluations, progress)
+    run = _Run(problem, evaluate, _open(cache, objectives), num_evaluations, chunk_size, progress)
     if len(given):
         known = known.and_(Evaluations(given[:num_evaluations], run(given[:num_evaluations])))
     num = num_evaluations - run.num_done
@@ -99,13 +102,24 @@ class _Run:
     """Evaluates what the cache lacks."""
 
     def __init__(
-        self, problem: Problem, evaluate: Evaluate, cache: EvaluationCache, num: int, progress: Progress | None
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        cache: EvaluationCache,
+        num: int,
+        chunk_size: int | None,
+        progress: Progress | None,
     ) -> None:
         self._problem, self._evaluate, self._cache = problem, evaluate, cache
-        self._num, self._progress = num, progress
+        self._num, self._chunk_size, self._progress = num, chunk_size, progress
         self.num_done = 0
 
     def __call__(self, population: Population) -> Values:
+        size = self._chunk_size or max(len(population), 1)
+        chunks = [self._values(population[start : start + size]) for start in range(0, len(population), size)]
+        return np.concatenate([np.empty((0, self._problem.num_objectives)), *chunks])
+
+    def _values(self, population: Population) -> Values:
         archs = self._problem.space.to_archs(population)
         missing = [row for row, arch in enumerate(archs) if arch not in self._cache]
         if missing:

@@ -101,7 +101,7 @@ def test_blocks_around_a_moved_anchor_are_rejected():
 
 
 def test_a_machine_of_two_speeds_gives_the_same_latencies_to_all():
-    """A clock that is boosted for some seconds now and then, by a tenth: low percentiles alone would tell who was lucky."""
+    """The clock is boosted for some seconds now and then, by a tenth: low percentiles alone tell who was lucky."""
     clock = FakeClock()
     rng = np.random.default_rng(1)
     boost = {"until": 0, "factor": 1.0}
