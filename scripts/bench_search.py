@@ -1,6 +1,6 @@
 """Measure the search: its speed at predicted cost, and how much it gets out of each evaluation.
 
-    python scripts/bench_search.py [speed] [efficiency] [predictors] [--run RUN] [--data-root DIR] [--out docs/results]
+    python scripts/bench_search.py [speed] [efficiency] [predictors] [precision] [--run RUN] [--data-root DIR]
 
 Leaves ``search.md`` in ``--out`` and its rows in ``--out``/search/*.csv. Stopped at any moment, the same command goes
 on: accuracies that were evaluated are kept in ``--work``.
@@ -10,13 +10,15 @@ on: accuracies that were evaluated are kept in ``--work``.
   MACs is known; share of the true hypervolume after 50 to 500 evaluations, for every method, ten seeds.
 - predictors: held-out Kendall tau against the number of samples, for every predictor, with and without MACs and
   parameters as further inputs; random subnets of the whole space.
+- precision: fp32 or INT8 for each block, in the space: the front of accuracy (of quantized graphs that are really run)
+  and latency on ONNX Runtime, beside those of fp32 only and of INT8 everywhere; two picks measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
-import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +33,10 @@ from scipy.stats import kendalltau
 
 from ofa.cli import progress_bar
 from ofa.cost import LatencyTable, macs, params
+from ofa.cost.precision import MixedLatency
+from ofa.deploy.mixed_precision import MixedPrecisionEvaluator
 from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.hardware import load_device, measure
 from ofa.hardware.fingerprint import cpu_model
 from ofa.search import hypervolume, search
 from ofa.search.evaluation_cache import EvaluationCache
@@ -44,13 +49,16 @@ from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import Run, SubnetEvaluator
 
-SECTIONS = ("speed", "efficiency", "predictors")
+SECTIONS = ("speed", "efficiency", "predictors", "precision")
 OBJECTIVES = ("top1_error_percent", "million_macs")
 NUM_EVALUATIONS = (50, 100, 250, 500)
 NUM_SEEDS = 10
 NUM_SAMPLES = (25, 50, 100, 200, 400, 800)
 NUM_TEST = 200
 NUM_SPLITS = 5
+CHUNK = 24  # subnets that a process evaluates before it hands them over
+NUM_MIXED = 60  # whole networks of mixed precision that are measured, half of them to fit the cost of boundaries
+NUM_JOINT = 80
 
 
 def say(text: str) -> None:
@@ -101,9 +109,7 @@ def speed(options: argparse.Namespace) -> None:
 # -- accuracies --------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
 def evaluator(run: Path, data_root: str | None) -> SubnetEvaluator:
-    """One per process."""
     import torch
 
     torch.set_num_threads(1)
@@ -121,7 +127,7 @@ def accuracies(options: argparse.Namespace, archs: list[Arch]) -> npt.NDArray[np
         options.work / "accuracies.csv", weights_sha256=Run.open(options.run).weights_sha256, split="search"
     )
     missing = [arch for arch in archs if arch not in cache]
-    chunks = [missing[start : start + 8] for start in range(0, len(missing), 8)]
+    chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
     parallel = joblib.Parallel(n_jobs=options.jobs, return_as="generator")
     with progress_bar() as progress:
         done = parallel(joblib.delayed(evaluate_here)(options.run, options.data_root, chunk) for chunk in chunks)
@@ -285,6 +291,103 @@ def pretrained(space: SearchSpace, statistics: Sequence[Callable[[Population], n
     return Features(space, tuple(map(unit, range(32))))
 
 
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+def precision(options: argparse.Namespace) -> None:
+    """Fill ``precision.csv``: what each of three searches evaluated; ``precision_picks.csv``: two picks, measured."""
+    opened = Run.open(options.run)
+    here = evaluator(options.run, options.data_root)
+    mixed = MixedPrecisionEvaluator(here)
+    space, device = mixed.space, load_device("cpu-1t")
+    fp32, int8 = (
+        LatencyTable.load(options.tables / name / f"{opened.space_name}.csv", force=True)
+        for name in ("cpu-1t", "cpu-int8-1t")
+    )
+    tables = MixedLatency(fp32=fp32, int8=int8, per="block")
+    rng = np.random.default_rng(0)
+
+    def measured_ms(archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
+        models = {str(row): mixed.onnx(arch) for row, arch in enumerate(archs)}
+        with progress_bar() as progress:
+            return measure(models, device, rng=rng, progress=progress)["latency_ms_p10"].to_numpy()
+
+    path = options.out / "search" / "precision_held_out.csv"
+    population = space.sample_population(NUM_MIXED, rng)
+    fit_path = options.work / "mixed.csv"
+    if not fit_path.exists():
+        rows = [arch.to_json() for arch in space.to_archs(population)]
+        write_csv_atomic(fit_path, pd.DataFrame({"arch": rows, "latency_ms": measured_ms(space.to_archs(population))}))
+    latency_ms = pd.read_csv(fit_path)["latency_ms"].to_numpy()
+    half = NUM_MIXED // 2
+    tables = tables.fit(population[:half], latency_ms[:half])
+    errors = tables.held_out(population[half:], latency_ms[half:])
+    write_csv_atomic(path, pd.DataFrame([{**errors, **dataclasses.asdict(tables.boundary)}]))
+    say(f"mixed networks: {errors}")
+
+    names = [name for name in space.names if name.endswith("precision")]
+    spaces = {
+        "fp32 only": space.restrict({name: ("fp32",) for name in names}),
+        "INT8 everywhere": space.restrict({name: ("int8",) for name in names}),
+        "fp32 or INT8 per block": space,
+    }
+    cache = EvaluationCache(options.work / "mixed_accuracies.csv", weights_sha256=opened.weights_sha256, split="search")
+    found = []
+    for kind, part in spaces.items():
+
+        def predict_ms(archs: Population, part: SearchSpace = part) -> npt.NDArray[np.float64]:
+            return tables.predict_ms(space.to_population(part.to_archs(archs)))
+
+        def evaluate(archs: Population, part: SearchSpace = part, kind: str = kind) -> npt.NDArray[np.float64]:
+            for number, arch in enumerate(part.to_archs(archs)):
+                if arch not in cache:
+                    cache.add([arch], mixed.top1_percent([arch]))
+                    say(f"{kind}: {number + 1} of {len(archs)}: {cache[arch][0]:.2f} %")
+            return np.column_stack([100 - cache.get(part.to_archs(archs))[:, 0], predict_ms(archs)])
+
+        table = search(part, evaluate, num_evaluations=NUM_JOINT, free={"latency_ms": predict_ms})
+        found.append(table.assign(kind=kind, top1_percent=100 - table["top1_error_percent"]))
+    everything = pd.concat(found, ignore_index=True)
+    picks = []
+    for limit_ms in np.quantile(everything["latency_ms"], [0.3, 0.6]):
+        for kind in spaces:
+            own = everything[(everything["kind"] == kind) & (everything["latency_ms"] <= limit_ms)]
+            if len(own):
+                picks.append({"limit_ms": limit_ms, **own.loc[own["top1_percent"].idxmax()].to_dict()})
+    table = pd.DataFrame(picks)
+    table["measured_latency_ms"] = measured_ms(list(table["arch"]))
+    for frame, name in ((everything, "precision"), (table, "precision_picks")):
+        rows = frame.assign(arch=[arch.to_json() for arch in frame["arch"]]).round(5)
+        write_csv_atomic(options.out / "search" / f"{name}.csv", rows)
+
+
+def precision_lines(folder: Path) -> list[str]:
+    table, picks = pd.read_csv(folder / "precision.csv"), pd.read_csv(folder / "precision_picks.csv")
+    (errors,) = pd.read_csv(folder / "precision_held_out.csv").to_dict("records")
+    reference = table[["top1_error_percent", "latency_ms"]].max().to_numpy()
+    volumes = {
+        kind: hypervolume(own[["top1_error_percent", "latency_ms"]].to_numpy(), reference)
+        for kind, own in table.groupby("kind", sort=False)
+    }
+    lines = [
+        "\n## Precision as a dim\n",
+        f"Accuracy (search split) of quantized graphs run in ONNX Runtime, and latency on one thread. {NUM_JOINT} "
+        f"evaluations each. Latencies of {NUM_MIXED - NUM_MIXED // 2} held-out networks of mixed precision: "
+        f"{errors['mape_percent']:.1f} % mean error, Spearman {errors['spearman']:.3f} "
+        f"({errors['without_boundaries_mape_percent']:.1f} % if changes of precision were free).\n",
+        "| space | hypervolume, percent x ms | picks: predicted, measured, accuracy |",
+        "|---|---|---|",
+    ]
+    for kind, volume in volumes.items():
+        own = picks[picks["kind"] == kind]
+        cells = "; ".join(
+            f"{row.latency_ms:.3f} ms, {row.measured_latency_ms:.3f} ms, {row.top1_percent:.2f} %"
+            for row in own.itertuples()
+        )
+        lines.append(f"| {kind} | {volume:.3f} | {cells} |")
+    return lines
+
+
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +427,8 @@ def write_page(options: argparse.Namespace) -> None:
         for key, row in taus.iterrows():
             cells = " | ".join(f"{value:.3f}" for value in row)
             text.append(f"| {key[0]} | {key[1]} | {cells} | {times.get(key, np.nan):.2f} |")
+    if (folder / "precision_picks.csv").exists():
+        text += precision_lines(folder)
     write_text_atomic(options.out / "search.md", "\n".join(text) + "\n")
 
 
@@ -333,6 +438,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run folder of a Fashion-MNIST supernet (ofa_mobilenetv3_tiny)")
     parser.add_argument("--data-root", help="where the run's data is, if it moved")
     parser.add_argument("--table", type=Path, default=Path("latency_tables/cpu-1t/ofa_mobilenetv3_w1.0.csv"))
+    parser.add_argument("--tables", type=Path, default=Path("latency_tables"), help="of the run's space, for precision")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench_search"))
     parser.add_argument("--jobs", type=int, default=-1, help="processes that evaluate; -1 is one per core")
@@ -343,7 +449,7 @@ def main() -> None:
         if name != "speed" and options.run is None:
             parser.error(f"section {name} needs --run, a trained supernet")
     for name in options.sections:
-        {"speed": speed, "efficiency": efficiency, "predictors": predictors}[name](options)
+        {"speed": speed, "efficiency": efficiency, "predictors": predictors, "precision": precision}[name](options)
         write_page(options)
     say(f"done; see {options.out / 'search.md'}")
 
