@@ -252,6 +252,16 @@ def search(
     fleet: Annotated[
         bool, typer.Option("--fleet", help="Also find the best single subnet for all devices together.")
     ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Search precision too, fp32 or INT8: of the whole network, or of each block (network, block)."
+        ),
+    ] = None,
+    int8_device: Annotated[
+        str | None,
+        typer.Option(help="With --precision: the same device in INT8, for its latency table.", metavar="NAME"),
+    ] = None,
     start_from: Annotated[
         list[Path] | None,
         typer.Option("--start-from", help="front.csv of another search, whose front is evaluated first."),
@@ -291,6 +301,24 @@ def search(
             "seed": seed,
         },
     }
+    if precision is not None:
+        _search_mixed(
+            run=run,
+            device=device,
+            int8_device=int8_device,
+            per=precision,
+            budgets_ms=budget_ms,
+            tables=tables,
+            out_dir=out or run / "mixed",
+            any_machine=any_machine,
+            data_root=data_root,
+            as_json=as_json,
+            num_evaluations=num_evaluations,
+            method=method,
+            predictor=predictor,
+            seed=seed,
+        )
+        return
     if fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more; give --device several times")
     if not (refine or start_from or evaluations):
@@ -421,6 +449,60 @@ def _search(
             progress=progress,
             **settings,
         )
+
+
+def _search_mixed(
+    *,
+    run: Path,
+    device: Sequence[str],
+    int8_device: str | None,
+    per: str,
+    budgets_ms: Sequence[float],
+    tables: Path,
+    out_dir: Path,
+    any_machine: bool,
+    data_root: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    import ofa.cost
+    from ofa.deploy.mixed_search import search_mixed
+    from ofa.hardware import load_device
+    from ofa.training import Run
+
+    if per not in ("network", "block"):
+        raise UsageError(f"--precision is network or block, not {per!r}")
+    if len(device) != 1 or int8_device is None:
+        raise UsageError(
+            "--precision takes one --device in fp32 and the same in INT8: --device cpu-1t --int8-device cpu-int8-1t"
+        )
+    fp32, int8 = load_device(device[0]), load_device(int8_device)
+    if (fp32.runtime, fp32.precision, int8.runtime, int8.precision) != ("onnxruntime", "fp32", "onnxruntime", "int8"):
+        raise UsageError(
+            f"ONNX Runtime mixes precisions; {fp32.name} is {fp32.precision} on {fp32.runtime}, {int8.name} "
+            f"{int8.precision} on {int8.runtime}"
+        )
+    opened = Run.open(run)
+    both = [open_table(opened, target, tables, any_machine=any_machine) for target in (fp32, int8)]
+    evaluator = open_evaluator(opened, data_root)
+    with progress_bar() as progress:
+        result = search_mixed(
+            evaluator,
+            fp32,
+            fp32=both[0],
+            int8=both[1],
+            per="network" if per == "network" else "block",
+            costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
+            budgets_ms=budgets_ms,
+            out_dir=out_dir,
+            weights_sha256=opened.weights_sha256,
+            progress=progress,
+            **settings,
+        )
+    print_picks(fp32.name, result.selected)
+    say(f"the picks are ONNX files in {out_dir / fp32.name}, INT8 where that pays, for ONNX Runtime")
+    if as_json:
+        print_json({fp32.name: result.selected})
 
 
 def read_front(path: Path, space: SearchSpace) -> list[Arch]:

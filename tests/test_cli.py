@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -349,3 +351,35 @@ def test_a_table_of_another_machine_is_not_searched_with(
     status, _, err = ofa_command(capsys, "search", *words, "--budget-ms", "1", "--tables", str(tmp_path))
     assert status == 2
     assert "was measured elsewhere or with other software (cpu Another CPU there" in err
+
+
+@pytest.mark.parametrize("per", ["block", "network"])
+def test_architecture_and_precision_are_searched_together(
+    run: Path, per: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables, out = str(tmp_path / "tables"), tmp_path / "mixed"
+    for device in ("cpu-1t", "cpu-int8-1t"):
+        words = ["profile", "--run", str(run), "--device", device, "--out", tables]
+        status, _, _ = ofa_command(capsys, *words, "--num-fit", "2", "--num-held-out", "2", "--force")
+        assert status == 0
+    words = ["search", "--run", str(run), "--tables", tables, "--device", "cpu-1t", "--num-evaluations", "4"]
+    words += ["--budget-ms", "1000", "--out", str(out)]
+    mixed = [*words, "--int8-device", "cpu-int8-1t", "--precision", per]
+    status, text, _ = ofa_command(capsys, *mixed, "--json")
+    assert status == 0
+    (pick,) = json.loads(text)["cpu-1t"]["picks"]
+    front = pd.read_csv(out / "cpu-1t/front.csv")
+    names = {name for arch in front["arch"] for name in json.loads(arch) if name.endswith("precision")}
+    assert names == {"precision"} if per == "network" else {"stem.precision", "head.precision"} < names
+    assert front["measured_top1_percent"].between(0, 100).all()
+    graph = onnx.load(out / "cpu-1t/1000ms.onnx").graph
+    is_quantized = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    assert is_quantized == ("int8" in pick["arch"].values())
+
+    for mistake, message in (
+        ([*words, "--precision", per], "takes one --device in fp32 and the same in INT8"),
+        ([*mixed, "--precision", "layer"], "--precision is network or block, not 'layer'"),
+        ([*mixed, "--int8-device", "cpu-2t"], "cpu-2t fp32 on onnxruntime"),
+    ):
+        status, _, err = ofa_command(capsys, *mistake)
+        assert status == 2 and message in err

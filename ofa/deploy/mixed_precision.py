@@ -1,0 +1,176 @@
+"""Subnets whose blocks are in INT8 or fp32, as ONNX: their true accuracy, and files to be timed.
+
+All is done by ONNX Runtime on the quantized graph itself, with activation ranges from calibration images; nothing here
+simulates quantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.cost.precision import Per, place_of, split_precision, standing_slots, with_precision
+from ofa.hardware.device import Device
+from ofa.hardware.onnx_export import export_for_timing
+from ofa.hardware.quantize import activation_ranges, nodes_by_place, quantize_qdq
+from ofa.hardware.runtimes import RUNTIMES
+from ofa.space import Arch, SearchSpace
+from ofa.supernet import Supernet
+from ofa.training import SubnetEvaluator
+from ofa.training.evaluation import Progress
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+HERE = Device(name="here", runtime="onnxruntime")
+INPUT = "input"
+
+Images = npt.NDArray[np.float32]
+
+
+def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *, batch: int = 1) -> bytes:
+    """A subnet of mixed precision as a static ONNX graph that is timed and thrown away.
+
+    Its speed is right, what it computes is not: activations have made-up ranges. Give it to
+    :func:`ofa.hardware.measure` on a device with the runtime ``onnxruntime``, whose precision does not matter: the
+    graph says what is in INT8.
+
+    Args:
+        supernet: Trained or not.
+        space: Its space with precision; see :func:`ofa.cost.precision.with_precision`.
+        arch: Of that space.
+
+    Raises:
+        SpaceError: If ``arch`` does not fit ``space``.
+        QuantizationError: If precisions are mixed and the graph's nodes do not tell which block they are of.
+    """
+    import onnx
+
+    plain, float_slots = split_precision(space, supernet.slots, arch)
+    model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain), batch)
+    int8_slots = set(standing_slots(space, supernet.slots, plain)) - float_slots
+    if not int8_slots:
+        return model
+    graph = onnx.load_from_string(model)
+    quantized = quantize_qdq(graph, float_nodes=_float_nodes(supernet, graph, int8_slots, float_slots))
+    return quantized.SerializeToString(deterministic=True)
+
+
+@dataclass
+class MixedPrecisionEvaluator:
+    """Evaluates subnets of the extended space by running their quantized graphs in ONNX Runtime on one thread.
+
+    Args:
+        evaluator: Extracts and BN-calibrates subnets, and has the images.
+        per: As of :func:`ofa.cost.precision.with_precision`.
+        num_calibration_images: At most this many of the calibration split give the ranges of activations: their least
+            and greatest values (MinMax).
+        batch_size: Images in one call of ONNX Runtime.
+    """
+
+    evaluator: SubnetEvaluator
+    per: Per = "block"
+    num_calibration_images: int = 256
+    batch_size: int = 32
+    _last: tuple[Arch, int, ModelProto] | None = field(default=None, repr=False)
+    _last_ranges: dict[str, tuple[float, float]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The supernet's space with precision."""
+        return with_precision(self.evaluator.supernet.space, self.evaluator.supernet.slots, per=self.per)
+
+    def top1_percent(
+        self, archs: Sequence[Arch], *, split: str = "search", progress: Progress | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Accuracy of each subnet, shape ``(N,)``, percent.
+
+        Neighbours in ``archs`` that differ in precision only share extraction, export, and calibration.
+
+        Args:
+            archs: Of :attr:`space`.
+
+        Raises:
+            SpaceError: If one does not fit the space.
+            ValueError: If the split holds no images.
+            QuantizationError: See :func:`mixed_onnx_for_timing`.
+        """
+        scores = np.empty(len(archs))
+        for row, arch in enumerate(archs):
+            session = RUNTIMES[HERE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), HERE)
+            num_right = num_images = 0
+            for images, labels in self._batches(split, int(arch["resolution"])):
+                (logits,) = session.run({INPUT: _filled(images, self.batch_size)})
+                num_right += int((logits[: len(labels)].argmax(axis=1) == labels).sum())
+                num_images += len(labels)
+            if num_images == 0:
+                raise ValueError(f"accuracy needs at least one image, but split {split!r} is empty")
+            scores[row] = 100 * num_right / num_images
+            if progress is not None:
+                progress(row + 1, len(archs), "evaluating quantized subnets")
+        return scores
+
+    def onnx(self, arch: Arch, *, batch: int = 1) -> bytes:
+        """A BN-calibrated subnet as a static ONNX graph, INT8 where ``arch`` says so, with true activation ranges.
+
+        Raises:
+            SpaceError: If ``arch`` does not fit the space.
+            QuantizationError: See :func:`mixed_onnx_for_timing`.
+        """
+        supernet = self.evaluator.supernet
+        plain, float_slots = split_precision(self.space, supernet.slots, arch)
+        graph = self._exported(plain, batch)
+        int8_slots = set(standing_slots(self.space, supernet.slots, plain)) - float_slots
+        if not int8_slots:
+            return graph.SerializeToString(deterministic=True)
+        if self._last_ranges is None:
+            self._last_ranges = activation_ranges(graph, self._calibration_images(int(plain["resolution"]), batch))
+        float_nodes = _float_nodes(supernet, graph, int8_slots, float_slots)
+        quantized = quantize_qdq(graph, self._last_ranges, float_nodes=float_nodes)
+        return quantized.SerializeToString(deterministic=True)
+
+    def _exported(self, plain: Arch, batch: int) -> ModelProto:
+        import onnx
+
+        if self._last is None or self._last[:2] != (plain, batch):
+            module = self.evaluator.calibrated(plain).cpu()
+            model = export_for_timing(module, self.evaluator.supernet.input_shape(plain), batch)
+            self._last, self._last_ranges = (plain, batch, onnx.load_from_string(model)), None
+        return self._last[2]
+
+    def _batches(self, split: str, resolution: int) -> Iterator[tuple[Images, npt.NDArray[np.int64]]]:
+        """Images ``(N, C, H, W)`` and labels, at most :attr:`batch_size` at a time."""
+        for images, labels in self.evaluator.batches(split, resolution):
+            for start in range(0, len(labels), self.batch_size):
+                few = slice(start, start + self.batch_size)
+                yield images[few].contiguous().cpu().numpy(), labels[few].cpu().numpy()
+
+    def _calibration_images(self, resolution: int, batch: int) -> Iterator[Images]:
+        num_images = 0
+        for images, _ in self._batches("calibration", resolution):
+            images = images[: self.num_calibration_images - num_images]
+            num_images += len(images)
+            for start in range(0, len(images), batch):
+                yield _filled(images[start : start + batch], batch)
+            if num_images >= self.num_calibration_images:
+                return
+
+
+def _filled(images: Images, num: int) -> Images:
+    """So many images, of which those beyond the given ones repeat them: the graph takes no fewer."""
+    return images if len(images) == num else np.resize(images, (num, *images.shape[1:]))
+
+
+def _float_nodes(supernet: Supernet, graph: ModelProto, int8_slots: set[str], float_slots: frozenset[str]) -> list[str]:
+    """Names of the nodes that are not quantized: none if no slot is in fp32, and else all that are of no INT8 place."""
+    if not float_slots:
+        return []
+    blocks = {block.name: block.path for stage in supernet.stages for block in stage.blocks}
+    by_place = nodes_by_place(graph, blocks, {place_of(slot.name) for slot in supernet.slots})
+    int8_places = set(map(place_of, int8_slots))
+    return [node for place, nodes in by_place.items() if place not in int8_places for node in nodes]

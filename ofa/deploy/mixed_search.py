@@ -1,0 +1,118 @@
+"""Architecture and precision searched together for one device: SimQ-NAS with real quantized graphs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ofa.cost import CostModel, LatencyTable
+from ofa.cost.precision import MixedLatency, Per
+from ofa.deploy.mixed_precision import MixedPrecisionEvaluator, mixed_onnx_for_timing
+from ofa.files import atomic_path
+from ofa.hardware import Device, measure
+from ofa.search.evaluation_cache import Accuracies, EvaluationCache
+from ofa.search.problem import Values
+from ofa.search.run import SearchResult, Target, run_search
+from ofa.space import Arch, Population
+from ofa.training import SubnetEvaluator
+from ofa.training.evaluation import Progress
+
+NUM_MIXED = 32
+
+
+@dataclass(frozen=True)
+class PlainCost:
+    """A cost that does not depend on precision, for architectures that have one."""
+
+    cost: CostModel
+
+    def predict(self, archs: Population) -> Values:
+        """Costs of ``(N, D)`` architectures of the extended space, shape ``(N,)``."""
+        return self.cost.predict(np.ascontiguousarray(archs[:, : len(self.cost.space)]))
+
+
+def search_mixed(
+    evaluator: SubnetEvaluator,
+    device: Device,
+    *,
+    fp32: LatencyTable,
+    int8: LatencyTable,
+    per: Per,
+    costs: Mapping[str, CostModel],
+    budgets_ms: Sequence[float],
+    out_dir: Path,
+    weights_sha256: str,
+    seed: int,
+    progress: Progress,
+    **settings: Any,
+) -> SearchResult:
+    """Search architecture and precision together; leaves the picks as ONNX files beside the search's own.
+
+    Accuracies are those of quantized graphs that ONNX Runtime runs. Where precision is of blocks, some networks that
+    mix precisions are measured first, to learn what changing between them costs.
+
+    Args:
+        device: Runs both fp32 and INT8 graphs: one with the runtime ``onnxruntime``.
+        fp32: Its table in fp32.
+        int8: The table of the same runtime in INT8.
+        settings: Further arguments of :func:`ofa.search.run.run_search`.
+
+    Raises:
+        ValueError: If the tables do not belong together.
+        InfeasibleBudgetError: See :func:`ofa.search.run.run_search`.
+    """
+    mixed = MixedPrecisionEvaluator(evaluator, per=per)
+    latency = MixedLatency(
+        fp32=fp32, int8=int8, per=per, num_elements=lambda key: math.prod(evaluator.supernet.part(key).input_shape)
+    )
+    folder = out_dir / device.name
+    if per == "block":
+        latency = _with_boundaries(latency, mixed, device, seed, progress)
+    num_images = len(evaluator.data.splits.search)
+
+    def race(archs: list[Arch], floors_percent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.column_stack([mixed.top1_percent(archs), np.full(len(archs), num_images)])
+
+    def measure_ms(archs: list[Arch]) -> pd.DataFrame:
+        models = {str(number): mixed.onnx(arch) for number, arch in enumerate(archs)}
+        return measure(models, device, rng=np.random.default_rng(seed))
+
+    cache = EvaluationCache(
+        out_dir / "evaluations.csv", values=Accuracies.VALUES, weights_sha256=weights_sha256, split="search, quantized"
+    )
+    results = run_search(
+        mixed.space,
+        accuracies=Accuracies(race, num_images, cache),
+        targets=[Target(device.name, latency.predict_ms, measure_ms)],
+        costs={name: PlainCost(cost) for name, cost in costs.items()},
+        budgets_ms=budgets_ms,
+        out_dir=out_dir,
+        seed=seed,
+        progress=progress,
+        **settings,
+    )
+    result = results[device.name]
+    for pick in result.selected["picks"]:
+        with atomic_path(folder / f"{pick['budget_ms']:g}ms.onnx") as path:
+            path.write_bytes(mixed.onnx(mixed.space.arch(pick["arch"])))
+    return result
+
+
+def _with_boundaries(
+    latency: MixedLatency, mixed: MixedPrecisionEvaluator, device: Device, seed: int, progress: Progress
+) -> MixedLatency:
+    population = latency.space.sample_population(NUM_MIXED, np.random.default_rng([seed, 2]))
+    archs = latency.space.to_archs(population)
+    models = {
+        str(number): mixed_onnx_for_timing(mixed.evaluator.supernet, mixed.space, arch)
+        for number, arch in enumerate(archs)
+    }
+    table = measure(models, device, rng=np.random.default_rng(seed), progress=progress)
+    return latency.fit(population, table["latency_ms_p10"].to_numpy())
