@@ -158,11 +158,7 @@ def efficiency(options: argparse.Namespace) -> None:
     every = space.every()
     top1 = accuracies(options, space.to_archs(every))
     cost = macs(opened.supernet())
-
-    def million_macs(population: Population) -> npt.NDArray[np.float64]:
-        return cost.predict(opened.space.to_population(space.to_archs(population))) / 1e6
-
-    values = np.column_stack([100 - top1, million_macs(every)])
+    values = np.column_stack([100 - top1, cost.predict(space.to_archs(every)) / 1e6])
     write_csv_atomic(  # for bench_dynast.py
         options.work / "table.csv",
         pd.DataFrame(every, columns=space.names).assign(**dict(zip(OBJECTIVES, values.T, strict=True))),
@@ -172,37 +168,48 @@ def efficiency(options: argparse.Namespace) -> None:
     def evaluate(population: Population) -> npt.NDArray[np.float64]:
         return values[[row_of[key] for key in space.row_keys(population).tolist()]]
 
+    def million_macs(population: Population) -> npt.NDArray[np.float64]:
+        return evaluate(population)[:, 1]
+
     reference = values.max(axis=0)
     whole = hypervolume(values, reference)
     path = options.out / "search" / "efficiency.csv"
     rows = read_rows(path)
-    for method in [*METHODS, "thompson, MACs learnt", "nsga2, population 50"]:
-        for num in NUM_EVALUATIONS:
-            for seed in range(NUM_SEEDS):
-                if any((row["method"], row["num_evaluations"], row["seed"]) == (method, num, seed) for row in rows):
-                    continue
-                started = time.perf_counter()
-                found = search(
-                    space,
-                    evaluate,
-                    num_evaluations=num,
-                    method=method.split(",")[0],
-                    seed=seed,
-                    objectives=OBJECTIVES,
-                    free={} if method.endswith("learnt") else {OBJECTIVES[1]: million_macs},
-                )
-                share = hypervolume(found[list(OBJECTIVES)].to_numpy(), reference) / whole
-                rows.append(
-                    {
-                        "method": method,
-                        "num_evaluations": num,
-                        "seed": seed,
-                        "hypervolume_share_percent": round(100 * share, 4),
-                        "seconds": round(time.perf_counter() - started, 2),
-                    }
-                )
+    done = {(row["method"], row["num_evaluations"], row["seed"]) for row in rows}
+
+    def run(method: str, num: int, seed: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        found = search(
+            space,
+            evaluate,
+            num_evaluations=num,
+            method=method.split(",")[0],
+            seed=seed,
+            objectives=OBJECTIVES,
+            free={} if method.endswith("learnt") else {OBJECTIVES[1]: million_macs},
+        )
+        share = hypervolume(found[list(OBJECTIVES)].to_numpy(), reference) / whole
+        return {
+            "method": method,
+            "num_evaluations": num,
+            "seed": seed,
+            "hypervolume_share_percent": round(100 * share, 4),
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+
+    tasks = [
+        (method, num, seed)
+        for num in NUM_EVALUATIONS
+        for method in [*METHODS, "thompson, MACs learnt"]
+        for seed in range(NUM_SEEDS)
+        if (method, num, seed) not in done
+    ]
+    with progress_bar() as progress:
+        parallel = joblib.Parallel(n_jobs=options.jobs, return_as="generator")
+        for number, row in enumerate(parallel(joblib.delayed(run)(*task) for task in tasks), start=1):
+            rows.append(row)
             write_csv_atomic(path, pd.DataFrame(rows))
-            say(f"{method} {num}: {np.mean([r['hypervolume_share_percent'] for r in rows[-NUM_SEEDS:]]):.3f} %")
+            progress(number, len(tasks), "searching")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
