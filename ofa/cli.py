@@ -340,6 +340,7 @@ def search(
             if as_json:
                 print_json(known)
             return
+    check_budgets(run, tables, names, budget_ms, headroom=headroom, seed=seed)
     results = _search(
         run=run,
         device=device,
@@ -363,6 +364,22 @@ def search(
         print_picks(name, result.selected)
     if as_json:
         print_json({name: result.selected for name, result in results.items()})
+
+
+def check_budgets(
+    run: Path, tables: Path, devices: Sequence[str], budgets_ms: Sequence[float], *, headroom: float, seed: int
+) -> None:
+    """Refuse what no subnet can keep, before anything heavy is loaded; what cannot be told here is told later."""
+    from ofa.cost.latency_table import LatencyTable
+    from ofa.files import read_json
+    from ofa.search.run import check_feasible
+
+    info = read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`")
+    for device in devices:
+        path = tables / device / f"{info.get('space_name')}.csv"
+        if path.exists():
+            table = LatencyTable.load(path)
+            check_feasible(table.space, {device: table.predict_ms}, budgets_ms, headroom=headroom, seed=seed)
 
 
 def files_sha256(run: Path, tables: Path, devices: Sequence[str]) -> dict[str, Any]:

@@ -138,7 +138,14 @@ def run_search(
     check_predictors(predictor)
     if with_fleet:
         targets = [*targets, fleet(targets)]
-    _check_feasible(space, targets, budgets_ms, constraints, headroom, seed)
+    check_feasible(
+        space,
+        {target.name: target.predict_ms for target in targets},
+        budgets_ms,
+        constraints=constraints,
+        headroom=headroom,
+        seed=seed,
+    )
 
     num_further = max(num_evaluations // 4, 2)
     num_all, count = 2 * num_evaluations + (len(targets) - 1) * num_further, itertools.count(1)
@@ -222,25 +229,30 @@ def run_search(
     return results
 
 
-def _check_feasible(
+def check_feasible(
     space: SearchSpace,
-    targets: Sequence[Target],
+    predict_ms: Mapping[str, Callable[[Population], Values]],
     budgets_ms: Sequence[float],
-    constraints: Sequence[Constraint],
+    *,
+    constraints: Sequence[Constraint] = (),
     headroom: float,
     seed: int,
 ) -> None:
+    """:class:`InfeasibleBudgetError` if predictions say that nothing keeps a budget.
+
+    Args:
+        predict_ms: By device.
+    """
     problem = Problem(space, 1, constraints=constraints)
-    for target in targets:
+    for name, predict in predict_ms.items():
         rng = np.random.default_rng(seed)
         if constraints:  # a thousand that satisfy them: the least latency among these is near enough
-            feasible = problem.sample(1000, rng, set())
-            fastest_ms = float(target.predict_ms(feasible).min())
+            fastest_ms = float(predict(problem.sample(1000, rng, set())).min())
         else:
-            fastest_ms = descend(space, target.predict_ms, rng)[1]
+            fastest_ms = descend(space, predict, rng)[1]
         for budget in budgets_ms:
             if fastest_ms > budget:
-                raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=target.name, how="predicted")
+                raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=name, how="predicted")
 
 
 def _settle(

@@ -31,7 +31,7 @@ class Counted:
         return np.column_stack([100 - self.world.exact_top1(population), self.world.predict_ms(population)])
 
 
-def run(world, method, *, evaluate=None, num=30, seed=0, **options):
+def run(world, method, *, evaluate=None, num=24, seed=0, **options):
     free = {"latency_ms": world.predict_ms}
     evaluate = evaluate or Counted(world)
     return search(world.space, evaluate, num_evaluations=num, method=method, seed=seed, free=free, **options)
@@ -41,10 +41,10 @@ def run(world, method, *, evaluate=None, num=30, seed=0, **options):
 class TestEveryMethod:
     def test_evaluates_as_many_different_ones_as_it_may(self, method, world):
         evaluate = Counted(world)
-        found = run(world, method, evaluate=evaluate, num=33)
+        found = run(world, method, evaluate=evaluate, num=21)
         assert list(found.columns) == ["arch", *OBJECTIVES, "is_front"]
         assert list(found["arch"]) == evaluate.asked
-        assert len(set(evaluate.asked)) == len(evaluate.asked) == 33
+        assert len(set(evaluate.asked)) == len(evaluate.asked) == 21
         values = found[OBJECTIVES].to_numpy()
         assert np.array_equal(found["is_front"], non_dominated(values))
         assert values == pytest.approx(Counted(world)(world.space.to_population(list(found["arch"]))))
@@ -55,22 +55,22 @@ class TestEveryMethod:
         assert list(results[0]["arch"]) != list(results[2]["arch"])
 
     def test_interrupted_it_goes_on_as_if_nothing_had_been(self, method, world, tmp_path):
-        whole = run(world, method, num=40)
-        first, second = Counted(world, stop_after=25), Counted(world)
+        whole = run(world, method)
+        first, second = Counted(world, stop_after=18), Counted(world)
         if method == "random":  # one batch only
             first.stop_after = 10
         with pytest.raises(KeyboardInterrupt):
-            run(world, method, evaluate=first, num=40, cache=tmp_path / "cache.csv")
-        resumed = run(world, method, evaluate=second, num=40, cache=tmp_path / "cache.csv")
+            run(world, method, evaluate=first, cache=tmp_path / "cache.csv")
+        resumed = run(world, method, evaluate=second, cache=tmp_path / "cache.csv")
         pd.testing.assert_frame_equal(resumed, whole)
         assert not set(first.asked) & set(second.asked)
-        assert len(first.asked) + len(second.asked) == 40
+        assert len(first.asked) + len(second.asked) == 24
 
     def test_constraints_hold_for_all(self, method, world):
         limit = Constraint.of(world.space, "macs", SumCost(world.space), "40%")
         found = run(world, method, constraints=[limit])
         assert (limit.cost.predict(world.space.to_population(list(found["arch"]))) <= limit.limit).all()
-        assert len(found) == 30
+        assert len(found) == 24
 
     def test_the_impossible_is_refused_before_anything_is_evaluated(self, method, world):
         evaluate = Counted(world)

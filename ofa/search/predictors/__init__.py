@@ -8,7 +8,6 @@ from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import kendalltau
 
 from ofa.search.predictors.ensemble import Ensemble
 from ofa.search.predictors.features import Features
@@ -116,6 +115,8 @@ def held_out_kendall_tau(
     Returns:
         ``None`` where it is undefined: fewer than two architectures in a fold's fit, or all values equal.
     """
+    from scipy.stats import kendalltau  # here, as loading it takes longer than answering from a cache
+
     num = len(population)
     if num < 4 or np.ptp(values) == 0:
         return None
