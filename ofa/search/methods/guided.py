@@ -17,6 +17,7 @@ from ofa.space import Population
 INITIAL_SHARE, MIN_INITIAL, MAX_INITIAL = 0.16, 16, 60
 NUM_BATCHES, MAX_BATCH = 30, 50
 MAX_CANDIDATES = 300
+MAX_ENUMERATED = 5000  # a space of so few is predicted as a whole, rather than searched
 INNER: dict[str, Any] = {"population_size": 100, "num_generations": 30}
 
 
@@ -81,8 +82,9 @@ def guided(
     """Propose what gains most hypervolume if predictions are right.
 
     A sixth of the evaluations (16 to 60) are spread over the size of the architectures; then, batch by batch, a
-    predictor is fitted for each column that only an evaluation tells, NSGA-II searches the predicted values, and the
-    batch is chosen greedily from its best by the hypervolume that each adds to the evaluated front.
+    predictor is fitted for each column that only an evaluation tells, NSGA-II searches the predicted values (a small
+    space is predicted as a whole), and the batch is chosen greedily from its best by the hypervolume that each adds to
+    the evaluated front.
 
     Args:
         predictor: One of :data:`ofa.search.predictors.PREDICTORS`, or ``auto``, chosen anew whenever a quarter more is
@@ -113,8 +115,13 @@ def _candidates(
     problem: Problem, known: Evaluations, model: PredictedValues, seen: set[bytes], rng: np.random.Generator
 ) -> Evaluations:
     """The best architectures, by prediction, that were not evaluated yet, and their predicted values."""
-    start = known.take(best_first(known.values)[: INNER["population_size"]]).population
-    evolved = nsga2(problem, model, rng=rng, initial=start, **INNER)
+    if problem.space.num_archs <= MAX_ENUMERATED:
+        every = problem.space.every()
+        every = every[problem.is_feasible(every)]
+        evolved = Evaluations(every, model(every))
+    else:
+        start = known.take(best_first(known.values)[: INNER["population_size"]]).population
+        evolved = nsga2(problem, model, rng=rng, initial=start, **INNER)
     is_unseen = [key not in seen for key in problem.space.row_keys(evolved.population).tolist()]
     unseen = evolved.take(np.array(is_unseen, dtype=np.bool_))
     if not len(unseen.population):

@@ -28,7 +28,14 @@ class Features:
 
     def __call__(self, population: Population) -> npt.NDArray[np.float64]:
         """Shape ``(N, F)``."""
-        encoded = self.space.encode(population).astype(np.float64)
+        return self._with_statistics(self.space.encode(population).astype(np.float64), population)
+
+    def ordinal(self, population: Population) -> npt.NDArray[np.float64]:
+        """One number per dim instead: how far along its values, from above 0 to 1; 0 where inactive. ``(N, D + S)``."""
+        numbers = np.where(self.space.active(population), (population + 1) / self.space.num_values, 0.0)
+        return self._with_statistics(numbers, population)
+
+    def _with_statistics(self, encoded: npt.NDArray[np.float64], population: Population) -> npt.NDArray[np.float64]:
         columns = [np.log(np.maximum(statistic(population), 1e-12)) for statistic in self.statistics]
         return np.column_stack([encoded, *columns]) if columns else encoded
 

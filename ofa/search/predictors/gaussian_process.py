@@ -12,17 +12,18 @@ from ofa.search.predictors.features import Features, checked
 from ofa.search.predictors.scikit import ScikitPredictor
 from ofa.space import Population
 
-NUM_FOR_KERNEL = 150
+NUM_FOR_KERNEL = 120
 
 
 class GaussianProcess(ScikitPredictor):
-    """A linear trend, a smooth deviation from it, and noise; how much of each is found by maximum likelihood.
+    """Smooth in each dim, and noise; how smooth in which, and how noisy, is found by maximum likelihood.
 
-    The kernel is fitted on at most 150 samples, so that hundreds are learnt well under a second; all of them count in
-    the predictions.
+    It sees dims as numbers and not as choices: more depth is more depth. With a length scale of its own for each, it
+    ranks better than any predictor on the one-hot encoding below some hundred samples. The kernel is fitted on at most
+    120 samples, so that hundreds are learnt well under a second; all of them count in the predictions.
 
     References:
-        Rasmussen and Williams 2006, sec. 2.7 (linear part) and 5.4 (likelihood).
+        Rasmussen and Williams 2006, sec. 5.1 (automatic relevance determination) and 5.4 (likelihood).
     """
 
     def __init__(self, features: Features) -> None:
@@ -31,14 +32,11 @@ class GaussianProcess(ScikitPredictor):
     def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
         """Learn from ``(N, D)`` architectures and their ``(N,)`` values."""
         from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
         values = checked(population, values)
-        kernel = (
-            ConstantKernel(0.3, (1e-3, 1e2)) * RBF(3.0, (0.5, 50.0))
-            + ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
-            + WhiteKernel(0.1, (1e-4, 1.0))
-        )
+        scales = np.full(self._inputs(population[:1]).shape[1], 3.0)
+        kernel = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(scales, (0.2, 100.0)) + WhiteKernel(0.1, (1e-4, 1.0))
         self._process = GaussianProcessRegressor(kernel, normalize_y=False)
         if len(values) > NUM_FOR_KERNEL:
             some = np.random.default_rng(0).choice(len(values), NUM_FOR_KERNEL, replace=False)
@@ -46,6 +44,9 @@ class GaussianProcess(ScikitPredictor):
                 GaussianProcess(self.features)._kernel_of(population[some], values[some]), optimizer=None
             )
         return super().fit(population, values)
+
+    def _inputs(self, population: Population) -> npt.NDArray[np.float64]:
+        return self.features.ordinal(population)
 
     def _kernel_of(self, population: Population, values: npt.NDArray[np.float64]) -> Any:
         return self.fit(population, values)._fitted.kernel_
@@ -62,6 +63,6 @@ class GaussianProcess(ScikitPredictor):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the covariance may be singular by rounding
             drawn = self._fitted.sample_y(
-                self._scaled(self.features(population)), num_draws, random_state=int(rng.integers(2**31))
+                self._scaled(self._inputs(population)), num_draws, random_state=int(rng.integers(2**31))
             )
         return np.asarray(drawn.T * self._value_std + self._value_mean)

@@ -30,7 +30,7 @@ class ScikitPredictor:
     def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
         """Learn from ``(N, D)`` architectures and their ``(N,)`` values."""
         values = checked(population, values)
-        inputs = self.features(population)
+        inputs = self._inputs(population)
         self._input_mean, self._value_mean, self._value_std = inputs.mean(axis=0), values.mean(), values.std() or 1.0
         # One scale for all one-hot columns, so that rare values do not weigh more; statistics have scales of their own.
         num_encoded = inputs.shape[1] - len(self.features.statistics)
@@ -43,6 +43,9 @@ class ScikitPredictor:
             )
         return self
 
+    def _inputs(self, population: Population) -> npt.NDArray[np.float64]:
+        return self.features(population)
+
     def _scaled(self, inputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         scaled: npt.NDArray[np.float64] = (inputs - self._input_mean) / self._input_std
         return scaled
@@ -51,7 +54,7 @@ class ScikitPredictor:
         """Values of ``(N, D)`` architectures, shape ``(N,)``."""
         if self._fitted is None:
             raise ValueError(NOT_FITTED)
-        predicted = self._fitted.predict(self._scaled(self.features(population)))
+        predicted = self._fitted.predict(self._scaled(self._inputs(population)))
         return np.asarray(predicted * self._value_std + self._value_mean)
 
 
