@@ -240,10 +240,10 @@ def predictors(options: argparse.Namespace) -> None:
     top1 = accuracies(options, space.to_archs(population))
     statistics = (macs(supernet).predict, params(supernet).predict)
     inputs: dict[str, Any] = {
-        "one-hot": Features(space),
-        "one-hot, MACs, parameters": Features(space, statistics),
-        "one-hot, MACs, parameters, SynFlow": Features(space, (*statistics, synflow(options, supernet, population))),
-        "one-hot, units pretrained on MACs and parameters": pretrained(space, statistics),
+        "architecture": Features(space),
+        "architecture, MACs, parameters": Features(space, statistics),
+        "architecture, MACs, parameters, SynFlow": Features(space, (*statistics, synflow(options, supernet, population))),
+        "architecture, units pretrained on MACs and parameters": pretrained(space, statistics),
     }
     path = options.out / "search" / "predictors.csv"
     rows = read_rows(path)

@@ -30,6 +30,7 @@ def search(
     seed: int = 0,
     objectives: Sequence[str] = ("top1_error_percent", "latency_ms"),
     free: Mapping[str, Callable[[Population], Values]] | None = None,
+    statistics: Sequence[Callable[[Population], Values]] = (),
     constraints: Sequence[Constraint] = (),
     initial: Sequence[Arch] | Population | pd.DataFrame | None = None,
     cache: EvaluationCache | Path | str | None = None,
@@ -51,6 +52,8 @@ def search(
         objectives: Names of the ``M`` values.
         free: Objective -> a function that gives it at no cost, such as a latency table's ``predict_ms``; methods that
             learn need not learn it.
+        statistics: Functions of ``(N, D)`` architectures that are free and positive, and help to predict what is not:
+            MACs, parameters.
         constraints: Every evaluated architecture satisfies them; see :meth:`Constraint.of`.
         initial: Architectures to begin with (the front of another device), which are evaluated and count; or the result
             of an earlier search for the same objectives, which is taken as known and is part of the result.
@@ -75,7 +78,7 @@ def search(
         if name not in objectives:
             raise ValueError(unknown_name_message("objective", name, objectives))
     columns = {list(objectives).index(name): function for name, function in free.items()}
-    problem = Problem(space, len(objectives), columns, constraints, predictor)
+    problem = Problem(space, len(objectives), columns, constraints, predictor, statistics)
     rng = np.random.default_rng(seed)
     known, given = _initial(problem, initial, objectives)
     run = _Run(problem, evaluate, _open(cache, objectives), num_evaluations, chunk_size, progress)

@@ -92,6 +92,7 @@ class Problem:
             the prediction of a latency table. Methods need not learn those.
         constraints: Hold for every architecture that is proposed.
         predictor: What methods learn costly columns with: one of :data:`ofa.search.predictors.PREDICTORS`, or ``auto``.
+        statistics: Positive and free like ``free``; not minimised, but known to tell of what is: MACs, parameters.
     """
 
     space: SearchSpace
@@ -99,6 +100,7 @@ class Problem:
     free: Mapping[int, Callable[[Population], Values]] = field(default_factory=dict)
     constraints: Sequence[Constraint] = ()
     predictor: str = "auto"
+    statistics: Sequence[Callable[[Population], Values]] = ()
 
     @property
     def costly(self) -> list[int]:

@@ -188,6 +188,7 @@ def run_search(
             seed=seed,
             objectives=OBJECTIVES,
             free={OBJECTIVES[1]: target.predict_ms},
+            statistics=[cost.predict for cost in costs.values()],
             constraints=constraints,
             initial=list(initial) if number == 0 else priced,
         )
@@ -276,7 +277,9 @@ def _settle(
     """Steps 3 and 4, for one device."""
     rng = np.random.default_rng([seed, 1])
     known = space.to_population(list(everything["arch"]))
-    problem = Problem(space, 2, {1: target.predict_ms}, constraints)
+    problem = Problem(
+        space, 2, {1: target.predict_ms}, constraints, statistics=[cost.predict for cost in costs.values()]
+    )
     values = np.column_stack([everything[OBJECTIVES[0]].to_numpy(dtype=np.float64), target.predict_ms(known)])
     model = PredictedValues.learn(problem, Evaluations(known, values), predictor, rng)
     front = known[non_dominated(values)]

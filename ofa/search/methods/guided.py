@@ -40,7 +40,7 @@ class PredictedValues:
         Args:
             names: Of the predictor for all, to be cross-validated; or column -> name, as settled before.
         """
-        features = Features(problem.space, tuple(problem.free.values()))
+        features = Features(problem.space, (*problem.free.values(), *problem.statistics))
         chosen = {}
         for column in problem.costly:
             values = known.values[:, column]

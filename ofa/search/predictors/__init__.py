@@ -41,7 +41,7 @@ PREDICTORS: dict[str, MakePredictor] = {
         [RidgePredictor(features), support_vectors(features), GaussianProcess(features), gradient_boosting(features)]
     ),
 }
-AUTO = ("ridge", "support_vectors", "gaussian_process")
+AUTO = ("ridge", "gaussian_process", "gradient_boosting")
 """Those that ``auto`` chooses from: the others have not been better, or are slower."""
 
 
