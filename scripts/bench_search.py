@@ -239,10 +239,11 @@ def predictors(options: argparse.Namespace) -> None:
     population = population[rng.permutation(len(population))[:num]]
     top1 = accuracies(options, space.to_archs(population))
     statistics = (macs(supernet).predict, params(supernet).predict)
+    score = synflow(options, supernet, population)
     inputs: dict[str, Any] = {
         "architecture": Features(space),
         "architecture, MACs, parameters": Features(space, statistics),
-        "architecture, MACs, parameters, SynFlow": Features(space, (*statistics, synflow(options, supernet, population))),
+        "architecture, MACs, parameters, SynFlow": Features(space, (*statistics, score)),
         "architecture, units pretrained on MACs and parameters": pretrained(space, statistics),
     }
     path = options.out / "search" / "predictors.csv"
@@ -341,8 +342,9 @@ def precision(options: argparse.Namespace) -> None:
     half = NUM_MIXED // 2
     tables = tables.fit(population[:half], latency_ms[:half])
     errors = tables.held_out(population[half:], latency_ms[half:])
-    write_csv_atomic(path, pd.DataFrame([{**errors, **dataclasses.asdict(tables.boundary)}]))
-    say(f"mixed networks: {errors}")
+    numbers = {name: value for name, value in errors.items() if not isinstance(value, list)}
+    write_csv_atomic(path, pd.DataFrame([{**numbers, **dataclasses.asdict(tables.boundary)}]))
+    say(f"mixed networks: {numbers}")
 
     names = [name for name in space.names if name.endswith("precision")]
     spaces = {
