@@ -118,6 +118,25 @@ def predicted_measured(groups: dict[str, tuple[np.ndarray, np.ndarray]]) -> go.F
     return figure.update_layout(xaxis_range=[low, high], yaxis_range=[low, high])
 
 
+def search_progress(curve: dict[str, list[float]]) -> go.Figure:
+    """How the hypervolume grew with the evaluations, of the search and of random search.
+
+    Args:
+        curve: ``hypervolume_curve`` of ``selected.json``.
+    """
+    figure = go.Figure()
+    for side, name, dash in (("front", "Search", "solid"), ("random", "Random search", "dot")):
+        figure.add_scatter(
+            x=curve["num_evaluations"],
+            y=curve[side],
+            name=name,
+            mode="lines",
+            line={"color": LIGHT["front" if side == "front" else "random_front"], "width": 2, "dash": dash},
+            hovertemplate="%{y:.4g}",
+        )
+    return _finish(figure, x="Evaluations", y="Hypervolume (% × ms)").update_layout(hovermode="x unified")
+
+
 LOSSES = {
     "loss_largest": ("Largest", "front"),
     "loss_random": ("Random", "random"),

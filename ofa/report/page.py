@@ -19,6 +19,7 @@ from ofa.report import figures
 from ofa.report.drawing import architecture_svg, choices, legend_svgs
 from ofa.report.palette import PALETTE
 from ofa.report.run_files import DeviceResults, RunFiles, read_run
+from ofa.search.run import FLEET
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -61,6 +62,11 @@ def render(run: RunFiles) -> str:
             device.name: figures.accuracy_latency(device.front, [pick["budget_ms"] for pick in device.picks])
             for device in run.devices
             if device.front is not None
+        },
+        progress={
+            device.name: figures.search_progress(device.selected["hypervolume_curve"])
+            for device in run.devices
+            if device.selected and "hypervolume_curve" in device.selected
         },
         predictions={
             device.name: figures.predicted_measured(pairs) for device in run.devices if (pairs := _pairs(device))
@@ -178,8 +184,12 @@ def _commands(run: RunFiles) -> list[str]:
         if device.table is not None:
             commands.append(f"ofa profile --run {run.run_dir} --device {device.name}")
         if device.selected is not None:
-            budgets = " ".join(f"{pick['budget_ms']:g}" for pick in device.picks)
-            commands.append(f"ofa search --run {run.run_dir} --device {device.name} --budget-ms {budgets}")
+            budgets = " ".join(f"--budget-ms {pick['budget_ms']:g}" for pick in device.picks)
+            if device.name == FLEET:
+                names = " ".join(f"--device {other.name}" for other in run.devices if other.name != FLEET)
+                commands.append(f"ofa search --run {run.run_dir} {names} --fleet {budgets}")
+            else:
+                commands.append(f"ofa search --run {run.run_dir} --device {device.name} {budgets}")
         commands += [
             f"ofa export --run {run.run_dir} --device {device.name} --budget-ms {bundle['budget_ms']:g} --out BUNDLE"
             for bundle in device.bundles

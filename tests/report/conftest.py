@@ -154,6 +154,11 @@ def _write_device(run_dir: Path, device: str, space: SearchSpace, rng: np.random
         "hypervolume": {"front": 7.918, "random": 7.441},
         "hypervolume_reference": {"top1_percent": 91.0, "latency_ms": 2.4},
         "hypervolume_num_evaluations": {"front": 330, "random": 330},
+        "hypervolume_curve": {
+            "num_evaluations": [1, 100, 330],
+            "front": [1.0, 7.5, 7.918],
+            "random": [1.2, 6.8, 7.441],
+        },
         "seed": 0,
         "num_evaluations": 324,
         "picks": entries,

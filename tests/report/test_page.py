@@ -76,7 +76,7 @@ def test_the_page_is_complete_self_contained_and_small(run_dir: Path) -> None:
     assert path == run_dir / "report.html"
     page = Page(path)
     assert page.headings == SECTIONS
-    assert set(page.json) == {"front-1", "prediction-1", "curve-1", "curve-2"}
+    assert set(page.json) == {"front-1", "progress-1", "prediction-1", "curve-1", "curve-2"}
     assert page.count("svg", "architecture") - page.count("svg", "sample") == 3
     assert page.count("p", "missing") == 1  # what is said without JavaScript
     assert path.stat().st_size < 6_000_000
@@ -146,9 +146,9 @@ def test_the_front_shows_every_evaluated_subnet(run_dir: Path) -> None:
     [
         ("search/cpu-1t/selected.json", "ofa search --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
         ("search/cpu-1t/front.csv", "ofa search --run", {"prediction-1", "curve-1", "curve-2"}),
-        ("metrics.csv", "ofa train RECIPE", {"front-1", "prediction-1"}),
-        ("latency_tables", "ofa profile --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
-        ("bundles", "ofa export --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
+        ("metrics.csv", "ofa train RECIPE", {"front-1", "progress-1", "prediction-1"}),
+        ("latency_tables", "ofa profile --run", {"front-1", "progress-1", "prediction-1", "curve-1", "curve-2"}),
+        ("bundles", "ofa export --run", {"front-1", "progress-1", "prediction-1", "curve-1", "curve-2"}),
     ],
 )
 def test_what_is_missing_is_left_out_with_the_command_that_makes_it(
