@@ -150,7 +150,7 @@ class TimingResult:
     @cached_property
     def anchor_ms(self) -> float:
         """The anchor's median latency: the speed of the machine at which latencies are stated."""
-        return float(np.median([block.anchor_ns for block in self.blocks])) / 1e6
+        return float(np.median([block.anchor_ns for block in self.blocks])) / 1e6 if self.blocks else 0.0
 
     @cached_property
     def anchor_slope(self) -> float:
@@ -159,9 +159,13 @@ class TimingResult:
         One number for all, by least squares on each model's deviations from its own mean. Where the anchor only
         flutters, it explains nothing and the slope is near 0; where the clock changes, it is near 1.
         """
+        if not self.blocks:
+            return 0.0
         logs: dict[str, list[tuple[float, float]]] = {}
         for block in self.blocks:
-            logs.setdefault(block.name, []).append((np.log(block.anchor_ns), np.log(np.median(block.durations_ns))))
+            logs.setdefault(block.name, []).append(
+                (np.log(block.anchor_ns), np.log(max(float(np.median(block.durations_ns)), 1.0)))
+            )
         deviations = np.concatenate([np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()])
         moved = float(np.sum(deviations[:, 0] ** 2))
         return float(np.clip(np.sum(deviations[:, 0] * deviations[:, 1]) / moved, 0, 1)) if moved else 0.0

@@ -312,6 +312,8 @@ class Ssh(Host):
             raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
         if not all(isinstance(cause, str) for cause in block.causes):
             raise HostError(f"{self.address} sent causes of {block.name!r} that are none; clean it")
+        if not 0 < block.anchor_ns < float("inf"):
+            raise HostError(f"{self.address} sent an anchor around {block.name!r} that is none; clean it")
         return block
 
     def _check_result(

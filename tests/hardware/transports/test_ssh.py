@@ -291,11 +291,13 @@ def test_a_result_of_other_software_is_not_taken(device, models, anchor, asked, 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["of nobody", 0, [1], []], "a block of 'of nobody', which nobody asked for"),
-        (["conv 8", 9, [1], []], "a block of round 9 of 2"),
-        (["conv 8", 0, [], []], "durations of 'conv 8' that are none"),
-        (["conv 8", 0, [1.5], []], "durations of 'conv 8' that are none"),
-        (["conv 8", 0, [1], [3]], "causes of 'conv 8' that are none"),
+        (["of nobody", 0, [1], [], 1.0], "a block of 'of nobody', which nobody asked for"),
+        (["conv 8", 9, [1], [], 1.0], "a block of round 9 of 2"),
+        (["conv 8", 0, [], [], 1.0], "durations of 'conv 8' that are none"),
+        (["conv 8", 0, [1.5], [], 1.0], "durations of 'conv 8' that are none"),
+        (["conv 8", 0, [1], [3], 1.0], "causes of 'conv 8' that are none"),
+        (["conv 8", 0, [1], [], 0], "an anchor around 'conv 8' that is none"),
+        (["conv 8", 0, [1], []], "sent no block"),
         (["conv 8"], "sent no block"),
     ],
 )
