@@ -56,6 +56,10 @@ class EvaluationCache:
         """Its values, in the order of :attr:`values`; ``KeyError`` if it is not known."""
         return self._known[arch]
 
+    def find(self, arch: Arch) -> tuple[float, ...] | None:
+        """Its values; ``None`` if it is not known."""
+        return self._known.get(arch)
+
     def get(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         """Values of architectures that are all known, shape ``(N, V)``."""
         return np.array([self._known[arch] for arch in archs], dtype=np.float64).reshape(len(archs), len(self.values))
@@ -148,6 +152,9 @@ def _bad_line(path: Path, number: int, reason: str) -> FileFormatError:
 class Accuracies:
     """True accuracies of architectures, each evaluated once, and given up where it is surely not wanted.
 
+    What was given up is kept apart from what was evaluated to the end, so that a search that is repeated finds what it
+    found at first, whatever was evaluated since.
+
     Args:
         race: Maps ``N`` architectures and as many floors, in percent, to ``(N, 2)``: accuracy in percent, and the
             number of images that it was measured on; fewer than ``num_images`` where that showed that the floor is out
@@ -169,11 +176,20 @@ class Accuracies:
     ) -> None:
         self.num_images, self.chunk_size = num_images, chunk_size
         self.cache = EvaluationCache(values=self.VALUES) if cache is None else cache
+        key = {**self.cache.key, "split": f"{self.cache.key['split']}, given up"} if "split" in self.cache.key else {}
+        # Without a split to tell them apart in one file, what was given up is known in memory only.
+        self.given_up = EvaluationCache(self.cache.path if key else None, values=self.VALUES, **key)
         self._race = race
 
     def is_complete(self, arch: Arch) -> bool:
         """Whether it was evaluated on all images."""
-        return arch in self.cache and self.cache[arch][1] >= self.num_images
+        return arch in self.cache
+
+    def known(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
+        """Accuracies in percent and numbers of images, shape ``(N, 2)``; not-a-number where nothing is known."""
+        unknown = (np.nan, np.nan)
+        found = [self.cache.find(arch) or self.given_up.find(arch) or unknown for arch in archs]
+        return np.array(found, dtype=np.float64).reshape(len(archs), 2)
 
     def __call__(
         self, archs: Sequence[Arch], floors: Callable[[list[Arch]], npt.NDArray[np.float64]] | None = None
@@ -185,17 +201,33 @@ class Accuracies:
                 to be evaluated; without it all are evaluated on all images.
         """
         distinct = list(dict.fromkeys(archs))
+        found: dict[Arch, float] = {}
         for start in range(0, len(distinct), self.chunk_size):
             chunk = distinct[start : start + self.chunk_size]
             below = np.zeros(len(chunk)) if floors is None else floors(chunk)
-            missing = [row for row, arch in enumerate(chunk) if not self._suffices(arch, float(below[row]))]
+            missing = [row for row, arch in enumerate(chunk) if self._enough(arch, float(below[row])) is None]
             if missing:
-                wanted = [chunk[row] for row in missing]
-                self.cache.add(wanted, self._race(wanted, below[missing]))
-        return self.cache.get(archs)[:, 0]
+                self._add([chunk[row] for row in missing], self._race([chunk[row] for row in missing], below[missing]))
+            for arch, floor in zip(chunk, below.tolist(), strict=True):
+                enough = self._enough(arch, floor)
+                assert enough is not None
+                found[arch] = enough
+        return np.array([found[arch] for arch in archs], dtype=np.float64)
 
-    def _suffices(self, arch: Arch, floor_percent: float) -> bool:
-        if arch not in self.cache or self.is_complete(arch):
-            return arch in self.cache
-        top1_percent, num_images = self.cache[arch]
-        return is_hopeless(round(top1_percent / 100 * num_images), int(num_images), floor_percent)
+    def _add(self, archs: list[Arch], values: npt.NDArray[np.float64]) -> None:
+        for cache, mask in (
+            (self.cache, values[:, 1] >= self.num_images),
+            (self.given_up, values[:, 1] < self.num_images),
+        ):
+            rows = np.flatnonzero(mask).tolist()
+            if rows:
+                cache.add([archs[row] for row in rows], values[rows])
+
+    def _enough(self, arch: Arch, floor_percent: float) -> float | None:
+        """What is known, if that is enough for a floor: what was found when it was given up, or else all of it."""
+        given_up = self.given_up.find(arch)
+        if given_up is not None:
+            top1_percent, num_images = given_up
+            if is_hopeless(round(top1_percent / 100 * num_images), int(num_images), floor_percent):
+                return top1_percent
+        return self.cache[arch][0] if arch in self.cache else None

@@ -314,10 +314,7 @@ def _settle(
         headroom=headroom,
         also=best.tolist(),
     )
-    known_archs = [arch in accuracies.cache for arch in candidates["arch"]]
-    candidates.loc[known_archs, ["measured_top1_percent", "num_images"]] = accuracies.cache.get(
-        list(candidates.loc[known_archs, "arch"])
-    )
+    candidates[["measured_top1_percent", "num_images"]] = accuracies.known(list(candidates["arch"]))
     chosen = model.chosen[0]
     selected = {
         "format": FORMAT,

@@ -98,9 +98,30 @@ def test_what_was_given_up_is_finished_only_where_it_may_matter(archs):
     assert not accuracies.is_complete(archs[0])
     accuracies(archs[:1], lambda some: np.full(len(some), 90.0))  # surely below this too
     assert len(asked) == 1
-    accuracies(archs[:1], lambda some: np.full(len(some), 82.0))
-    accuracies(archs[:1])
-    assert [floors for _, floors in asked] == [[95.0], [82.0], [0.0]]
+    asked_for_all = Accuracies(race_of(asked), 1000)
+    asked_for_all.given_up.add(archs[:1], [[80.0, 300]])
+    asked_for_all(archs[:1], lambda some: np.full(len(some), 82.0))
+    assert [floors for _, floors in asked] == [[95.0], [82.0]] and asked_for_all.is_complete(archs[0])
+
+
+def test_what_was_given_up_stays_so_for_those_who_gave_it_up(path, archs):
+    """Else a search that is killed and repeated would take another way than it took at first."""
+
+    def race(some, floors_percent):
+        num_images = np.where(floors_percent > 0, 300, 1000)
+        return np.column_stack([np.where(floors_percent > 0, 79.0, 80.0), num_images])
+
+    def open_it():
+        cache = EvaluationCache(path, values=Accuracies.VALUES, weights_sha256="w1", split="search")
+        return Accuracies(race, 1000, cache)
+
+    high = lambda some: np.full(len(some), 95.0)  # noqa: E731
+    assert open_it()(archs[:1], high).tolist() == [79.0]
+    assert open_it()(archs[:1]).tolist() == [80.0]
+    again = open_it()
+    assert again(archs[:1], high).tolist() == [79.0]
+    assert again(archs[:1]).tolist() == [80.0]
+    assert again.known(archs[:2]).tolist()[0] == [80.0, 1000.0] and np.isnan(again.known(archs[1:2])).all()
 
 
 def test_what_was_evaluated_before_an_interruption_is_on_disk(path, archs):
