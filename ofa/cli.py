@@ -302,6 +302,9 @@ def search(
         },
     }
     if precision is not None:
+        given = {"--max": limit, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
+        for option in (option for option, value in given.items() if value):
+            raise UsageError(f"{option} does not go with --precision; leave one of them out")
         _search_mixed(
             run=run,
             device=device,
@@ -321,7 +324,8 @@ def search(
         return
     if fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more; give --device several times")
-    if not (refine or start_from or evaluations):
+    is_known = len(files_sha256(run, tables, names)["tables_sha256"]) == len(names)
+    if is_known and not (refine or start_from or evaluations):
         answers = {
             name: answer(
                 folder / name,
@@ -379,6 +383,8 @@ def check_budgets(
         path = tables / device / f"{info.get('space_name')}.csv"
         if path.exists():
             table = LatencyTable.load(path)
+            if table.space.to_json() != info.get("space"):
+                continue
             check_feasible(table.space, {device: table.predict_ms}, budgets_ms, headroom=headroom, seed=seed)
 
 
@@ -1002,7 +1008,7 @@ def print_picks(device: str, selected: dict[str, Any]) -> None:
                 f"{pick['budget_ms']:g} ms",
                 f"{pick['measured_latency_ms']:.3f} ms",
                 f"{pick['predicted_latency_ms']:.3f} ms",
-                f"{pick['measured_top1_percent']:.1f} %",
+                "{:.1f} % ({:.1f} to {:.1f})".format(pick["measured_top1_percent"], *pick["top1_interval_percent"]),
                 f"{pick['macs'] / 1e6:.2f} M",
                 f"{pick['params'] / 1e6:.3f} M",
             ]

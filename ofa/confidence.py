@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 
 def wilson_interval(num_right: int, num_images: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of a share, by Wilson's score; it holds for few images and near 100 % too.
@@ -9,10 +11,11 @@ def wilson_interval(num_right: int, num_images: int, *, confidence: float = 0.95
     Returns:
         Lower and upper bound, in percent.
     """
-    from scipy.stats import binomtest
-
-    interval = binomtest(num_right, num_images).proportion_ci(confidence, method="wilson")
-    return 100 * float(interval.low), 100 * float(interval.high)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = num_right / num_images, z**2 / num_images
+    middle = (share + weight / 2) / (1 + weight)
+    reach = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
+    return 100 * max(middle - reach, 0.0), 100 * min(middle + reach, 1.0)
 
 
 def is_hopeless(num_right: int, num_images: int, floor_percent: float) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.confidence import wilson_interval
 from ofa.space import Arch
 
 LATENCIES = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
@@ -96,10 +97,14 @@ def pick_entry(row: Mapping[Hashable, Any], budget_ms: float, costs: Sequence[st
     """An entry of ``picks`` in ``selected.json``."""
     values = ["predicted_top1_percent", "measured_top1_percent", "predicted_latency_ms"]
     latency_ms = {name.removeprefix("latency_ms_"): row[name] for name in LATENCIES}
+    num_images = int(row["num_images"])
+    num_right = round(row["measured_top1_percent"] / 100 * num_images)
     return {
         "budget_ms": float(budget_ms),
         "arch": dict(row["arch"]),
         **{name: row[name] for name in values},
+        "top1_interval_percent": list(wilson_interval(num_right, num_images)),
+        "num_images": num_images,
         "measured_latency_ms": latency_ms["p50"],
         "latency_ms": latency_ms,
         **{name: row[name] for name in costs},

@@ -86,6 +86,9 @@ def test_files(world, tmp_path):
     assert selected["facts"] == {"table_sha256": "cpu-1t"}
     assert selected["predictor"]["kendall_tau"] > 0.8
     assert [pick["budget_ms"] for pick in selected["picks"]] == BUDGETS_MS
+    for pick in selected["picks"]:
+        low, high = pick["top1_interval_percent"]
+        assert low < pick["measured_top1_percent"] < high and pick["num_images"] == 1000
 
 
 def test_random_search_had_as_many_evaluations_and_is_beaten(world, tmp_path):

@@ -50,7 +50,7 @@ class World:
 
     def race(self, archs: list[Arch], floors_percent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """All on 1,000 images."""
-        return np.column_stack([self.evaluate_top1(archs), np.full(len(archs), 1000)])
+        return np.column_stack([np.clip(self.evaluate_top1(archs), 0, 100), np.full(len(archs), 1000)])
 
     def predict_ms(self, population: Population) -> npt.NDArray[np.float64]:
         return self.space.encode(population) @ self.costs_ms
