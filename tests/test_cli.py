@@ -305,7 +305,7 @@ def test_devices_say_what_is_installed_and_measured(capsys: pytest.CaptureFixtur
     assert status == 0
     rows = {row["name"]: row for row in json.loads(printed)}
     assert rows["cpu-1t"]["installed"].startswith("onnxruntime ")
-    assert rows["cpu-1t"]["tables"] == ["ofa_mobilenetv3_w1.0"]
+    assert "ofa_mobilenetv3_w1.0" in rows["cpu-1t"]["tables"]
     assert rows["raspberry-pi"]["host"]["name"] == "ssh"
     assert "executorch-1t" in err
 
