@@ -8,7 +8,7 @@ from torch import nn
 
 from ofa.files import atomic_path
 from ofa.hardware.onnx_export import export_by_dynamo, pool_instead_of_mean
-from ofa.nn.structure import clone_structure, own_tensors
+from ofa.nn.structure import clone_structure, own_caches, own_tensors
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -36,6 +36,7 @@ def export_onnx(
         raise ValueError("the module is in training mode; call .eval() before it is exported")
     module = clone_structure(module)
     own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
+    own_caches(module)  # LeViT keeps attention biases for its next call; what the exporter leaves there is no tensor
     batch = 2 if dynamic_batch else 1  # what varies must not be 1 here: the exporter takes it for a constant
     model = export_by_dynamo(
         module, (batch, *input_shape), input_name=INPUT, output_name=OUTPUT, dynamic_batch=dynamic_batch

@@ -124,6 +124,8 @@ def export_by_dynamo(
         # Which of its own functions torch will drop is not the caller's concern (2.11 warns, and names other packages).
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        # Of what a module keeps for its next call, such as the attention biases of LeViT.
+        warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         model = export(optimize=True)
         if _names_read(model.graph) - _names_written(model.graph):
             # Where one tensor is clipped several times, as Gemma 4's before queries, keys and values, the optimiser
