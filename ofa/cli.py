@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ofa.cost import LatencyTable
-    from ofa.deploy import Check
+    from ofa.deploy import BundleInfo, Check
     from ofa.hardware import Device
     from ofa.search.run import SearchResult
     from ofa.space import Arch, SearchSpace
@@ -50,6 +50,15 @@ DeviceOption = Annotated[
 ]
 TablesOption = Annotated[Path, typer.Option("--tables", help="Folder of latency tables.", metavar="DIR")]
 DataRootOption = Annotated[str | None, typer.Option("--data-root", help="Where the run's data is now, if it moved.")]
+DynamicBatchOption = Annotated[
+    bool, typer.Option("--dynamic-batch", help="Leave the network's batch free; the default is the device's.")
+]
+FromPixelsOption = Annotated[
+    bool, typer.Option("--from-pixels", help="The network takes uint8 pictures (NHWC) and gives probabilities.")
+]
+MaxLossOption = Annotated[
+    float, typer.Option(help="Points of search-split accuracy that INT8 may cost; more stays in floating point.", min=0)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 TABLES = Path("latency_tables")
@@ -549,9 +558,9 @@ def export(
     device: DeviceOption,
     budget_ms: Annotated[float, typer.Option(help="Latency budget that the exported file must keep.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to make.", metavar="BUNDLE")],
-    dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Leave the network's batch free; the default is 1.")
-    ] = False,
+    dynamic_batch: DynamicBatchOption = False,
+    from_pixels: FromPixelsOption = False,
+    max_loss: MaxLossOption = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     search_dir: Annotated[
         Path | None, typer.Option("--search", help="Instead of RUN/search/NAME: where the search left its files.")
@@ -559,21 +568,19 @@ def export(
     data_root: DataRootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Extract, calibrate, export and check the best subnet within a budget; leaves BUNDLE/."""
+    """Extract, calibrate, export and check the best subnet within a budget; leaves BUNDLE/.
+
+    The device says in what form: ONNX in fp32, fp16 or INT8, OpenVINO IR, an ExecuTorch program, a LiteRT file, a
+    TensorRT engine. Where a file misses the budget, the next subnet down the front is exported, until one holds.
+    """
     import numpy as np
 
     import ofa.deploy
     import ofa.hardware
-    from ofa.hardware.runtimes import RUNTIMES
     from ofa.training import Run
 
     opened = Run.open(run)
     target = ofa.hardware.load_device(device)
-    if target.precision != "fp32" or RUNTIMES[target.runtime]().format != "onnx":
-        raise UsageError(
-            f"device {target.name} runs {target.precision} on {target.runtime}, but bundles hold fp32 ONNX; export for "
-            "a device that runs this, such as cpu-1t"
-        )
     candidates = ofa.deploy.read_candidates(search_dir or run / "search" / target.name, budget_ms)
     evaluator = open_evaluator(opened, data_root)
     with progress_bar() as progress:
@@ -583,19 +590,17 @@ def export(
             out=out,
             device=target,
             budget_ms=budget_ms,
-            measure_ms=ofa.deploy.measure_on(target, rng=np.random.default_rng(0)),
+            measure=ofa.deploy.measure_on(target, rng=np.random.default_rng(0)),
             run_info=opened.info,
-            dynamic_batch=dynamic_batch,
+            options=ofa.deploy.ExportOptions(
+                dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
+            ),
             overwrite=overwrite,
             progress=progress,
         )
     for miss in result.too_slow:
         say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
-    info = result.info
-    say(
-        f"{out}: p50 {info.latency_ms.p50:.3f} ms within {budget_ms:g} ms on {target.name}, test accuracy "
-        f"{info.top1_percent.value:.1f} % ({info.top1_percent.low:.1f} to {info.top1_percent.high:.1f})"
-    )
+    say_exported(out, result.info)
     if as_json:
         print_json(result.to_json())
 
@@ -606,6 +611,9 @@ def verify(
     device: Annotated[
         str | None, typer.Option("--device", help="Measure the latency on this device too.", metavar="NAME")
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Also the accuracy on pictures of yours: FOLDER/<class>/*.", metavar="FOLDER")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle again: checksums, parity, accuracy, latency. Exit status 1 if something does not hold."""
@@ -614,10 +622,15 @@ def verify(
     import ofa.deploy
     import ofa.hardware
 
-    measure_ms = None
-    if device is not None:
-        measure_ms = ofa.deploy.measure_on(ofa.hardware.load_device(device), rng=np.random.default_rng(0))
-    result = ofa.deploy.verify_bundle(bundle, measure=measure_ms)
+    target = None if device is None else ofa.hardware.load_device(device)
+    with progress_bar() as progress:
+        result = ofa.deploy.verify_bundle(
+            bundle,
+            device=target,
+            measure=None if target is None else ofa.deploy.measure_on(target, rng=np.random.default_rng(0)),
+            images=images,
+            progress=progress,
+        )
     if as_json:
         checks = [{"name": c.name, "ok": c.ok, "expected": c.expected, "found": c.found} for c in result.checks]
         print_json({"bundle": str(bundle), "ok": result.ok, "checks": checks})
@@ -1023,6 +1036,19 @@ def print_picks(device: str, selected: dict[str, Any]) -> None:
     )
 
 
+def say_exported(path: Path, info: BundleInfo) -> None:
+    top1, quantization = info.top1_percent, info.model.quantization
+    say(
+        f"{escape(str(path))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, test "
+        f"accuracy {top1.value:.1f} % ({top1.low:.1f} to {top1.high:.1f})"
+    )
+    if quantization is not None:
+        say(
+            f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
+            f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
+        )
+
+
 def print_bundles(bundles: Sequence[Path], device: str, *, front_csv: Path) -> bool:
     """Verify bundles, measuring them on the device, and print what each promises; whether all hold."""
     import numpy as np
@@ -1032,11 +1058,12 @@ def print_bundles(bundles: Sequence[Path], device: str, *, front_csv: Path) -> b
     import ofa.hardware
     from ofa.space import Arch
 
-    measure_ms = ofa.deploy.measure_on(ofa.hardware.load_device(device), rng=np.random.default_rng(1))
+    target = ofa.hardware.load_device(device)
+    measure = ofa.deploy.measure_on(target, rng=np.random.default_rng(1))
     searched = {Arch(json.loads(row["arch"])): row for row in pd.read_csv(front_csv).to_dict("records")}
     rows, failed = [], []
     for bundle in bundles:
-        result = ofa.deploy.verify_bundle(bundle, measure=measure_ms)
+        result = ofa.deploy.verify_bundle(bundle, device=target, measure=measure)
         info, entry = result.info, searched[Arch(result.info.arch)]
         failed += [f"{bundle.name}: {check.name}: {check.found}" for check in result.failed]
         rows.append(

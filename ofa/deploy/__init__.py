@@ -1,26 +1,35 @@
 """What leaves the toolkit: ONNX files, bundles that describe themselves, and the means to check them again."""
 
-from ofa.deploy.bundle import BundleError, BundleInfo, check_destination, read_bundle, write_bundle
+from ofa.deploy.artefact import Artefact, ExportOptions, bundle_artefact, make_artefact
+from ofa.deploy.bundle import BundleError, BundleInfo, Latency, check_destination, read_bundle, write_bundle
 from ofa.deploy.export import ExportResult, export_bundle, measure_on, read_candidates
 from ofa.deploy.onnx_export import export_onnx
-from ofa.deploy.parity import ParityError, check_parity, run_logits
+from ofa.deploy.parity import ParityError, check_parity, run_outputs
+from ofa.deploy.targets import TARGETS, TargetError
 from ofa.deploy.verify import Check, VerifyResult, verify_bundle
 
 __all__ = [
+    "TARGETS",
+    "Artefact",
     "BundleError",
     "BundleInfo",
     "Check",
+    "ExportOptions",
     "ExportResult",
+    "Latency",
     "ParityError",
+    "TargetError",
     "VerifyResult",
+    "bundle_artefact",
     "check_destination",
     "check_parity",
     "export_bundle",
     "export_onnx",
+    "make_artefact",
     "measure_on",
     "read_bundle",
     "read_candidates",
-    "run_logits",
+    "run_outputs",
     "verify_bundle",
     "write_bundle",
 ]

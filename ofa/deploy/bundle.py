@@ -1,7 +1,7 @@
 """A bundle: the folder that leaves this toolkit, with a model and everything needed to run and to check it.
 
-``bundle.json`` describes it and names every file with size and sha256; ``SHA256SUMS`` says the same, of ``bundle.json``
-too, as ``sha256sum -c`` reads it. The same inputs give the same bytes.
+``bundle.json`` describes it (its schema is ``docs/bundle.schema.json``) and names every file with size and sha256;
+``SHA256SUMS`` says the same, of ``bundle.json`` too, as ``sha256sum -c`` reads it. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from PIL import Image
 from ofa.config import ConfigError, from_mapping
 from ofa.deploy import predict
 from ofa.deploy.model_card import model_card
-from ofa.deploy.parity import Logits
-from ofa.files import FORMAT, FileFormatError, read_json
+from ofa.deploy.parity import Outputs
+from ofa.deploy.targets import TARGETS, Quantization
+from ofa.files import FileFormatError, read_json
+from ofa.space import unknown_name_message
 
-MODEL, INFO, SUMS, CARD, PREDICT, LOGITS = (
-    "model.onnx",
-    "bundle.json",
-    "SHA256SUMS",
-    "README.md",
-    "predict.py",
-    "samples/logits.npy",
-)
-TOP_LEVEL = {MODEL, INFO, SUMS, CARD, PREDICT, "samples"}
+FORMAT = 2
+"""2: any target, whole distribution of the latency, outputs instead of logits. 1: ``model.onnx`` in fp32 only."""
+
+INFO, SUMS, CARD, PREDICT, OUTPUTS = ("bundle.json", "SHA256SUMS", "README.md", "predict.py", "samples/outputs.npy")
+TOP_LEVEL = {INFO, SUMS, CARD, PREDICT, "samples", *(name for make in TARGETS.values() for name in make().files)}
 MAX_JSON_BYTES = 1 << 24
 MAX_IMAGE_SIZE = 4096
+MAX_BATCH = 4096
 REMEDY = "name a folder that `ofa export` left, or export it again"
 
 
@@ -47,11 +46,19 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds that one call took: percentiles."""
+    """Milliseconds that one call took.
+
+    Args:
+        quantiles: At 0, 5 ... 100 %.
+        repeatability_percent: By how much two halves of the measurement differ in their low percentile.
+    """
 
     p10: float
     p50: float
     p90: float
+    num_runs: int = 0
+    repeatability_percent: float = 0.0
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +75,57 @@ class Top1:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far the file's logits were from torch's."""
+    """How far the file's outputs were from those of its reference.
+
+    Args:
+        tolerance: Share of the largest absolute output that is allowed.
+        reference: ``torch``; for INT8 ``quantized graph``, evaluated in floating point.
+    """
 
     max_abs_difference: float
+    tolerance: float
     num_images: int
     split: str
+    reference: Literal["torch", "quantized graph"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The files of the network, and how to call it.
+
+    Args:
+        target: A name of :data:`ofa.deploy.targets.TARGETS`.
+        files: The first is the one that the runtime loads.
+        input: Name of the input; its shape is the batch and ``preprocessing.input_size``.
+        batch: Images in one call; ``None`` if any number will do.
+        output: What it gives, ``(batch, num_classes)``.
+        num_params: Parameters of the subnet.
+
+    Raises:
+        ConfigError: If target and files do not belong together, or a batch is none.
+    """
+
+    target: str
+    runtime: str
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    files: tuple[str, ...]
+    input: str
+    batch: int | None
+    output: Literal["logits", "probabilities"]
+    num_params: int
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise ConfigError(unknown_name_message("target", self.target, TARGETS))
+        target = TARGETS[self.target]()
+        if self.files != target.files or self.runtime not in target.runtimes or self.precision not in target.precisions:
+            raise ConfigError(
+                f"target {self.target!r} is {list(target.files)} for {list(target.runtimes)} in "
+                f"{list(target.precisions)}, not {list(self.files)} for {self.runtime!r} in {self.precision!r}"
+            )
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise ConfigError(f"batch must be 1 to {MAX_BATCH}, not {self.batch}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +143,23 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: tuple[int, ...]
-    layout: Literal["NCHW"]
-    dtype: Literal["float32"]
+    layout: Literal["NCHW", "NHWC"]
+    dtype: Literal["float32", "uint8"]
     steps: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not self.resize or not all(1 <= size <= MAX_IMAGE_SIZE for size in self.resize):
             raise ConfigError(f"resize needs sizes of 1 to {MAX_IMAGE_SIZE} pixels, not {list(self.resize)}")
-        if self.input_size != (self.channels, self.resize[-1], self.resize[-1]):
-            raise ConfigError(f"input_size is {list(self.input_size)}, which 'channels' and 'resize' do not give")
+        size = (self.resize[-1],) * 2
+        pixels = (*size, 1 if self.color == "L" else 3)
+        if (self.layout, self.dtype, self.input_size) not in (
+            ("NCHW", "float32", (self.channels, *size)),
+            ("NHWC", "uint8", pixels),
+        ):
+            raise ConfigError(
+                f"input_size is {list(self.input_size)} in {self.dtype} {self.layout}, which 'color', 'channels' and "
+                "'resize' do not give"
+            )
         if not len(self.mean) == len(self.std) == self.channels or (self.color == "RGB" and self.channels != 3):
             raise ConfigError(f"color, channels ({self.channels}), mean and std do not fit together")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or 0 in self.std:
@@ -119,6 +180,7 @@ class BundleInfo:
     """
 
     arch: dict[str, Any]
+    model: ModelInfo
     device: str
     fingerprint: dict[str, Any]
     budget_ms: float
@@ -147,19 +209,19 @@ class BundleInfo:
 def write_bundle(
     out: Path | str,
     *,
-    model: bytes,
+    model: Mapping[str, bytes],
     info: BundleInfo,
     samples: Sequence[Image.Image],
-    logits: Logits,
+    outputs: Outputs,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle: into a folder beside ``out``, renamed at the end, so that there is never half of one.
 
     Args:
         out: Folder to make.
-        model: The ONNX file.
+        model: Contents of ``info.model.files``, by name.
         samples: Real test pictures, one for each of ``info.sample_labels``, small enough to send around.
-        logits: What torch gives for them, float32 ``(len(samples), num_classes)``.
+        outputs: What the network's reference gives for them, float32 ``(len(samples), num_classes)``.
         overwrite: Replace a bundle that is there; anything else is never replaced.
 
     Returns:
@@ -168,13 +230,14 @@ def write_bundle(
     Raises:
         BundleError: If ``out`` cannot be made or replaced.
     """
-    assert len(samples) == len(logits) == len(info.sample_labels) and logits.shape[1] == len(info.classes)
+    assert len(samples) == len(outputs) == len(info.sample_labels) and outputs.shape[1] == len(info.classes)
+    assert tuple(model) == info.model.files
     check_destination(out, overwrite=overwrite)
     contents = {
-        MODEL: model,
-        CARD: model_card(asdict(info)).encode(),
+        **model,
+        CARD: model_card(asdict(info), {name: len(data) for name, data in model.items()}).encode(),
         PREDICT: Path(predict.__file__).read_bytes(),
-        LOGITS: _npy(logits),
+        OUTPUTS: _npy(outputs),
         **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
     }
     files = {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(contents.items())}
@@ -203,7 +266,7 @@ def read_bundle(path: Path | str) -> BundleInfo:
     if file.is_symlink() or (file.exists() and not file.is_file()) or _size(file) > MAX_JSON_BYTES:
         raise BundleError(f"{file} is a link, no plain file, or above {MAX_JSON_BYTES} bytes; {REMEDY}")
     try:
-        data = read_json(file, kind="bundle", remedy=REMEDY)
+        data = read_json(file, kind="bundle", remedy=REMEDY, format=FORMAT)
         del data["format"]
         return from_mapping(BundleInfo, data, where=str(file))
     except FileFormatError as error:
@@ -251,7 +314,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _npy(array: Logits) -> bytes:
+def _npy(array: Outputs) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

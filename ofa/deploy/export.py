@@ -1,51 +1,28 @@
-"""From the candidates of a search to a bundle that keeps its budget: extract, calibrate, export, measure, judge."""
+"""From the candidates of a search to a bundle that keeps its budget."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from PIL import Image
-from torch import nn
 
-from ofa.confidence import wilson_interval
-from ofa.config import from_mapping
-from ofa.data import ImageData, preprocessing
-from ofa.data.preprocessing import to_pixels
-from ofa.deploy.bundle import (
-    BundleInfo,
-    Latency,
-    Parity,
-    Preprocessing,
-    Top1,
-    check_destination,
-    read_bundle,
-    write_bundle,
-)
-from ofa.deploy.onnx_export import export_onnx
-from ofa.deploy.parity import HERE, Logits, check_parity, run_logits
-from ofa.deploy.verify import MeasureMs
+from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, Progress, bundle_artefact, make_artefact, on_disk
+from ofa.deploy.bundle import BundleInfo, Latency, check_destination, read_bundle
 from ofa.files import FileFormatError, read_json
 from ofa.hardware import Device, measure
-from ofa.hardware.fingerprint import fingerprint
 from ofa.search.pick import InfeasibleBudgetError
-from ofa.space import Arch
 from ofa.training import SubnetEvaluator
-from ofa.training.run import versions
 
-Progress = Callable[[int, int, str], None]
+Measure = Callable[[Sequence[Path]], list[Latency]]
+Candidate = Mapping[str, Any]
 
-NUM_PARITY_IMAGES = 32
-STEPS = ("calibrating", "exporting", "comparing with torch", "measuring", "testing", "writing")
+HEADROOM = 0.02
 
 
 @dataclass(frozen=True)
@@ -69,162 +46,108 @@ class ExportResult:
 
 
 @dataclass
-class _Clock:
-    """Reports steps and adds up how long they take."""
+class Walk:
+    """Down the candidates of one budget, best first, until the exported file of one keeps it.
 
-    progress: Progress | None
-    seconds: dict[str, float] = field(default_factory=dict)
+    Once some were slower than believed, those that should then miss as well are passed over.
 
-    @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        if self.progress is not None:
-            self.progress(STEPS.index(what), len(STEPS), what)
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
+    Args:
+        candidates: Each with ``arch`` and ``latency_ms``, what the search believes of it.
+        headroom: The measured median must be this fraction below the budget: medians drift, and the promise is checked
+            again elsewhere.
+    """
+
+    candidates: Iterator[Candidate]
+    budget_ms: float
+    device: str
+    headroom: float = HEADROOM
+    too_slow: list[dict[str, Any]] = field(default_factory=list)
+    _slowdown: float = 1.0
+    _best_ms: float = np.inf
+    _current: Candidate = field(default_factory=dict)
+
+    @property
+    def limit_ms(self) -> float:
+        return self.budget_ms / (1 + self.headroom)
+
+    def advance(self) -> Candidate:
+        """The next candidate that should keep the budget; :class:`InfeasibleBudgetError` if there is none."""
+        for candidate in self.candidates:
+            expected_ms = float(candidate["latency_ms"]) * self._slowdown
+            if expected_ms <= self.limit_ms:
+                self._current = candidate
+                return candidate
+            self._best_ms = min(self._best_ms, expected_ms)
+        raise InfeasibleBudgetError(
+            self.budget_ms, self._best_ms, headroom=self.headroom, device=self.device, how="measured or predicted"
+        )
+
+    def holds(self, latency_ms: Latency) -> bool:
+        """Whether the file of the candidate at hand keeps the budget."""
+        if latency_ms.p50 <= self.limit_ms:
+            return True
+        self._slowdown = max(self._slowdown, latency_ms.p50 / float(self._current["latency_ms"]))
+        self._best_ms = min(self._best_ms, latency_ms.p50)
+        self.too_slow.append({"arch": dict(self._current["arch"]), "latency_ms": latency_ms.p50})
+        return False
 
 
 def export_bundle(
     evaluator: SubnetEvaluator,
-    candidates: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Candidate],
     *,
     out: Path | str,
     device: Device,
     budget_ms: float,
-    measure_ms: MeasureMs,
+    measure: Measure,
     run_info: Mapping[str, Any],
-    headroom: float = 0.02,
-    num_samples: int = 32,
-    dynamic_batch: bool = False,
+    headroom: float = HEADROOM,
+    options: ExportOptions = DEFAULTS,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Export the first candidate whose exported file keeps the budget on the device, and write its bundle.
 
-    The test split is touched once, for that candidate, and judged by the exported file itself in ONNX Runtime.
+    The test split is touched once, for that candidate, and judged by the exported file itself in its runtime.
 
     Args:
-        candidates: Best first, each with ``arch`` and ``latency_ms``, what the search believes of it; see
-            :func:`read_candidates`. One that should miss after others were slower than believed is not exported.
-        measure_ms: Measures an ONNX file on the device; see :func:`measure_on`.
+        candidates: Best first; see :class:`Walk` and :func:`read_candidates`.
+        measure: Measures files on the device; see :func:`measure_on`.
         run_info: ``Run.info``: where the weights came from.
-        headroom: The measured median must be this fraction below the budget: medians drift, and the promise is checked
-            again elsewhere.
-        num_samples: Test pictures to put into the bundle.
-        dynamic_batch: Leave the batch of the exported network free; it is measured at the device's.
+        headroom: See :class:`Walk`.
 
     Raises:
         InfeasibleBudgetError: If no candidate keeps the budget.
-        ParityError: If an exported file does not compute what torch computes.
+        ParityError: If an exported file does not compute what it should; its files are kept in ``<out>.failed``.
+        TargetError: If the device runs nothing that is a file.
         BundleError: If ``out`` is taken.
     """
+    out = Path(out)
     check_destination(out, overwrite=overwrite)
-    clock = _Clock(progress)
-    limit_ms = budget_ms / (1 + headroom)
-    slowdown, best_ms, too_slow = 1.0, np.inf, []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        for candidate in candidates:
-            arch = evaluator.supernet.space.arch(candidate["arch"])
-            believed_ms = float(candidate["latency_ms"])
-            if believed_ms * slowdown > limit_ms:
-                best_ms = min(best_ms, believed_ms * slowdown)
-                continue
-            module, parity = _export(evaluator, arch, file, clock, dynamic_batch=dynamic_batch)
-            with clock.step("measuring"):
-                latency_ms = dict(measure_ms(file))
-            if latency_ms["p50"] <= limit_ms:
-                break
-            slowdown = max(slowdown, latency_ms["p50"] / believed_ms)
-            best_ms = min(best_ms, latency_ms["p50"])
-            too_slow.append({"arch": dict(arch), "latency_ms": latency_ms["p50"]})
-        else:
-            how = "measured or predicted"
-            raise InfeasibleBudgetError(budget_ms, best_ms, headroom=headroom, device=device.name, how=how)
-        model = file.read_bytes()
-    with clock.step("testing"):
-        top1 = _test(evaluator, model, int(arch["resolution"]))
-        samples, labels, logits = _samples(evaluator, module, int(arch["resolution"]), num_samples)
-    info = BundleInfo(
-        arch=dict(arch),
-        device=device.name,
-        fingerprint=fingerprint(device),
-        budget_ms=float(budget_ms),
-        latency_ms=Latency(**{name: float(latency_ms[name]) for name in ("p10", "p50", "p90")}),
-        top1_percent=top1,
-        parity=parity,
-        preprocessing=_spec(evaluator.data, int(arch["resolution"])),
-        classes=evaluator.data.classes,
-        provenance=_provenance(run_info),
-        sample_labels=labels,
+    clock = Clock(progress)
+    walk = Walk(iter(candidates), budget_ms, device.name, headroom)
+    while True:
+        arch = walk.advance()["arch"]
+        artefact = make_artefact(
+            evaluator, arch, device, options=options, keep_failed=out.with_name(f"{out.name}.failed"), clock=clock
+        )
+        with clock.step("measuring"), on_disk(artefact.files) as file:
+            (latency_ms,) = measure([file])
+        if walk.holds(latency_ms):
+            break
+    bundle_artefact(
+        evaluator,
+        artefact,
+        out,
+        device=device,
+        latency_ms=latency_ms,
+        budget_ms=budget_ms,
+        run_info=run_info,
+        options=options,
+        overwrite=overwrite,
+        clock=clock,
     )
-    with clock.step("writing"):
-        path = write_bundle(out, model=model, info=info, samples=samples, logits=logits, overwrite=overwrite)
-    return ExportResult(path, read_bundle(path), tuple(too_slow), clock.seconds)
-
-
-def _export(
-    evaluator: SubnetEvaluator, arch: Arch, file: Path, clock: _Clock, *, dynamic_batch: bool
-) -> tuple[nn.Module, Parity]:
-    with clock.step("calibrating"):
-        module = evaluator.calibrated(arch).cpu()
-    with clock.step("exporting"):
-        export_onnx(module, evaluator.supernet.input_shape(arch), file, dynamic_batch=dynamic_batch)
-    with clock.step("comparing with torch"):
-        images = next(iter(evaluator.batches("calibration", int(arch["resolution"]))))[0][:NUM_PARITY_IMAGES].cpu()
-        difference = check_parity(module, file, images)
-    return module, Parity(max_abs_difference=difference, num_images=len(images), split="calibration")
-
-
-def _test(evaluator: SubnetEvaluator, model: bytes, resolution: int) -> Top1:
-    num_right = num_images = 0
-    for images, labels in evaluator.batches("test", resolution):
-        chosen = run_logits(model, images.cpu().numpy()).argmax(axis=1)
-        num_right += int((chosen == labels.cpu().numpy()).sum())
-        num_images += len(labels)
-    low, high = wilson_interval(num_right, num_images)
-    return Top1(
-        value=100 * num_right / num_images,
-        low=low,
-        high=high,
-        num_images=num_images,
-        split="test",
-        runtime=HERE.runtime,
-    )
-
-
-def _samples(
-    evaluator: SubnetEvaluator, module: nn.Module, resolution: int, num: int
-) -> tuple[list[Image.Image], tuple[int, ...], Logits]:
-    """The first test pictures, their labels and torch's logits. (Any run of a split holds the classes in proportion.)
-
-    The pictures are cropped and resized to the first of the preprocessing's sizes; doing that again changes nothing.
-    """
-    data = evaluator.data
-    images, labels = next(iter(evaluator.batches("test", resolution)))
-    with torch.inference_mode():
-        logits = module(images[:num].cpu()).numpy()
-    grey, size = data.source.grey, data.resize_steps(resolution)[:1]
-    pixels = [to_pixels(data.source.images[index], size, grey=grey) for index in data.splits.test[: len(logits)]]
-    pictures = [Image.fromarray(array[0] if grey else array.transpose(1, 2, 0)) for array in pixels]
-    return pictures, tuple(labels[:num].tolist()), logits
-
-
-def _spec(data: ImageData, resolution: int) -> Preprocessing:
-    return from_mapping(Preprocessing, preprocessing(data, resolution), where="preprocessing")
-
-
-def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``supernet.json`` is worth sending around: neither the indices of the splits nor where the data lay."""
-    recipe = {**run_info["recipe"], "data": {**run_info["recipe"]["data"], "root": None}}
-    return {
-        "model": run_info["model"]["name"],
-        "data": {"name": run_info["data"]["name"], "num_train": run_info["data"]["num_train"]},
-        "recipe": recipe,
-        "weights_sha256": run_info["weights_sha256"],
-        "trained_with": run_info.get("versions", {}),
-        "exported_with": versions(),
-    }
+    return ExportResult(out, read_bundle(out), tuple(walk.too_slow), clock.seconds)
 
 
 def measure_on(
@@ -234,23 +157,32 @@ def measure_on(
     passes: int = 3,
     pause_seconds: float = 0.5,
     progress: Progress | None = None,
-) -> MeasureMs:
-    """A function that measures an ONNX file on a device, for :func:`export_bundle` and ``verify_bundle``.
+) -> Measure:
+    """A function that measures files on a device, side by side, for :func:`export_bundle` and ``verify_bundle``.
 
     A pass takes a fraction of a second, and a shared machine can be busy for longer than that, which says nothing of
-    the file. So there are several passes, apart in time, and the one with the lowest median counts.
+    the file. So there are several passes, apart in time, and each file's one with the lowest median counts.
     """
 
-    def measure_ms(model: Path) -> dict[str, float]:
-        found = []
+    def measure_files(files: Sequence[Path]) -> list[Latency]:
+        found: list[list[Latency]] = []
         for number in range(passes):
             if number:
                 time.sleep(pause_seconds)
-            table = measure({"model": model}, device, rng=rng, progress=progress)
-            found.append({name: float(table[f"latency_ms_{name}"].iloc[0]) for name in ("p10", "p50", "p90")})
-        return min(found, key=lambda latency_ms: latency_ms["p50"])
+            table = measure(dict(zip(map(str, files), files, strict=True)), device, rng=rng, progress=progress)
+            found.append([_latency(row, table.attrs["quantiles_ms"][name]) for name, row in table.iterrows()])
+        return [min(each, key=lambda latency_ms: latency_ms.p50) for each in zip(*found, strict=True)]
 
-    return measure_ms
+    return measure_files
+
+
+def _latency(row: pd.Series, quantiles_ms: Sequence[float]) -> Latency:
+    return Latency(
+        **{name: float(row[f"latency_ms_{name}"]) for name in ("p10", "p50", "p90")},
+        num_runs=int(row["num_runs"]),
+        repeatability_percent=round(float(row["repeatability_percent"]), 3),
+        quantiles=tuple(quantiles_ms),
+    )
 
 
 def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, Any]]:

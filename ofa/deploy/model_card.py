@@ -7,15 +7,30 @@ from typing import Any
 
 import yaml
 
+LIBRARIES = {"onnxruntime-cuda": "onnxruntime-gpu", "litert": "ai-edge-litert", "executorch": "executorch and torch"}
 
-def model_card(info: Mapping[str, Any]) -> str:
-    """Markdown with a YAML header, made of what ``bundle.json`` says; the licence is left to whoever publishes it."""
+
+def model_card(info: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """Markdown with a YAML header, made of what ``bundle.json`` says; the licence is left to whoever publishes it.
+
+    Args:
+        sizes: Bytes of each file of the model.
+    """
+    network = info["model"]
     provenance, top1, latency = info["provenance"], info["top1_percent"], info["latency_ms"]
     model, data = provenance.get("model", "subnet"), provenance.get("data", {}).get("name", "unknown")
     header = {
-        "library_name": "onnx",
+        "library_name": network["target"].partition("-")[0],
         "pipeline_tag": "image-classification",
-        "tags": ["onnx", "onnxruntime", "image-classification", "once-for-all", "neural-architecture-search", "timm"],
+        "tags": [
+            network["target"],
+            network["runtime"],
+            network["precision"],
+            "image-classification",
+            "once-for-all",
+            "neural-architecture-search",
+            "timm",
+        ],
         "metrics": ["accuracy"],
         "model-index": [
             {
@@ -31,6 +46,10 @@ def model_card(info: Mapping[str, Any]) -> str:
         ],
     }
     color, size = info["preprocessing"]["color"], info["preprocessing"]["input_size"][-1]
+    batch, layout = network["batch"] or "any", info["preprocessing"]["layout"]
+    shape = " × ".join(map(str, [batch, *info["preprocessing"]["input_size"]]))
+    files = ", ".join(f"`{name}` ({num_bytes / 1e6:.2f} MB)" for name, num_bytes in sizes.items())
+    library = LIBRARIES.get(network["runtime"], network["runtime"])
     arch = "\n".join(f"| {name} | {value} |" for name, value in info["arch"].items())
     return f"""---
 # license: (yours to choose)
@@ -44,21 +63,22 @@ that was chosen for device `{info["device"]}` and a budget of {info["budget_ms"]
 |---|---|
 | Top-1 accuracy | {top1["value"]:.2f} % (95 % interval {top1["low"]:.2f} to {top1["high"]:.2f}), {top1["num_images"]} images, {top1["split"]} split |
 | Latency | {latency["p50"]:.3f} ms median, {latency["p10"]:.3f} to {latency["p90"]:.3f} ms (p10 to p90), measured on {info["fingerprint"].get("cpu", info["device"])} |
-| Input | `images`, float32, 1 × {" × ".join(map(str, info["preprocessing"]["input_size"]))}, from a {color} picture of {size} × {size} pixels |
-| Output | `logits`, float32, 1 × {len(info["classes"])} |
-| Agrees with torch to | {info["parity"]["max_abs_difference"]:.2g} (largest difference of logits, {info["parity"]["num_images"]} images) |
+| Model | {files}; {network["num_params"] / 1e6:.3f} M parameters, {network["precision"]} for {network["runtime"]} |
+| Input | `{network["input"]}`, {info["preprocessing"]["dtype"]}, {layout} {shape}, from a {color} picture of {size} × {size} pixels |
+| Output | {network["output"]}, float32, {batch} × {len(info["classes"])} |{_quantization(network["quantization"])}
+| Agrees with its reference ({info["parity"]["reference"]}) to | {info["parity"]["max_abs_difference"]:.2g} (largest difference of outputs, {info["parity"]["num_images"]} images) |
 
 ## Use
 
     python predict.py samples/000.png
 
-It needs onnxruntime, numpy and Pillow. `bundle.json` says how a picture becomes the input (`preprocessing`), what the
+It needs {library}, numpy and Pillow. `bundle.json` says how a picture becomes the input (`preprocessing`), what the
 classes are, and where the model came from (`provenance`).
 
 ## Check
 
 `sha256sum -c SHA256SUMS` checks the files. `ofa verify .` (package `ofa-toolkit`) checks them too, runs the model on the
-pictures in `samples/`, compares the logits with those that torch gave, and measures latency with `--device`.
+pictures in `samples/`, compares what it gives with what it should, and measures latency with `--device`.
 
 ## Architecture
 
@@ -66,3 +86,13 @@ pictures in `samples/`, compares the logits with those that torch gave, and meas
 |---|---|
 {arch}
 """  # noqa: E501
+
+
+def _quantization(quantization: Mapping[str, Any] | None) -> str:
+    if quantization is None:
+        return ""
+    num, num_float = quantization["num_nodes"], len(quantization["float_nodes"])
+    return (
+        f"\n| INT8 | {num - num_float} of {num} convolutions and products; costs {quantization['loss_points']:.2f} "
+        f"points of accuracy on the search split; {quantization['num_calibration_images']} calibration images |"
+    )

@@ -19,20 +19,21 @@ from ofa.hardware.runtimes.executorch import EXTRA
 from ofa.hardware.runtimes.session import require
 
 
-def export_executorch(module: nn.Module, shape: tuple[int, ...]) -> bytes:
+def export_executorch(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:
     """A module as a ``.pte`` program, all that XNNPACK knows delegated to it.
 
     Args:
         module: In eval mode, on the CPU.
         shape: Of the input, with the batch.
+        dtype: Of the input.
 
     Raises:
         NotInstalledError: If ExecuTorch is not there.
     """
-    with _quiet(), torch.random.fork_rng(devices=[]):  # it draws numbers
+    with quiet(), torch.random.fork_rng(devices=[]):  # it draws numbers
         exir = require("executorch.exir", EXTRA)
         partitioners = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA)
-        images = torch.zeros(shape)
+        images = torch.zeros(shape, dtype=dtype)
         program = torch.export.export(fold_bn(module, images), (images,), strict=False)
         lowered = exir.to_edge_transform_and_lower(
             program,
@@ -87,7 +88,7 @@ def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what the exporters note about themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
 """Gives a module in eval mode and the shape of its input, without the batch."""
 
-SLOW_FORMATS = ("pte",)  # many seconds a network: worth processes of their own
+SLOW_FORMATS = ("pte", "tflite")  # many seconds a network: worth processes of their own
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -34,20 +34,26 @@ def export_model(module: nn.Module, input_shape: tuple[int, ...], device: Device
     Raises:
         NotInstalledError: If the exporter is not there.
     """
-    return _export(RUNTIMES[device.runtime]().format, device.precision, device.batch, module, input_shape)
+    return _export(device.runtime, device.precision, device.batch, module, input_shape)
 
 
-def _export(format: Format, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...]) -> Model:
+def _export(runtime: str, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...]) -> Model:
+    format: Format = RUNTIMES[runtime]().format
     if format == "module":
         return ShapedModule(module, (batch, *input_shape))
     if format == "pte":
         from ofa.hardware.executorch_export import export_executorch
 
         return export_executorch(module, (batch, *input_shape))
-    if precision == "int8":
-        from ofa.hardware.quantize import quantize_for_timing
+    if format == "tflite":
+        from ofa.hardware.litert_export import export_litert
 
-        return quantize_for_timing(export_for_timing(module, input_shape, batch))
+        return export_litert(module, (batch, *input_shape))
+    if precision == "int8":
+        from ofa.hardware.quantize import SYMMETRIC_RUNTIMES, quantize_for_timing
+
+        graph = export_for_timing(module, input_shape, batch)
+        return quantize_for_timing(graph, symmetric=runtime in SYMMETRIC_RUNTIMES)
     return export_for_timing(module, input_shape, batch, dtype=DTYPES.get(precision, torch.float32))
 
 
@@ -67,7 +73,7 @@ def export_all(
     if format == "module":
         models: dict[str, Model] = {}
         for name, source in sources.items():
-            models[name] = _export(format, device.precision, device.batch, *source())
+            models[name] = _export(device.runtime, device.precision, device.batch, *source())
             step()
         return models
     settings = f"{torch.__version__} {device.runtime} {device.precision} {device.batch}"
@@ -80,22 +86,22 @@ def export_all(
             step()
         else:
             missing.append(name)
-    work = ((format, device.precision, device.batch, *sources[name](), paths[name]) for name in missing)
+    work = ((device.runtime, device.precision, device.batch, *sources[name](), paths[name]) for name in missing)
     for _ in (_in_processes if format in SLOW_FORMATS else _one_by_one)(work):
         step()
     return dict(paths)
 
 
 def _export_file(
-    format: Format, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...], path: Path
+    runtime: str, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...], path: Path
 ) -> None:
-    data = _export(format, precision, batch, module, input_shape)
+    data = _export(runtime, precision, batch, module, input_shape)
     assert isinstance(data, bytes)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-Task = tuple[Format, str, int, nn.Module, tuple[int, ...], Path]
+Task = tuple[str, str, int, nn.Module, tuple[int, ...], Path]
 """Arguments of :func:`_export_file`."""
 
 
@@ -125,4 +131,4 @@ def anchor_model(device: Device) -> Model:
     with torch.no_grad():
         for parameter in convolution.parameters():
             parameter.fill_(0.01)
-    return _export(RUNTIMES[device.runtime]().format, "fp32", 1, convolution.eval(), (32, 32, 32))
+    return _export(device.runtime, "fp32", 1, convolution.eval(), (32, 32, 32))

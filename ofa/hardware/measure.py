@@ -15,6 +15,8 @@ from ofa.hardware.timing import Block
 
 Progress = Callable[[int, int, str], None]
 
+QUANTILES = range(0, 101, 5)
+
 
 def measure(
     models: Mapping[str, Model],
@@ -34,7 +36,8 @@ def measure(
 
     Returns:
         One row per model, in the given order and with its name as index: ``latency_ms_p10``, ``latency_ms_p50``,
-        ``latency_ms_p90``, ``num_runs``, ``repeatability_percent``. ``attrs["timing"]`` tells how it went.
+        ``latency_ms_p90``, ``num_runs``, ``repeatability_percent``. ``attrs["timing"]`` tells how it went,
+        ``attrs["quantiles_ms"]`` the distribution of each model's latency at 0, 5 ... 100 %.
 
     Raises:
         ModelError: If a model cannot be loaded, or if its inputs have no fixed size.
@@ -53,4 +56,7 @@ def measure(
     table = result.latencies_ms(models).set_index("name")
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()
+    table.attrs["quantiles_ms"] = {
+        name: np.percentile(runs_ms, QUANTILES).round(6).tolist() for name, runs_ms in result.runs_ms().items()
+    }
     return table

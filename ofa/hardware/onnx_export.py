@@ -91,6 +91,7 @@ def export_by_dynamo(
     output_name: str,
     dynamic_batch: bool = False,
     dtype: torch.dtype = torch.float32,
+    opset: int = DYNAMO_OPSET,
 ) -> ModelProto:
     """A module as an ONNX graph, through torch's dynamo exporter, its weights inside.
 
@@ -108,7 +109,7 @@ def export_by_dynamo(
             module,
             (torch.zeros(shape, dtype=dtype),),
             dynamo=True,
-            opset_version=DYNAMO_OPSET,
+            opset_version=opset,
             input_names=[input_name],
             output_names=[output_name],
             dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,

@@ -21,14 +21,27 @@ class QuantizationError(ValueError):
     """A graph cannot be quantized as asked."""
 
 
-def quantize_for_timing(model: bytes) -> bytes:
+QUANTIZED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that are computed in INT8; others are at most passed through."""
+
+SYMMETRIC_RUNTIMES = ("tensorrt", "trtexec")
+"""Those that take signed activations around zero only, and biases in floating point."""
+
+
+def quantize_for_timing(model: bytes, *, symmetric: bool = False) -> bytes:
     """An ONNX graph in INT8 that is timed and thrown away: its speed is right, what it computes is not."""
     import onnx
 
-    return quantize_qdq(onnx.load_from_string(model)).SerializeToString(deterministic=True)
+    return quantize_qdq(onnx.load_from_string(model), symmetric=symmetric).SerializeToString(deterministic=True)
 
 
-def quantize_qdq(model: ModelProto, ranges: Ranges | None = None, *, float_nodes: Collection[str] = ()) -> ModelProto:
+def quantize_qdq(
+    model: ModelProto,
+    ranges: Ranges | None = None,
+    *,
+    float_nodes: Collection[str] = (),
+    symmetric: bool = False,
+) -> ModelProto:
     """The graph in INT8: weights per channel and symmetric, activations of eight bits without sign.
 
     Convolutions and matrix products are quantized, and what only moves their results. Sums (shortcuts), products
@@ -40,6 +53,7 @@ def quantize_qdq(model: ModelProto, ranges: Ranges | None = None, *, float_nodes
             as fast as the real one and computes nonsense.
         float_nodes: Names of nodes that stay in floating point; see :func:`nodes_by_place`. A tensor between two nodes
             is quantized if either is.
+        symmetric: Activations signed and around zero, biases in floating point, for :data:`SYMMETRIC_RUNTIMES`.
 
     Raises:
         QuantizationError: If there is no such node, or if the range of a tensor that is to be quantized is missing.
@@ -64,7 +78,7 @@ def quantize_qdq(model: ModelProto, ranges: Ranges | None = None, *, float_nodes
         True,  # weights per channel
         False,  # their full range
         QuantType.QInt8,
-        QuantType.QUInt8,
+        QuantType.QInt8 if symmetric else QuantType.QUInt8,
         TensorsData(
             CalibrationMethod.MinMax,
             {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},
@@ -72,7 +86,7 @@ def quantize_qdq(model: ModelProto, ranges: Ranges | None = None, *, float_nodes
         [],
         sorted(float_nodes),
         list(QDQRegistry),
-        {},
+        {"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
     )
     quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
@@ -97,7 +111,7 @@ def own_initializers(model: ModelProto) -> None:
         graph.node.remove(node)
 
 
-def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.float32]]) -> dict[str, tuple[float, float]]:
+def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generic]]) -> dict[str, tuple[float, float]]:
     """Least and greatest value of every floating-point tensor over calibration images, on one thread.
 
     ONNX Runtime's own calibrater gives the same, but runs graphs that are not optimised, several times slower.

@@ -174,19 +174,23 @@ class TimingResult:
         """How much slower than usual the machine was during a block, as far as models feel it."""
         return float((block.anchor_ns / 1e6 / self.anchor_ms) ** self.anchor_slope)
 
+    def runs_ms(self, *, rounds: slice = slice(None)) -> dict[str, npt.NDArray[np.float64]]:
+        """Every run of each model in milliseconds at the machine's usual speed."""
+        runs: dict[str, list[tuple[int, npt.NDArray[np.float64]]]] = {}
+        for block in self.blocks:
+            runs.setdefault(block.name, []).append((block.round, np.array(block.durations_ns) / self._pace(block)))
+        in_order = {name: sorted(blocks, key=lambda entry: entry[0]) for name, blocks in runs.items()}
+        return {
+            name: np.concatenate([durations for _, durations in blocks[rounds]]) / 1e6
+            for name, blocks in in_order.items()
+        }
+
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs`` at the machine's usual speed, one row per name."""
         import pandas as pd  # here, as a device that only measures need not have it
 
-        runs: dict[str, list[tuple[int, npt.NDArray[np.float64]]]] = {}
-        for block in self.blocks:
-            runs.setdefault(block.name, []).append((block.round, np.array(block.durations_ns) / self._pace(block)))
-        rows = []
-        for name in names:
-            in_order = sorted(runs[name], key=lambda entry: entry[0])
-            pooled = np.concatenate([durations for _, durations in in_order[rounds]]) / 1e6
-            percentiles = np.percentile(pooled, PERCENTILES).round(6).tolist()
-            rows.append([name, *percentiles, len(pooled)])
+        runs = self.runs_ms(rounds=rounds)
+        rows = [[name, *np.percentile(runs[name], PERCENTILES).round(6).tolist(), len(runs[name])] for name in names]
         return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
 
     def repeatability_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:

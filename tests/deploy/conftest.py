@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ofa.data import DataConfig, load_data
-from ofa.deploy import ExportResult, export_bundle
+from ofa.deploy import ExportResult, Latency, export_bundle
 from ofa.hardware import Device
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
@@ -41,10 +41,15 @@ class Stopwatch:
     def __init__(self, *p50: float) -> None:
         self.p50 = list(p50)
 
-    def __call__(self, model: Path) -> Mapping[str, float]:
-        assert model.is_file()
-        ms = self.p50.pop(0)
-        return {"p10": ms * 0.9, "p50": ms, "p90": ms * 1.1}
+    def __call__(self, models: Sequence[Path]) -> list[Latency]:
+        assert all(model.is_file() for model in models)
+        return [latency(self.p50.pop(0)) for _ in models]
+
+
+def latency(p50: float) -> Latency:
+    """A distribution around a median, in milliseconds."""
+    quantiles = tuple(p50 * (0.9 + 0.01 * step) for step in range(21))
+    return Latency(p10=p50 * 0.9, p50=p50, p90=p50 * 1.1, num_runs=100, repeatability_percent=0.5, quantiles=quantiles)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +70,7 @@ def exported(
         out=tmp_path_factory.mktemp("exported") / "bundle",
         device=DEVICE,
         budget_ms=4.2,
-        measure_ms=Stopwatch(5.0, 2.5),
+        measure=Stopwatch(5.0, 2.5),
         run_info=RUN_INFO,
     )
 

@@ -22,10 +22,10 @@ from ofa.deploy import BundleError, ExportResult, read_bundle, write_bundle
 def contents(exported: ExportResult) -> dict[str, Any]:
     """The arguments that the shared bundle was written with."""
     return {
-        "model": (exported.path / "model.onnx").read_bytes(),
+        "model": {"model.onnx": (exported.path / "model.onnx").read_bytes()},
         "info": exported.info,
         "samples": [Image.open(exported.path / name) for name in exported.info.sample_names],
-        "logits": np.load(exported.path / "samples" / "logits.npy"),
+        "outputs": np.load(exported.path / "samples" / "outputs.npy"),
     }
 
 
@@ -40,10 +40,11 @@ def test_same_inputs_give_the_same_bytes(exported: ExportResult, contents: dict[
 
 def test_holds_what_the_contract_says(exported: ExportResult) -> None:
     info = json.loads((exported.path / "bundle.json").read_text())
-    assert info["format"] == 1
-    keys = "arch device fingerprint budget_ms latency_ms top1_percent preprocessing classes provenance files"
+    assert info["format"] == 2
+    keys = "arch model device fingerprint budget_ms latency_ms top1_percent preprocessing classes provenance files"
     assert set(keys.split()) <= set(info)
-    assert set(info["latency_ms"]) == {"p10", "p50", "p90"}
+    assert {"p10", "p50", "p90"} <= set(info["latency_ms"])
+    assert len(info["latency_ms"]["quantiles"]) == 21
     assert set(info["files"]) == set(tree(exported.path)) - {"bundle.json", "SHA256SUMS"}
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=exported.path, check=True)
 
@@ -106,7 +107,7 @@ def test_empty_folder_is_filled(contents: dict[str, Any], tmp_path: Path) -> Non
     assert read_bundle(write_bundle(tmp_path / "bundle", **contents)) is not None
 
 
-@pytest.mark.parametrize("where", ["README.md", "logits.npy", "SHA256SUMS"])
+@pytest.mark.parametrize("where", ["README.md", "outputs.npy", "SHA256SUMS"])
 @pytest.mark.parametrize("is_there", [False, True])
 def test_failure_in_the_middle_leaves_what_was(
     where: str, is_there: bool, contents: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,13 +156,16 @@ def test_unreadable_bundles_say_why(bundle: Path, tmp_path: Path) -> None:
     text = file.read_text()
     cases = [
         (text[:100], "truncated or not JSON"),
-        (text.replace('"format": 1', '"format": 2'), "format 2, this version reads 1"),
+        (text.replace('"format": 2', '"format": 3'), "format 3, this version reads 2"),
         (text.replace('"budget_ms"', '"bugdet_ms"'), "did you mean 'budget_ms'"),
         (text.replace('"color": "L"', '"color": "CMYK"'), "color cannot be 'CMYK'"),
         (text.replace('"resize": [\n      32', '"resize": [\n      320000'), "resize needs sizes of 1 to 4096"),
         ("[" * 100_000, "bundle.json: maximum recursion"),
         (text.replace('"budget_ms": 4.2', '"budget_ms": ' + "9" * 5000), "bundle.json"),
         (text.replace('"bytes"', '"size"'), "must have 'sha256' and 'bytes'"),
+        (text.replace('"target": "onnx"', '"target": "onxn"'), "did you mean 'onnx'"),
+        (text.replace('"files": [\n      "model.onnx"', '"files": [\n      "predict.py"'), r"not \['predict.py'\]"),
+        (text.replace('"batch": 1', '"batch": 1000000'), "batch must be 1 to 4096"),
     ]
     for damaged, message in cases:
         file.write_text(damaged)

@@ -21,7 +21,7 @@ from .conftest import DEVICE, RUN_INFO, Stopwatch
 
 
 def export(evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], **changes: Any) -> ExportResult:
-    arguments: dict[str, Any] = {"device": DEVICE, "budget_ms": 4.2, "measure_ms": Stopwatch(), "run_info": RUN_INFO}
+    arguments: dict[str, Any] = {"device": DEVICE, "budget_ms": 4.2, "measure": Stopwatch(), "run_info": RUN_INFO}
     return export_bundle(evaluator, candidates, **{**arguments, **changes})
 
 

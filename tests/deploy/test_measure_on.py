@@ -12,13 +12,19 @@ import ofa.deploy.export as export
 from ofa.hardware import load_device
 
 
-def test_the_quietest_pass_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = iter([(2.0, 4.0, 5.0), (1.0, 1.1, 9.0), (1.2, 1.3, 1.4)])
+def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = iter([[(2.0, 4.0, 5.0), (3, 3, 3)], [(1.0, 1.1, 9.0), (4, 4, 4)], [(1.2, 1.3, 1.4), (5, 5, 5)]])
 
     def measure(models: object, *args: object, **kwargs: object) -> pd.DataFrame:
-        return pd.DataFrame([next(passes)], columns=["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"])
+        columns = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
+        table = pd.DataFrame(next(passes), columns=columns, index=["a.onnx", "b.onnx"])
+        table["num_runs"], table["repeatability_percent"] = 50, 0.5
+        table.attrs["quantiles_ms"] = {name: [row["latency_ms_p50"]] for name, row in table.iterrows()}
+        return table
 
     monkeypatch.setattr(export, "measure", measure)
-    measure_ms = export.measure_on(load_device("cpu-1t"), rng=np.random.default_rng(0), pause_seconds=0)
-    assert measure_ms(Path("model.onnx")) == {"p10": 1.0, "p50": 1.1, "p90": 9.0}
+    measure_files = export.measure_on(load_device("cpu-1t"), rng=np.random.default_rng(0), pause_seconds=0)
+    first, second = measure_files([Path("a.onnx"), Path("b.onnx")])
+    assert (first.p10, first.p50, first.p90, first.quantiles) == (1.0, 1.1, 9.0, (1.1,))
+    assert second.p50 == 3
     assert next(passes, None) is None

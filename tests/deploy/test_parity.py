@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ofa.deploy import ExportResult, ParityError, check_parity, run_logits
-from ofa.deploy.parity import compare_logits
+from ofa.deploy import ExportResult, ParityError, check_parity, run_outputs
+from ofa.deploy.parity import compare_outputs
 from ofa.hardware.runtimes import ModelError
 from ofa.training import SubnetEvaluator
 
@@ -39,21 +40,22 @@ def test_tiny_differences_pass(
 
 
 def test_worst_image_and_limit_are_named() -> None:
+    compare = partial(compare_outputs, what="m", tolerance=1e-4)
     expected = np.array([[100.0, 0], [0, 1], [2, 3]], dtype=np.float32)
-    assert compare_logits(expected, expected + np.float32(0.005), what="m") == pytest.approx(0.005, rel=1e-2)
+    assert compare(expected, expected + np.float32(0.005)) == pytest.approx(0.005, rel=1e-2)
     found = expected.copy()
     found[2, 1] += 0.02
     with pytest.raises(ParityError, match=r"departs by 0.02 on image 2 of 3; at most 0.01"):
-        compare_logits(expected, found, what="m")
+        compare(expected, found)
     found[1, 0] = np.nan
     with pytest.raises(ParityError, match="departs by nan on image 1"):
-        compare_logits(expected, found, what="m")
+        compare(expected, found)
     with pytest.raises(ParityError, match=r"shape \(3, 1\), not \(3, 2\)"):
-        compare_logits(expected, found[:, :1], what="m")
+        compare(expected, found[:, :1])
 
 
 def test_wrong_images_and_wrong_files_are_refused(model: Path) -> None:
     with pytest.raises(ModelError, match=r"does not run on images of shape \(3, 7, 7\)"):
-        run_logits(model, np.zeros((2, 3, 7, 7), dtype=np.float32))
+        run_outputs(model, np.zeros((2, 3, 7, 7), dtype=np.float32))
     with pytest.raises(ModelError, match="not a valid ONNX model"):
-        run_logits(b"not a model", np.zeros((2, 3, 7, 7), dtype=np.float32))
+        run_outputs(b"not a model", np.zeros((2, 3, 7, 7), dtype=np.float32))

@@ -22,7 +22,7 @@ def test_runs_on_its_own_and_agrees(bundle: Path, tmp_path: Path) -> None:
     # -I: neither this checkout nor the user's packages can be imported by accident.
     command = [sys.executable, "-I", str(bundle / "predict.py"), *names]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    logits = np.load(bundle / "samples" / "logits.npy")[:3].astype(np.float64)
+    logits = np.load(bundle / "samples" / "outputs.npy")[:3].astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for line, name, row in zip(done.stdout.splitlines(), names, probabilities, strict=True):
         found_name, label, probability = line.split("\t")

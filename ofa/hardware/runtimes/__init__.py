@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ofa.hardware.runtimes.executorch import ExecuTorch
+from ofa.hardware.runtimes.litert import LiteRt
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from ofa.hardware.runtimes.openvino import OpenVino
 from ofa.hardware.runtimes.session import Format, Model, ModelError, NotInstalledError, Runtime, Session
@@ -19,6 +20,7 @@ RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "onnxruntime-cuda": OnnxRuntimeCuda,
     "openvino": OpenVino,
     "executorch": ExecuTorch,
+    "litert": LiteRt,
     "torch": TorchEager,
     "torch-compiled": TorchCompiled,
     "torch-cuda": TorchCuda,

@@ -33,6 +33,7 @@ class OnnxRuntime:
     precisions: tuple[str, ...] = ("fp32", "int8")
     on_cpu: bool = True
     extra = "onnxruntime"
+    optimization = "ORT_ENABLE_ALL"
 
     def prepare(self, model: Model, device: Device) -> OnnxSession:
         """Load a model.
@@ -50,7 +51,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = device.threads
         options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.optimization)
         options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
         # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -73,6 +74,15 @@ class OnnxRuntime:
 
     def _session(self, session: Any, batch: int) -> OnnxSession:
         return OnnxSession(session, batch)
+
+
+class OnnxRuntimeAsWritten(OnnxRuntime):
+    """Node by node as the graph is written, several times slower: what other ways to run it are compared with.
+
+    Convolutions between Q/DQ nodes are computed in floating point.
+    """
+
+    optimization = "ORT_DISABLE_ALL"
 
 
 class OnnxRuntimeCuda(OnnxRuntime):

@@ -22,8 +22,8 @@ Arrays = Mapping[str, Array]
 Model = bytes | Path | str | Any
 """Bytes or path of a file of the runtime's format; for the runtimes of torch a module with its input shape."""
 
-Format = Literal["onnx", "pte", "module"]
-"""What a runtime takes: ONNX, an ExecuTorch program, or a torch module in this process."""
+Format = Literal["onnx", "pte", "tflite", "module"]
+"""What a runtime takes: ONNX, an ExecuTorch program, a LiteRT file, or a torch module in this process."""
 
 
 class ModelError(ValueError):

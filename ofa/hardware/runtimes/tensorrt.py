@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ofa.hardware.timing import Run
 
 EXTRA = "'ofa-toolkit[tensorrt]'"
+ENGINE_SUFFIX = ".engine"
 BUILD_FLAGS = ("strongly typed", "no tf32")
 DTYPES = {
     "FLOAT": "float32",
@@ -67,7 +68,7 @@ class TensorRt:
         """Build the engine of a model, or load it if this was done before.
 
         Args:
-            model: ONNX bytes, or the path of a file.
+            model: ONNX bytes, or the path of a file, which may be an engine too: ``*.engine``.
             device: Says what a free batch dimension becomes.
 
         Raises:
@@ -75,7 +76,14 @@ class TensorRt:
             NotInstalledError: If there is no TensorRT or no GPU.
         """
         what, versions = check_exists(model, "an ONNX"), self.versions()
-        path = cache_file("engine", read_model(model), device.batch, BUILD_FLAGS, versions)
+        if not isinstance(model, bytes) and Path(model).suffix == ENGINE_SUFFIX:
+            session = self._load(read_model(model), what, device.batch)
+            if session is None:
+                raise ModelError(
+                    f"{what} was built for another GPU or version than {versions}; build it again from its ONNX file"
+                )
+            return session
+        path = self._cached(model, device, versions)
         if path.is_file():
             session = self._load(path.read_bytes(), what, device.batch)
             if session is not None:
@@ -86,6 +94,14 @@ class TensorRt:
         write_atomic(timings, known)
         write_atomic(path, engine)
         return self._built(engine, what, device.batch)
+
+    def engine(self, model: Model, device: Device) -> bytes:
+        """The engine that :meth:`prepare` builds of a model, serialised; it raises the same."""
+        self.prepare(model, device)
+        return self._cached(model, device, self.versions()).read_bytes()
+
+    def _cached(self, model: Model, device: Device, versions: dict[str, str]) -> Path:
+        return cache_file("engine", read_model(model), device.batch, BUILD_FLAGS, versions)
 
     def build_spread_percent(
         self, model: Model, device: Device, *, rng: np.random.Generator, num_builds: int = 3

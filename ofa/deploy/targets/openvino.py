@@ -1,0 +1,36 @@
+"""OpenVINO IR: a graph in XML and its weights beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofa.deploy.targets.onnx_int8 import onnx_for
+from ofa.deploy.targets.target import Exported, Network
+from ofa.hardware.device import Device
+from ofa.hardware.runtimes.openvino import EXTRA
+from ofa.hardware.runtimes.session import require
+
+
+@dataclass(frozen=True)
+class OpenVinoIr:
+    """Made of the ONNX graph, in INT8 of the one with Q/DQ nodes: one quantizer for all runtimes, and the network that
+    latency tables are measured with. Weights keep their precision (OpenVINO would store them in fp16).
+    """
+
+    runtimes = ("openvino",)
+    precisions = ("fp32", "int8")
+    files = ("model.xml", "model.bin")
+    free_batch = True
+
+    def export(self, network: Network, device: Device) -> Exported:
+        openvino = require("openvino", EXTRA)
+        exported = onnx_for(network, device)
+        (model,) = exported.files.values()
+        with tempfile.TemporaryDirectory() as folder:
+            graph = openvino.Core().read_model(model)
+            graph.set_friendly_name("subnet")
+            openvino.save_model(graph, str(Path(folder) / self.files[0]), compress_to_fp16=False)
+            files = {name: (Path(folder) / name).read_bytes() for name in self.files}
+        return Exported(files=files, reference=exported.reference, quantization=exported.quantization)

@@ -1,0 +1,125 @@
+"""What every export target provides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ofa.hardware.device import Device
+
+INPUT, OUTPUT = "images", "logits"
+
+Images = npt.NDArray[np.generic]
+Outputs = npt.NDArray[np.float32]
+Reference = Callable[[Images], Outputs]
+
+
+class TargetError(ValueError):
+    """A target cannot hold what is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What quantization may cost, and how that is measured.
+
+    Args:
+        calibration_images: Real inputs of the network that give the ranges of activations, ``(N, *input_shape)``.
+        top1_percent: Measures what a batch of outputs ``(N, num_classes)`` of ``images`` is worth.
+        images: Inputs of the split that subnets are compared on, ``(N, *input_shape)``.
+        max_loss_points: By how many percentage points INT8 may be less accurate than floating point, on these.
+    """
+
+    calibration_images: Images
+    images: Images
+    top1_percent: Callable[[Outputs], float]
+    max_loss_points: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network to be exported; its input is called ``images``, its output ``logits``.
+
+    Args:
+        module: In eval mode, on the CPU.
+        input_shape: Of one input, without the batch.
+        dtype: Of the input, float32 or uint8.
+        batch: Images in one call; ``None`` leaves it free.
+        accuracy: For targets that quantize.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    batch: int | None = 1
+    accuracy: Accuracy | None = None
+
+    def outputs(self, images: Images) -> Outputs:
+        """What torch computes, float32 ``(N, num_classes)``."""
+        with torch.inference_mode():
+            found: Outputs = self.module(torch.from_numpy(images)).float().cpu().numpy()
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What INT8 cost, in top-1 accuracy on the search split, and what was kept in floating point to keep it low.
+
+    Args:
+        loss_points: Floating point minus INT8, in percentage points.
+        all_int8_loss_points: The same with every node in INT8.
+        float_nodes: Names of nodes that stay in floating point.
+        num_nodes: Nodes that could be in INT8.
+    """
+
+    loss_points: float
+    all_int8_loss_points: float
+    float_nodes: tuple[str, ...]
+    num_nodes: int
+    num_calibration_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What a target made.
+
+    Args:
+        files: Contents by name; the first is the one that the runtime loads.
+        reference: What the file should compute: torch for floating point, the quantized graph evaluated in floating
+            point for INT8.
+    """
+
+    files: dict[str, bytes]
+    reference: Reference
+    quantization: Quantization | None = None
+
+
+class Target(Protocol):
+    """A form that networks are deployed in. It is made without arguments.
+
+    ``runtimes`` run it, in one of ``precisions``; ``files`` are the names of what it makes, ``free_batch`` says whether
+    the batch can be left free.
+    """
+
+    @property
+    def runtimes(self) -> Sequence[str]: ...
+    @property
+    def precisions(self) -> Sequence[str]: ...
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def free_batch(self) -> bool: ...
+
+    def export(self, network: Network, device: Device) -> Exported:
+        """Make the files for a device.
+
+        Raises:
+            NotInstalledError: If the exporter is not there.
+            ModelError: If the exporter or the runtime cannot take the network.
+        """
+        ...
