@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,23 @@ if TYPE_CHECKING:
     from ofa.training import Run, SubnetEvaluator
 
 Progress = Callable[[int, int, str], None]
+
+
+class ManyValues(TyperCommand):
+    """A command whose options that may be repeated also take several values in a row: ``--budget-ms 1 2 4``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        words: list[str] = []
+        option: str | None = None
+        for word in args:
+            if option is not None and not word.startswith("-") and words[-1] != option:
+                words.append(option)
+            elif word.startswith("-"):
+                option = word if word in repeatable else None
+            words.append(word)
+        return super().parse_args(ctx, words)
+
 
 app = typer.Typer(
     name="ofa",
@@ -237,12 +255,12 @@ def profile(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=ManyValues)
 def search(
     *,
     run: RunOption,
-    device: Annotated[list[str], typer.Option("--device", help="Device (may be given several times).", metavar="NAME")],
-    budget_ms: Annotated[list[float], typer.Option(help="Latency budget (may be given several times).")],
+    device: Annotated[list[str], typer.Option("--device", help="Devices, one or several.", metavar="NAME …")],
+    budget_ms: Annotated[list[float], typer.Option(help="Latency budgets, one or several.", metavar="MS …")],
     tables: TablesOption = TABLES,
     out: Annotated[Path | None, typer.Option(help="Instead of RUN/search.", metavar="DIR")] = None,
     num_evaluations: Annotated[
@@ -603,6 +621,79 @@ def export(
     say_exported(out, result.info)
     if as_json:
         print_json(result.to_json())
+
+
+@app.command(cls=ManyValues)
+def deploy(
+    *,
+    run: RunOption,
+    device: Annotated[list[str], typer.Option("--device", help="Devices, one or several.", metavar="NAME …")],
+    budget_ms: Annotated[list[float], typer.Option(help="Latency budgets, of every device.", metavar="MS …")],
+    out: Annotated[Path | None, typer.Option(help="Instead of RUN/deploy.", metavar="DIR")] = None,
+    dynamic_batch: DynamicBatchOption = False,
+    from_pixels: FromPixelsOption = False,
+    max_loss: MaxLossOption = 0.5,
+    processes: Annotated[
+        int | None, typer.Option(help="Exports at a time; one per core if not given. Measuring is done alone.", min=1)
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make all bundles anew, whatever is there.")] = False,
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bundles for several devices and budgets at once; leaves DIR/NAME-BUDGETms/, DIR/index.json and index.csv.
+
+    Interrupted, it goes on: bundles that are there and still hold are kept. Exit status 1 if a budget cannot be kept.
+    """
+    import numpy as np
+
+    import ofa.deploy
+    import ofa.hardware
+    from ofa.training import Run
+
+    opened = Run.open(run)
+    targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(device)]
+    orders = [
+        (target, budget, ofa.deploy.read_candidates(run / "search" / target.name, budget))
+        for target in targets
+        for budget in sorted(set(budget_ms))
+    ]
+    with progress_bar() as progress:
+        entries = ofa.deploy.deploy(
+            opened,
+            orders,
+            out=out or run / "deploy",
+            measure_on=lambda target: ofa.deploy.measure_on(target, rng=np.random.default_rng(0)),
+            options=ofa.deploy.ExportOptions(
+                dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
+            ),
+            data_root=data_root,
+            num_processes=processes or os.cpu_count() or 1,
+            fresh=fresh,
+            progress=progress,
+        )
+    print_table(
+        ["bundle", "file", "size", "p50", "test accuracy", ""],
+        [
+            [
+                entry.path.name,
+                info.model.files[0],
+                f"{sum(info.files[name]['bytes'] for name in info.model.files) / 1e6:.2f} MB",
+                f"{info.latency_ms.p50:.3f} ms",
+                f"{info.top1_percent.value:.1f} % ({info.top1_percent.low:.1f} to {info.top1_percent.high:.1f})",
+                "kept" if entry.kept else f"{len(entry.too_slow)} missed before" if entry.too_slow else "",
+            ]
+            for entry in entries
+            if (info := entry.info) is not None
+        ],
+    )
+    if as_json:
+        print_json([entry.to_json() for entry in entries])
+    for entry in entries:
+        if entry.error:
+            say(f"[red]{entry.path.name}:[/] {escape(entry.error)}")
+    say(f"{sum(entry.info is not None for entry in entries)} of {len(entries)} bundles in {out or run / 'deploy'}")
+    if any(entry.error for entry in entries):
+        raise typer.Exit(1)
 
 
 @app.command()

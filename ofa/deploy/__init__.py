@@ -1,7 +1,8 @@
 """What leaves the toolkit: ONNX files, bundles that describe themselves, and the means to check them again."""
 
-from ofa.deploy.artefact import Artefact, ExportOptions, bundle_artefact, make_artefact
+from ofa.deploy.artefact import Artefact, ExportOptions, bundle_artefact, judge_artefact, make_artefact
 from ofa.deploy.bundle import BundleError, BundleInfo, Latency, check_destination, read_bundle, write_bundle
+from ofa.deploy.deployment import Deployed, deploy
 from ofa.deploy.export import ExportResult, export_bundle, measure_on, read_candidates
 from ofa.deploy.onnx_export import export_onnx
 from ofa.deploy.parity import ParityError, check_parity, run_outputs
@@ -14,6 +15,7 @@ __all__ = [
     "BundleError",
     "BundleInfo",
     "Check",
+    "Deployed",
     "ExportOptions",
     "ExportResult",
     "Latency",
@@ -23,8 +25,10 @@ __all__ = [
     "bundle_artefact",
     "check_destination",
     "check_parity",
+    "deploy",
     "export_bundle",
     "export_onnx",
+    "judge_artefact",
     "make_artefact",
     "measure_on",
     "read_bundle",

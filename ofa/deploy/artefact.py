@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.confidence import wilson_interval
-from ofa.deploy.bundle import BundleInfo, Latency, ModelInfo, Parity, Preprocessing, Top1, write_bundle
+from ofa.deploy.bundle import BundleInfo, Latency, ModelInfo, Parity, Preprocessing, Top1, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
 from ofa.deploy.inputs import Inputs
 from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs, run_outputs
@@ -181,33 +181,30 @@ def bundle_artefact(
     out: Path | str,
     *,
     device: Device,
-    machine: Mapping[str, Any] | None = None,
+    top1: Top1,
     latency_ms: Latency,
     budget_ms: float,
     run_info: Mapping[str, Any],
-    options: ExportOptions = DEFAULTS,
     overwrite: bool = False,
-    clock: Clock | None = None,
 ) -> BundleInfo:
-    """Judge an artefact on the test split, in its own runtime, and write its bundle.
+    """Write the bundle of an artefact that was measured and tested.
 
     Args:
-        machine: Fingerprint of the machine that ``latency_ms`` was measured on; asked for if ``None``.
+        top1: See :func:`judge_artefact`.
         run_info: ``Run.info``: where the weights came from.
+
+    Returns:
+        What ``bundle.json`` says.
 
     Raises:
         BundleError: If ``out`` is taken.
     """
-    clock = clock or Clock()
-    inputs = Inputs(evaluator, int(artefact.arch["resolution"]), options.from_pixels)
-    with clock.step("testing"):
-        top1 = _test(inputs, artefact, device)
-        samples, labels = inputs.samples(options.num_samples)
+    samples, labels = _inputs_of(evaluator, artefact).samples(len(artefact.sample_outputs))
     info = BundleInfo(
         arch=artefact.arch,
         model=artefact.model,
         device=device.name,
-        fingerprint=dict(machine) if machine is not None else device.host.fingerprint(device),
+        fingerprint=device.host.fingerprint(device),
         budget_ms=float(budget_ms),
         latency_ms=latency_ms,
         top1_percent=top1,
@@ -217,19 +214,15 @@ def bundle_artefact(
         provenance=_provenance(run_info),
         sample_labels=labels,
     )
-    with clock.step("writing"):
-        write_bundle(
-            out,
-            model=artefact.files,
-            info=info,
-            samples=samples,
-            outputs=artefact.sample_outputs,
-            overwrite=overwrite,
-        )
-    return info
+    path = write_bundle(
+        out, model=artefact.files, info=info, samples=samples, outputs=artefact.sample_outputs, overwrite=overwrite
+    )
+    return read_bundle(path)
 
 
-def _test(inputs: Inputs, artefact: Artefact, device: Device) -> Top1:
+def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Device) -> Top1:
+    """Accuracy of the exported files themselves on the test split, in the device's runtime."""
+    inputs = _inputs_of(evaluator, artefact)
     num_right = num_images = 0
     with on_disk(artefact.files) as file:
         run = load_outputs(file, device=device, batch=artefact.model.batch)
@@ -246,6 +239,10 @@ def _test(inputs: Inputs, artefact: Artefact, device: Device) -> Top1:
         split="test",
         runtime=device.runtime,
     )
+
+
+def _inputs_of(evaluator: SubnetEvaluator, artefact: Artefact) -> Inputs:
+    return Inputs(evaluator, int(artefact.arch["resolution"]), artefact.preprocessing.dtype == "uint8")
 
 
 def _explain(

@@ -12,8 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, Progress, bundle_artefact, make_artefact, on_disk
-from ofa.deploy.bundle import BundleInfo, Latency, check_destination, read_bundle
+from ofa.deploy.artefact import (
+    DEFAULTS,
+    Clock,
+    ExportOptions,
+    Progress,
+    bundle_artefact,
+    judge_artefact,
+    make_artefact,
+    on_disk,
+)
+from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.files import FileFormatError, read_json
 from ofa.hardware import Device, measure
 from ofa.search.pick import InfeasibleBudgetError
@@ -135,19 +144,21 @@ def export_bundle(
             (latency_ms,) = measure([file])
         if walk.holds(latency_ms):
             break
-    bundle_artefact(
-        evaluator,
-        artefact,
-        out,
-        device=device,
-        latency_ms=latency_ms,
-        budget_ms=budget_ms,
-        run_info=run_info,
-        options=options,
-        overwrite=overwrite,
-        clock=clock,
-    )
-    return ExportResult(out, read_bundle(out), tuple(walk.too_slow), clock.seconds)
+    with clock.step("testing"):
+        top1 = judge_artefact(evaluator, artefact, device)
+    with clock.step("writing"):
+        info = bundle_artefact(
+            evaluator,
+            artefact,
+            out,
+            device=device,
+            top1=top1,
+            latency_ms=latency_ms,
+            budget_ms=budget_ms,
+            run_info=run_info,
+            overwrite=overwrite,
+        )
+    return ExportResult(out, info, tuple(walk.too_slow), clock.seconds)
 
 
 def measure_on(

@@ -1,0 +1,246 @@
+"""Bundles for many devices and budgets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+
+from ofa.deploy.artefact import (
+    DEFAULTS,
+    Artefact,
+    ExportOptions,
+    bundle_artefact,
+    judge_artefact,
+    make_artefact,
+    on_disk,
+)
+from ofa.deploy.bundle import BundleError, BundleInfo, Latency, Top1, check_destination, read_bundle
+from ofa.deploy.export import Candidate, Measure, Walk
+from ofa.deploy.targets import target_of
+from ofa.deploy.verify import verify_bundle
+from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
+from ofa.hardware import Device
+from ofa.search.pick import InfeasibleBudgetError
+from ofa.space import Arch
+from ofa.training import Run, SubnetEvaluator
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """One bundle of a deployment.
+
+    Args:
+        kept: It was there already, and still holds.
+        too_slow: See :class:`ofa.deploy.ExportResult`.
+        error: Why there is none, if there is none; ``info`` is ``None`` then.
+    """
+
+    path: Path
+    device: str
+    budget_ms: float
+    info: BundleInfo | None = None
+    kept: bool = False
+    too_slow: Sequence[Mapping[str, Any]] = ()
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``index.json``."""
+        entry: dict[str, Any] = {"bundle": self.path.name, "device": self.device, "budget_ms": self.budget_ms}
+        if self.info is None:
+            return entry | {"error": self.error}
+        info = self.info
+        return entry | {
+            "target": info.model.target,
+            "precision": info.model.precision,
+            "latency_ms": {name: getattr(info.latency_ms, name) for name in ("p10", "p50", "p90")},
+            "top1_percent": {name: getattr(info.top1_percent, name) for name in ("value", "low", "high")},
+            "model_bytes": sum(info.files[name]["bytes"] for name in info.model.files),
+            "num_params": info.model.num_params,
+            "arch": info.arch,
+            "num_too_slow": len(self.too_slow),
+        }
+
+
+@dataclass
+class _Order:
+    device: Device
+    path: Path
+    walk: Walk
+    arch: Arch | None = field(default=None)
+
+
+def deploy(
+    run: Run,
+    orders: Sequence[tuple[Device, float, Sequence[Candidate]]],
+    *,
+    out: Path | str,
+    measure_on: Callable[[Device], Measure],
+    options: ExportOptions = DEFAULTS,
+    data_root: str | None = None,
+    num_processes: int = 1,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> list[Deployed]:
+    """Make a bundle per device and budget, and an index of them: ``index.json`` and ``index.csv`` in ``out``.
+
+    Device by device: the candidates of all budgets are exported in processes side by side, then measured together with
+    nothing else running; those that miss their budget are followed by the next ones down the front. Bundles of the same
+    weights and options that are there and still hold are kept, so that an interrupted deployment goes on.
+
+    Args:
+        orders: Device, budget in ms, and candidates, see :func:`ofa.deploy.read_candidates`.
+        measure_on: Gives what measures on a device.
+        num_processes: That export at a time.
+        fresh: Make what is there anew.
+
+    Returns:
+        One entry per order, in their order; what no subnet keeps has an ``error``.
+
+    Raises:
+        TargetError: If a device runs nothing that is a file; before anything is done.
+        BundleError: If something else is where a bundle goes; before anything is done.
+        ParityError: If an export does not compute what it should.
+    """
+    root = Path(out)
+    waiting: dict[int, _Order] = {}
+    done: dict[int, Deployed] = {}
+    for number, (device, budget_ms, candidates) in enumerate(orders):
+        target_of(device)
+        path = root / f"{device.name}-{budget_ms:g}ms"
+        check_destination(path, overwrite=True)
+        info = None if fresh else _kept(path, run, device, budget_ms, options)
+        if info is not None:
+            done[number] = Deployed(path=path, device=device.name, budget_ms=budget_ms, info=info, kept=True)
+        else:
+            waiting[number] = _Order(device, path, Walk(iter(candidates), budget_ms, device.name))
+
+    def report(what: str) -> None:
+        if progress is not None:
+            progress(len(done), len(orders), what)
+
+    for device in dict.fromkeys(order.device for order in waiting.values()):
+        of_device = {number: order for number, order in waiting.items() if order.device == device}
+        known: dict[Arch, tuple[Artefact, Latency]] = {}
+        top1: dict[Arch, Top1] = {}
+        while of_device:
+            for number, order in list(of_device.items()):
+                try:
+                    order.arch = run.space.arch(order.walk.advance()["arch"])
+                except InfeasibleBudgetError as error:
+                    done[number] = Deployed(
+                        path=order.path, device=device.name, budget_ms=order.walk.budget_ms, error=str(error)
+                    )
+                    del of_device[number]
+            new = [
+                arch for arch in {order.arch: None for order in of_device.values() if order.arch} if arch not in known
+            ]
+            report(f"exporting for {device.name}")
+            artefacts = _make_all(run.path, data_root, new, device, options, root, num_processes)
+            report(f"measuring on {device.name}")
+            known |= dict(zip(new, _measured(artefacts, measure_on(device)), strict=True))
+            for number, order in list(of_device.items()):
+                assert order.arch is not None
+                artefact, latency_ms = known[order.arch]
+                if not order.walk.holds(latency_ms):
+                    continue
+                report(f"testing {order.path.name}")
+                evaluator = _evaluator(run.path, data_root)
+                if order.arch not in top1:
+                    top1[order.arch] = judge_artefact(evaluator, artefact, device)
+                info = bundle_artefact(
+                    evaluator,
+                    artefact,
+                    order.path,
+                    device=device,
+                    top1=top1[order.arch],
+                    latency_ms=latency_ms,
+                    budget_ms=order.walk.budget_ms,
+                    run_info=run.info,
+                    overwrite=True,
+                )
+                done[number] = Deployed(
+                    path=order.path,
+                    device=device.name,
+                    budget_ms=order.walk.budget_ms,
+                    info=info,
+                    too_slow=tuple(order.walk.too_slow),
+                )
+                del of_device[number]
+    entries = [done[number] for number in range(len(orders))]
+    _write_index(root, run, entries)
+    return entries
+
+
+def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: ExportOptions) -> BundleInfo | None:
+    """What is said by a bundle that is there already, if it is the one that would be made and still holds."""
+    try:
+        info = read_bundle(path)
+    except BundleError:
+        return None
+    is_same = (
+        info.provenance.get("weights_sha256") == run.weights_sha256
+        and (info.device, info.budget_ms) == (device.name, budget_ms)
+        and info.fingerprint.get("id") == device.host.fingerprint(device)["id"]
+        and info.model.batch == (None if options.dynamic_batch else device.batch)
+        and info.model.output == ("probabilities" if options.from_pixels else "logits")
+    )
+    return info if is_same and verify_bundle(path).ok else None
+
+
+def _measured(artefacts: Sequence[Artefact], measure: Measure) -> list[tuple[Artefact, Latency]]:
+    """All side by side, with nothing else running."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(on_disk(artefact.files)) for artefact in artefacts]
+        return list(zip(artefacts, measure(files) if files else [], strict=True))
+
+
+@lru_cache(maxsize=1)
+def _evaluator(run_dir: Path, data_root: str | None) -> SubnetEvaluator:
+    """One per process."""
+    run = Run.open(run_dir)
+    return SubnetEvaluator(run.supernet(), run.data(root=data_root))
+
+
+def _make_all(
+    run_dir: Path,
+    data_root: str | None,
+    archs: Sequence[Arch],
+    device: Device,
+    options: ExportOptions,
+    out: Path,
+    num_processes: int,
+) -> list[Artefact]:
+    tasks = [(run_dir, data_root, dict(arch), device, options, out / f"{device.name}.failed") for arch in archs]
+    if min(num_processes, len(tasks)) < 2:
+        return [_make(*task) for task in tasks]
+    made: list[Artefact] = joblib.Parallel(n_jobs=min(num_processes, len(tasks)), batch_size=1)(
+        joblib.delayed(_make)(*task) for task in tasks
+    )
+    return made
+
+
+def _make(
+    run_dir: Path, data_root: str | None, arch: Mapping[str, Any], device: Device, options: ExportOptions, keep: Path
+) -> Artefact:
+    return make_artefact(_evaluator(run_dir, data_root), arch, device, options=options, keep_failed=keep)
+
+
+def _write_index(root: Path, run: Run, entries: Sequence[Deployed]) -> None:
+    bundles = [entry.to_json() for entry in entries]
+    write_json_atomic(
+        root / "index.json",
+        {"format": FORMAT, "run": run.path.name, "weights_sha256": run.weights_sha256, "bundles": bundles},
+    )
+    write_csv_atomic(
+        root / "index.csv",
+        pd.json_normalize([{**each, "arch": None} for each in bundles], sep="_").drop(columns="arch"),
+    )
