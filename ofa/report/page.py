@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from ofa.files import write_text_atomic
-from ofa.report import figures
-from ofa.report.drawing import architecture_svg, choices, legend_svgs
+from ofa.report import charts
+from ofa.report.cross_device import cross_device
+from ofa.report.drawing import architecture_svg, legend_svgs
+from ofa.report.explorer import Choice, budget_range_ms, choices_of, measured_points
 from ofa.report.palette import PALETTE
 from ofa.report.run_files import DeviceResults, RunFiles, read_run
+from ofa.report.strategy import describe_recipe
 from ofa.search.run import FLEET
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+SCRIPTS = ("chart.js", "explorer.js", "page.js")
+MAX_DOWNLOAD_BYTES = 3_000_000
+"""Of all CSV files together, packed: what is beyond is named, but not carried."""
 
 
 def write_report(run_dir: Path | str, *, tables_dir: Path | str | None = None, out: Path | str | None = None) -> Path:
@@ -52,27 +60,31 @@ def render(run: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": pretty_count, "si": si, "ms": ms, "fixed": fixed, "figure": figure_json}
+    environment.filters |= {"count": pretty_count, "si": si, "ms": ms, "fixed": fixed, "fixed_range": fixed_range}
+    script = _script()
+    explored, drawings = _explorer(run)
+    all_charts = charts.charts_of(run)
+    data = {
+        "explorer": explored,
+        "drawings": drawings,
+        "charts": {name: chart.to_json() for name, chart in all_charts.items()},
+    }
     return environment.get_template("report.html.j2").render(
         run=run,
         palette=PALETTE,
-        plotly_js=Markup(get_plotlyjs()),
+        script=Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=_packed(json.dumps(data, separators=(",", ":"), allow_nan=False).encode()),
+        explored=explored,
+        charts=set(all_charts),
         picks={device.name: list(_pick_rows(device)) for device in run.devices},
-        fronts={
-            device.name: figures.accuracy_latency(device.front, [pick["budget_ms"] for pick in device.picks])
-            for device in run.devices
-            if device.front is not None
-        },
-        progress={
-            device.name: figures.search_progress(device.selected["hypervolume_curve"])
-            for device in run.devices
-            if device.selected and "hypervolume_curve" in device.selected
-        },
-        predictions={
-            device.name: figures.predicted_measured(pairs) for device in run.devices if (pairs := _pairs(device))
-        },
-        curves=_curves(run),
+        cross=cross_device(run),
         bounds=_bounds(run),
+        errors=[
+            device.table["held_out"]["mape_percent"]
+            for device in run.devices
+            if device.table and "mape_percent" in device.table.get("held_out", {})
+        ],
         data_name=" · ".join(
             filter(None, [run.supernet["data"]["name"], Path(run.supernet["data"].get("root") or "").name])
         ),
@@ -80,12 +92,23 @@ def render(run: RunFiles) -> str:
         legend=legend_svgs(run.space),
         dims=_dims(run),
         commands=_commands(run),
+        strategy=describe_recipe(run.supernet.get("recipe", {})),
         recipe=dict(flatten(run.supernet.get("recipe", {}))),
         fingerprints={
             device.name: dict(flatten((device.table or {}).get("fingerprint", {}))) for device in run.devices
         },
-        downloads=[(name, _data_uri(file)) for name, file in _csv_files(run)],
+        downloads=_downloads(run),
     )
+
+
+def _script() -> str:
+    folder = resources.files("ofa.report") / "templates"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def _packed(content: bytes) -> str:
+    """Compressed, as base64; the page unpacks it. The same content gives the same text."""
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
 # -- numbers as people read them -------------------------------------------------------------------------------------
@@ -117,84 +140,152 @@ def fixed(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-# -- what the template shows -----------------------------------------------------------------------------------------
+def fixed_range(values: Sequence[float]) -> str:
+    """The least and the greatest: ``98.0–98.9``; one number where they look alike."""
+    return "–".join(dict.fromkeys(fixed(value) for value in (min(values), max(values))))
 
 
-def figure_json(figure: go.Figure) -> Markup:
-    """A figure as JSON that may stand in a script element whatever strings are in it."""
-    return Markup(figure.to_json().replace("<", "\\u003c"))
+# -- the explorer ----------------------------------------------------------------------------------------------------
+
+
+def _explorer(run: RunFiles) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the explorer knows of each device that something was measured on, and the drawings that it refers to."""
+    drawings: dict[str, int] = {}
+    devices = []
+    for device in run.devices:
+        measured = choices_of(device, run.space)
+        if not measured:
+            continue
+        assert device.front is not None
+        budgets_ms = sorted({float(pick["budget_ms"]) for pick in device.picks})
+        low, high = budget_range_ms(measured, budgets_ms, device.headroom)
+        points = measured_points(device.front)
+        devices.append(
+            {
+                "name": device.name,
+                "budgets_ms": budgets_ms,
+                "low_ms": low,
+                "high_ms": high,
+                "headroom": device.headroom,
+                "choices": [
+                    _choice_data(choice, drawings.setdefault(architecture_svg(run.space, choice.arch), len(drawings)))
+                    for choice in measured
+                ],
+                "chart": charts.measured_front(points, budgets_ms, device=device.name).to_json(),
+                "commands": _export_commands(run, device),
+            }
+        )
+    return devices, list(drawings)
+
+
+def _choice_data(choice: Choice, drawing: int) -> dict[str, Any]:
+    """A choice as JSON data: ``text`` is shown as it is, the rest decides where things are drawn."""
+    bundle = choice.bundle.info if choice.bundle else None
+    latency_ms: dict[str, Any] = bundle["latency_ms"] if bundle else dict(choice.latency_ms)
+    quantiles_ms = latency_ms.get("quantiles") or []
+    median_ms = choice.latency_ms["p50"]
+    text = {
+        "top1": fixed(choice.top1_percent),
+        "interval": "–".join(map(fixed, choice.interval_percent)) if choice.interval_percent else "",
+        "num_images": f"{choice.num_images:,}" if choice.num_images else "",
+        "median": ms(median_ms),
+        "predicted": ms(choice.predicted_latency_ms),
+        "error": f"{(choice.predicted_latency_ms / median_ms - 1) * 100:+.1f} %",
+        "macs": si(choice.macs),
+        "params": si(choice.params),
+        "details": choice.details,
+        "bundle": choice.bundle.folder if choice.bundle else "",
+        "num_runs": f"{latency_ms['num_runs']:,}" if "num_runs" in latency_ms else "",
+        "test": fixed(bundle["top1_percent"]["value"]) if bundle else "",
+        "test_interval": "–".join(fixed(bundle["top1_percent"][side]) for side in ("low", "high")) if bundle else "",
+    }
+    return {
+        "text": text,
+        "arch": dict(choice.arch),
+        "drawing": drawing,
+        "top1_percent": choice.top1_percent,
+        "median_ms": median_ms,
+        "predicted_ms": choice.predicted_latency_ms,
+        "percentiles_ms": {name: latency_ms[name] for name in ("p10", "p50", "p90") if name in latency_ms},
+        "quantiles_ms": quantiles_ms if len(quantiles_ms) == NUM_QUANTILES else [],
+    }
+
+
+NUM_QUANTILES = 21
+"""Milliseconds at 0, 5 ... 100 % of the runs, as bundles keep them."""
+
+
+def _export_commands(run: RunFiles, device: DeviceResults) -> list[list[str]]:
+    """Commands that export the pick of a budget; each in parts, between which the budget stands."""
+    targets = [other.name for other in run.devices if other.name != FLEET] if device.name == FLEET else [device.name]
+    search = ["--search", str(run.run_dir / "search" / FLEET)] if device.name == FLEET else []
+    return [
+        [
+            shlex.join(["ofa", "export", "--run", str(run.run_dir), "--device", name, *search, "--budget-ms"]) + " ",
+            " --out " + shlex.quote(f"{run.run_dir}/bundles/{name}-"),
+            "ms",
+        ]
+        for name in targets
+    ]
+
+
+# -- what else the template shows ------------------------------------------------------------------------------------
 
 
 def _pick_rows(device: DeviceResults) -> Iterator[dict[str, Any]]:
     for pick in device.picks:
-        bundle = device.bundle_of(pick)
-        latency_ms = bundle["latency_ms"] if bundle else pick["latency_ms"]
+        bundle = device.bundle_of(pick["arch"], pick["budget_ms"])
+        latency_ms = bundle.info["latency_ms"] if bundle else pick["latency_ms"]
         yield pick | {
             "latency_ms": latency_ms,
-            "test": bundle["top1_percent"] if bundle else None,
+            "test": bundle.info["top1_percent"] if bundle else None,
             "holds": latency_ms["p50"] <= pick["budget_ms"],
         }
-
-
-def _pairs(device: DeviceResults) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured latencies of the table's held-out subnets and of what the search measured."""
-    groups = {}
-    held_out = (device.table or {}).get("held_out", {})
-    if "predicted_ms" in held_out and "measured_ms" in held_out:
-        groups["Held-out subnets"] = np.asarray(held_out["predicted_ms"]), np.asarray(held_out["measured_ms"])
-    if device.front is not None:
-        measured = device.front.dropna(subset=["predicted_latency_ms", "measured_latency_ms"])
-        if len(measured):
-            groups["Measured by the search"] = (
-                measured["predicted_latency_ms"].to_numpy(),
-                measured["measured_latency_ms"].to_numpy(),
-            )
-    return groups
-
-
-def _curves(run: RunFiles) -> dict[str, go.Figure]:
-    if run.metrics is None or run.metrics.empty:
-        return {}
-    curves = {
-        "Loss": figures.training_curves(run.metrics, figures.LOSSES, y="Loss"),
-        "Accuracy": figures.training_curves(run.metrics, figures.ACCURACIES, y="Top-1 accuracy (%)"),
-    }
-    return {name: figure for name, figure in curves.items() if figure is not None}
 
 
 def _bounds(run: RunFiles) -> list[float]:
     """Accuracies of the largest and the smallest subnet when they were last evaluated, as far as they were."""
     if run.metrics is None:
         return []
-    known = (run.metrics[column].dropna() for column in figures.ACCURACIES if column in run.metrics)
+    known = (run.metrics[column].dropna() for column in charts.ACCURACIES if column in run.metrics)
     return [values.iloc[-1] for values in known if len(values)]
 
 
 def _dims(run: RunFiles) -> dict[str, str]:
     """What varies and how: the last part of the dims' names to the values that it takes."""
-    names = dict.fromkeys(dim.name.split(".")[-1] for dim in run.space.dims)
-    return {name: ", ".join(f"{value:g}" for value in choices(run.space, name)) for name in names}
+    values: dict[str, set[Any]] = {}
+    for dim in run.space.dims:
+        values.setdefault(dim.name.split(".")[-1], set()).update(dim.values)
+    return {
+        name: ", ".join(map(str, sorted(each, key=lambda v: (isinstance(v, str), v)))) for name, each in values.items()
+    }
 
 
 def _commands(run: RunFiles) -> list[str]:
     """The commands that lead to this page, as far as the files tell."""
+
+    def command(*words: str) -> str:
+        return shlex.join(["ofa", *words])
+
+    path = str(run.run_dir)
     recipe = run.supernet.get("recipe", {}).get("name", "RECIPE")
-    commands = [f"ofa train {recipe} --out {run.run_dir}"]
+    commands = [command("train", recipe, "--out", path)]
     for device in run.devices:
         if device.table is not None:
-            commands.append(f"ofa profile --run {run.run_dir} --device {device.name}")
+            commands.append(command("profile", "--run", path, "--device", device.name))
         if device.selected is not None:
-            budgets = " ".join(f"--budget-ms {pick['budget_ms']:g}" for pick in device.picks)
+            budgets = [word for pick in device.picks for word in ("--budget-ms", f"{pick['budget_ms']:g}")]
             if device.name == FLEET:
-                names = " ".join(f"--device {other.name}" for other in run.devices if other.name != FLEET)
-                commands.append(f"ofa search --run {run.run_dir} {names} --fleet {budgets}")
+                names = [word for other in run.devices if other.name != FLEET for word in ("--device", other.name)]
+                commands.append(command("search", "--run", path, *names, "--fleet", *budgets))
             else:
-                commands.append(f"ofa search --run {run.run_dir} --device {device.name} {budgets}")
-        commands += [
-            f"ofa export --run {run.run_dir} --device {device.name} --budget-ms {bundle['budget_ms']:g} --out BUNDLE"
-            for bundle in device.bundles
-        ]
-    return [*commands, f"ofa report --run {run.run_dir}"]
+                commands.append(command("search", "--run", path, "--device", device.name, *budgets))
+        for bundle in device.bundles:
+            budget = f"{bundle.info['budget_ms']:g}"
+            out = f"{path}/{bundle.folder}"
+            words = ["--run", path, "--device", device.name, "--budget-ms", budget, "--out", out]
+            commands.append(command("export", *words))
+    return [*commands, command("report", "--run", path)]
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -206,6 +297,24 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """A CSV file that the page offers; ``packed`` is ``None`` where it would make the page too large."""
+
+    name: str
+    path: Path
+    packed: str | None
+
+
+def _downloads(run: RunFiles) -> list[Download]:
+    packed = [(name, path, _packed(path.read_bytes())) for name, path in _csv_files(run)]
+    downloads, left = {}, MAX_DOWNLOAD_BYTES
+    for name, path, content in sorted(packed, key=lambda entry: len(entry[2])):
+        left -= len(content)
+        downloads[name] = Download(name=name, path=path, packed=content if left >= 0 else None)
+    return [downloads[name] for name, _, _ in packed]
+
+
 def _csv_files(run: RunFiles) -> Iterator[tuple[str, Path]]:
     if run.metrics is not None:
         yield "metrics.csv", run.run_dir / "metrics.csv"
@@ -214,9 +323,3 @@ def _csv_files(run: RunFiles) -> Iterator[tuple[str, Path]]:
             yield f"front_{device.name}.csv", run.run_dir / "search" / device.name / "front.csv"
         if device.table_csv is not None and device.table_csv.exists():
             yield f"latency_table_{device.name}.csv", device.table_csv
-
-
-def _data_uri(path: Path) -> str:
-    """The file, compressed: architectures repeat themselves a lot. The page unpacks it on a click."""
-    packed = gzip.compress(path.read_bytes(), mtime=0)
-    return f"data:application/gzip;base64,{base64.b64encode(packed).decode()}"

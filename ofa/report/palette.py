@@ -7,7 +7,7 @@ from __future__ import annotations
 
 PALETTE: dict[str, tuple[str, str]] = {
     "page": ("#fcfcfa", "#15181c"),
-    "raised": ("#f4f4f0", "#1d2126"),
+    "raised": ("#f3f3ef", "#1d2126"),
     "ink": ("#1c2126", "#e7e9ec"),
     "muted": ("#5b646d", "#a3adb8"),
     "rule": ("#dcdeda", "#343a42"),
@@ -16,6 +16,12 @@ PALETTE: dict[str, tuple[str, str]] = {
     "random_front": ("#a86a12", "#dfa94e"),
     "pick": ("#c03b2b", "#ff8674"),
     "good": ("#23703f", "#6fcf8e"),
+    "violet": ("#7a4fb3", "#bb9bf0"),
+    "teal": ("#0c7480", "#58c4d0"),
 }
 
 LIGHT = {role: light for role, (light, _) in PALETTE.items()}
+
+# What tells devices apart where several are drawn together; symbols do so without colour, for the first five.
+DEVICE_ROLES = ("front", "random_front", "good", "violet", "teal", "pick")
+DEVICE_SYMBOLS = ("circle", "diamond", "square", "triangle", "cross")

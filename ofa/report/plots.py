@@ -1,72 +1,215 @@
-"""PNG plots for READMEs and papers."""
+"""Plots for papers and READMEs: the page's charts at the width of a column, and the cross-device matrix."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ofa.files import FileFormatError, atomic_path
+import numpy as np
+
+from ofa.files import atomic_path
+from ofa.report.charts import Chart, charts_of
+from ofa.report.cross_device import CrossDevice, cross_device
 from ofa.report.palette import LIGHT
-from ofa.report.points import best_of, plot_points
 from ofa.report.run_files import read_run
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def write_front_png(run_dir: Path | str, path: Path | str, *, device: str | None = None) -> Path:
-    """Draw accuracy against latency: every evaluated subnet, both fronts and the picks.
+FORMATS = ("png", "pdf", "svg")
+COLUMN_INCHES = 3.4
+FONT_POINTS = 8
+DOTS_PER_INCH = 300
+SYMBOLS = {"circle": "o", "diamond": "D", "square": "s", "triangle": "^", "cross": "P"}
+POINTS_PER_PIXEL = 0.55
+"""Of marks: a column is half as wide as the page, so they are smaller than on the screen."""
+SETTINGS: dict[Any, Any] = {
+    "font.size": FONT_POINTS,
+    "font.family": "sans-serif",
+    "text.color": LIGHT["ink"],
+    "axes.edgecolor": LIGHT["random"],
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.linewidth": 0.6,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "legend.fontsize": FONT_POINTS,
+    "axes.labelsize": FONT_POINTS,
+    "axes.titlesize": FONT_POINTS,
+    "xtick.labelsize": FONT_POINTS,
+    "ytick.labelsize": FONT_POINTS,
+    "pdf.fonttype": 42,  # text stays text: editors and search find it
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ofa",
+    "text.parse_math": False,  # a device may be named with dollars
+}
+
+
+def write_plots(
+    run_dir: Path | str, out_dir: Path | str, tables_dir: Path | str | None = None, format: str = "png"
+) -> list[Path]:
+    """Draw what a run's files allow: fronts, search progress, prediction error, training, the cross-device matrix.
+
+    Figures are 3.4 inches wide, a column of most papers, with text of 8 points. The same run gives the same files.
 
     Args:
-        device: The device to draw; the first that has been searched if ``None``.
+        tables_dir: Where latency tables are looked for before ``run_dir/latency_tables``.
+        format: ``png`` (300 dots per inch), ``pdf`` or ``svg``.
 
     Returns:
-        ``path``.
+        The files that were written: ``fronts``, ``front_DEVICE``, ``progress_DEVICE``, ``prediction_DEVICE``, ``loss``,
+        ``accuracy`` and ``cross_device``, as far as the run has them.
 
     Raises:
-        FileFormatError: If the run is damaged, or ``device`` has no front yet.
+        ValueError: If the format is not one of these.
+        FileFormatError: If ``supernet.json`` is missing, or a file of the run is damaged or of another format.
     """
+    if format not in FORMATS:
+        raise ValueError(f"plots cannot be written as {format!r}; choose one of {', '.join(FORMATS)}")
+    run, out_dir = read_run(run_dir, tables_dir=tables_dir), Path(out_dir)
+    matrix = cross_device(run)
+    written = []
+    with _settings():
+        for name, chart in charts_of(run).items():
+            written.append(_save(draw_chart(chart), out_dir / f"{name}.{format}"))
+        if matrix is not None:
+            written.append(_save(draw_matrix(matrix), out_dir / f"cross_device.{format}"))
+    return written
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    # Without a date, the same run gives the same bytes.
+    metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[path.suffix]
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
+    return path
+
+
+def _figure(height_inches: float) -> tuple[Figure, Axes]:
     # A figure of its own, without pyplot, draws on Agg and leaves the process's backend and figures alone.
     from matplotlib.figure import Figure
 
-    run = read_run(run_dir)
-    searched = {found.name: found for found in run.devices if found.front is not None}
-    name = next(iter(searched), None) if device is None else device
-    if name not in searched:
-        raise FileFormatError(
-            f"no front of device {name or 'any'!r} in {run_dir}; "
-            f"run `ofa search --run {run_dir} --device {name or 'NAME'} --budget-ms X` first"
-        )
-    front = searched[name].front
-    assert front is not None
-    points = plot_points(front)
-    random, found, picks = (points[points["origin"] == origin] for origin in ("random", "front", "pick"))
+    figure = Figure(figsize=(COLUMN_INCHES, height_inches), layout="constrained", facecolor="white")
+    return figure, figure.add_subplot(facecolor="white")
 
-    figure = Figure(figsize=(8, 4.8), layout="constrained", facecolor=LIGHT["page"])
-    axes = figure.add_subplot(facecolor=LIGHT["page"])
-    axes.scatter(random["latency_ms"], random["top1_percent"], s=14, color=LIGHT["random"], label="evaluated subnets")
-    for name_of, rows, style, role in (
-        ("best of random", best_of(random), ":", "random_front"),
-        ("Pareto front", best_of(points[points["origin"] != "pick"]), "-", "front"),
+
+def draw_chart(chart: Chart) -> Figure:
+    """A chart as a figure one column wide."""
+    figure, axes = _figure(3.2 if chart.is_square else 2.6)
+    for series in chart.series:
+        style: dict[str, Any] = {"color": LIGHT[series.role], "label": series.name}
+        if series.kind == "points":
+            diameter = series.size * POINTS_PER_PIXEL
+            axes.scatter(
+                series.x,
+                series.y,
+                s=diameter**2,
+                marker=SYMBOLS[series.symbol],
+                edgecolors="white",
+                linewidths=0.3,
+                zorder=3 if series.role == "pick" else 2,
+                **style,
+            )
+        else:
+            line = ":" if series.is_dashed else "-"
+            drawstyle = "steps-post" if series.kind == "steps" else "default"
+            axes.plot(series.x, series.y, line, lw=1.2, drawstyle=drawstyle, zorder=2.5, **style)
+    for axis, scale, label, values in (
+        (chart.x, axes.set_xscale, axes.set_xlabel, [series.x for series in chart.series]),
+        (chart.y, axes.set_yscale, axes.set_ylabel, [series.y for series in chart.series]),
     ):
-        axes.step(
-            rows["latency_ms"], rows["top1_percent"], style, where="post", lw=1.5, color=LIGHT[role], label=name_of
-        )
-    axes.scatter(found["latency_ms"], found["top1_percent"], s=20, color=LIGHT["front"], label="found by the search")
-    axes.scatter(
-        picks["latency_ms"],
-        picks["top1_percent"],
-        s=90,
-        marker="D",
-        color=LIGHT["pick"],
-        edgecolors=LIGHT["page"],
-        zorder=3,
-        label="picks",
-    )
-    for pick in searched[name].picks:
-        axes.axvline(pick["budget_ms"], color=LIGHT["muted"], lw=0.8, ls=(0, (2, 4)), zorder=0)
-    axes.set_xlabel(f"latency on {name} (ms)")
-    axes.set_ylabel("top-1 accuracy (%)")
-    axes.set_title(f"{run.supernet['model']['name']} on {run.supernet['data']['name']}", loc="left")
-    axes.grid(axis="y", color=LIGHT["rule"])
+        label(axis.title)
+        if axis.is_log:
+            scale("log")
+            _plain_ticks(axes.xaxis if axis is chart.x else axes.yaxis, np.concatenate(values))
+    if chart.is_square:
+        _same_scales(axes)
+    low, high = axes.get_xlim()
+    for guide in chart.guides_x:
+        if low <= guide <= high:
+            axes.axvline(guide, color=LIGHT["random"], lw=0.6, ls=(0, (1, 3)), zorder=0)
+    axes.grid(axis="y", color=LIGHT["rule"], lw=0.5)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
-    return Path(path)
+    axes.tick_params(length=2, width=0.5)
+    _legend(figure, axes)
+    return figure
+
+
+def _plain_ticks(axis: Any, values: np.ndarray) -> None:
+    """Numbers as they are written, not as powers of ten, and a handful of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    decades = float(np.ptp(np.log10(values))) if len(values) else 1.0
+    digits = (1, 1.5, 2, 3, 5, 7) if decades < 0.7 else (1, 2, 5) if decades < 2 else (1,)
+    axis.set_major_locator(LogLocator(subs=digits))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _same_scales(axes: Axes) -> None:
+    """Both axes alike, with the line on which they are equal."""
+    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], ":", color=LIGHT["random"], lw=0.8, zorder=0)
+    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the axes, in columns; what has one name is one entry."""
+    handles, labels = axes.get_legend_handles_labels()
+    merged: dict[str, list[Any]] = {}
+    for handle, label in zip(handles, labels, strict=True):
+        merged.setdefault(label, []).append(handle)
+    if len(merged) < 2:
+        return
+    together: list[Any] = [tuple(each) for each in merged.values()]
+    figure.legend(
+        together,
+        list(merged),
+        loc="outside upper left",
+        ncols=3 if sum(map(len, merged)) < 30 else 2,
+        frameon=False,
+        handlelength=1.6,
+        columnspacing=1.2,
+        borderaxespad=0.1,
+    )
+
+
+def draw_matrix(matrix: CrossDevice) -> Figure:
+    """Slowdown of each device's pick on each device, as numbers on shades."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    rows, columns = matrix.slowdown_percent.shape
+    figure, axes = _figure(0.9 + 0.34 * rows)
+    shades = LinearSegmentedColormap.from_list("slowdown", ["#ffffff", LIGHT["pick"]])
+    # The strongest shade is not the full colour: dark text must stay readable on it.
+    axes.imshow(
+        matrix.slowdown_percent, cmap=shades.with_extremes(bad=LIGHT["raised"]), vmin=0, vmax=300, aspect="auto"
+    )
+    for (row, column), slowdown in np.ndenumerate(matrix.slowdown_percent):
+        text = f"+{slowdown:.0f} %" if np.isfinite(slowdown) else "–"
+        is_own = matrix.picks[row].device == matrix.devices[column]
+        axes.text(column, row, text, ha="center", va="center", weight="bold" if is_own else "normal")
+    axes.set_xticks(range(columns), matrix.devices)
+    axes.set_yticks(range(rows), [f"{pick.device}, {pick.budget_ms:g} ms" for pick in matrix.picks])
+    axes.set(xlabel="runs on", ylabel="picked for")
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(columns - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(rows - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=2)
+    axes.tick_params(which="minor", length=0)
+    return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from ofa.search.pareto import non_dominated
 
 
 def plot_points(front: pd.DataFrame) -> pd.DataFrame:
-    """The evaluated rows of ``front.csv`` with ``latency_ms``, ``top1_percent`` and ``details`` (on the architecture).
+    """The evaluated rows of ``front.csv`` with ``latency_ms`` and ``top1_percent``, the fastest first.
 
     Accuracy is measured. Latency is predicted, since only a few subnets are measured and the others stand beside them,
     but for picks: those are held against their budgets.
@@ -23,7 +22,6 @@ def plot_points(front: pd.DataFrame) -> pd.DataFrame:
     return evaluated.assign(
         latency_ms=evaluated["predicted_latency_ms"].mask(is_pick, evaluated["measured_latency_ms"]),
         top1_percent=evaluated["measured_top1_percent"],
-        details=[describe(json.loads(arch)) for arch in evaluated["arch"]],
     ).sort_values("latency_ms", kind="stable")
 
 

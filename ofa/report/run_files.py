@@ -12,13 +12,23 @@ import pandas as pd
 from ofa.files import FileFormatError, read_json
 from ofa.space import Arch, SearchSpace, SpaceError
 
+BUNDLE_FORMATS = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An exported subnet: the content of its ``bundle.json``, and the folder relative to the run's."""
+
+    folder: str
+    info: dict[str, Any]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceResults:
     """What is known of one device; whatever has not been made yet is ``None`` or empty.
 
-    ``selected`` is the content of ``selected.json``, ``table`` that of the latency table's JSON file, ``archs`` are
-    the architectures of ``selected["picks"]``, and ``bundles`` the contents of the ``bundle.json`` files.
+    ``selected`` is the content of ``selected.json``, ``table`` that of the latency table's JSON file, and ``archs`` are
+    the architectures of ``selected["picks"]``.
     """
 
     name: str
@@ -27,16 +37,21 @@ class DeviceResults:
     archs: tuple[Arch, ...]
     table: dict[str, Any] | None
     table_csv: Path | None
-    bundles: tuple[dict[str, Any], ...]
+    bundles: tuple[Bundle, ...]
 
     @property
     def picks(self) -> list[dict[str, Any]]:
         return self.selected["picks"] if self.selected else []
 
-    def bundle_of(self, pick: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The bundle that was exported from ``pick``."""
-        same = (b for b in self.bundles if b["arch"] == pick["arch"] and b["budget_ms"] == pick["budget_ms"])
-        return next(same, None)
+    @property
+    def headroom(self) -> float:
+        """How far a pick's measured median stays below its budget, as a share of the median."""
+        return self.selected.get("headroom_percent", 3.0) / 100 if self.selected else 0.03
+
+    def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> Bundle | None:
+        """The bundle of an architecture, made for ``budget_ms`` if that is given."""
+        same = (bundle for bundle in self.bundles if bundle.info["arch"] == dict(arch))
+        return next((bundle for bundle in same if budget_ms in (None, bundle.info["budget_ms"])), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +82,10 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     space = SearchSpace.from_json(supernet["space"])
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
     tables = _find_tables(table_roots, space)
-    bundles = [
-        read_json(path, kind="bundle", remedy="export it again with `ofa export`")
-        for path in sorted(run_dir.glob("bundles/*/bundle.json"))
-    ]
+    paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
+    bundles = [_read_bundle(path, run_dir) for path in paths]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
-    names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
+    names = dict.fromkeys([*searched, *(bundle.info["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
     return RunFiles(
         run_dir=run_dir,
@@ -81,7 +94,7 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
         metrics=read_csv(metrics_path, ["epoch", "step"], remedy="train again") if metrics_path.exists() else None,
         devices=tuple(
             _read_device(
-                run_dir / "search" / name, space, tables.get(name), [b for b in bundles if b["device"] == name]
+                run_dir / "search" / name, space, tables.get(name), [b for b in bundles if b.info["device"] == name]
             )
             for name in names
         ),
@@ -112,6 +125,24 @@ FRONT_COLUMNS = (
 )
 
 
+def _read_bundle(path: Path, run_dir: Path) -> Bundle:
+    remedy = "export it again with `ofa export`"
+    try:
+        info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
+    except FileFormatError:
+        info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
+    return Bundle(folder=path.parent.relative_to(run_dir).as_posix(), info=info)
+
+
+# Files of earlier versions lack these.
+LATER_FRONT_COLUMNS = ("latency_ms_p10", "latency_ms_p90", "num_images")
+
+
+def _read_front(path: Path, remedy: str) -> pd.DataFrame:
+    front = read_csv(path, FRONT_COLUMNS, remedy=remedy)
+    return front.reindex(columns=list(dict.fromkeys([*front.columns, *LATER_FRONT_COLUMNS])))
+
+
 def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[Path, dict[str, Any]]]:
     """For each device, the first latency table that was made for ``space``."""
     tables: dict[str, tuple[Path, dict[str, Any]]] = {}
@@ -129,7 +160,7 @@ def _read_device(
     search_dir: Path,
     space: SearchSpace,
     table: tuple[Path, dict[str, Any]] | None,
-    bundles: Iterable[dict[str, Any]],
+    bundles: Iterable[Bundle],
 ) -> DeviceResults:
     remedy = f"search again with `ofa search --device {search_dir.name}`"
     front_path, selected_path = search_dir / "front.csv", search_dir / "selected.json"
@@ -140,7 +171,7 @@ def _read_device(
         raise FileFormatError(f"{selected_path} does not fit this run's search space: {error}; {remedy}") from None
     return DeviceResults(
         name=search_dir.name,
-        front=read_csv(front_path, FRONT_COLUMNS, remedy=remedy) if front_path.exists() else None,
+        front=_read_front(front_path, remedy) if front_path.exists() else None,
         selected=selected,
         archs=archs,
         table=table[1] if table else None,

@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import re
+import shlex
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from ofa.files import FileFormatError
 from ofa.report import write_report
-from ofa.report.page import fixed, flatten, ms, pretty_count, si
+from ofa.report.page import fixed, fixed_range, flatten, ms, pretty_count, si
+from ofa.report.palette import PALETTE
 
 SECTIONS = {"picks", "tradeoff", "architectures", "prediction", "training", "making"}
+CHARTS = {"front_cpu-1t", "progress_cpu-1t", "prediction_cpu-1t", "loss", "accuracy"}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -29,7 +35,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.cells: list[str] = []
         self.text = ""
-        self.json: dict[str, str] = {}
+        self.packed = ""
         self.feed(self.source)
         self.close()
         assert self.stack == []
@@ -50,10 +56,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.stack and self.stack[-1] in ("script", "style"):
             tag, attributes = self.elements[-1]
-            if tag == "script" and attributes.get("type") == "application/json":
-                identifier = attributes["id"]
-                assert identifier is not None
-                self.json[identifier] = self.json.get(identifier, "") + data
+            if tag == "script" and attributes.get("id") == "data":
+                self.packed += data
             return
         self.text += data
         if "td" in self.stack or "th" in self.stack:
@@ -62,6 +66,17 @@ class Page(HTMLParser):
     @property
     def headings(self) -> set[str]:
         return {attributes["id"] or "" for tag, attributes in self.elements if tag == "h2"}
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's scripts work with."""
+        unpacked: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(self.packed)))
+        return unpacked
+
+    @property
+    def charts(self) -> set[str]:
+        """Charts that have a place in the page."""
+        return {a["data-chart"] or "" for _, a in self.elements if "data-chart" in a}
 
     def count(self, tag: str, css_class: str) -> int:
         return sum(t == tag and css_class in (a.get("class") or "").split() for t, a in self.elements)
@@ -75,12 +90,11 @@ def test_the_page_is_complete_self_contained_and_small(run_dir: Path) -> None:
     path = write_report(run_dir)
     assert path == run_dir / "report.html"
     page = Page(path)
-    assert page.headings == SECTIONS
-    assert set(page.json) == {"front-1", "progress-1", "prediction-1", "curve-1", "curve-2"}
+    assert page.headings == SECTIONS | {"explore"}
+    assert page.charts == set(page.data["charts"]) == CHARTS
     assert page.count("svg", "architecture") - page.count("svg", "sample") == 3
     assert page.count("p", "missing") == 1  # what is said without JavaScript
-    assert path.stat().st_size < 6_000_000
-    assert page.source.count("plotly.js v") == 1
+    assert path.stat().st_size < 500_000
 
 
 def test_nothing_is_loaded_from_elsewhere(run_dir: Path) -> None:
@@ -95,19 +109,29 @@ def test_nothing_is_loaded_from_elsewhere(run_dir: Path) -> None:
     assert "url(" not in style and "@import" not in style
 
 
-def test_every_figure_names_its_own_data_and_its_meaning(run_dir: Path) -> None:
+def test_only_the_pages_own_script_may_run(run_dir: Path) -> None:
     page = Page(write_report(run_dir))
-    plots = [attributes for _, attributes in page.elements if "data-figure" in attributes]
-    assert {plot["data-figure"] for plot in plots} == set(page.json)
-    assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
-    for text in page.json.values():
-        assert set(json.loads(text)) == {"data", "layout"}
+    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    script = page.source.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_every_chart_says_what_it_shows(three_devices: Path, tmp_path: Path) -> None:
+    data = Page(write_report(three_devices, out=tmp_path / "page.html")).data
+    every = [*data["charts"].values(), *(device["chart"] for device in data["explorer"])]
+    assert len(every) == 1 + 3 * 3 + 2 + 3
+    for chart in every:
+        assert chart["label"] and chart["x"]["title"] and chart["y"]["title"]
+        for series in chart["series"]:
+            assert len(series["x"]) == len(series["y"]) and len(series["notes"]) in (0, len(series["x"]))
+            assert series["role"].replace("-", "_") in PALETTE
 
 
 def test_the_picks_table_holds_the_numbers_of_the_files(run_dir: Path) -> None:
     page = Page(write_report(run_dir))
     for pick in json.loads((run_dir / "search/cpu-1t/selected.json").read_text())["picks"]:
-        bundles = [json.loads(path.read_text()) for path in run_dir.glob("bundles/*/bundle.json")]
+        bundles = [json.loads(path.read_text()) for path in run_dir.glob("*/*/bundle.json")]
         latency_ms = next((b["latency_ms"] for b in bundles if b["budget_ms"] == pick["budget_ms"]), pick["latency_ms"])
         row = page.cells.index(f"{pick['budget_ms']:g} ms")
         cells = page.cells[row : row + 9]
@@ -132,52 +156,89 @@ def test_a_pick_that_misses_its_budget_is_said_to(run_dir: Path) -> None:
 
 
 def test_the_front_shows_every_evaluated_subnet(run_dir: Path) -> None:
-    figure = json.loads(Page(write_report(run_dir)).json["front-1"])
-    hover = {trace["name"]: len(trace["customdata"]) for trace in figure["data"]}
-    assert hover["Evaluated subnets"] == 300
-    assert hover["Found by the search"] == 30
-    assert hover["Picks"] == 3
-    assert 0 < hover["Pareto front"] < 330
-    assert len(figure["layout"]["shapes"]) == 3
+    chart = Page(write_report(run_dir)).data["charts"]["front_cpu-1t"]
+    num = {series["name"]: len(series["x"]) for series in chart["series"]}
+    assert num["Random subnets"] == 300
+    assert num["Found by the search"] == 30
+    assert num["Picks"] == 3
+    assert 0 < num["Pareto front"] < 330
+    assert len(chart["guides"]) == 3
 
 
 @pytest.mark.parametrize(
-    ("path", "command", "figures"),
+    ("paths", "command", "charts"),
     [
-        ("search/cpu-1t/selected.json", "ofa search --run", {"front-1", "prediction-1", "curve-1", "curve-2"}),
-        ("search/cpu-1t/front.csv", "ofa search --run", {"prediction-1", "curve-1", "curve-2"}),
-        ("metrics.csv", "ofa train RECIPE", {"front-1", "progress-1", "prediction-1"}),
-        ("latency_tables", "ofa profile --run", {"front-1", "progress-1", "prediction-1", "curve-1", "curve-2"}),
-        ("bundles", "ofa export --run", {"front-1", "progress-1", "prediction-1", "curve-1", "curve-2"}),
+        (["search/cpu-1t/selected.json"], "ofa search --run", CHARTS - {"progress_cpu-1t"}),
+        (["search/cpu-1t/front.csv"], "ofa search --run", CHARTS - {"front_cpu-1t", "progress_cpu-1t"}),
+        (["metrics.csv"], "ofa train RECIPE", CHARTS - {"loss", "accuracy"}),
+        (["latency_tables"], "ofa profile --run", CHARTS),
+        (["bundles", "deploy"], "ofa export --run", CHARTS),
     ],
 )
 def test_what_is_missing_is_left_out_with_the_command_that_makes_it(
-    run_dir: Path, path: str, command: str, figures: set[str]
+    run_dir: Path, paths: list[str], command: str, charts: set[str]
 ) -> None:
-    target = run_dir / path
-    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    for target in (run_dir / path for path in paths):
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
     page = Page(write_report(run_dir))
-    assert page.headings == SECTIONS
+    assert page.headings >= SECTIONS
     assert page.count("p", "missing") >= 2
     assert command in page.text
-    assert set(page.json) == figures
+    assert page.charts == charts
 
 
 def test_a_run_that_was_only_just_begun(run_dir: Path) -> None:
-    for path in ("search", "bundles", "latency_tables"):
+    for path in ("search", "bundles", "deploy", "latency_tables"):
         shutil.rmtree(run_dir / path)
     (run_dir / "metrics.csv").unlink()
     page = Page(write_report(run_dir))
-    assert page.json == {}
+    assert page.charts == set()
+    assert page.data == {"explorer": [], "drawings": [], "charts": {}}
     assert page.headings == SECTIONS
     assert "mobilenetv3_large_100" in page.text
 
 
-def test_several_devices_stand_beside_each_other(make_run: Callable[..., Path], tmp_path: Path) -> None:
-    page = Page(write_report(make_run(tmp_path / "two", devices=("cpu-1t", "cpu-2t"))))
-    assert {"front-1", "front-2", "prediction-1", "prediction-2"} <= set(page.json)
-    assert page.count("svg", "architecture") - page.count("svg", "sample") == 6
-    assert "6 of 6" in page.text
+def test_several_devices_stand_beside_each_other(three_devices: Path, tmp_path: Path) -> None:
+    page = Page(write_report(three_devices, out=tmp_path / "page.html"))
+    assert {"fronts", "front_cpu-1t", "front_cpu-2t", "front_phone", "prediction_phone"} <= page.charts
+    assert page.count("svg", "architecture") - page.count("svg", "sample") == 9
+    assert page.headings == SECTIONS | {"explore", "cross"}
+    assert "9 of 9" in page.text
+    assert [device["name"] for device in page.data["explorer"]] == ["cpu-1t", "cpu-2t", "phone"]
+
+
+def test_the_fleet_is_explored_and_exported_for_each_device(three_devices: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(three_devices, tmp_path / "a run")
+    shutil.copytree(run / "search/phone", run / "search/fleet")
+    edit_json(run / "search/fleet/selected.json", device="fleet")
+    page = Page(write_report(run))
+    fleet = next(device for device in page.data["explorer"] if device["name"] == "fleet")
+    commands = [parts[0] + "2" + parts[1] + "2" + parts[2] for parts in fleet["commands"]]
+    assert [shlex.split(command)[4:] for command in commands] == [
+        ["--device", name, "--search", f"{run}/search/fleet", "--budget-ms", "2", "--out", f"{run}/bundles/{name}-2ms"]
+        for name in ("cpu-1t", "cpu-2t", "phone")
+    ]
+    assert shlex.split(commands[0])[:4] == ["ofa", "export", "--run", str(run)]
+    assert "--fleet --budget-ms" in page.text
+
+
+def test_a_page_of_the_largest_run_stays_small(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    front = pd.read_csv(run_dir / "search/cpu-1t/front.csv")
+    rng = np.random.default_rng(0)
+    many = pd.concat([front] * 15, ignore_index=True)
+    many["predicted_latency_ms"] *= rng.uniform(0.9, 1.1, len(many))
+    for device in ("cpu-1t", "cpu-2t", "phone"):
+        path = run_dir / "search" / device / "front.csv"
+        path.parent.mkdir(exist_ok=True)
+        many.assign(measured_top1_percent=rng.uniform(90, 95, len(many))).to_csv(path, index=False)
+    monkeypatch.setattr("ofa.report.page.MAX_DOWNLOAD_BYTES", 100_000)
+    page = Page(write_report(run_dir))
+    links = {a["data-name"] for tag, a in page.elements if tag == "a"}
+    assert len(page.source) < 1_500_000
+    assert links == {"metrics.csv", "latency_table_cpu-1t.csv"}
+    assert f"is too large for this page and lies at {run_dir}/search/phone/front.csv" in page.text
+    points = page.data["charts"]["front_phone"]["series"][0]["x"]
+    assert 1_000 < len(points) <= 2_000 < len(many)
 
 
 def test_tables_are_taken_from_the_given_folder(run_dir: Path, tmp_path: Path) -> None:
@@ -204,7 +265,8 @@ def test_names_cannot_inject_markup(run_dir: Path) -> None:
     plain = Page(write_report(run_dir))
     assert "img" not in {tag for tag, _ in plain.elements}
     assert hostile in plain.text
-    assert sum(tag == "script" for tag, _ in plain.elements) == len(plain.json) + 2
+    assert sum(tag == "script" for tag, _ in plain.elements) == 2
+    assert plain.data["explorer"][0]["name"] == device
     assert not any(name.startswith("on") for _, attributes in plain.elements for name in attributes)
 
 
@@ -227,12 +289,11 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         "epoch,step,loss_largest,loss_random,largest_top1_percent\n1,10,2.0,,\n2,20,1.5,,97.3\n"
     )
     page = Page(write_report(run_dir))
-    figures = page.json
-    curve = json.loads(figures["curve-1"])
+    charts = page.data["charts"]
     assert "97.3 %" in page.text
-    assert "curve-2" not in figures
-    assert [trace["name"] for trace in curve["data"]] == ["Largest"]
-    assert curve["layout"]["xaxis"]["title"]["text"] == "Epoch"
+    assert "accuracy" not in charts
+    assert [series["name"] for series in charts["loss"]["series"]] == ["Largest"]
+    assert charts["loss"]["x"]["title"] == "Epoch"
 
 
 @pytest.mark.parametrize(
@@ -245,6 +306,7 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns predicted_top1_percent, .*ofa search"),
         ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
         ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),
+        ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 3}', "has format 3.*ofa export"),
     ],
 )
 def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, message: str) -> None:
@@ -260,4 +322,5 @@ def test_numbers_as_people_read_them() -> None:
     assert [si(n) for n in (950, 12_345, 349e6, 23.46e6, 5.2e9)] == ["950", "12.3 k", "349 M", "23.5 M", "5.20 G"]
     assert [ms(n) for n in (None, 0.0734, 0.74, 1.7, 23.456)] == ["–", "0.0734", "0.740", "1.70", "23.46"]
     assert [fixed(n) for n in (None, 97.44)] == ["–", "97.4"]
+    assert [fixed_range(n) for n in ([97.44, 97.36], [90, 95.5, 93])] == ["97.4", "90.0–95.5"]
     assert dict(flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": None})) == {"a": 1, "b.c": 2, "b.d.e": [3]}

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ofa.confidence import wilson_interval
+from ofa.files import FileFormatError
+from ofa.report.explorer import Choice, budget_range_ms, choices_of
+from ofa.report.run_files import Bundle, DeviceResults, read_run
+from ofa.search.pick import best_within
+from ofa.space import Dim, SearchSpace
+
+SPACE = SearchSpace((Dim("width", tuple(range(30))),))
+SUBNET = st.tuples(st.integers(0, 29), st.integers(80, 99), st.one_of(st.none(), st.integers(1, 20)))
+
+
+def device_of(rows: list[tuple[int, int, int | None]], **bundle: object) -> DeviceResults:
+    front = pd.DataFrame(
+        {
+            "arch": [json.dumps({"width": width}) for width, _, _ in rows],
+            "predicted_top1_percent": 90.0,
+            "predicted_latency_ms": 1.0,
+            "measured_top1_percent": [float(top1) for _, top1, _ in rows],
+            "measured_latency_ms": [float("nan") if ms is None else float(ms) for _, _, ms in rows],
+            "macs": 1e6,
+            "params": 1e6,
+            "origin": "front",
+            "latency_ms_p10": 1.0,
+            "latency_ms_p90": float("nan"),
+            "num_images": 500,
+        }
+    )
+    bundles = (Bundle(folder="bundles/a", info=bundle),) if bundle else ()
+    return DeviceResults(name="a", front=front, selected=None, archs=(), table=None, table_csv=None, bundles=bundles)
+
+
+def pick(choices: tuple[Choice, ...], budget_ms: float, headroom: float) -> Choice | None:
+    """As the page does it."""
+    return next((c for c in reversed(choices) if c.latency_ms["p50"] <= budget_ms / (1 + headroom)), None)
+
+
+@given(rows=st.lists(SUBNET, max_size=25, unique_by=lambda row: row[0]), budget_ms=st.floats(0.5, 25))
+def test_any_budget_picks_what_the_search_would_pick(rows: list[tuple[int, int, int | None]], budget_ms: float) -> None:
+    device = device_of(rows)
+    assert device.front is not None
+    found = pick(choices_of(device, SPACE), budget_ms, 0.03)
+    measured = device.front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=["latency_ms_p50"])
+    expected = best_within(measured, budget_ms / 1.03)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.top1_percent == measured.loc[expected, "measured_top1_percent"]
+        assert found.latency_ms["p50"] == measured.loc[expected, "latency_ms_p50"]
+
+
+def test_what_is_known_of_a_choice() -> None:
+    (choice,) = choices_of(device_of([(3, 98, 2), (4, 97, 2)], arch={"width": 3}, budget_ms=1.0), SPACE)
+    assert dict(choice.arch) == {"width": 3}
+    assert choice.interval_percent == wilson_interval(490, 500)
+    assert choice.latency_ms == {"p10": 1.0, "p50": 2.0}  # nobody kept the p90
+    assert choice.bundle is not None and choice.bundle.folder == "bundles/a"
+    assert choices_of(device_of([(3, 98, None)]), SPACE) == ()
+
+
+def test_the_range_reaches_from_what_nothing_keeps_to_what_all_keep() -> None:
+    choices = choices_of(device_of([(1, 90, 1), (2, 95, 10)]), SPACE)
+    low, high = budget_range_ms(choices, [], 0.03)
+    assert low < 1.03 < 10.3 < high
+    low, high = budget_range_ms(choices, [0.6, 15, 1_000], 0.03)
+    assert (low, high) == (pytest.approx(0.54), pytest.approx(16.5))
+
+
+def test_an_architecture_of_another_space_is_named() -> None:
+    with pytest.raises(FileFormatError, match=r"front.csv of device 'a' does not fit.*cannot be 99.*ofa search"):
+        choices_of(device_of([(99, 90, 1)]), SPACE)
+
+
+def test_bundles_of_both_formats_and_places_are_found(one_device: Path) -> None:
+    run = read_run(one_device)
+    (device,) = run.devices
+    assert [bundle.folder for bundle in device.bundles] == ["bundles/cpu-1t-0.8ms", "deploy/cpu-1t-1.2ms"]
+    first, second, third = device.archs
+    assert device.bundle_of(first, 0.8) is device.bundles[0] and device.bundle_of(first, 1.2) is None
+    assert device.bundle_of(second) is device.bundles[1]
+    assert device.bundle_of(third) is None
