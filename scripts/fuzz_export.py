@@ -5,9 +5,9 @@
 
 Supernets are untrained, their weights and statistics drawn so that every layer matters to the logits; images are crops
 of scikit-learn's two photographs. Logits may differ by 1e-4 of the largest. Every other architecture is exported with a
-free batch and run on one and on four images, the others with a batch of one. An architecture that departs is made as
-small as it can be while it still does, and its first layer that departs is looked for. Rows are appended to ``--out``
-as they come. Exit status 1 if anything departs or cannot be exported.
+free batch, where there is one, and run on one and on four images, the others with a batch of one. An architecture that
+departs is made as small as it can be while it still does, and its first layer that departs is looked for. Rows are
+appended to ``--out`` as they come. Exit status 1 if anything departs or cannot be exported.
 
 In the manner of differential fuzzing: Liu et al., NNSmith, arXiv:2207.13066, and NeuRI, arXiv:2302.02261. Here networks
 are the subnets of real models instead of graphs of random operators.
@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ofa
-from ofa.deploy import export_onnx
 from ofa.deploy.departure import first_departure
+from ofa.deploy.parity import TOLERANCES, run_outputs
+from ofa.deploy.targets import TARGETS, Network, target_of
 from ofa.hardware import Device
-from ofa.hardware.executorch_export import export_executorch
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.space import Arch, SpaceError
 from ofa.training.bn_calibration import calibrate_bn
@@ -55,7 +55,12 @@ FAMILIES = (
     "mobilevit_xxs",  # images unfolded and folded, resized where patches do not fit
     "edgenext_xx_small",  # attention between channels, positions as sines, splits
 )
-RUNTIME_NAMES = ("onnxruntime", "openvino", "executorch")
+RUNTIME_NAMES = [
+    name
+    for make in TARGETS.values()
+    for name in make().runtimes
+    if "fp32" in make().precisions and RUNTIMES[name]().on_cpu
+]
 COLUMNS = (
     "runtime",
     "family",
@@ -69,7 +74,7 @@ COLUMNS = (
     "fault",
 )
 RESOLUTIONS = (63, 80, 97, 112, 130, 160)  # odd ones too, and such as no stride divides
-TOLERANCE = 1e-4
+TOLERANCE = TOLERANCES["fp32"]
 NUM_CLASSES = 100
 NUM_IMAGES = 4
 MAX_SHRINKING_EXPORTS = 60
@@ -183,8 +188,7 @@ class Fuzzer:
                 found = [self.run(model, images, 1)]
                 found += [self.run(model, images, NUM_IMAGES)] if dynamic_batch else []
         except Exception as error:  # whatever exporters and runtimes raise is the result here
-            fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return Outcome(num_nodes=num_nodes, limit=limit, kind=type(error).__name__, fault=fault)
+            return Outcome(num_nodes=num_nodes, limit=limit, kind=type(error).__name__, fault=message(error))
         difference = float(np.max([np.abs(expected - logits).max() for logits in found]))
         departs = not difference <= limit
         fault = f"departs by {difference:.3g}, where {limit:.3g} is allowed" if departs else ""
@@ -193,19 +197,21 @@ class Fuzzer:
 
     def export(
         self, module: nn.Module, input_shape: Sequence[int], folder: Path, dynamic_batch: bool
-    ) -> tuple[Path | bytes, int]:
-        """A model for the runtime, and the number of its nodes (0 if it does not say)."""
-        if self.runtime == "executorch":
-            return export_executorch(module, (1, *input_shape)), 0
-        import onnx
+    ) -> tuple[Path, int]:
+        """A file for the runtime, and the number of its nodes (0 if it does not tell)."""
+        device = Device(name="here", runtime=self.runtime)
+        network = Network(module=module, input_shape=tuple(input_shape), batch=None if dynamic_batch else 1)
+        _, target = target_of(device)
+        files = target.export(network, device).files
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        path = folder / next(iter(files))
+        return path, count_nodes(path)
 
-        path = export_onnx(module, tuple(input_shape), folder / "model.onnx", dynamic_batch=dynamic_batch)
-        return path, len(onnx.load(path, load_external_data=False).graph.node)
-
-    def run(self, model: Path | bytes, images: Tensor, batch: int) -> npt.NDArray[np.floating]:
+    def run(self, path: Path, images: Tensor, batch: int) -> npt.NDArray[np.floating]:
         """Outputs of the model for all images, ``batch`` at once, concatenated."""
-        session = RUNTIMES[self.runtime]().prepare(model, Device(name="here", runtime=self.runtime, batch=batch))
-        return np.concatenate([session.run({"images": part.numpy()})[0] for part in images.split(batch)])
+        device = Device(name="here", runtime=self.runtime, batch=batch)
+        return run_outputs(path, images.numpy(), device=device, batch=batch)
 
     def shrink(self, arch: Arch, outcome: Outcome, *, dynamic_batch: bool, seed: Sequence[int]) -> Arch:
         """Take dims to their smallest values, one by one, as long as the fault stays of the same kind."""
@@ -241,16 +247,32 @@ class Fuzzer:
                 model, _ = self.export(module, images.shape[1:], Path(folder), dynamic_batch)
                 return self.run(model, images, len(images) if dynamic_batch else 1)
 
-        departure = first_departure(subnet, images, run, tolerance=TOLERANCE, dynamic_batch=dynamic_batch)
+        try:
+            departure = first_departure(subnet, images, run, tolerance=TOLERANCE, dynamic_batch=dynamic_batch)
+        except Exception as error:  # a part of the network may be too much for them
+            return f"{text}; its layers cannot be compared: {message(error)}"
         return f"{text}; {departure or 'all images at once agree'}"
+
+
+def count_nodes(path: Path) -> int:
+    if path.suffix == ".onnx":
+        import onnx
+
+        return len(onnx.load(path).graph.node)
+    return path.read_bytes().count(b"<layer ") if path.suffix == ".xml" else 0  # as OpenVINO calls them
+
+
+def message(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def fuzz(fuzzer: Fuzzer, family: str, num_archs: int, seed: int, known: set[tuple[str, ...]]) -> Iterator[Row]:
     """Rows of a family; those whose key is ``known`` are left out."""
     space = fuzzer.supernet.space
+    _, target = target_of(Device(name="here", runtime=fuzzer.runtime))
     rng = np.random.default_rng([seed, *family.encode()])
     for index, arch in enumerate(space.to_archs(space.sample_population(num_archs, rng))):
-        dynamic_batch = bool(index % 2) and fuzzer.runtime != "executorch"  # its programs take one batch
+        dynamic_batch = bool(index % 2) and target.free_batch
         row: Row = {
             "runtime": fuzzer.runtime,
             "family": family,

@@ -143,13 +143,11 @@ def test_shrinks_to_what_the_fault_needs(supernet: Supernet, photos: Any, monkey
 @pytest.mark.usefixtures("in_torch")
 def test_fault_is_reported_with_a_small_case_and_its_layer(tmp_path: Path, supernet: Supernet) -> None:
     out = tmp_path / "new" / "fuzz.csv"
-    assert run_main("--num-archs", "2", "--out", str(out)) == 1
-    rows = read(out)
-    assert [row["dynamic_batch"] for row in rows] == ["no", "yes"]
-    for row in rows:
-        assert row["ok"] == "no" and float(row["max_abs_difference"]) > float(row["limit"])
-        assert f"smallest architecture: {supernet.space.smallest().to_json()}" in row["fault"]
-        assert "; blocks.2.0.se.gate (hardsigmoid) departs by" in row["fault"]
+    assert run_main("--num-archs", "1", "--out", str(out)) == 1
+    (row,) = read(out)
+    assert row["ok"] == "no" and float(row["max_abs_difference"]) > float(row["limit"])
+    assert f"smallest architecture: {supernet.space.smallest().to_json()}" in row["fault"]
+    assert "; blocks.2.0.se.gate (hardsigmoid) departs by" in row["fault"]
 
 
 @pytest.mark.parametrize("in_torch", [False], indirect=True)
@@ -158,6 +156,7 @@ def test_rows_are_kept_and_a_torn_one_is_made_again(tmp_path: Path, capsys: pyte
     out = tmp_path / "fuzz.csv"
     assert run_main("--num-archs", "3", "--out", str(out)) == 0
     rows, text = read(out), out.read_text()
+    assert [row["dynamic_batch"] for row in rows] == ["no", "yes", "no"]
     assert [row["ok"] for row in rows] == ["yes"] * 3 and {row["num_nodes"] for row in rows} == {"7"}
     out.write_text(text[:-20])
     capsys.readouterr()
