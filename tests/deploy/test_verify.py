@@ -17,6 +17,7 @@ from PIL import Image
 
 from ofa.deploy import BundleError, read_bundle, verify_bundle
 from ofa.deploy.verify import VerifyResult
+from ofa.hardware import load_device
 
 from .conftest import DEVICE, Stopwatch
 
@@ -222,3 +223,72 @@ def test_reading_touches_only_bundle_json(bundle: Path) -> None:
     for name in read_bundle(bundle).files:
         (bundle / name).unlink()
     assert read_bundle(bundle).device == "cpu-1t"
+
+
+# -- on another machine, on somebody's own pictures --------------------------------------------------------------------
+
+
+def test_a_device_of_another_runtime_is_refused(bundle: Path) -> None:
+    with pytest.raises(
+        BundleError, match="is for onnxruntime in fp32, but device openvino-1t computes in fp32 on openv"
+    ):
+        verify_bundle(bundle, device=load_device("openvino-1t"), measure=Stopwatch())
+
+
+def test_the_median_may_miss_by_what_the_machine_repeats_to(bundle: Path) -> None:
+    assert verify_bundle(bundle, device=DEVICE, measure=Stopwatch(4.2 * 1.004)).ok  # repeats to 0.5 %
+    (check,) = verify_bundle(bundle, device=DEVICE, measure=Stopwatch(4.2 * 1.006)).failed
+    assert check.name == "latency"
+
+
+def test_another_machine_is_named(bundle: Path) -> None:
+    reseal(bundle, change=lambda info: info["fingerprint"].update(id="of another", cpu="Cortex-A76"))
+    (check,) = (c for c in verify_bundle(bundle, device=DEVICE, measure=Stopwatch(4.1)).checks if c.name == "latency")
+    assert check.ok and "than it was promised for (Cortex-A76)" in check.found
+
+
+def fill(folder: Path, bundle: Path, *, shift: int) -> None:
+    """The bundle's own samples as somebody's pictures, in the folder of their class or of a later one."""
+    info = read_bundle(bundle)
+    for name, label in zip(info.sample_names, info.sample_labels, strict=True):
+        place = folder / info.classes[(label + shift) % len(info.classes)]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / Path(name).name).write_bytes((bundle / name).read_bytes())
+
+
+def test_accuracy_on_a_folder_of_pictures(bundle: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "right", bundle, shift=0)
+    steps: list[tuple[int, int, str]] = []
+    result = verify_bundle(bundle, images=tmp_path / "right", progress=lambda *step: steps.append(step))
+    (check,) = (check for check in result.checks if check.name == "accuracy on pictures")
+    expected = np.load(bundle / "samples" / "outputs.npy").argmax(axis=1)
+    right = (expected == np.array(result.info.sample_labels)).mean()
+    assert check.found.startswith(f"{100 * right:.1f} % (") and check.found.endswith("of 32")
+    assert steps[-1] == (32, 32, "classifying pictures")
+
+
+def test_pictures_that_are_none_or_of_other_classes_are_named(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no folder .*nowhere"):
+        verify_bundle(bundle, images=tmp_path / "nowhere")
+    folder = tmp_path / "pictures"
+    (folder / "7").mkdir(parents=True)
+    with pytest.raises(BundleError, match="holds no pictures; they go into a folder per class, such as 0/"):
+        verify_bundle(bundle, images=folder)
+    (folder / "7" / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(BundleError, match=r"broken.png is no picture that can be read"):
+        verify_bundle(bundle, images=folder)
+    (folder / "seven").mkdir()
+    with pytest.raises(BundleError, match="class 'seven'"):
+        verify_bundle(bundle, images=folder)
+
+
+def test_a_runtime_that_is_not_there_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ofa.hardware.runtimes import NotInstalledError
+    from ofa.hardware.runtimes.onnxruntime import OnnxRuntime
+
+    def prepare(*args: object) -> None:
+        raise NotInstalledError("onnxruntime cannot be imported; install it with: pip install onnxruntime")
+
+    monkeypatch.setattr(OnnxRuntime, "prepare", prepare)
+    (check,) = verify_bundle(bundle).failed
+    assert check.name == "parity" and "pip install onnxruntime" in check.found

@@ -16,7 +16,8 @@ from ofa.hardware.runtimes.session import require
 @dataclass(frozen=True)
 class OpenVinoIr:
     """Made of the ONNX graph, in INT8 of the one with Q/DQ nodes: one quantizer for all runtimes, and the network that
-    latency tables are measured with. Weights keep their precision (OpenVINO would store them in fp16).
+    latency tables are measured with. Weights keep their precision (OpenVINO would store them in fp16). The steps are
+    those of OpenVINO's own converter, which also reports its use over the network.
     """
 
     runtimes = ("openvino",)
@@ -26,11 +27,16 @@ class OpenVinoIr:
 
     def export(self, network: Network, device: Device) -> Exported:
         openvino = require("openvino", EXTRA)
+        transformations = require("openvino._offline_transformations", EXTRA)
         exported = onnx_for(network, device)
         (model,) = exported.files.values()
         with tempfile.TemporaryDirectory() as folder:
             graph = openvino.Core().read_model(model)
+            transformations.apply_moc_transformations(graph, False)  # constants are folded, INT8 weights stay 8 bits
             graph.set_friendly_name("subnet")
+            for number, node in enumerate(graph.get_ordered_ops()):
+                if node.get_type_name() not in ("Parameter", "Result"):  # their own names count within the process
+                    node.set_friendly_name(f"{node.get_type_name()}_{number}")
             openvino.save_model(graph, str(Path(folder) / self.files[0]), compress_to_fp16=False)
             files = {name: (Path(folder) / name).read_bytes() for name in self.files}
         return Exported(files=files, reference=exported.reference, quantization=exported.quantization)
