@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ FOLLOW_SECONDS = 60.0  # one connection's look at a running job
 MAX_PAUSE_SECONDS = 30.0
 MAX_RESTARTS = 2
 BATCH_BYTES = 32 << 20
+OTHER_SUFFIXES = (".xml", ".engine")  # of files that a runtime takes beside those of its format
 MIN_BYTES_PER_SECOND = 50_000
 FINGERPRINT_SECONDS = 120.0
 # What a job may take at most, where the device does not say: slow boards need seconds for a block that is to last ten
@@ -172,7 +173,8 @@ class Ssh(Host):
         }
         name = hashlib.sha256(json.dumps([request, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
         request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
-        self._push({file.path: file for file in (*files.values(), anchor_file)})
+        weights = [file for name, model in models.items() for file in files[name].beside(model)]
+        self._push({file.path: file for file in (*files.values(), *weights, anchor_file)})
         arrived: set[tuple[str, int]] = set()
 
         def keep(lines: Sequence[str]) -> None:
@@ -504,11 +506,18 @@ class _File:
     sha256: str
     num_bytes: int
     suffix: str
+    stem: str = ""
 
     @property
     def path(self) -> str:
         """Where it is, from the folder of the machine on; some runtimes tell formats by the suffix."""
-        return f"models/{self.sha256}.{self.suffix}"
+        return f"models/{self.stem or self.sha256}.{self.suffix}"
+
+    def beside(self, model: Model) -> list[_File]:
+        """Files that the runtime looks for beside this one: the weights of an OpenVINO IR."""
+        if self.suffix != "xml":
+            return []
+        return [replace(_File.of("weights: ", Path(model).with_suffix(".bin"), "bin"), stem=self.stem)]
 
     @classmethod
     def of(cls, what: str, model: Model, suffix: str) -> _File:
@@ -520,7 +529,13 @@ class _File:
             check_exists(model, f"a .{suffix}")
         except ModelError as error:
             raise ModelError(f"{what}{error}") from None
-        return cls(Path(model), sha256_of_file(model), Path(model).stat().st_size, suffix)
+        path, digest = Path(model), sha256_of_file(model)
+        if path.suffix in OTHER_SUFFIXES:
+            suffix = path.suffix.removeprefix(".")
+        # Graphs of an IR are alike where only weights differ, so that both give the name.
+        both = f"{digest} {sha256_of_file(path.with_suffix('.bin'))}" if suffix == "xml" else ""
+        stem = hashlib.sha256(both.encode()).hexdigest() if both else ""
+        return cls(path, digest, path.stat().st_size, suffix, stem)
 
 
 def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:

@@ -25,7 +25,7 @@ from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import ModelError, NotInstalledError
 from ofa.hardware.timing import Block
-from ofa.hardware.transports import HostError, Local, Ssh
+from ofa.hardware.transports import HostError, Local, Ssh, ssh
 from ofa.hardware.transports.bundle import build_bundle
 from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.server import MISSING, SshServer, make_key
@@ -405,6 +405,18 @@ def test_no_ssh_on_this_machine(device, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(HostError, match="no program ssh on this machine; install the OpenSSH client"):
         device.host.clean()
+
+
+def test_the_weights_of_an_ir_go_with_it(tmp_path):
+    for name, weights in (("a", b"1"), ("b", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.xml").write_text("<net/>")
+        (tmp_path / name / "model.bin").write_bytes(weights)
+    first, second = (ssh._File.of("", tmp_path / name / "model.xml", "onnx") for name in "ab")
+    assert first.path.endswith(".xml") and first.path != second.path
+    (weights,) = second.beside(tmp_path / "b" / "model.xml")
+    assert weights.path == second.path.removesuffix(".xml") + ".bin" and weights.num_bytes == 1
+    assert ssh._File.of("", b"onnx", "onnx").beside(b"onnx") == []
 
 
 def test_settings_are_checked():
