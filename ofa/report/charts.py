@@ -14,6 +14,7 @@ import pandas as pd
 from ofa.report.palette import DEVICE_ROLES, DEVICE_SYMBOLS
 from ofa.report.points import best_of, describe, plot_points
 from ofa.report.run_files import DeviceResults, RunFiles
+from ofa.search.run import FLEET
 
 MAX_CURVE_POINTS = 400
 MAX_POINTS = 2_000
@@ -288,7 +289,7 @@ def training_curves(metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]
 
 def charts_of(run: RunFiles) -> dict[str, Chart]:
     """All charts that the run's files allow, by names that are good for files too."""
-    fronts = {device.name: device.front for device in run.devices if device.front is not None}
+    fronts = {device.name: device.front for device in run.devices if device.front is not None and device.name != FLEET}
     charts: dict[str, Chart | None] = {"fronts": fronts_of_devices(fronts) if len(fronts) > 1 else None}
     for device in run.devices:
         if device.front is not None:

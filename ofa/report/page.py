@@ -71,6 +71,7 @@ def render(run: RunFiles) -> str:
     }
     return environment.get_template("report.html.j2").render(
         run=run,
+        fleet=FLEET,
         palette=PALETTE,
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -163,6 +164,7 @@ def _explorer(run: RunFiles) -> tuple[list[dict[str, Any]], list[str]]:
         devices.append(
             {
                 "name": device.name,
+                "where": "every device" if device.name == FLEET else device.name,
                 "budgets_ms": budgets_ms,
                 "low_ms": low,
                 "high_ms": high,

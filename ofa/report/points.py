@@ -17,7 +17,7 @@ def plot_points(front: pd.DataFrame) -> pd.DataFrame:
     Accuracy is measured. Latency is predicted, since only a few subnets are measured and the others stand beside them,
     but for picks: those are held against their budgets.
     """
-    evaluated = front.dropna(subset=["measured_top1_percent"])
+    evaluated = front.dropna(subset=["measured_top1_percent", "predicted_latency_ms"])
     is_pick = evaluated["origin"] == "pick"
     return evaluated.assign(
         latency_ms=evaluated["predicted_latency_ms"].mask(is_pick, evaluated["measured_latency_ms"]),

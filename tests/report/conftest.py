@@ -62,7 +62,11 @@ def write_run(run_dir: Path, *, devices: tuple[str, ...] = ("cpu-1t",), seed: in
         "num_classes": 10,
         "space": space.to_json(),
         "data": {"name": "fashion-mnist", "classes": [f"class {index}" for index in range(10)], "num_train": 48_000},
-        "recipe": {"name": "sandwich", "seed": 0, "optimizer": {"name": "adamw", "learning_rate": 2e-3}, "epochs": 40},
+        "recipe": {
+            "name": "sandwich",
+            "strategy": {"sampler": {"name": "sandwich", "num_random": 2}, "loss": {"name": "soft_labels"}},
+            "train": {"epochs": 40, "batch_size": 128, "optimizer": "adamw", "learning_rate": 2e-3},
+        },
         "versions": {"ofa": "0.1.0", "python": "3.11.9", "torch": "2.15.0", "timm": "1.0.31"},
         "weights_sha256": "4f" * 32,
     }

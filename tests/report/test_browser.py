@@ -183,6 +183,20 @@ def test_charts_can_be_read_and_reduced_with_the_keyboard(browser: Browser, page
     assert browser.messages == []
 
 
+def test_axes_have_a_few_round_numbers(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    for low, high, num, is_log in (
+        (0.034, 0.23, 10, True), (0.9, 1.1, 4, True), (0.5, 900, 5, True), (1, 1e9, 4, True),
+        (91.3, 99.2, 5, False), (0, 1, 6, False), (-3, 14_000, 3, False), (0.0601, 0.0602, 3, False),
+    ):  # fmt: skip
+        found = browser.js(f"ticks([{low}, {high}], {num}, {str(is_log).lower()})")
+        assert 1 <= len(found) <= num + 1 and found == sorted(set(found)), (low, high, found)
+        assert all(low <= tick <= high for tick in found)
+        assert all(tick == float(f"{tick:.4g}") for tick in found), found
+        if is_log and high / low > 100:
+            assert all(f"{tick:e}"[:2] in ("1.", "2.", "3.", "5.") for tick in found), found
+
+
 def test_downloads_unpack_to_the_file(browser: Browser, page: Path, three_devices: Path) -> None:
     browser.open(page)
     link = "document.querySelector('[data-name=\"front_phone.csv\"]')"

@@ -196,6 +196,7 @@ def test_a_run_that_was_only_just_begun(run_dir: Path) -> None:
     assert page.data == {"explorer": [], "drawings": [], "charts": {}}
     assert page.headings == SECTIONS
     assert "mobilenetv3_large_100" in page.text
+    assert "40 epochs, 128 images a step, adamw, learning rate 0.002." in page.text
 
 
 def test_several_devices_stand_beside_each_other(three_devices: Path, tmp_path: Path) -> None:
@@ -220,6 +221,7 @@ def test_the_fleet_is_explored_and_exported_for_each_device(three_devices: Path,
     ]
     assert shlex.split(commands[0])[:4] == ["ofa", "export", "--run", str(run)]
     assert "--fleet --budget-ms" in page.text
+    assert "fleet" not in {series["name"] for series in page.data["charts"]["fronts"]["series"]}  # it is no device
 
 
 def test_a_page_of_the_largest_run_stays_small(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

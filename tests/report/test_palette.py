@@ -6,7 +6,7 @@ import pytest
 
 from ofa.report.palette import PALETTE
 
-TEXT, MARKS = ("ink", "muted", "front", "pick", "good"), ("random", "random_front")
+TEXT, MARKS = ("ink", "muted", "front", "pick", "good"), ("random", "random_front", "violet", "teal")
 
 
 def luminance(colour: str) -> float:

@@ -25,11 +25,11 @@ const ink = (role) => `color: var(--${role})`;
 /** Round numbers within a range, at most `num` of them. */
 function ticks([low, high], num, isLog = false) {
   if (isLog && high / low > 3) {
-    for (const digits of [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 3, 5], [1, 2, 5], [1, 3], [1]]) {
-      const found = [];
-      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-        found.push(...digits.map((digit) => Number(`${digit}e${power}`)));
-      }
+    const first = Math.floor(Math.log10(low)), last = Math.floor(Math.log10(high));
+    const powers = (every) => Array.from({ length: last - first + 1 }, (_, k) => first + k).filter((power) => power % every === 0);
+    const sets = [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 3, 5], [1, 2, 5], [1, 3], [1]].map((digits) => [digits, 1]);
+    for (const [digits, every] of [...sets, [[1], 2], [[1], 3], [[1], 6]]) {
+      const found = powers(every).flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)));
       const inside = found.filter((tick) => tick >= low && tick <= high);
       if (inside.length <= num) return inside;
     }
@@ -93,6 +93,7 @@ class Chart {
     this.plot.addEventListener("blur", () => this.tell(null));
     this.plot.addEventListener("keydown", (event) => this.step(event));
     this.draw();
+    new ResizeObserver(() => this.plot.clientWidth !== this.width && this.draw()).observe(this.plot);
   }
 
   get shown() {
@@ -131,6 +132,7 @@ class Chart {
   /** Everything anew, as wide as there is room: `width` where the browser cannot say. */
   draw(width = this.plot.clientWidth) {
     if (!width) return;
+    this.width = width;
     const { x, y, square, guides } = this.spec;
     const all = (axis) => this.shown.flatMap((series) => series[axis]);
     const near = guides.filter((guide) => guide > Math.min(...all("x")) / 2 && guide < Math.max(...all("x")) * 2);

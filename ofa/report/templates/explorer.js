@@ -114,7 +114,7 @@ class Explorer {
 
   /** The most accurate subnet whose measured median keeps the budget, with headroom. */
   pick() {
-    const { choices, headroom, name } = this.device;
+    const { choices, headroom, name, where } = this.device;
     const budget = this.budget, limit = budget / (1 + headroom);
     const index = choices.findLastIndex((choice) => choice.median_ms <= limit);
     this.choice = choices[index];
@@ -125,11 +125,11 @@ class Explorer {
     if (!this.choice) {
       const fastest = choices[0].median_ms;
       this.nearest = Math.ceil(fastest * (1 + headroom) * 1000) / 1000;
-      verdict.textContent = `Nothing that was measured on ${name} keeps ${short4(budget)} ms: the fastest subnet takes ${exact(fastest)} ms. The nearest feasible budget is ${short4(this.nearest)} ms.`;
+      verdict.textContent = `Nothing that was measured on ${where} keeps ${short4(budget)} ms: the fastest subnet takes ${exact(fastest)} ms. The nearest feasible budget is ${short4(this.nearest)} ms.`;
       this.at("nearest").textContent = `Use ${short4(this.nearest)} ms`;
     } else {
       const spare = (1 - this.choice.median_ms / budget) * 100;
-      verdict.textContent = `The most accurate subnet measured on ${name} within ${short4(budget)} ms. Its median stays ${spare.toFixed(0)} % below the budget.`;
+      verdict.textContent = `The most accurate subnet measured on ${where} within ${short4(budget)} ms. Its median stays ${spare.toFixed(0)} % below the budget.`;
       this.describe();
     }
     const marked = { budget_ms: budget, x: this.choice?.median_ms ?? null, y: this.choice?.top1_percent ?? null };
@@ -153,8 +153,9 @@ class Explorer {
     if (!this.choice || !width) return;
     const { percentiles_ms: p, quantiles_ms: q, predicted_ms, text } = this.choice;
     const spans = q.length ? [[q[1], q[19]], [q[2], q[18]], [q[5], q[15]]] : p.p10 ? [[p.p10, p.p90]] : [];
-    const values = [...spans.flat(), p.p50, predicted_ms, this.budget];
-    const [low, high] = domain(values, false);
+    // A few slow runs, as of a busy machine, must not squeeze the rest: what is far out is cut off.
+    const most = 1.3 * Math.max(p.p50, predicted_ms, this.budget);
+    const [low, high] = domain([...spans.flat(), p.p50, predicted_ms, this.budget].map((value) => Math.min(value, most)), false);
     const at = scale(false, [low, high], [6, width - 6]);
     const svg = node("svg", { viewBox: `0 0 ${width} 78`, role: "img" });
     const known = Object.entries(p).map(([name, value]) => `${name} ${exact(value)} ms`).join(", ");
@@ -165,7 +166,9 @@ class Explorer {
       svg.append(node("text", { x: at(tick), y: 70, class: "middle" }, short(tick)));
     }
     for (const [from, to] of spans) {
-      svg.append(node("rect", { class: "band", x: at(from), y: 26, width: Math.max(at(to) - at(from), 1.5), height: 20 }));
+      const end = to > most ? width : at(to);
+      svg.append(node("rect", { class: "band", x: at(from), y: 26, width: Math.max(end - at(from), 1.5), height: 20 }));
+      if (to > most) svg.append(node("path", { class: "more", d: `M${width - 10} 31l5 5-5 5` }));
     }
     svg.append(node("path", { class: "median", d: `M${at(p.p50)} 22V50` }));
     svg.append(node("path", { class: "predicted", d: `M${at(predicted_ms)} 52l-4.5 7h9Z` }));

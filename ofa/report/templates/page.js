@@ -11,11 +11,6 @@ async function start() {
   const section = document.getElementById("explorer");
   const explorer = section ? new Explorer(section, data, charts) : null;
   const all = () => [...charts, ...(explorer ? [explorer.chart] : [])];
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth !== width) all().forEach((chart) => chart.draw()); // a phone's bars come and go, which changes the height
-    width = innerWidth;
-  });
   addEventListener("beforeprint", () => {
     document.querySelector("section:last-of-type details").open = true;
     explorer?.strip(310);
