@@ -515,7 +515,7 @@ class _File:
 
     def beside(self, model: Model) -> list[_File]:
         """Files that the runtime looks for beside this one: the weights of an OpenVINO IR."""
-        if self.suffix != "xml":
+        if self.suffix != "xml" or isinstance(model, bytes):
             return []
         return [replace(_File.of("weights: ", Path(model).with_suffix(".bin"), "bin"), stem=self.stem)]
 
