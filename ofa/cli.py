@@ -749,6 +749,22 @@ def report(
 
 
 @app.command()
+def plot(
+    *,
+    run: RunOption,
+    out: Annotated[Path | None, typer.Option(help="Instead of RUN/plots.", metavar="DIR")] = None,
+    tables: TablesOption = TABLES,
+    file_format: Annotated[str, typer.Option("--format", help="png, pdf or svg.")] = "png",
+) -> None:
+    """Figures for papers, a column wide: fronts, search, prediction error, training, one device against another."""
+    import ofa.report
+
+    paths = ofa.report.write_plots(run, out or run / "plots", tables, file_format)
+    for path in paths:
+        say(f"wrote {path}")
+
+
+@app.command()
 def measure(
     models: Annotated[list[Path], typer.Argument(help="ONNX files (or .pte programs).", metavar="MODEL…")],
     *,
