@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa.confidence import wilson_interval
@@ -44,6 +44,7 @@ def pick(choices: tuple[Choice, ...], budget_ms: float, headroom: float) -> Choi
     return next((c for c in reversed(choices) if c.latency_ms["p50"] <= budget_ms / (1 + headroom)), None)
 
 
+@settings(max_examples=40)
 @given(rows=st.lists(SUBNET, max_size=25, unique_by=lambda row: row[0]), budget_ms=st.floats(0.5, 25))
 def test_any_budget_picks_what_the_search_would_pick(rows: list[tuple[int, int, int | None]], budget_ms: float) -> None:
     device = device_of(rows)

@@ -34,4 +34,7 @@ for (const link of document.querySelectorAll("a[data-name]")) {
   });
 }
 
-start();
+start().catch((error) => {
+  document.getElementById("failed").hidden = false;
+  throw error;
+});
