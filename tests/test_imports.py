@@ -94,7 +94,7 @@ def loaded_by(statement: str) -> set[str]:
     )
 
 
-HEAVY = {"onnx", "onnxruntime", "matplotlib", "plotly", "tensorrt", "sklearn"}
+HEAVY = {"onnx", "onnxruntime", "matplotlib", "tensorrt", "sklearn"}
 
 
 def test_import_ofa_is_light() -> None:
@@ -106,7 +106,7 @@ def test_import_ofa_is_light() -> None:
 def test_the_supernet_brings_in_nothing_of_search_or_deployment() -> None:
     loaded = loaded_by("import ofa; ofa.elasticize; ofa.create_supernet; ofa.LatencyTable")
     assert "torch" in loaded
-    assert not loaded & {"onnxruntime", "matplotlib", "plotly", "tensorrt"}
+    assert not loaded & {"onnxruntime", "matplotlib", "tensorrt"}
 
 
 @pytest.mark.parametrize("room", ["space", "cost", "search"])

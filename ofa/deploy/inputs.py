@@ -56,12 +56,8 @@ class Inputs:
 
     def first(self, split: str, num: int) -> Images:
         """The first inputs of a split, at most so many."""
-        found: list[Images] = []
-        for images, _ in self.batches(split):
-            found.append(images[: num - sum(map(len, found))])
-            if sum(map(len, found)) >= num:
-                break
-        return np.concatenate(found)
+        batches = self.evaluator.data.batches(split, batch_size=num, image_size=self.resolution)
+        return self._inputs(next(iter(batches))[0])
 
     def accuracy(self, max_loss_points: float) -> Accuracy:
         """What INT8 may cost on the search split, and the images that its ranges come from."""

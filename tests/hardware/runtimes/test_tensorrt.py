@@ -548,6 +548,17 @@ def test_files_that_no_longer_load_are_made_anew(trt, cache):
     assert trt.timing_caches == [b"", b"timings", b""]
 
 
+def test_an_engine_can_be_taken_along(trt, tmp_path):
+    path = tmp_path / "model.engine"
+    path.write_bytes(TensorRt().engine(doubling(), device()))
+    assert trt.num_builds == 1
+    assert TensorRt().prepare(path, device()).data == b"engine:" + doubling()
+    assert trt.num_builds == 1
+    path.write_bytes(b"of another GPU")
+    with pytest.raises(ModelError, match=r"model\.engine was built for another GPU or version.*again from its ONNX"):
+        TensorRt().prepare(path, device())
+
+
 def test_errors_are_those_of_tensorrt(trt, cache, tmp_path):
     with pytest.raises(ModelError, match=r"no model .*model\.onnx"):
         TensorRt().prepare(tmp_path / "model.onnx", device())
