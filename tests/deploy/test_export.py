@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pandas as pd
 import pytest
 import torch
 
-from ofa.deploy import BundleError, ExportResult, export_bundle, read_bundle, read_candidates
+import ofa.deploy.targets.onnx as onnx_target
+from ofa.deploy import BundleError, ExportResult, ParityError, export_bundle, read_bundle, read_candidates
 from ofa.files import FileFormatError
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator, top1_percent
@@ -110,3 +112,30 @@ def test_damaged_search_result_is_named(tmp_path: Path) -> None:
         (tmp_path / "front.csv").write_text(text)
         with pytest.raises(FileFormatError, match=r"front\.csv is missing or damaged"):
             read_candidates(tmp_path, 1.0)
+
+
+@pytest.mark.slow
+def test_a_file_that_computes_something_else_is_kept_and_its_first_wrong_layer_named(
+    evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = onnx_target.to_onnx
+
+    def wrong(*args: Any, **kwargs: Any) -> onnx.ModelProto:
+        """The weights of the first convolution are a fiftieth too large."""
+        model = right(*args, **kwargs)
+        first = next((node for node in model.graph.node if node.op_type == "Conv"), None)
+        for tensor in model.graph.initializer:
+            if first is not None and tensor.name == first.input[1]:
+                weights = onnx.numpy_helper.to_array(tensor) * np.float32(1.02)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+        return model
+
+    monkeypatch.setattr(onnx_target, "to_onnx", wrong)
+    with pytest.raises(
+        ParityError, match=r"model.onnx departs by .*; conv_stem \(conv2d\) departs .* the files are in"
+    ):
+        export(evaluator, candidates, out=tmp_path / "bundle")
+    failed = tmp_path / "bundle.failed"
+    assert {file.name for file in failed.iterdir()} == {"model.onnx", "departure.json"}
+    assert "conv_stem" in json.loads((failed / "departure.json").read_text())["message"]
+    assert not (tmp_path / "bundle").exists()
