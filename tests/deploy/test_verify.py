@@ -268,7 +268,7 @@ def test_accuracy_on_a_folder_of_pictures(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_none_or_of_other_classes_are_named(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no folder .*nowhere"):
+    with pytest.raises(BundleError, match=r"no folder .*nowhere"):
         verify_bundle(bundle, images=tmp_path / "nowhere")
     folder = tmp_path / "pictures"
     (folder / "7").mkdir(parents=True)
