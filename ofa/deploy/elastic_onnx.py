@@ -1,0 +1,89 @@
+"""The subnets of an elastic artefact in ONNX Runtime."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_graph
+from ofa.deploy.elastic_graph import CUT, common_tail, parse_graph, split
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Floats = npt.NDArray[np.float32]
+Compute = Callable[[Floats], Floats]
+
+
+class OnnxSubnets:
+    """Makes a session per subnet, and one for the end that all have in common.
+
+    What sessions cannot share: ONNX Runtime multiplies the factors of batch normalisation into the weights and packs
+    them for the CPU, so that those of two subnets are different numbers in a different order. Only layers without batch
+    normalisation of its own, at the end of the networks, are the same in all.
+
+    Sessions have no memory arena: it would keep the activations of every subnet while one of them runs.
+    """
+
+    def __init__(self, root: Path, info: ElasticInfo, threads: int) -> None:
+        self._root, self._info, self._threads = root, info, threads
+        models = [self._model(subnet) for subnet in info.subnets]
+        length = common_tail(models)
+        parts = [split(model, length) if length else (model, None) for model in models]
+        self._own = {subnet.name: own for subnet, (own, _) in zip(info.subnets, parts, strict=True)}
+        tail = parts[0][1]
+        self._tail = None if tail is None else self._session(tail)
+
+    def load(self, subnet: SubnetInfo) -> Compute:
+        """Logits ``(N, num_classes)`` of images ``(N, C, H, W)``, one image after the other; several threads may call.
+
+        A larger batch would need graphs of a free batch, and activations of its size; on one core it is hardly faster.
+        """
+        own, tail = self._session(self._own[subnet.name]), self._tail
+        input_name, output_name = own.get_inputs()[0].name, own.get_outputs()[0].name
+
+        def one(image: Floats) -> Floats:
+            value: Floats = own.run([output_name], {input_name: image})[0]
+            return value if tail is None else tail.run(None, {CUT: value})[0]
+
+        def compute(images: Floats) -> Floats:
+            if len(images) == 1:
+                return one(images)
+            return np.concatenate([one(images[number : number + 1]) for number in range(len(images))])
+
+        return compute
+
+    def _model(self, subnet: SubnetInfo) -> ModelProto:
+        weights_bytes = int(self._info.files[WEIGHTS]["bytes"])
+        data = read_graph(self._root, self._info, subnet)
+        return parse_graph(data, weights_bytes=weights_bytes, where=str(self._root / subnet.graph))
+
+    def _session(self, model: ModelProto) -> Any:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._root))
+        try:
+            return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except (errors.InvalidGraph, errors.InvalidArgument, errors.Fail, errors.NotImplemented) as error:
+            raise ElasticError(f"a graph of {self._root} cannot be loaded ({error}); {REMEDY}") from None
+        finally:
+            give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps what loading took for a while, as much as the weights again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

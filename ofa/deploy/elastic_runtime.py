@@ -1,0 +1,299 @@
+"""Several subnets of one supernet, ready to run, with a switch between them (SortedNet, arXiv:2309.00255; SN-Net).
+
+Nothing is loaded or compiled when a subnet is switched to: one reference changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
+from ofa.space import unknown_name_message
+
+if TYPE_CHECKING:
+    from ofa.hardware.device import Device
+    from ofa.hardware.timing import Block
+
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[int, int, str], None]
+RuntimeName = Literal["onnxruntime", "torch"]
+
+
+class UnknownSubnetError(LookupError):
+    """No subnet has this name."""
+
+
+class Subnets(Protocol):
+    """Makes what computes one subnet."""
+
+    def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]: ...
+
+
+def _onnxruntime(root: Path, info: ElasticInfo, threads: int) -> Subnets:
+    from ofa.deploy.elastic_onnx import OnnxSubnets
+
+    return OnnxSubnets(root, info, threads)
+
+
+def _torch(root: Path, info: ElasticInfo, threads: int) -> Subnets:
+    from ofa.deploy.elastic_torch import TorchSubnets
+
+    return TorchSubnets(root, info, threads)
+
+
+ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int], Subnets]] = {
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticSubnet:
+    """One subnet of an artefact.
+
+    Args:
+        resolution: Pixels a side of the images that it takes.
+        latency_ms: Median of one image in the runtime and with the threads that the artefact was opened with; ``None``
+            if that was not measured.
+        top1_percent: Measured when the artefact was written.
+    """
+
+    name: str
+    arch: Mapping[str, Any]
+    resolution: int
+    latency_ms: float | None
+    top1_percent: float
+
+
+@dataclass(frozen=True)
+class LoadedSubnet:
+    """A subnet that can run. Whoever holds one is not concerned by switching."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    _compute: Callable[[Floats], Floats]
+
+    def run(self, images: Floats) -> Floats:
+        """Logits ``(N, num_classes)`` of normalised images ``(N, C, H, W)``, float32, ``N`` at least 1.
+
+        Raises:
+            ElasticError: If the images have another shape or type.
+        """
+        if images.dtype != np.float32 or images.shape[1:] != self.input_shape or not len(images):
+            raise ElasticError(
+                f"subnet {self.name!r} takes float32 images of shape (N, {', '.join(map(str, self.input_shape))}), not "
+                f"{images.dtype} {images.shape}; hold ElasticRuntime.current while you prepare images for it"
+            )
+        return self._compute(images)
+
+
+class ElasticRuntime:
+    """An elastic artefact, opened: one subnet is current, any other can be in the next request.
+
+    Threads may run images and switch at the same time: a request is computed by the subnet that was current when
+    :meth:`run` was called, whatever happens meanwhile. Where subnets differ in resolution, take :attr:`current` first,
+    prepare the images for its ``input_shape``, and call its ``run``.
+
+    The fastest subnet is current at first.
+
+    Args:
+        path: What :func:`ofa.deploy.elastic_write.write_elastic` left.
+        runtime: ``onnxruntime`` or ``torch``, on the CPU. torch keeps the number of threads per process, and it is set
+            when images run.
+        threads: Threads that compute one image.
+        max_loaded: With ONNX Runtime, hold at most so many subnets. The one that was used longest ago goes, and a
+            switch to one that is not held loads it first. By default all are held.
+
+    Raises:
+        ElasticError: If the artefact is damaged or not what it should be, or if it cannot run so.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        runtime: RuntimeName = "onnxruntime",
+        threads: int = 1,
+        *,
+        max_loaded: int | None = None,
+    ) -> None:
+        if runtime not in ELASTIC_RUNTIMES:
+            raise ElasticError(unknown_name_message("runtime", runtime, ELASTIC_RUNTIMES))
+        if threads < 1:
+            raise ElasticError(f"threads must be at least 1, not {threads}")
+        if max_loaded is not None and (max_loaded < 1 or runtime == "torch"):
+            raise ElasticError(
+                f"max_loaded is {max_loaded}; give at least 1, and with onnxruntime only: in torch all share one memory"
+            )
+        self.path, self.runtime, self.threads = Path(path), runtime, threads
+        self.info = read_elastic(self.path)
+        self._infos = {subnet.name: subnet for subnet in self.info.subnets}
+        self._max_loaded = max_loaded or len(self._infos)
+        self._subnets = ELASTIC_RUNTIMES[runtime](self.path, self.info, threads)
+        self._loaded: OrderedDict[str, LoadedSubnet] = OrderedDict()
+        self._lock = threading.Lock()
+        self._measurement = self.info.measured(runtime, threads)
+        names = [subnet.name for subnet in sorted(self.subnets, key=lambda each: each.latency_ms or math.inf)]
+        for name in reversed(names[: self._max_loaded]):
+            self.use(name)
+
+    # -- what there is -----------------------------------------------------------------------------------------------
+
+    @property
+    def subnets(self) -> tuple[ElasticSubnet, ...]:
+        """All subnets, in the order in which they were written."""
+        measurement = self._measurement
+        latencies = [each.p50 for each in measurement.latency_ms] if measurement else [None] * len(self._infos)
+        return tuple(
+            ElasticSubnet(
+                name=info.name,
+                arch=info.arch,
+                resolution=info.resolution,
+                latency_ms=latency_ms,
+                top1_percent=info.top1_percent,
+            )
+            for info, latency_ms in zip(self.info.subnets, latencies, strict=True)
+        )
+
+    @property
+    def current(self) -> LoadedSubnet:
+        """The subnet that the next request is computed by."""
+        return self._current
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side that the current subnet takes."""
+        return self._current.input_shape[1]
+
+    @property
+    def is_measured_here(self) -> bool:
+        """Whether latencies are of this machine and these versions; if not, :meth:`measure` makes them so."""
+        from ofa.hardware.fingerprint import fingerprint
+
+        measurement = self._measurement
+        return measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._device())["id"]
+
+    # -- switching ---------------------------------------------------------------------------------------------------
+
+    def use(self, name: str) -> None:
+        """Make a subnet current.
+
+        Raises:
+            UnknownSubnetError: If there is none of this name.
+        """
+        if name not in self._infos:
+            raise UnknownSubnetError(unknown_name_message("subnet", name, self._infos))
+        with self._lock:
+            loaded = self._loaded.get(name)
+            if loaded is None:
+                loaded = self._loaded[name] = self._load(name)
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > self._max_loaded:
+                self._loaded.popitem(last=False)  # a request that it is computing keeps it
+            self._current = loaded
+
+    def set_budget_ms(self, budget_ms: float) -> ElasticSubnet:
+        """Switch to the most accurate subnet whose measured latency keeps a budget.
+
+        Raises:
+            ElasticError: If none does, which names the nearest budget, or if latencies were not measured so.
+        """
+        subnets = self.subnets
+        timed = [(each.latency_ms, each) for each in subnets if each.latency_ms is not None]
+        if not timed:
+            raise ElasticError(
+                f"{self.path} has no latencies of {self.runtime} with threads={self.threads}; call measure() first"
+            )
+        within = [(each.top1_percent, -latency_ms, each) for latency_ms, each in timed if latency_ms <= budget_ms]
+        if not within:
+            latency_ms, fastest = min(timed, key=lambda pair: pair[0])
+            nearest_ms = math.ceil(latency_ms * 1000) / 1000
+            raise ElasticError(
+                f"no subnet of {self.path} keeps {budget_ms:g} ms in {self.runtime} with threads={self.threads}: the "
+                f"fastest, {fastest.name!r}, takes {latency_ms:.3f} ms; ask for at least {nearest_ms:.3f} ms"
+            )
+        chosen = max(within, key=lambda entry: entry[:2])[2]
+        self.use(chosen.name)
+        return chosen
+
+    def _load(self, name: str) -> LoadedSubnet:
+        info = self._infos[name]
+        shape = (self.info.channels, info.resolution, info.resolution)
+        loaded = LoadedSubnet(name, shape, self._subnets.load(info))
+        loaded.run(np.zeros((1, *shape), dtype=np.float32))  # the first call plans and allocates
+        return loaded
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(self, images: Floats) -> Floats:
+        """Logits of images by the current subnet; see :meth:`LoadedSubnet.run`."""
+        return self._current.run(images)
+
+    __call__ = run
+
+    def measure(
+        self,
+        *,
+        rng: np.random.Generator,
+        rounds: int = 10,
+        block_seconds: float = 0.05,
+        progress: Progress | None = None,
+    ) -> Measurement:
+        """Time all subnets against each other, here and now; from then on latencies are these.
+
+        With ``max_loaded`` all are loaded meanwhile. The artefact is left as it is.
+
+        Args:
+            rng: Draws an image and the order of measurements.
+            rounds, block_seconds: See :func:`ofa.hardware.timing.time_models`.
+            progress: Called with blocks done, blocks in all, and what is being done.
+        """
+        from ofa.hardware.fingerprint import fingerprint
+        from ofa.hardware.timing import SystemClock, time_models
+
+        with self._lock:
+            held = dict(self._loaded)
+        requests = {name: _request(held.get(name) or self._load(name), rng) for name in self._infos}
+        count = itertools.count(1)
+
+        def on_block(block: Block) -> None:
+            if progress is not None:
+                progress(next(count), len(requests) * rounds, "measuring subnets")
+
+        result = time_models(
+            requests,
+            anchor=requests[next(iter(requests))],
+            rng=rng,
+            rounds=rounds,
+            block_seconds=block_seconds,
+            clock=SystemClock(self.threads),
+            on_block=on_block,
+        )
+        table = result.latencies_ms(list(self._infos))
+        columns = [table[f"latency_ms_p{percentile}"].tolist() for percentile in (10, 50, 90)]
+        self._measurement = Measurement(
+            runtime=self.runtime,
+            threads=self.threads,
+            fingerprint=fingerprint(self._device()),
+            latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
+        )
+        return self._measurement
+
+    def _device(self) -> Device:
+        from ofa.hardware.device import Device
+
+        return Device(name="here", runtime=self.runtime, threads=self.threads)
+
+
+def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:
+    images = rng.standard_normal((1, *subnet.input_shape)).astype(np.float32)
+    return lambda: subnet.run(images)

@@ -1,0 +1,111 @@
+"""Which elements of the supernet's weights a subnet is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofa.nn.conv import remove_kernel_transforms
+from ofa.nn.slicing import Selection
+from ofa.nn.structure import clone_structure, own_hooks
+from ofa.space import Arch, Value
+from ofa.supernet import Supernet
+
+Bounds = tuple[tuple[int, int], ...]
+"""First index and end of each axis."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some indices of each axis of a tensor."""
+
+    selections: tuple[Selection, ...]
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest box around it."""
+        return tuple((each.runs[0][0], each.runs[-1][0] + each.runs[-1][1]) for each in self.selections)
+
+    def within(self, bounds: Bounds) -> Part:
+        """The same elements, counted from the corner of a box that holds them."""
+        moved = (
+            Selection(each.axis, tuple((first - start, length) for first, length in each.runs))
+            for each, (start, _) in zip(self.selections, bounds, strict=True)
+        )
+        return Part(tuple(moved))
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The elements: a view where each axis keeps one run."""
+        for selection in self.selections:
+            tensor = selection.take(tensor)
+        return tensor
+
+
+class WeightMap:
+    """For any subnet, its structure, and where in the supernet's parameters each of its parameters lies.
+
+    The same code that narrows weights finds it: it is given a model whose every weight is its own position.
+
+    A kernel that passes a learned matrix on its way (:func:`ofa.nn.conv.add_kernel_transforms`) is placed at the crop
+    that enters the matrix; its values are other ones.
+    """
+
+    def __init__(self, supernet: Supernet) -> None:
+        model = remove_kernel_transforms(clone_structure(supernet.model))
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for path, module in model.named_modules():
+            for name, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                positions = torch.arange(parameter.numel(), dtype=torch.int32).view(parameter.shape)
+                module._parameters[name] = positions  # no Parameter, which would want gradients
+                self._shapes[f"{path}.{name}".lstrip(".")] = tuple(parameter.shape)
+        self._supernet = Supernet(model, supernet.space, supernet.stages, supernet.dims, supernet.anatomy).eval()
+
+    def structure(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
+        """The subnet's modules; their parameters are positions in those of the supernet."""
+        module = clone_structure(self._supernet.subnet(arch))
+        own_hooks(module)
+        return module
+
+    def parts(self, structure: nn.Module) -> dict[str, Part]:
+        """What each parameter of a :meth:`structure` is of the supernet's parameter of the same name."""
+        return {
+            name: _part(positions, self._shapes[name])
+            for path, module in structure.named_modules()
+            for name, positions in ((f"{path}.{key}".lstrip("."), value) for key, value in module._parameters.items())
+            if positions is not None
+        }
+
+
+def bounds_of(parts: Sequence[Mapping[str, Part]]) -> dict[str, Bounds]:
+    """For each parameter the box around what any of several subnets uses."""
+    found: dict[str, Bounds] = {}
+    for subnet in parts:
+        for name, part in subnet.items():
+            before = found.get(name, part.bounds)
+            found[name] = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(before, part.bounds, strict=True))
+    return found
+
+
+def box(tensor: Tensor, bounds: Bounds) -> Tensor:
+    """A view of what lies in a box."""
+    for axis, (start, end) in enumerate(bounds):
+        tensor = tensor.narrow(axis, start, end - start)
+    return tensor
+
+
+def _part(positions: Tensor, shape: tuple[int, ...]) -> Part:
+    """Indices per axis; every subnet keeps the same ones of an axis wherever it is on the others."""
+    flat = positions.detach().numpy()
+    assert flat.size, "an empty weight"
+    selections = []
+    for axis in range(flat.ndim):
+        line = flat[tuple(slice(None) if other == axis else 0 for other in range(flat.ndim))]
+        indices = np.unravel_index(line, shape)[axis].astype(np.int64)
+        selections.append(Selection.of(axis, indices))
+    return Part(tuple(selections))

@@ -1,0 +1,296 @@
+"""From a supernet to an elastic artefact: several subnets in one folder, their common weights once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ofa.confidence import wilson_interval
+from ofa.config import to_plain
+from ofa.data import preprocessing
+from ofa.deploy.elastic_format import (
+    PLAIN_NAME,
+    WEIGHTS,
+    ElasticError,
+    ElasticInfo,
+    Measurement,
+    SubnetInfo,
+    check_destination,
+    new_folder,
+    read_elastic,
+    write_info,
+)
+from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references, refer_to_weights
+from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
+from ofa.deploy.elastic_weights import Part, WeightMap, bounds_of, box
+from ofa.deploy.onnx_export import to_onnx
+from ofa.deploy.parity import TOLERANCES, Outputs, compare_outputs
+from ofa.space import Arch, Value
+from ofa.training import SubnetEvaluator
+from ofa.training.evaluation import top1_percent
+from ofa.training.recipe import ModelConfig
+from ofa.training.run import versions
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Progress = Callable[[int, int, str], None]
+
+NUM_PARITY_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticOptions:
+    """How an artefact is measured.
+
+    Args:
+        runtimes: Those that it is compared with torch and measured in.
+        threads: Threads that compute one image.
+        rounds, block_seconds: See :func:`ofa.hardware.timing.time_models`.
+        split: What accuracies are measured on.
+    """
+
+    runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "torch")
+    threads: int = 1
+    rounds: int = 10
+    block_seconds: float = 0.05
+    split: str = "test"
+
+
+DEFAULTS = ElasticOptions()
+
+
+@dataclass
+class _Steps:
+    """Reports what is being done."""
+
+    progress: Progress | None
+    num: int
+    done: int = 0
+
+    def begin(self, what: str) -> None:
+        if self.progress is not None:
+            self.progress(self.done, self.num, what)
+        self.done += 1
+
+
+@dataclass(frozen=True)
+class _Subnet:
+    """A subnet on its way into an artefact."""
+
+    name: str
+    arch: Arch
+    module: nn.Module
+    graph: ModelProto
+    parts: Mapping[str, Part]
+    top1_percent: float
+    num_images: int
+
+    @property
+    def resolution(self) -> int:
+        return int(self.arch["resolution"])
+
+
+def write_elastic(
+    evaluator: SubnetEvaluator,
+    archs: Mapping[str, Mapping[str, Value]] | Sequence[Mapping[str, Value]],
+    out: Path | str,
+    *,
+    rng: np.random.Generator,
+    model: ModelConfig | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    options: ElasticOptions = DEFAULTS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ElasticInfo:
+    """Write subnets of one supernet so that :class:`ElasticRuntime` can switch between them.
+
+    Each is extracted and calibrated. Weights are stored once, as far as some subnet uses them; what a subnet has of its
+    own are statistics of batch normalisation, and kernels that passed a learned matrix. Then every subnet is compared
+    with the extracted module, and measured, in each runtime.
+
+    Args:
+        archs: By name, or in a sequence, whose members are then called ``subnet0``, ``subnet1`` ...
+        out: Folder to make.
+        rng: Draws inputs and the order of measurements.
+        model: What the supernet was made of (``run.recipe.model``); torch needs it to build subnets without pickles.
+        provenance: More about where the weights came from, plain data.
+        overwrite: Replace an artefact that is there; anything else is never replaced.
+        progress: Called with steps done, steps in all, and what is being done.
+
+    Returns:
+        What ``elastic.json`` says.
+
+    Raises:
+        ElasticError: If ``out`` is taken, names do not fit, or torch is among the runtimes and there is no ``model``.
+        ParityError: If a subnet does not compute what its module computes.
+    """
+    check_destination(out, overwrite=overwrite)
+    chosen = _named(evaluator, archs)
+    if "torch" in options.runtimes and model is None:
+        raise ElasticError("torch needs to know what the supernet was made of; give model, or runtimes without torch")
+    steps = _Steps(progress, 2 * len(chosen) + 1 + 2 * len(options.runtimes))
+    weight_map = WeightMap(evaluator.supernet)
+    subnets = [_prepare(evaluator, weight_map, name, arch, options.split, steps) for name, arch in chosen.items()]
+    steps.begin("writing")
+    with new_folder(Path(out)) as folder:
+        _write_files(folder, evaluator.supernet.model, subnets, for_torch=model is not None)
+        info = ElasticInfo(
+            subnets=tuple(_describe(evaluator, subnet) for subnet in subnets),
+            measurements=(),
+            classes=evaluator.data.classes,
+            split=options.split,
+            num_images=subnets[0].num_images,
+            channels=evaluator.supernet.input_shape(subnets[0].arch)[0],
+            model=None if model is None else json.loads(json.dumps(to_plain(model.untrained()))),
+            provenance={**(provenance or {}), "exported_with": versions()},
+        )
+        info = write_info(folder, info)
+        for name in options.runtimes:
+            steps.begin(f"comparing {name} with the extracted subnets")
+            runtime = ElasticRuntime(folder, name, options.threads)
+            differences = [_check(runtime, evaluator, subnet) for subnet in subnets]
+            steps.begin(f"measuring in {name}")
+            measurement = runtime.measure(rng=rng, rounds=options.rounds, block_seconds=options.block_seconds)
+            info = write_info(folder, _with(info, name, differences, measurement))
+    return read_elastic(out)
+
+
+def _named(
+    evaluator: SubnetEvaluator, archs: Mapping[str, Mapping[str, Value]] | Sequence[Mapping[str, Value]]
+) -> dict[str, Arch]:
+    given = archs if isinstance(archs, Mapping) else {f"subnet{number}": arch for number, arch in enumerate(archs)}
+    chosen = {name: evaluator.supernet.space.arch(arch) for name, arch in given.items()}
+    if not chosen:
+        raise ElasticError("there are no subnets to write; give at least one architecture")
+    for name in chosen:
+        if not PLAIN_NAME.fullmatch(name):
+            raise ElasticError(f"subnet {name!r} must be called by up to 64 letters, digits, '_', '-' or '.'")
+    if len(set(chosen.values())) < len(chosen):
+        raise ElasticError(f"two of the {len(chosen)} subnets are the same architecture; leave one out")
+    return chosen
+
+
+def _prepare(
+    evaluator: SubnetEvaluator, weight_map: WeightMap, name: str, arch: Arch, split: str, steps: _Steps
+) -> _Subnet:
+    steps.begin(f"calibrating and testing {name}")
+    module = evaluator.calibrated(arch).eval()
+    top1 = top1_percent(module, evaluator.batches(split, int(arch["resolution"])))
+    steps.begin(f"exporting {name}")
+    module = module.cpu()
+    return _Subnet(
+        name=name,
+        arch=arch,
+        module=module,
+        graph=to_onnx(module, evaluator.supernet.input_shape(arch)),
+        parts=weight_map.parts(weight_map.structure(arch)),
+        top1_percent=top1,
+        num_images=len(evaluator.data.splits[split]),
+    )
+
+
+def _describe(evaluator: SubnetEvaluator, subnet: _Subnet) -> SubnetInfo:
+    low, high = wilson_interval(round(subnet.top1_percent * subnet.num_images / 100), subnet.num_images)
+    return SubnetInfo(
+        name=subnet.name,
+        arch=dict(subnet.arch),
+        resolution=subnet.resolution,
+        top1_percent=subnet.top1_percent,
+        low=low,
+        high=high,
+        max_abs_difference={},
+        preprocessing=preprocessing(evaluator.data, subnet.resolution),
+    )
+
+
+def _with(info: ElasticInfo, runtime: str, differences: Sequence[float], measurement: Measurement) -> ElasticInfo:
+    subnets = tuple(
+        dataclasses.replace(subnet, max_abs_difference={**subnet.max_abs_difference, runtime: difference})
+        for subnet, difference in zip(info.subnets, differences, strict=True)
+    )
+    return dataclasses.replace(info, subnets=subnets, measurements=(*info.measurements, measurement))
+
+
+def _check(runtime: ElasticRuntime, evaluator: SubnetEvaluator, subnet: _Subnet) -> float:
+    """Largest difference of a logit from the extracted module's; :class:`ParityError` if it is too large."""
+    images = next(iter(evaluator.batches("calibration", subnet.resolution)))[0][:NUM_PARITY_IMAGES].cpu()
+    with torch.inference_mode():
+        expected: Outputs = subnet.module(images).numpy()
+    runtime.use(subnet.name)
+    found = runtime.run(images.contiguous().numpy())
+    what = f"subnet {subnet.name!r} in {runtime.runtime}"
+    return compare_outputs(expected, found, what=what, tolerance=TOLERANCES["fp32"])
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def _write_files(folder: Path, supernet: nn.Module, subnets: Sequence[_Subnet], *, for_torch: bool) -> None:
+    """The weights, and the graphs that take theirs from there."""
+    tensors: dict[str, Tensor] = {}
+    known: dict[bytes, str] = {}  # digest of a constant that is no parameter -> its key
+    references: list[dict[str, Reference]] = []
+    weights_of = _weights(supernet, subnets, tensors)
+    for subnet, weights in zip(subnets, weights_of, strict=True):
+        found, others = find_references(subnet.graph, weights)
+        for name, array in others.items():
+            key = known.setdefault(sha256(array.tobytes()).digest(), f"{subnet.name}/graph/{name}")
+            tensors.setdefault(key, torch.from_numpy(array.copy()))
+            found[name] = Reference(key, tuple(((0, size),) for size in array.shape))
+        references.append(found)
+    if not for_torch:
+        used = {reference.key for found in references for reference in found.values()}
+        tensors = {key: tensor for key, tensor in tensors.items() if key in used}
+    separate = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    safetensors.torch.save_file(separate, folder / WEIGHTS)
+    stored = _stored(folder / WEIGHTS)
+    for subnet, found in zip(subnets, references, strict=True):
+        refer_to_weights(subnet.graph, found, stored)
+        (folder / f"{subnet.name}.onnx").write_bytes(subnet.graph.SerializeToString(deterministic=True))
+
+
+def _weights(
+    supernet: nn.Module, subnets: Sequence[_Subnet], tensors: dict[str, Tensor]
+) -> Iterator[dict[str, Weight]]:
+    """Each subnet's parameters as parts of ``tensors``, to which is added what is missing: its buffers, too."""
+    whole = {name: tensor.detach().cpu() for name, tensor in supernet.named_parameters(remove_duplicate=False)}
+    bounds = bounds_of([subnet.parts for subnet in subnets])
+    for subnet in subnets:
+        weights = {}
+        parameters = {name: p.detach() for name, p in subnet.module.named_parameters(remove_duplicate=False)}
+        for name, parameter in parameters.items():
+            part, common = subnet.parts[name].within(bounds[name]), box(whole[name], bounds[name])
+            if torch.equal(part.take(common), parameter):
+                tensors[name] = common
+                key, runs = name, tuple(selection.runs for selection in part.selections)
+            else:  # it passed a learned matrix
+                key, runs = f"{subnet.name}/{name}", tuple(((0, size),) for size in parameter.shape)
+                tensors[key] = parameter
+            weights[name] = Weight(key, runs, parameter.contiguous().numpy())
+        for name, buffer in subnet.module.state_dict().items():
+            if name not in parameters:
+                tensors[f"{subnet.name}/{name}"] = buffer
+        yield weights
+
+
+def _stored(path: Path) -> dict[str, Stored]:
+    """Where a safetensors file has its tensors: their places stand in a JSON header, whose length comes first."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+    return {
+        name: Stored(tuple(entry["shape"]), 8 + header_bytes + entry["data_offsets"][0], end - start)
+        for name, entry in header.items()
+        for start, end in [entry["data_offsets"]]
+    }
