@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 import tempfile
 import time
@@ -262,8 +263,12 @@ def count_nodes(path: Path) -> int:
     return path.read_bytes().count(b"<layer ") if path.suffix == ".xml" else 0  # as OpenVINO calls them
 
 
-def message(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def message(error: BaseException) -> str:
+    """Of what caused it in the first place: exporters report that a step failed, and colour the text."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
 
 
 def fuzz(fuzzer: Fuzzer, family: str, num_archs: int, seed: int, known: set[tuple[str, ...]]) -> Iterator[Row]:

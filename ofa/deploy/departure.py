@@ -119,7 +119,7 @@ def _own(module: nn.Module) -> nn.Module:
 
 
 def _take_apart(module: nn.Module, images: Tensor, dynamic_batch: bool) -> fx.GraphModule:
-    with warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():  # as it is exported
         # Of tensors that the module keeps for the next call: it is ours, and makes none.
         warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         if dynamic_batch:

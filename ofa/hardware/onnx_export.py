@@ -121,7 +121,9 @@ def export_by_dynamo(
         model: ModelProto = program.model_proto
         return model
 
-    with warnings.catch_warnings():
+    # Traced with gradients, attention takes another kernel than where the graph is lowered, and views of its output, in
+    # MaxViT for one, do not fit.
+    with torch.no_grad(), warnings.catch_warnings():
         # Which of its own functions torch will drop is not the caller's concern (2.11 warns, and names other packages).
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ofa.deploy import export_onnx
+from ofa.deploy import check_parity, export_onnx
 from ofa.space import Arch
 from ofa.supernet import Supernet
 
@@ -201,3 +201,26 @@ def test_export_leaves_nothing_in_a_cache(tmp_path: Path) -> None:
     assert network.cache == {}
     images = torch.ones(1, 3, 2, 2)
     assert torch.equal(network(images), network.linear(images.flatten(1)) + network.bias.flip(0))
+
+
+class Attention(nn.Module):
+    """Its mask is computed from a parameter, as MaxViT does with relative positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(3, 24)
+        self.biases = nn.Parameter(torch.randn(2, 9, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.qkv(images.flatten(2).transpose(1, 2))
+        query, key, value = tokens.view(len(images), 9, 2, 12).transpose(1, 2).chunk(3, dim=3)
+        mask = self.biases[:, torch.arange(81).view(9, 9) % 9][None]
+        output = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return output.transpose(1, 2).reshape(len(images), 3, 3, -1).mean((1, 2))
+
+
+def test_masks_of_attention_may_be_learned(tmp_path: Path) -> None:
+    """What was traced with gradients had another layout than what was exported, and a view of it failed."""
+    network = Attention().eval()
+    path = export_onnx(network, (3, 3, 3), tmp_path / "model.onnx")
+    assert check_parity(network, path, torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(1))) < 1e-5
