@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +45,9 @@ class ExecuTorch:
         what = check_exists(model, "a .pte")
         # The threads are those of the process, and programs that are loaded hold on to them: made anew only if need be.
         threads = require("executorch.extension.pybindings.portable_lib", EXTRA)
-        if threads._threadpool_get_thread_count() != device.threads:
-            threads._unsafe_reset_threadpool(device.threads)
+        with _without_notes():
+            if threads._threadpool_get_thread_count() != device.threads:
+                threads._unsafe_reset_threadpool(device.threads)
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         try:
             method = runtime.Runtime.get().load_program(data).load_method("forward")
@@ -54,6 +59,20 @@ class ExecuTorch:
 
     def versions(self) -> dict[str, str]:
         return package_versions("executorch", extra=EXTRA)
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Without what the thread pool writes about the machine, past Python, to the standard error."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 class ExecuTorchSession:
