@@ -696,6 +696,64 @@ def deploy(
         raise typer.Exit(1)
 
 
+@app.command(cls=ManyValues)
+def elastic(
+    *,
+    run: RunOption,
+    device: DeviceOption,
+    budget_ms: Annotated[list[float], typer.Option(help="Budgets, whose subnets it holds.", metavar="MS …")],
+    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="DIR")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artefact that is there.")] = False,
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One artefact with the subnets of several budgets, weights stored once, between which a program switches.
+
+    `ofa.deploy.ElasticRuntime(DIR)` runs it; `set_budget_ms` switches between requests.
+    """
+    import dataclasses
+
+    import numpy as np
+
+    import ofa.deploy
+    import ofa.hardware
+    from ofa.deploy.export import Walk
+    from ofa.training import Run
+
+    opened = Run.open(run)
+    target = ofa.hardware.load_device(device)
+    archs = {}
+    for budget in sorted(set(budget_ms)):
+        candidates = ofa.deploy.read_candidates(run / "search" / target.name, budget)
+        archs[f"{budget:g}ms"] = Walk(iter(candidates), budget, target.name).advance()["arch"]
+    distinct = {str(sorted(arch.items())): name for name, arch in reversed(archs.items())}
+    evaluator = open_evaluator(opened, data_root)
+    with progress_bar() as progress:
+        info = ofa.deploy.write_elastic(
+            evaluator,
+            {name: archs[name] for name in reversed(distinct.values())},
+            out,
+            rng=np.random.default_rng(0),
+            model=opened.recipe.model,
+            provenance={"weights_sha256": opened.weights_sha256},
+            options=ofa.deploy.ElasticOptions(threads=target.threads),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    runtime = ofa.deploy.ElasticRuntime(out, threads=target.threads)
+    print_table(
+        ["subnet", "resolution", "measured p50", "test accuracy"],
+        [
+            [each.name, f"{each.arch['resolution']} px", f"{each.latency_ms:.3f} ms", f"{each.top1_percent:.1f} %"]
+            for each in runtime.subnets
+        ],
+    )
+    num_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    say(f"{out}: {len(runtime.subnets)} subnets in {num_bytes / 1e6:.2f} MB")
+    if as_json:
+        print_json(dataclasses.asdict(info))
+
+
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder that `ofa export` left.", metavar="BUNDLE")],

@@ -2,7 +2,11 @@
 
 from ofa.deploy.artefact import Artefact, ExportOptions, bundle_artefact, judge_artefact, make_artefact
 from ofa.deploy.bundle import BundleError, BundleInfo, Latency, check_destination, read_bundle, write_bundle
+from ofa.deploy.controller import LatencyController
 from ofa.deploy.deployment import Deployed, deploy
+from ofa.deploy.elastic_format import ElasticError
+from ofa.deploy.elastic_runtime import ElasticRuntime
+from ofa.deploy.elastic_write import ElasticOptions, write_elastic
 from ofa.deploy.export import ExportResult, export_bundle, measure_on, read_candidates
 from ofa.deploy.onnx_export import export_onnx
 from ofa.deploy.parity import ParityError, check_parity, run_outputs
@@ -16,9 +20,13 @@ __all__ = [
     "BundleInfo",
     "Check",
     "Deployed",
+    "ElasticError",
+    "ElasticOptions",
+    "ElasticRuntime",
     "ExportOptions",
     "ExportResult",
     "Latency",
+    "LatencyController",
     "ParityError",
     "TargetError",
     "VerifyResult",
@@ -36,4 +44,5 @@ __all__ = [
     "run_outputs",
     "verify_bundle",
     "write_bundle",
+    "write_elastic",
 ]
