@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests compute on one thread each; a file stays with one worker, which makes what its tests share.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo test test-slow check bench docs clean
 
@@ -23,8 +25,8 @@ demo: setup  ## The whole way on scikit-learn's digits, a few minutes; leaves ru
 
 # OpenVINO and then torch crash in a process that has decoded images in worker processes, as the whole suite does.
 test: setup  ## The default tests, under 15 minutes on two cores.
-	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q -m "alone and not slow"
+	$(BIN)/python -m pytest -q $(WORKERS)
+	$(BIN)/python -m pytest -q $(WORKERS) -m "alone and not slow"
 
 test-slow: setup  ## An hour: 50 architectures of every preset, the smallest model of every timm family.
 	$(BIN)/python -m pytest -q -m slow
