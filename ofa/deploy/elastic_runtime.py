@@ -5,6 +5,7 @@ Nothing is loaded or compiled when a subnet is switched to: one reference change
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import threading
@@ -94,7 +95,7 @@ class LoadedSubnet:
                 f"subnet {self.name!r} takes float32 images of shape (N, {', '.join(map(str, self.input_shape))}), not "
                 f"{images.dtype} {images.shape}; hold ElasticRuntime.current while you prepare images for it"
             )
-        return self._compute(images)
+        return self._compute(np.ascontiguousarray(images))
 
 
 class ElasticRuntime:
@@ -194,12 +195,14 @@ class ElasticRuntime:
             raise UnknownSubnetError(unknown_name_message("subnet", name, self._infos))
         with self._lock:
             loaded = self._loaded.get(name)
-            if loaded is None:
-                loaded = self._loaded[name] = self._load(name)
-            self._loaded.move_to_end(name)
+            if loaded is not None:
+                self._loaded.move_to_end(name)
+                self._current = loaded
+                return
+            self._loaded[name] = self._current = self._load(name)
             while len(self._loaded) > self._max_loaded:
-                self._loaded.popitem(last=False)  # a request that it is computing keeps it
-            self._current = loaded
+                self._loaded.popitem(last=False)  # a request that it computes keeps it
+            give_back_memory()
 
     def set_budget_ms(self, budget_ms: float) -> ElasticSubnet:
         """Switch to the most accurate subnet whose measured latency keeps a budget.
@@ -297,3 +300,10 @@ class ElasticRuntime:
 def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:
     images = rng.standard_normal((1, *subnet.input_shape)).astype(np.float32)
     return lambda: subnet.run(images)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps what loading took, as much again as the weights."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

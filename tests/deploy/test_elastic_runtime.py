@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ofa.data import DataConfig, ImageData, load_data
+from ofa.deploy import elastic_graph
 from ofa.deploy.controller import LatencyController
 from ofa.deploy.elastic_format import (
     INFO,
@@ -206,6 +207,24 @@ def test_every_subnet_computes_what_its_module_does(
             limit = 1e-4 * np.abs(expected).max()
             np.testing.assert_allclose(runtime(images), expected, rtol=0, atol=limit)
             np.testing.assert_allclose(runtime.run(images[2:3]), expected[2:3], rtol=0, atol=limit)
+            mirrored = np.ascontiguousarray(images[..., ::-1])[..., ::-1]  # the same, with a negative stride
+            np.testing.assert_allclose(runtime.run(mirrored), expected, rtol=0, atol=limit)
+
+
+def test_the_common_end_of_the_networks_runs_in_one_session(
+    written: Path, evaluator: SubnetEvaluator, modules: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small as it is here: the layers after the last batch norm, of which there are the same in both."""
+    monkeypatch.setattr(elastic_graph, "MIN_TAIL_BYTES", 1)
+    runtime = ElasticRuntime(written)
+    tail = runtime._subnets.tail  # type: ignore[attr-defined]
+    assert [value.name for value in tail.get_inputs()] == [elastic_graph.CUT]
+    for subnet in runtime.subnets:
+        runtime.use(subnet.name)
+        images = images_of(evaluator, subnet.resolution)
+        with torch.inference_mode():
+            expected = modules[subnet.name](torch.from_numpy(images)).numpy()
+        np.testing.assert_allclose(runtime(images), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_whoever_holds_a_subnet_is_not_concerned_by_switching(
