@@ -46,7 +46,7 @@ from ofa.training.run import Run
 RUNTIME_NAMES: tuple[RuntimeName, ...] = ("onnxruntime", "torch")
 VARIANTS = {
     "onnxruntime": ("separate", "elastic", "elastic, 1 loaded"),
-    "torch": ("separate", "elastic"),
+    "torch": ("separate", "elastic", "elastic, 1 loaded"),
 }
 
 Call = Callable[[np.ndarray], object]
@@ -227,11 +227,10 @@ def switch_rows(work: Path, runtime: RuntimeName, *, num: int, rng: np.random.Ge
     names = [subnet.name for subnet in elastic.subnets]
     order = [names[int(index)] for index in rng.integers(len(names), size=num)]
     rows += percentiles(runtime, "switch", [timed_us(lambda name=name: elastic.use(name)) for name in order], "µs")  # type: ignore[misc]
-    if runtime == "onnxruntime":
-        lean = ElasticRuntime(work / "elastic", runtime, max_loaded=1)
-        changes = [name for name, before in zip(order[1:], order, strict=False) if name != before][:100]
-        found = [timed_us(lambda name=name: lean.use(name)) / 1000 for name in changes]  # type: ignore[misc]
-        rows += percentiles(runtime, "switch, 1 loaded", found, "ms")
+    lean = ElasticRuntime(work / "elastic", runtime, max_loaded=1)
+    changes = [name for name, before in zip(order[1:], order, strict=False) if name != before][:100]
+    found = [timed_us(lambda name=name: lean.use(name)) / 1000 for name in changes]  # type: ignore[misc]
+    rows += percentiles(runtime, "switch, 1 loaded", found, "ms")
     first: dict[str, list[float]] = {name: [] for name in names}
     later: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(num // 20):

@@ -112,8 +112,8 @@ class ElasticRuntime:
         runtime: ``onnxruntime`` or ``torch``, on the CPU. torch keeps the number of threads per process, and it is set
             when images run.
         threads: Threads that compute one image.
-        max_loaded: With ONNX Runtime, hold at most so many subnets. The one that was used longest ago goes, and a
-            switch to one that is not held loads it first. By default all are held.
+        max_loaded: Hold at most so many subnets besides what all have in common. The one that was used longest ago
+            goes, and a switch to one that is not held loads it first. By default all are held.
 
     Raises:
         ElasticError: If the artefact is damaged or not what it should be, or if it cannot run so.
@@ -131,10 +131,8 @@ class ElasticRuntime:
             raise ElasticError(unknown_name_message("runtime", runtime, ELASTIC_RUNTIMES))
         if threads < 1:
             raise ElasticError(f"threads must be at least 1, not {threads}")
-        if max_loaded is not None and (max_loaded < 1 or runtime == "torch"):
-            raise ElasticError(
-                f"max_loaded is {max_loaded}; give at least 1, and with onnxruntime only: in torch all share one memory"
-            )
+        if max_loaded is not None and max_loaded < 1:
+            raise ElasticError(f"max_loaded must be at least 1, not {max_loaded}; leave it out to hold all")
         self.path, self.runtime, self.threads = Path(path), runtime, threads
         self.info = read_elastic(self.path)
         self._infos = {subnet.name: subnet for subnet in self.info.subnets}

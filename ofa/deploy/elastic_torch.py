@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ofa.config import from_mapping
 from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo
 from ofa.deploy.elastic_weights import WeightMap, bounds_of
+from ofa.nn.structure import clone_structure
 from ofa.training.recipe import ModelConfig
 from ofa.training.run import build_supernet
 
@@ -22,10 +23,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class TorchSubnets:
-    """Builds all subnets at once: a weight is a view of the common tensor, statistics of batch normalisation its own.
+    """All subnets over one set of tensors: weights are views, statistics of batch normalisation each subnet's own.
 
-    A slice of a convolution's weight that is not contiguous is copied, once: torch would copy it at every call, which
-    takes 5 to 10 % of a subnet's time. Products of matrices take slices as they are.
+    A subnet that is loaded holds copies of those slices of convolutions' weights that are not contiguous: torch would
+    copy them at every call, which takes 5 to 10 % of a subnet's time. Products of matrices take slices as they are.
     """
 
     def __init__(self, root: Path, info: ElasticInfo, threads: int) -> None:
@@ -47,7 +48,7 @@ class TorchSubnets:
                 for path, part in parts[name].items():
                     own = tensors.get(f"{name}/{path}")
                     tensor = part.within(bounds[path]).take(tensors[path]) if own is None else own
-                    _replace(structure, path, nn.Parameter(_quick(tensor), requires_grad=False))
+                    _replace(structure, path, nn.Parameter(tensor, requires_grad=False))
                 for path, buffer in dict(structure.named_buffers()).items():
                     if (own := tensors.get(f"{name}/{path}")) is not None:
                         if own.shape != buffer.shape:
@@ -59,7 +60,12 @@ class TorchSubnets:
 
     def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]:
         """Logits ``(N, num_classes)`` of images ``(N, C, H, W)``, all at once."""
-        module, threads = self._modules[subnet.name], self._threads
+        module, threads = clone_structure(self._modules[subnet.name]), self._threads
+        for child in module.modules():
+            for name, parameter in child._parameters.items():
+                if parameter is not None and not _is_quick(parameter):
+                    copy = parameter.detach().contiguous(memory_format=torch.channels_last)
+                    child._parameters[name] = nn.Parameter(copy, requires_grad=False)
 
         def compute(images: Floats) -> Floats:
             if torch.get_num_threads() != threads:
@@ -78,9 +84,6 @@ def _replace(module: nn.Module, path: str, tensor: Tensor) -> None:
     (owner._parameters if name in owner._parameters else owner._buffers)[name] = tensor  # type: ignore[assignment]
 
 
-def _quick(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy in the layout that convolutions take as it is."""
-    last = torch.channels_last
-    if tensor.ndim != 4 or tensor.is_contiguous() or tensor.is_contiguous(memory_format=last):
-        return tensor
-    return tensor.contiguous(memory_format=last)
+def _is_quick(weight: Tensor) -> bool:
+    """Whether torch takes it as it is at each call."""
+    return weight.ndim != 4 or weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)

@@ -227,6 +227,18 @@ def test_the_common_end_of_the_networks_runs_in_one_session(
         np.testing.assert_allclose(runtime(images), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
+def test_modules_of_torch_share_their_weights(written: Path, modules: dict[str, nn.Module]) -> None:
+    """What is not loaded takes no memory of its own for weights; what is, copies only slices that torch would copy."""
+    runtime = ElasticRuntime(written, "torch", max_loaded=1)
+    views: dict[str, nn.Module] = runtime._subnets._modules  # type: ignore[attr-defined]
+    weights = [parameter for module in views.values() for parameter in module.parameters()]
+    stored = {parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes() for parameter in weights}
+    assert sum(stored.values()) == sum(parameter.nbytes for parameter in modules["large"].parameters())
+    for name, module in views.items():
+        for path, parameter in module.named_parameters():
+            assert torch.equal(parameter, modules[name].get_parameter(path)), path
+
+
 def test_whoever_holds_a_subnet_is_not_concerned_by_switching(
     runtime: ElasticRuntime, evaluator: SubnetEvaluator
 ) -> None:
@@ -326,14 +338,15 @@ def test_latencies_of_another_machine_are_told_from_ones_own(artefact: Path) -> 
     assert not runtime.is_measured_here and runtime.set_budget_ms(1e6)
 
 
-def test_no_more_sessions_are_held_than_asked_for(
-    artefact: Path, evaluator: SubnetEvaluator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_no_more_subnets_are_held_than_asked_for(
+    artefact: Path, evaluator: SubnetEvaluator, monkeypatch: pytest.MonkeyPatch, name: RuntimeName
 ) -> None:
-    with_latencies(artefact, small=2.0, large=4.0)
+    with_latencies(artefact, runtime=name, small=2.0, large=4.0)
     made: list[str] = []
     load = ElasticRuntime._load
     monkeypatch.setattr(ElasticRuntime, "_load", lambda self, name: made.append(name) or load(self, name))
-    runtime = ElasticRuntime(artefact, max_loaded=1)
+    runtime = ElasticRuntime(artefact, name, max_loaded=1)
     assert made == ["small"]
     held = runtime.current
     runtime.use("large")
@@ -343,7 +356,7 @@ def test_no_more_sessions_are_held_than_asked_for(
     runtime.use("small")
     assert made == ["small", "large", "small"]
     made.clear()
-    both = ElasticRuntime(artefact)
+    both = ElasticRuntime(artefact, name)
     both.use("large")
     assert sorted(made) == ["large", "small"]
 
@@ -365,9 +378,8 @@ def test_opening_refuses_what_makes_no_sense(written: Path) -> None:
         ElasticRuntime(written, "onnx")  # type: ignore[arg-type]
     with pytest.raises(ElasticError, match="threads must be at least 1, not 0"):
         ElasticRuntime(written, threads=0)
-    for wrong in ({"max_loaded": 0}, {"max_loaded": 1, "runtime": "torch"}):
-        with pytest.raises(ElasticError, match="max_loaded is"):
-            ElasticRuntime(written, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ElasticError, match="max_loaded must be at least 1, not 0; leave it out to hold all"):
+        ElasticRuntime(written, max_loaded=0)
     with pytest.raises(UnknownSubnetError, match="unknown subnet 'smal'; did you mean 'small'"):
         ElasticRuntime(written).use("smal")
 
