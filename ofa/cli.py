@@ -350,7 +350,7 @@ def search(
         )
         return
     if fleet and len(names) < 2:
-        raise UsageError("a fleet is two devices or more; give --device several times")
+        raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     is_known = len(files_sha256(run, tables, names)["tables_sha256"]) == len(names)
     if is_known and not (refine or start_from or evaluations):
         answers = {

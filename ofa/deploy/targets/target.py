@@ -14,6 +14,7 @@ from torch import nn
 from ofa.hardware.device import Device
 
 INPUT, OUTPUT = "images", "logits"
+NUM_TOGETHER = 8
 
 Images = npt.NDArray[np.generic]
 Outputs = npt.NDArray[np.float32]
@@ -61,9 +62,9 @@ class Network:
 
     def outputs(self, images: Images) -> Outputs:
         """What torch computes, float32 ``(N, num_classes)``."""
-        with torch.inference_mode():
-            found: Outputs = self.module(torch.from_numpy(images)).float().cpu().numpy()
-        return found
+        with torch.inference_mode():  # few at a time: tensors of a size that the allocator keeps
+            chunks = torch.from_numpy(images).split(NUM_TOGETHER)
+            return np.concatenate([self.module(chunk).float().cpu().numpy() for chunk in chunks])
 
 
 @dataclass(frozen=True, kw_only=True)
