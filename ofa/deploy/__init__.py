@@ -3,6 +3,7 @@
 from ofa.deploy.artefact import Artefact, ExportOptions, bundle_artefact, judge_artefact, make_artefact
 from ofa.deploy.bundle import BundleError, BundleInfo, Latency, check_destination, read_bundle, write_bundle
 from ofa.deploy.controller import LatencyController
+from ofa.deploy.departure import Departure, first_departure
 from ofa.deploy.deployment import Deployed, deploy
 from ofa.deploy.elastic_format import ElasticError
 from ofa.deploy.elastic_runtime import ElasticRuntime
@@ -19,6 +20,7 @@ __all__ = [
     "BundleError",
     "BundleInfo",
     "Check",
+    "Departure",
     "Deployed",
     "ElasticError",
     "ElasticOptions",
@@ -36,6 +38,7 @@ __all__ = [
     "deploy",
     "export_bundle",
     "export_onnx",
+    "first_departure",
     "judge_artefact",
     "make_artefact",
     "measure_on",
