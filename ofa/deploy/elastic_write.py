@@ -254,6 +254,7 @@ def _write_files(folder: Path, supernet: nn.Module, subnets: Sequence[_Subnet], 
         tensors = {key: tensor for key, tensor in tensors.items() if key in used}
     separate = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     safetensors.torch.save_file(separate, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)
     stored = _stored(folder / WEIGHTS)
     for subnet, found in zip(subnets, references, strict=True):
         refer_to_weights(subnet.graph, found, stored)
