@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand
+
+import ofa
+from ofa.errors import OfaError, UsageError, unknown_name_message
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,12 +164,8 @@ def train(
 
     loaded = ofa.training.load_recipe(recipe, overrides or [])
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    try:
-        with progress_bar() if is_first else nullcontext() as progress:
-            run = ofa.training.train(loaded, out, resume=resume, progress=progress)
-    except ofa.training.StoppedError as stopped:
-        say(str(stopped))
-        raise typer.Exit(128 + stopped.signum) from None
+    with progress_bar() if is_first else nullcontext() as progress:
+        run = ofa.training.train(loaded, out, resume=resume, progress=progress)
     if not is_first:
         return
     import pandas as pd
@@ -449,7 +449,6 @@ def _search(
     from ofa.search import Constraint
     from ofa.search.evaluation_cache import Accuracies, EvaluationCache
     from ofa.search.run import Target, run_search
-    from ofa.space import unknown_name_message
     from ofa.training import Run
 
     opened = Run.open(run)
@@ -1047,10 +1046,6 @@ def measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arc
 # -- printing --------------------------------------------------------------------------------------------------------
 
 
-class UsageError(ValueError):
-    """What was asked for does not fit together."""
-
-
 def say(text: str) -> None:
     """Print for people, on standard error, so that ``--json`` leaves standard output to the result."""
     from rich.console import Console
@@ -1282,23 +1277,36 @@ def _log_progress(every_seconds: float = 15.0) -> Progress:
 
 
 def main() -> None:
-    """Run the command; the user's mistakes end with a message and exit status 2, our own with a traceback."""
+    """Run the command; the user's mistakes end with a message and exit status 2, our own with a traceback and 70."""
     try:
         app()
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept")
         sys.exit(130)
-    except (ValueError, LookupError, OSError, ArithmeticError) as error:
-        if os.environ.get("OFA_DEBUG") or not _is_for_the_user(error):
-            raise
-        say(f"[red]error:[/] {escape(str(error))}")
+    except OfaError as error:
+        say(f"{'[red]error:[/] ' if error.exit_status == 2 else ''}{escape(str(error))}")
+        sys.exit(error.exit_status)
+    except OSError as error:
+        say(f"[red]error:[/] {escape(refusal_message(error))}")
         sys.exit(2)
+    # The last door: what was not meant for the user is ours, and said to be so.
+    except Exception as error:
+        traceback.print_exception(error)
+        say(f"[red]this is a fault of ofa {ofa.__version__}, not yours:[/] please report it with the lines above")
+        sys.exit(70)
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether the message was written for the user: by this package, or by the system about a file."""
-    if isinstance(error, OSError):
-        return True
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    package = str(Path(__file__).parent)
-    return type(error) not in (KeyError, IndexError) and raised_in.startswith(package)
+def refusal_message(error: OSError) -> str:
+    """What the system refused, of which file, and what to do about it."""
+    remedies = {
+        errno.ENOENT: "check the path",
+        errno.EACCES: "give a place that you may read and write, or change its permissions",
+        errno.EPERM: "give a place that you may read and write, or change its permissions",
+        errno.EROFS: "give a place that can be written",
+        errno.ENOSPC: "make space, or give another place",
+        errno.EDQUOT: "make space, or give another place",
+    }
+    paths = " -> ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+    where = f"{paths}: " if paths else ""
+    remedy = f"; {remedies[error.errno]}" if error.errno in remedies else ""
+    return f"{where}{error.strerror or error}{remedy}"

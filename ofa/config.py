@@ -12,12 +12,12 @@ from typing import Any, TypeVar, Union
 
 import yaml
 
-from ofa.space import unknown_name_message
+from ofa.errors import OfaError, unknown_name_message
 
 ConfigT = TypeVar("ConfigT")
 
 
-class ConfigError(ValueError):
+class ConfigError(OfaError, ValueError):
     """A key is unknown or missing, or a value is of the wrong kind."""
 
 

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ofa.errors import OfaError
+
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
 
 
-class FileFormatError(ValueError):
+class FileFormatError(OfaError, ValueError):
     """A file is missing, truncated, or not what it should be."""
 
 

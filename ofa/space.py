@@ -7,10 +7,9 @@ architectures at once does so as a *population*, an integer array of shape ``(N,
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -18,22 +17,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import OfaError, unknown_name_message
+
 Value: TypeAlias = int | float | str
 Population: TypeAlias = npt.NDArray[np.integer]
 
 GENE_DTYPE = np.int16
 
 
-class SpaceError(ValueError):
+class SpaceError(OfaError, ValueError):
     """An architecture, a dim or a population does not fit its search space."""
-
-
-def unknown_name_message(kind: str, name: object, known: Iterable[str]) -> str:
-    """Say that ``name`` is not one of ``known``, with the nearest spelling first."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
 
 
 @dataclass(frozen=True)

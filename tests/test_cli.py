@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 import ofa.cli
-from ofa.training import Run, load_recipe, train
+from ofa.training import Run, StoppedError, load_recipe, train
 
 ROOT = Path(__file__).parents[1]
 TINY = ["data.limit=200", "train.epochs=1", "train.batch_size=64", "model.resolution=[16,20]", "model.depth=[1,2]"]
@@ -67,7 +69,7 @@ def broken(run: Path, tmp_path: Path) -> Path:
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
         ),
         (["train", "demo", "data.name=folder", "data.root=nowhere", "--out", "x"], "nowhere"),
-        (["inspect", "mobilenetv33"], "timm models like it: "),
+        (["inspect", "mobilenetv3_larg_100"], "did you mean 'mobilenetv3_large_100'? the nearest of "),
         (
             ["inspect", "resnet18", "dept=[1]"],
             "unknown elastic choice 'dept'; did you mean 'depth'? known: depth, kernel",
@@ -246,13 +248,52 @@ def test_the_unit_of_a_span_is_that_of_the_larger() -> None:
     assert ofa.cli.span_text(7, 12) == "7 to 12"
 
 
-def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise KeyError("a bug")
+@pytest.mark.parametrize("error", [TypeError("a bug"), KeyError("a bug"), ValueError("a bug"), IndexError(3)])
+def test_our_own_mistakes_keep_their_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the class, and wherever it was raised: who is to blame is not guessed from the traceback."""
+    monkeypatch.setattr("ofa.training.load_recipe", Raising(error))
+    status, out, err = ofa_command(capsys, "train", "demo", "--out", "x")
+    assert (status, out) == (70, "")
+    assert "Traceback" in err and type(error).__name__ in err
+    assert "this is a fault of ofa" in err
 
-    monkeypatch.setattr(ofa.cli, "app", fail)
-    with pytest.raises(KeyError):
-        ofa.cli.main()
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "here"), "here: No such file or directory;"),
+        (PermissionError(errno.EACCES, "Permission denied", "a", None, "b"), "a -> b: Permission denied; give a place"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device; make space, or"),
+        (OSError("no number"), "error: no number"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_path_and_remedy(
+    error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ofa.training.load_recipe", Raising(error))
+    status, out, err = ofa_command(capsys, "train", "demo", "--out", "x")
+    assert (status, out) == (2, "")
+    assert message in err and "Traceback" not in err
+
+
+def test_interrupted_and_stopped_keep_the_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, expected in ((KeyboardInterrupt(), 130), (StoppedError("stopped at step 3", signal.SIGTERM), 143)):
+        monkeypatch.setattr("ofa.training.load_recipe", Raising(error))
+        status, _, err = ofa_command(capsys, "train", "demo", "--out", "x")
+        assert status == expected
+        assert "Traceback" not in err and "error:" not in err
+
+
+class Raising:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self.error
 
 
 def test_every_command_of_the_contract_has_help() -> None:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError, Value, unknown_name_message
+from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError, Value
 
 
 @st.composite
@@ -484,10 +484,6 @@ def test_bad_space_is_refused(dims: tuple[Dim, ...], message: str) -> None:
 def test_bad_space_json_is_refused(entry: dict[str, object]) -> None:
     with pytest.raises(SpaceError, match="needs 'name' and 'values'"):
         SearchSpace.from_json([entry])
-
-
-def test_unknown_name_message_of_nothing_known() -> None:
-    assert unknown_name_message("thing", "x", []) == "unknown thing 'x'; known: none"
 
 
 # -- parts of a space, and coupled dims ------------------------------------------------------------------------------

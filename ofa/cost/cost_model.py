@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ofa.space import Arch, Population, SearchSpace, unknown_name_message
+from ofa.errors import unknown_name_message
+from ofa.space import Arch, Population, SearchSpace
 
 FP32_BYTES = 4
 MAX_JOINT_VALUES = 1 << 15  # 256 KiB: stays in a core's cache

@@ -34,6 +34,7 @@ from ofa.cost.correction import Correction
 from ofa.cost.cost_model import macs
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import LATENCIES, LatencyTable, SlotLike, stage_of
+from ofa.errors import OfaError, UsageError
 from ofa.files import sha256_of_file
 from ofa.space import Arch, Population, SearchSpace, SpaceError
 
@@ -49,7 +50,7 @@ STRENGTHS = (1e-6, 10.0)  # bounds of the squares of standard deviations
 NOISES = (1e-6, 0.1)
 
 
-class FitError(ValueError):
+class FitError(OfaError, ValueError):
     """The measurements cannot be fitted."""
 
 
@@ -95,7 +96,7 @@ class LatencyFit:
             pool, and greedy.
         """
         if num < 1:
-            raise ValueError(f"num must be at least 1, not {num}")
+            raise UsageError(f"num must be at least 1, not {num}")
         pool = np.unique(self.table.space.sample_population(pool_size, rng), axis=0)
         features = self._posterior.features(self._parts, pool)
         covariance = features @ self._posterior.covariance @ features.T

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ofa.cost.correction import Correction
 from ofa.cost.cost_model import CostModel, Factor
+from ofa.errors import OfaError
 from ofa.files import FORMAT, FileFormatError, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
 from ofa.space import Arch, Population, SearchSpace
 
@@ -22,7 +23,7 @@ REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 
 
-class MissingLatencyError(LookupError):
+class MissingLatencyError(OfaError, LookupError):
     """An architecture needs a part that was not measured."""
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ofa.errors import OfaError
+
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
@@ -29,7 +31,7 @@ MAX_REPAIRS = 100
 MAX_CONSTANT = 1024  # elements of what may be a shape or a scale; larger ones are weights
 
 
-class MemoryPlanError(ValueError):
+class MemoryPlanError(OfaError, ValueError):
     """A graph whose tensors have no fixed sizes cannot be planned."""
 
 

@@ -24,7 +24,8 @@ from scipy.optimize import nnls
 from ofa.cost.cost_model import CostModel, Factor
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import LatencyTable, SlotLike, stage_of
-from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError, unknown_name_message
+from ofa.errors import UsageError, unknown_name_message
+from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError
 
 Floats = npt.NDArray[np.float64]
 Per: TypeAlias = Literal["network", "block"]
@@ -67,7 +68,7 @@ def with_precision(space: SearchSpace, slots: Sequence[SlotLike], *, per: Per) -
     if per == "network":
         return SearchSpace((*space.dims, Dim(PRECISION, PRECISIONS)))
     if per != "block":
-        raise ValueError(unknown_name_message("granularity of precision", per, ("network", "block")))
+        raise UsageError(unknown_name_message("granularity of precision", per, ("network", "block")))
     dims = [Dim(f"{place.name}.{PRECISION}", PRECISIONS, place.requires(space)) for place in _places(slots)]
     return SearchSpace((*space.dims, *dims))
 
@@ -248,28 +249,28 @@ class MixedLatency:
 
     def __post_init__(self) -> None:
         if self.fp32.space != self.int8.space:
-            raise ValueError(
+            raise UsageError(
                 f"the fp32 table is of space {self.fp32.space.fingerprint}, the INT8 table of "
                 f"{self.int8.space.fingerprint}; measure both for one space"
             )
         for first, second in zip(self.fp32.slots, self.int8.slots, strict=False):
             if (first.name, first.dims) != (second.name, second.dims) or not np.array_equal(first.keys, second.keys):
-                raise ValueError(
+                raise UsageError(
                     f"slot {first.name!r} of the fp32 table is not slot {second.name!r} of the INT8 table; measure "
                     "both with one version of the supernet"
                 )
         if len(self.fp32.slots) != len(self.int8.slots):
-            raise ValueError(f"the tables have {len(self.fp32.slots)} and {len(self.int8.slots)} slots; measure again")
+            raise UsageError(f"the tables have {len(self.fp32.slots)} and {len(self.int8.slots)} slots; measure again")
         for wanted, table in zip(PRECISIONS, self._tables, strict=True):
             if table.fingerprint.get(PRECISION, wanted) != wanted:
-                raise ValueError(
+                raise UsageError(
                     f"the {wanted} table, of device {table.device!r}, was measured in "
                     f"{table.fingerprint[PRECISION]}; swap the tables, or give another"
                 )
         for name in _SAME_MACHINE:
             here, there = self.fp32.fingerprint.get(name), self.int8.fingerprint.get(name)
             if here != there and None not in (here, there):
-                raise ValueError(
+                raise UsageError(
                     f"the tables of {self.fp32.device!r} and {self.int8.device!r} have {name} {here} and {there}; "
                     "measure both on one machine with the same settings"
                 )
@@ -390,7 +391,7 @@ class MixedLatency:
             return np.nan
         channels, side = self._sizes[key]
         if not np.isfinite(channels * side):
-            raise ValueError(
+            raise UsageError(
                 f"the tables do not say how many elements part {key!r} takes in; give num_elements to MixedLatency"
             )
         return channels * side**2
@@ -433,12 +434,12 @@ class MixedLatency:
                 not a positive number.
         """
         if self.per == "network":
-            raise ValueError("networks of one precision have no boundaries; there is nothing to fit with per='network'")
+            raise UsageError("networks of one precision have no boundaries; there is nothing to fit with per='network'")
         population, measured = self._checked(archs, measured_ms)
         counts = self.boundary_counts(population)
         num_mixed = int((counts.sum(axis=1) > 0).sum())
         if num_mixed < MIN_MIXED:
-            raise ValueError(
+            raise UsageError(
                 f"boundary costs need at least {MIN_MIXED} networks that mix precisions, not {num_mixed}; measure more"
             )
         without = dataclasses.replace(self, boundary=BoundaryCost())
@@ -462,10 +463,10 @@ class MixedLatency:
     ) -> tuple[Population, Floats]:
         population, measured = self.space.to_population(archs), np.asarray(measured_ms, dtype=np.float64)
         if measured.shape != (len(population),):
-            raise ValueError(f"{len(population)} architectures need as many latencies, not shape {measured.shape}")
+            raise UsageError(f"{len(population)} architectures need as many latencies, not shape {measured.shape}")
         wrong = np.flatnonzero(~(np.isfinite(measured) & (measured > 0)))
         if len(wrong):
-            raise ValueError(f"latency {wrong[0]} is {measured[wrong[0]]} ms; latencies are positive numbers")
+            raise UsageError(f"latency {wrong[0]} is {measured[wrong[0]]} ms; latencies are positive numbers")
         return population, measured
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ofa.cost.latency_table import LATENCIES, SlotLike
+from ofa.errors import UsageError
 from ofa.space import SearchSpace
 
 
@@ -20,7 +21,7 @@ def spread_resolutions(space: SearchSpace, num: int) -> list[int]:
     """
     values = [int(value) for value in space["resolution"].values]
     if not 2 <= num <= len(values):
-        raise ValueError(f"num_resolutions must lie between 2 and the {len(values)} of this space, not {num}")
+        raise UsageError(f"num_resolutions must lie between 2 and the {len(values)} of this space, not {num}")
     positions = np.linspace(0, len(values) - 1, num).round().astype(int)
     return [values[position] for position in positions]
 

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from ofa.errors import OfaError
+
 AutoAugment: TypeAlias = Literal["none", "rand_augment", "trivial_augment"]
 
 
-class DataError(ValueError):
+class DataError(OfaError, ValueError):
     """A data set is missing, broken, or does not fit what is asked of it."""
 
 

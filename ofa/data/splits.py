@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.data.config import DataConfig, DataError
+from ofa.errors import unknown_name_message
 from ofa.files import FORMAT
-from ofa.space import unknown_name_message
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 

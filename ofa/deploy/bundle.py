@@ -26,8 +26,8 @@ from ofa.deploy import predict
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
 from ofa.deploy.targets import TARGETS, Quantization
+from ofa.errors import OfaError, unknown_name_message
 from ofa.files import FileFormatError, read_json
-from ofa.space import unknown_name_message
 
 FORMAT = 2
 """2: any target, whole distribution of the latency, outputs instead of logits. 1: ``model.onnx`` in fp32 only."""
@@ -40,7 +40,7 @@ MAX_BATCH = 4096
 REMEDY = "name a folder that `ofa export` left, or export it again"
 
 
-class BundleError(ValueError):
+class BundleError(OfaError, ValueError):
     """A bundle cannot be read, or cannot be written where it should."""
 
 

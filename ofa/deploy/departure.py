@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from ofa.errors import UsageError
 from ofa.nn.structure import clone_structure, own_caches
 
 Run = Callable[[nn.Module, Tensor], npt.NDArray[np.floating]]
@@ -68,9 +69,9 @@ def first_departure(
         ValueError: If the module is in training mode or there are no images.
     """
     if module.training:
-        raise ValueError("the module is in training mode; call .eval() before its layers are compared")
+        raise UsageError("the module is in training mode; call .eval() before its layers are compared")
     if len(images) == 0:
-        raise ValueError("there are no images to compare layers on; give one at least")
+        raise UsageError("there are no images to compare layers on; give one at least")
 
     def probe(network: nn.Module) -> tuple[float, float]:
         return _difference(_reference(network, images, dynamic_batch), run(network, images), tolerance)

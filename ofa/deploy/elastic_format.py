@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa.config import ConfigError, from_mapping
+from ofa.errors import OfaError
 from ofa.files import FileFormatError, read_json, sha256_of_file
 
 FORMAT = 1
@@ -33,7 +34,7 @@ MAX_RESOLUTION = 4096
 REMEDY = "name a folder that `write_elastic` left, or write it again"
 
 
-class ElasticError(ValueError):
+class ElasticError(OfaError, ValueError):
     """An elastic artefact cannot be read, written or used as asked."""
 
 

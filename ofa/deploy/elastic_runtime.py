@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
-from ofa.space import unknown_name_message
+from ofa.errors import OfaError, unknown_name_message
 
 if TYPE_CHECKING:
     from ofa.hardware.device import Device
@@ -30,7 +30,7 @@ Progress = Callable[[int, int, str], None]
 RuntimeName = Literal["onnxruntime", "torch"]
 
 
-class UnknownSubnetError(LookupError):
+class UnknownSubnetError(OfaError, LookupError):
     """No subnet has this name."""
 
 

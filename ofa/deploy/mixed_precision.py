@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.cost.precision import Per, place_of, split_precision, standing_slots, with_precision
+from ofa.errors import UsageError
 from ofa.hardware.device import Device
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.quantize import activation_ranges, nodes_by_place, quantize_qdq
@@ -109,7 +110,7 @@ class MixedPrecisionEvaluator:
                 num_right += int((logits[: len(labels)].argmax(axis=1) == labels).sum())
                 num_images += len(labels)
             if num_images == 0:
-                raise ValueError(f"accuracy needs at least one image, but split {split!r} is empty")
+                raise UsageError(f"accuracy needs at least one image, but split {split!r} is empty")
             scores[row] = 100 * num_right / num_images
             if progress is not None:
                 progress(row + 1, len(archs), "evaluating quantized subnets")

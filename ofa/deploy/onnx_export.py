@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.hardware.onnx_export import DYNAMO_OPSET, export_by_dynamo, pool_instead_of_mean
 from ofa.nn.structure import clone_structure, own_caches, own_tensors
@@ -65,7 +66,7 @@ def to_onnx(
     import onnx
 
     if module.training:
-        raise ValueError("the module is in training mode; call .eval() before it is exported")
+        raise UsageError("the module is in training mode; call .eval() before it is exported")
     module = clone_structure(module)
     own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
     own_caches(module)  # LeViT keeps attention biases for its next call; what the exporter leaves there is no tensor

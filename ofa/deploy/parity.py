@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.deploy.onnx_export import INPUT
+from ofa.errors import OfaError
 from ofa.hardware.device import Device
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
 
@@ -30,7 +31,7 @@ Images = npt.NDArray[np.generic]
 Outputs = npt.NDArray[np.float32]
 
 
-class ParityError(ValueError):
+class ParityError(OfaError, ValueError):
     """An exported file does not compute what it should."""
 
 

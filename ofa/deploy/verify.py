@@ -19,10 +19,10 @@ from ofa.data.readers.source import DECODING_ERRORS
 from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, SUMS, BundleError, BundleInfo, Latency, read_bundle, sums_text
 from ofa.deploy.parity import Images, Outputs, ParityError, compare_outputs, load_outputs
 from ofa.deploy.predict import preprocess
+from ofa.errors import unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.hardware import Device
 from ofa.hardware.runtimes import ModelError, NotInstalledError
-from ofa.space import unknown_name_message
 
 # Parts may not begin with a dot, so that none is `..`.
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)

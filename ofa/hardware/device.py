@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ofa.config import ConfigError, from_mapping, read_yaml, to_plain
+from ofa.errors import OfaError, unknown_name_message
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.hardware.transports import Host, Local
-from ofa.space import unknown_name_message
 
 
-class UnknownDeviceError(LookupError):
+class UnknownDeviceError(OfaError, LookupError):
     """No device has this name."""
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ofa.errors import OfaError
+
 POWERCAP = Path("/sys/class/powercap")
 TEGRA_INTERVAL_MS = 100
 TEGRA_WAIT_SECONDS = 5.0
@@ -34,7 +36,7 @@ TEGRA_INPUTS = (
 TEGRA_RAIL = re.compile(r"\b([A-Z]\w*) (\d+)(?:mW)?/\d+(?:mW)?\b(?![MkG]B)")  # now/average, in milliwatts
 
 
-class EnergyError(OSError):
+class EnergyError(OfaError, OSError):
     """A counter is there but cannot be used."""
 
 

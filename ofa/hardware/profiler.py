@@ -19,6 +19,7 @@ from ofa.cost.correction import Correction, fit_correction
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
+from ofa.errors import OfaError, UsageError
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.export import Source, anchor_model, empty_model, export_all
@@ -63,7 +64,7 @@ class Profilable(Protocol):
     def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]: ...
 
 
-class AnotherMachineError(ValueError):
+class AnotherMachineError(OfaError, ValueError):
     """What is there was measured on another machine, or with other software."""
 
 
@@ -116,7 +117,7 @@ def profile(
         ModelError, NotInstalledError, HostError: See :meth:`ofa.hardware.transports.Host.time`.
     """
     if num_fit < 0 or num_held_out < 2:
-        raise ValueError(f"num_fit must be at least 0 and num_held_out at least 2, not {num_fit} and {num_held_out}")
+        raise UsageError(f"num_fit must be at least 0 and num_held_out at least 2, not {num_fit} and {num_held_out}")
     csv_path, space = Path(csv_path), supernet.space
     machine = device.host.fingerprint(device)
     known = None if fresh else _read_known(csv_path, space, machine, device)
@@ -188,7 +189,7 @@ def _read_known(csv_path: Path, space: SearchSpace, machine: Mapping[str, Any], 
     if table.refused:
         return None
     if table.space != space:
-        raise ValueError(
+        raise UsageError(
             f"{csv_path} is of space {table.space.fingerprint}, this one is {space.fingerprint}; name another place "
             "with --out, or replace it with --fresh"
         )
@@ -226,7 +227,7 @@ def _sample_distinct(
         draws[:, space.column("resolution")] = rng.choice(choices, len(draws))
     _, first = np.unique(space.row_keys(draws), return_index=True)
     if len(first) < num:
-        raise ValueError(f"num_fit and num_held_out need {num} different subnets, but there are about {len(first)}")
+        raise UsageError(f"num_fit and num_held_out need {num} different subnets, but there are about {len(first)}")
     return draws[np.sort(first)[:num]]
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import OfaError, UsageError
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -17,7 +19,7 @@ Ranges = Mapping[str, tuple[float, float]]
 """Least and greatest value of each tensor, by its name."""
 
 
-class QuantizationError(ValueError):
+class QuantizationError(OfaError, ValueError):
     """A graph cannot be quantized as asked."""
 
 
@@ -151,7 +153,7 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
     session = RUNTIMES[here.runtime]().prepare(observed.SerializeToString(), here)
     found = [np.array(session.run({images_name: images}), dtype=np.float64).reshape(2, -1) for images in batches]
     if not found:
-        raise ValueError("calibration of activations needs at least one batch of images")
+        raise UsageError("calibration of activations needs at least one batch of images")
     extremes = np.array(found)
     lows, highs = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
     for name, low, high in zip(names, lows, highs, strict=True):

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import UsageError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -243,7 +245,7 @@ def time_models(
         thrown away, it is kept, and counted as disturbed.
     """
     if rounds < 2:
-        raise ValueError(f"rounds must be at least 2, not {rounds}")
+        raise UsageError(f"rounds must be at least 2, not {rounds}")
     clock = clock or SystemClock()
     blocks = [block for block in done if block.name in models and block.round < rounds]
     finished = {(block.name, block.round) for block in blocks}

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ofa.errors import OfaError
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = (
     "--headless=new",
@@ -40,7 +42,7 @@ LAUNCH = (
 )
 
 
-class BrowserError(RuntimeError):
+class BrowserError(OfaError, RuntimeError):
     """The browser is missing, does not answer, or refuses a command."""
 
 

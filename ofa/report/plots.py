@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.report.charts import Chart, charts_of
 from ofa.report.cross_device import CrossDevice, cross_device
@@ -67,7 +68,7 @@ def write_plots(
         FileFormatError: If ``supernet.json`` is missing, or a file of the run is damaged or of another format.
     """
     if format not in FORMATS:
-        raise ValueError(f"plots cannot be written as {format!r}; choose one of {', '.join(FORMATS)}")
+        raise UsageError(f"plots cannot be written as {format!r}; choose one of {', '.join(FORMATS)}")
     run, out_dir = read_run(run_dir, tables_dir=tables_dir), Path(out_dir)
     matrix = cross_device(run)
     written = []

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ofa.errors import UsageError, unknown_name_message
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS
 from ofa.search.pareto import Evaluations, non_dominated
 from ofa.search.predictors import check_predictors
 from ofa.search.problem import Constraint, Evaluate, Problem, Values, carry_out
 from ofa.search.sampling import take_unseen
-from ofa.space import Arch, Population, SearchSpace, unknown_name_message
+from ofa.space import Arch, Population, SearchSpace
 
 MANY = 5000
 Progress = Callable[[int, int, str], None]
@@ -71,12 +72,12 @@ def search(
     """
     free = free or {}
     if num_evaluations < 1:
-        raise ValueError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
+        raise UsageError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
     check_method(method)
     check_predictors(predictor)
     for name in free:
         if name not in objectives:
-            raise ValueError(unknown_name_message("objective", name, objectives))
+            raise UsageError(unknown_name_message("objective", name, objectives))
     columns = {list(objectives).index(name): function for name, function in free.items()}
     problem = Problem(space, len(objectives), columns, constraints, predictor, statistics)
     rng = np.random.default_rng(seed)
@@ -98,7 +99,7 @@ def search(
 def check_method(name: str) -> None:
     """:class:`ValueError` if there is no such search method."""
     if name not in (*METHODS, "auto"):
-        raise ValueError(unknown_name_message("search method", name, [*METHODS, "auto"]))
+        raise UsageError(unknown_name_message("search method", name, [*METHODS, "auto"]))
 
 
 class _Run:
@@ -128,7 +129,7 @@ class _Run:
         if missing:
             values = np.asarray(self._evaluate(population[missing]), dtype=np.float64)
             if values.shape != (len(missing), self._problem.num_objectives) or not np.isfinite(values).all():
-                raise ValueError(
+                raise UsageError(
                     f"evaluate gives ({len(missing)}, {self._problem.num_objectives}) finite values for {len(missing)} "
                     f"architectures, not {values}"
                 )
@@ -143,7 +144,7 @@ def _open(cache: EvaluationCache | Path | str | None, objectives: Sequence[str])
     if not isinstance(cache, EvaluationCache):
         return EvaluationCache(cache, values=objectives)
     if cache.values != tuple(objectives):
-        raise ValueError(f"the cache holds {', '.join(cache.values)}, but the objectives are {', '.join(objectives)}")
+        raise UsageError(f"the cache holds {', '.join(cache.values)}, but the objectives are {', '.join(objectives)}")
     return cache
 
 
@@ -161,7 +162,7 @@ def _initial(
         return known, given[problem.is_feasible(given)]
     missing = [name for name in ("arch", *objectives) if name not in initial]
     if missing:
-        raise ValueError(f"the earlier search has no column {', '.join(missing)}; it has {', '.join(initial.columns)}")
+        raise UsageError(f"the earlier search has no column {', '.join(missing)}; it has {', '.join(initial.columns)}")
     earlier = space.to_population(list(initial["arch"]))
     feasible = problem.is_feasible(earlier)
     return Evaluations(earlier[feasible], initial[list(objectives)].to_numpy(dtype=np.float64)[feasible]), nothing

@@ -10,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.confidence import wilson_interval
+from ofa.errors import OfaError
 from ofa.space import Arch
 
 LATENCIES = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
 MAX_ROUNDS = 5
 
 
-class InfeasibleBudgetError(ValueError):
+class InfeasibleBudgetError(OfaError, ValueError):
     """No subnet of the space is fast enough.
 
     Attributes:

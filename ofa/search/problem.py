@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import OfaError, UsageError
 from ofa.search.pareto import Evaluations
 from ofa.search.sampling import MAX_ROUNDS, sample_distinct, spread, take_unseen
 from ofa.space import Population, SearchSpace
@@ -31,7 +32,7 @@ class Cost(Protocol):
         ...
 
 
-class InfeasibleError(ValueError):
+class InfeasibleError(OfaError, ValueError):
     """No architecture satisfies the constraints, as far as a search for one could find.
 
     Attributes:
@@ -75,7 +76,7 @@ class Constraint:
         except ValueError:
             value = np.nan
         if not 0 < value < np.inf:
-            raise ValueError(
+            raise UsageError(
                 f"the limit of {name} is a positive number, or a share of the largest architecture such as '60%', "
                 f"not {limit!r}"
             )

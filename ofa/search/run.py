@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.search.driver import check_method, search
 from ofa.search.evaluation_cache import Accuracies
@@ -131,9 +132,9 @@ def run_search(
         ValueError: If a number or name makes no sense.
     """
     if num_evaluations < 2:
-        raise ValueError(f"num_evaluations is {num_evaluations}; a search needs at least 2, better 100 or more")
+        raise UsageError(f"num_evaluations is {num_evaluations}; a search needs at least 2, better 100 or more")
     if any(not 0 < budget < np.inf for budget in budgets_ms):
-        raise ValueError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
+        raise UsageError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
     check_method(method)
     check_predictors(predictor)
     if with_fleet:

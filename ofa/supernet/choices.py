@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from ofa.space import SpaceError, unknown_name_message
+from ofa.errors import unknown_name_message
+from ofa.space import SpaceError
 
 Choice: TypeAlias = int | float | str
 Wanted: TypeAlias = Sequence[Choice] | Mapping[str, Sequence[Choice]]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ofa.errors import OfaError, unknown_name_message
 from ofa.nn.conv import add_kernel_transforms
-from ofa.space import Dim, SearchSpace, SpaceError, unknown_name_message
+from ofa.space import Dim, SearchSpace, SpaceError
 from ofa.supernet.anatomy import Anatomy
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.choices import Choice, Choices, Wanted, share_of
@@ -21,11 +22,11 @@ from ofa.supernet.trial import dims_that_run, failure_of, first_line
 DEFAULT_WIDTH = ("50%", "75%", "100%")
 
 
-class NothingElasticError(ValueError):
+class NothingElasticError(OfaError, ValueError):
     """Nothing in the model can vary."""
 
 
-class NotTraceableError(ValueError):
+class NotTraceableError(OfaError, ValueError):
     """The model does not run as an image classifier does."""
 
 

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ofa.errors import unknown_name_message
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
-from ofa.space import SearchSpace, Value, unknown_name_message
+from ofa.space import SearchSpace, Value
 from ofa.supernet.anatomy import Anatomy, num_channels
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels

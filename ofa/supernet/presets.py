@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,16 +19,16 @@ from timm.models.resnet import Bottleneck, ResNet
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from ofa.space import unknown_name_message
+from ofa.errors import OfaError, unknown_name_message
 from ofa.supernet.elasticize import elasticize
 from ofa.supernet.supernet import Supernet
 
 
-class UnknownModelError(ValueError):
+class UnknownModelError(OfaError, ValueError):
     """Neither a preset nor a timm model has this name."""
 
 
-class WeightsError(ValueError):
+class WeightsError(OfaError, ValueError):
     """A file of weights cannot be used."""
 
 
@@ -245,10 +244,10 @@ def create_model(
                 f"timm cannot build {name!r} with {', '.join(f'{k}={v}' for k, v in settings.items())}: {error}"
             ) from None
     else:
-        presets = unknown_name_message("preset or timm model", name, PRESETS)
-        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        known = [*PRESETS, *timm.list_models()]
         raise UnknownModelError(
-            f"{presets}; timm models like it: {', '.join(near) or 'none'} (timm.list_models() has all)"
+            f"{unknown_name_message('preset or timm model', name, known, max_listed=5)} (timm.list_models() has all; "
+            f"presets: {', '.join(PRESETS)})"
         )
     if weights is not None:
         load_weights(model, weights, needs_classifier=needs_classifier)

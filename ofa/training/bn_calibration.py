@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ofa.errors import UsageError
+
 
 @contextmanager
 def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
@@ -53,7 +55,7 @@ def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Ten
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
-        raise ValueError("BN calibration needs at least one batch of images")
+        raise UsageError("BN calibration needs at least one batch of images")
     with _averaging(norms):
         for images in chain([first], batches):
             for network in networks:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ofa.confidence import is_hopeless
 from ofa.data import ImageData
+from ofa.errors import UsageError
 from ofa.space import Arch, Value
 from ofa.supernet import Supernet
 from ofa.training.bn_calibration import calibrate_bn
@@ -30,7 +31,7 @@ def top1_percent(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
         num_right += int((module(images).argmax(dim=1) == labels).sum())
         num_images += len(labels)
     if num_images == 0:
-        raise ValueError("accuracy needs at least one image")
+        raise UsageError("accuracy needs at least one image")
     return 100.0 * num_right / num_images
 
 
@@ -147,5 +148,5 @@ class SubnetEvaluator:
             if not racing:
                 break
         if not seen.all():
-            raise ValueError("accuracy needs at least one image")
+            raise UsageError("accuracy needs at least one image")
         return np.stack([100.0 * right / seen, seen], axis=1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml, to_plain
 from ofa.data import DataConfig
-from ofa.space import unknown_name_message
+from ofa.errors import unknown_name_message
 from ofa.training.strategy import Strategy
 
 RECIPES_DIR = Path(__file__).parent / "recipes"

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from ofa.data import ImageData, load_data
+from ofa.errors import OfaError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
@@ -24,7 +25,7 @@ REMEDY = "train it with `ofa train`, or name another run folder"
 VERSIONS_OF = ("ofa-toolkit", "torch", "timm", "numpy", "onnx", "onnxruntime")
 
 
-class RunError(ValueError):
+class RunError(OfaError, ValueError):
     """A run folder cannot be used as asked."""
 
 

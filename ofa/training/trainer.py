@@ -28,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ofa.config import ConfigError
 from ofa.cost import CostModel, macs
 from ofa.data import ImageData, load_data
+from ofa.errors import OfaError
 from ofa.files import write_csv_atomic
 from ofa.nn.resolution import resize_images
 from ofa.space import Arch, Population, SearchSpace
@@ -55,11 +56,11 @@ PASSES = 3
 """A training pass counts as three forward passes, as usual: backward computes two gradients per multiplication."""
 
 
-class DivergedError(ArithmeticError):
+class DivergedError(OfaError, ArithmeticError):
     """The loss is no longer a number."""
 
 
-class StoppedError(RuntimeError):
+class StoppedError(OfaError, RuntimeError):
     """A signal asked for the end; what was trained is saved.
 
     Args:
@@ -69,6 +70,7 @@ class StoppedError(RuntimeError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+        self.exit_status = 128 + signum
 
 
 def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Progress | None = None) -> Run:

@@ -11,7 +11,7 @@ from ofa.data.readers.idx import read_idx
 from ofa.data.readers.parquet import read_parquet
 from ofa.data.readers.source import Source
 from ofa.data.readers.timm_dataset import read_timm
-from ofa.space import unknown_name_message
+from ofa.errors import unknown_name_message
 
 READERS: dict[str, Callable[[DataConfig], Source]] = {
     "digits": read_digits,

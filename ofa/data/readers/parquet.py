@@ -11,7 +11,7 @@ from PIL import Image
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.source import Source, decode_image, encode_labels, require_root
-from ofa.space import unknown_name_message
+from ofa.errors import unknown_name_message
 
 HOLDS = "a Parquet file, or a folder with train*.parquet and, optionally, val*.parquet and test*.parquet"
 

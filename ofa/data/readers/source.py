@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ofa.data.config import DataConfig, DataError
-from ofa.space import unknown_name_message
+from ofa.errors import unknown_name_message
 
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)

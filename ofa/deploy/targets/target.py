@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ofa.errors import OfaError
 from ofa.hardware.device import Device
 
 INPUT, OUTPUT = "images", "logits"
@@ -21,7 +22,7 @@ Outputs = npt.NDArray[np.float32]
 Reference = Callable[[Images], Outputs]
 
 
-class TargetError(ValueError):
+class TargetError(OfaError, ValueError):
     """A target cannot hold what is asked for."""
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import OfaError
+
 if TYPE_CHECKING:
     from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
@@ -26,11 +28,11 @@ Format = Literal["onnx", "pte", "tflite", "module"]
 """What a runtime takes: ONNX, an ExecuTorch program, a LiteRT file, or a torch module in this process."""
 
 
-class ModelError(ValueError):
+class ModelError(OfaError, ValueError):
     """A model cannot be read, or cannot be run as it is."""
 
 
-class NotInstalledError(ValueError):
+class NotInstalledError(OfaError, ValueError):
     """Software that a device needs is not there."""
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.hardware.runtimes.session import (
     Array,
@@ -114,7 +115,7 @@ class TensorRt:
             ValueError: If ``num_builds`` is less than 2.
         """
         if num_builds < 2:
-            raise ValueError(f"num_builds must be at least 2, not {num_builds}")
+            raise UsageError(f"num_builds must be at least 2, not {num_builds}")
         what = check_exists(model, "an ONNX")
         self.versions()
         runs: dict[str, Run] = {}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2]
 MODULES = (
+    "errors.py",
     "files.py",
     "hardware/energy.py",
     "hardware/fingerprint.py",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ofa.config import Named
+from ofa.errors import OfaError
 from ofa.hardware.runner import Job
 from ofa.hardware.timing import Block, TimingResult
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from ofa.hardware.device import Device
 
 
-class HostError(OSError):
+class HostError(OfaError, OSError):
     """A machine cannot be reached, or does not answer as it should."""
 
 

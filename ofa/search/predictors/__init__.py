@@ -9,12 +9,13 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import UsageError, unknown_name_message
 from ofa.search.predictors.ensemble import Ensemble
 from ofa.search.predictors.features import Features
 from ofa.search.predictors.gaussian_process import GaussianProcess
 from ofa.search.predictors.ridge import RidgePredictor
 from ofa.search.predictors.scikit import gradient_boosting, mlp, support_vectors
-from ofa.space import Population, unknown_name_message
+from ofa.space import Population
 
 
 class Predictor(Protocol):
@@ -97,7 +98,7 @@ def check_predictors(names: str | Sequence[str]) -> tuple[str, ...]:
     tried = AUTO if names == "auto" else (names,) if isinstance(names, str) else tuple(names)
     for name in tried:
         if name not in PREDICTORS:
-            raise ValueError(unknown_name_message("predictor", name, [*PREDICTORS, "auto"]))
+            raise UsageError(unknown_name_message("predictor", name, [*PREDICTORS, "auto"]))
     return tried
 
 

@@ -1,0 +1,63 @@
+"""What can go wrong that the user can mend: the base of all our errors, and the message about an unknown name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class OfaError(Exception):
+    """What was asked for cannot be done; the message says what, where, which value, and what to do next.
+
+    All errors of this package that a user can cause are of it, and of the built-in class that fits, such as
+    :class:`ValueError`. The command line shows their message and ends with their status; anything else is a fault of
+    ours.
+    """
+
+    exit_status = 2
+
+
+class UsageError(OfaError, ValueError):
+    """An argument makes no sense, or two do not go together."""
+
+
+def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_listed: int | None = None) -> str:
+    """Say that ``name`` is not one of ``known``, with the nearest spelling first.
+
+    Args:
+        kind: What ``known`` are names of.
+        max_listed: List no more than so many of them, the nearest ones; all by default.
+    """
+    known = list(known)
+    near = by_nearness(str(name), known)
+    hint = f"; did you mean {near[0]!r}?" if near and _is_near(str(name), near[0]) else ";"
+    if max_listed is None or len(known) <= max_listed:
+        return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {name!r}{hint} the nearest of {len(known)}: {', '.join(near[:max_listed])}"
+
+
+def by_nearness(name: str, known: Iterable[str]) -> list[str]:
+    """Names by their edit distance from ``name``, upper and lower case alike; of equals, the first comes first."""
+    return sorted(known, key=lambda each: edit_distance(name.lower(), each.lower()))
+
+
+def _is_near(name: str, other: str) -> bool:
+    """Whether somebody may have meant ``other``: at most two letters in five differ."""
+    return edit_distance(name.lower(), other.lower()) <= 0.4 * max(len(name), len(other))
+
+
+def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many letters must be put in, taken out, replaced, or swapped with their neighbour to make ``b`` of ``a``.
+
+    References:
+        Damerau, A technique for computer detection and correction of spelling errors, 1964: no letter is edited twice.
+    """
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        before, last, row = row, before, [i]
+        for j, other in enumerate(b, start=1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                least = min(least, last[j - 2] + 1)
+            row.append(least)
+    return row[-1]
