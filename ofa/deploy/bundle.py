@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ofa.config import ConfigError, from_mapping
-from ofa.deploy import predict
+from ofa.data import Preprocessing
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
 from ofa.deploy.targets import TARGETS, Quantization
@@ -35,7 +34,6 @@ FORMAT = 2
 INFO, SUMS, CARD, PREDICT, OUTPUTS = ("bundle.json", "SHA256SUMS", "README.md", "predict.py", "samples/outputs.npy")
 TOP_LEVEL = {INFO, SUMS, CARD, PREDICT, "samples", *(name for make in TARGETS.values() for name in make().files)}
 MAX_JSON_BYTES = 1 << 24
-MAX_IMAGE_SIZE = 4096
 MAX_BATCH = 4096
 REMEDY = "name a folder that `ofa export` left, or export it again"
 
@@ -129,44 +127,6 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """From a picture to the model's input; made by :func:`ofa.data.preprocessing`, followed by ``predict.py``.
-
-    Raises:
-        ConfigError: If values contradict each other or no image of that size is processed here.
-    """
-
-    color: Literal["L", "RGB"]
-    channels: int
-    resize: tuple[int, ...]
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: tuple[int, ...]
-    layout: Literal["NCHW", "NHWC"]
-    dtype: Literal["float32", "uint8"]
-    steps: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.resize or not all(1 <= size <= MAX_IMAGE_SIZE for size in self.resize):
-            raise ConfigError(f"resize needs sizes of 1 to {MAX_IMAGE_SIZE} pixels, not {list(self.resize)}")
-        size = (self.resize[-1],) * 2
-        pixels = (*size, 1 if self.color == "L" else 3)
-        if (self.layout, self.dtype, self.input_size) not in (
-            ("NCHW", "float32", (self.channels, *size)),
-            ("NHWC", "uint8", pixels),
-        ):
-            raise ConfigError(
-                f"input_size is {list(self.input_size)} in {self.dtype} {self.layout}, which 'color', 'channels' and "
-                "'resize' do not give"
-            )
-        if not len(self.mean) == len(self.std) == self.channels or (self.color == "RGB" and self.channels != 3):
-            raise ConfigError(f"color, channels ({self.channels}), mean and std do not fit together")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or 0 in self.std:
-            raise ConfigError("mean and std must be finite, std not 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class BundleInfo:
     """Contents of ``bundle.json``.
 
@@ -236,7 +196,7 @@ def write_bundle(
     contents = {
         **model,
         CARD: model_card(asdict(info), {name: len(data) for name, data in model.items()}).encode(),
-        PREDICT: Path(predict.__file__).read_bytes(),
+        PREDICT: task.predict_script.read_bytes(),
         OUTPUTS: _npy(outputs),
         **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
+from ofa.errors import UsageError
+from ofa.inputs import Inputs, InputSpec
 from ofa.nn.conv import remove_kernel_transforms
-from ofa.nn.resolution import resize_images
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
 from ofa.supernet.anatomy import Anatomy
@@ -52,11 +54,25 @@ class Supernet(nn.Module):
         self.anatomy = anatomy
         self._narrower = Narrower(model, {n: anatomy.groups.all[n] for dim in dims for n in dim.groups})
         self._largest = space.largest()
+        self.inputs = InputSpec.images(int(getattr(model, "in_chans", 3)), anatomy.resolution)
 
-    def forward(self, images: Tensor, arch: Arch | Mapping[str, Value]) -> Tensor:
-        """Logits of one subnet; :class:`~ofa.space.SpaceError` if ``arch`` does not fit the space."""
-        arch = self.space.arch(arch)
-        return self._subnet(arch)(resize_images(images, int(arch["resolution"])))
+    def forward(self, *inputs: Any, arch: Arch | Mapping[str, Value] | None = None, **named_inputs: Any) -> Any:
+        """Outputs of one subnet for inputs that are brought to its sizes.
+
+        Args:
+            arch: May also stand behind the inputs, as the last positional argument.
+
+        Raises:
+            SpaceError: If ``arch`` does not fit the space.
+            UsageError: If there is none.
+        """
+        if arch is None:
+            if not inputs or not isinstance(inputs[-1], Mapping):
+                raise UsageError("which subnet is meant? give an architecture last, or as arch=")
+            *inputs, arch = inputs  # type: ignore[assignment]
+        arch = self.space.arch(arch)  # type: ignore[arg-type]
+        given = Inputs(*inputs, **named_inputs)
+        return self.inputs.resize(given, self.inputs.sizes(arch)).call(self._subnet(arch))
 
     def subnet(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a throwaway module over views of the shared weights.
@@ -94,10 +110,10 @@ class Supernet(nn.Module):
         own_tensors(subnet)
         return subnet.eval()
 
-    def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of the images that the extracted subnet takes."""
-        resolution = int(arch["resolution"])
-        return (int(getattr(self.model, "in_chans", 3)), resolution, resolution)
+    def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, ...]:
+        """Shape, without the batch, of what the extracted subnet takes: ``(channels, height, width)`` of images."""
+        (shape,) = self.inputs.shapes(self.inputs.sizes(arch))
+        return shape[1:]
 
     # -- what its parts are and cost ---------------------------------------------------------------------------------
 

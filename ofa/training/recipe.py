@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml, to_plain
 from ofa.data import DataConfig
 from ofa.errors import unknown_name_message
+from ofa.tasks import LOSSES, Classification, Task
 from ofa.training.strategy import Strategy
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -136,17 +137,29 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run: model × data × strategy × training. :func:`load_recipe` reads one."""
+    """A training run: task × model × data × strategy × training. :func:`load_recipe` reads one."""
 
     name: str = "custom"
     description: str = ""
+    task: Task = field(default_factory=Classification)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: Strategy = field(default_factory=Strategy)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.strategy.loss, self.task.losses):
+            fitting = [name for name, kind in LOSSES.items() if kind in self.task.losses]
+            raise ConfigError(
+                f"strategy.loss {self.strategy.loss.name} is not for task {self.task.name}; choose one of "
+                f"{', '.join(fitting)}"
+            )
+
     def to_json(self) -> dict[str, Any]:
+        """The recipe as plain data; a task that is the default is left out, as before there were others."""
         plain: dict[str, Any] = to_plain(self)
+        if self.task == Classification():
+            del plain["task"]
         return plain
 
     @classmethod

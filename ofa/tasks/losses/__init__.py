@@ -1,0 +1,18 @@
+"""Losses of one subnet on one mini-batch. A new one is a file here and a line below."""
+
+from ofa.config import registry
+from ofa.tasks.losses.alpha_divergence import AlphaDivergence
+from ofa.tasks.losses.labels import Labels
+from ofa.tasks.losses.loss import Loss
+from ofa.tasks.losses.soft_labels import SoftLabels
+
+LOSSES: dict[str, type[Loss]] = registry(
+    Loss,
+    {
+        "labels": Labels,
+        "soft_labels": SoftLabels,
+        "alpha_divergence": AlphaDivergence,
+    },
+)
+
+__all__ = ["LOSSES", "AlphaDivergence", "Labels", "Loss", "SoftLabels"]
