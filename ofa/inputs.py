@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ofa.errors import UsageError
 from ofa.space import SearchSpace, Value
 
-Movable = TypeVar("Movable", Tensor, nn.Module, "Inputs")
+Movable = TypeVar("Movable", bound="Tensor | nn.Module | Inputs")
 
 
 class Inputs:
@@ -156,6 +156,6 @@ def channels_last(value: Movable) -> Movable:
     """
     if isinstance(value, Inputs):
         return value.map(channels_last)
-    if isinstance(value, Tensor):
-        return value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
-    return value._apply(channels_last)  # type: ignore[return-value]
+    if isinstance(value, nn.Module):
+        return value._apply(channels_last)
+    return value.to(memory_format=torch.channels_last) if value.ndim == 4 else value  # type: ignore[return-value]

@@ -54,6 +54,11 @@ class Metric:
     def name(self) -> str:
         return "_".join(filter(None, (self.quantity, self.unit)))
 
+    @property
+    def label(self) -> str:
+        """The title as a heading."""
+        return self.title[:1].upper() + self.title[1:]
+
     def of(self, what: str) -> str:
         """Name of a column or key: ``measured_top1_percent`` for ``measured``."""
         return f"{what}_{self.name}"

@@ -15,23 +15,25 @@ import ofa
 PACKAGE = Path(ofa.__file__).parent
 
 # Everything may import these; they import nothing but each other.
-BASE = {"errors", "space", "files", "config", "confidence"}
+BASE = {"errors", "progress", "space", "metrics", "files", "config"}
 
 # Room -> rooms that it may import, besides BASE and itself.
 ALLOWED: dict[str, set[str]] = {
+    "inputs": set(),
     "nn": set(),
-    "supernet": {"nn"},
+    "supernet": {"inputs", "nn"},
     "data": set(),
-    "training": {"nn", "supernet", "data", "cost"},
+    "tasks": {"data"},
     "cost": set(),
+    "training": {"inputs", "nn", "supernet", "data", "tasks", "cost"},
     "hardware": {"cost"},
     "search": {"cost", "hardware"},
-    "deploy": {"nn", "supernet", "data", "training", "cost", "hardware", "search"},
-    "report": {"nn", "supernet", "data", "training", "cost", "hardware", "search", "deploy"},
+    "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search"},
+    "report": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search", "deploy"},
 }
 ROOMS = {*ALLOWED, *BASE}
 TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
-NO_TORCH = {"errors", "space", "files", "config", "confidence", "cost", "search"}
+NO_TORCH = {*BASE, "cost", "search"}
 
 
 def modules() -> list[Path]:

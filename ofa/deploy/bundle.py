@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,15 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ofa.config import ConfigError, from_mapping
+from ofa.config import ConfigError, from_mapping, to_plain
 from ofa.data import Preprocessing
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import FileFormatError, read_json
+from ofa.metrics import Score
+from ofa.tasks import Classification, Task, task_from_json
 
 FORMAT = 2
 """2: any target, whole distribution of the latency, outputs instead of logits. 1: ``model.onnx`` in fp32 only."""
@@ -60,13 +62,9 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Top1:
-    """Accuracy with its 95 % interval (Wilson), in percent, and what it was measured on and with."""
+class FileScore(Score):
+    """What the metric is with its 95 % interval, and what it was measured on and with."""
 
-    value: float
-    low: float
-    high: float
-    num_images: int
     split: str
     runtime: str
 
@@ -133,10 +131,11 @@ class BundleInfo:
     Args:
         device: Name of the device that ``latency_ms`` was measured on.
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of it.
-        top1_percent: On the test split.
+        score: By the task's metric, on the test split; in the file under the metric's name.
         provenance: Model, data, recipe, weights and versions that it came from.
         sample_labels: Class index of each picture in ``samples/``.
         files: Name -> ``{"sha256", "bytes"}``; filled in by :func:`write_bundle`.
+        task: In the file only where it is not the default.
     """
 
     arch: dict[str, Any]
@@ -145,13 +144,14 @@ class BundleInfo:
     fingerprint: dict[str, Any]
     budget_ms: float
     latency_ms: Latency
-    top1_percent: Top1
+    score: FileScore
     parity: Parity
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     provenance: dict[str, Any]
     sample_labels: tuple[int, ...]
     files: dict[str, Any] = field(default_factory=dict)
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         if not self.sample_labels or not all(0 <= label < len(self.classes) for label in self.sample_labels):
@@ -159,6 +159,21 @@ class BundleInfo:
         for name, entry in self.files.items():
             if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
                 raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain(self)
+        if self.task == Classification():
+            del plain["task"]
+        return {self.task.metric.name if key == "score" else key: value for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> BundleInfo:
+        """The inverse of :meth:`to_json`; :class:`ConfigError` if a key or value does not fit."""
+        task = task_from_json(data.get("task"), where=where)
+        if "score" in data:
+            raise ConfigError(f"{where}: {unknown_name_message('key', 'score', [task.metric.name])}")
+        renamed = {"score" if key == task.metric.name else key: value for key, value in data.items()}
+        return from_mapping(cls, {**renamed, "task": task}, where=where)
 
     @property
     def sample_names(self) -> list[str]:
@@ -195,13 +210,13 @@ def write_bundle(
     check_destination(out, overwrite=overwrite)
     contents = {
         **model,
-        CARD: model_card(asdict(info), {name: len(data) for name, data in model.items()}).encode(),
-        PREDICT: task.predict_script.read_bytes(),
+        CARD: model_card(info.to_json(), info.task, {name: len(data) for name, data in model.items()}).encode(),
+        PREDICT: info.task.predict_script.read_bytes(),
         OUTPUTS: _npy(outputs),
         **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
     }
     files = {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(contents.items())}
-    described = {"format": FORMAT, **asdict(replace(info, files=files))}
+    described = {"format": FORMAT, **replace(info, files=files).to_json()}
     contents[INFO] = (json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     contents[SUMS] = sums_text({name: sha256(data).hexdigest() for name, data in contents.items()}).encode()
     with _new_folder(Path(out)) as folder:
@@ -228,7 +243,7 @@ def read_bundle(path: Path | str) -> BundleInfo:
     try:
         data = read_json(file, kind="bundle", remedy=REMEDY, format=FORMAT)
         del data["format"]
-        return from_mapping(BundleInfo, data, where=str(file))
+        return BundleInfo.from_json(data, where=str(file))
     except FileFormatError as error:
         raise BundleError(str(error)) from None
     except (ValueError, RecursionError) as error:  # a key or value that does not fit, or nesting without end

@@ -22,6 +22,7 @@ from typing import Any
 from ofa.config import ConfigError, from_mapping
 from ofa.errors import OfaError
 from ofa.files import FileFormatError, read_json, sha256_of_file
+from ofa.metrics import METRICS, TOP1, Metric, metric_of, name_in_file
 
 FORMAT = 1
 INFO, SUMS, WEIGHTS = "elastic.json", "SHA256SUMS", "weights.safetensors"
@@ -67,8 +68,8 @@ class SubnetInfo:
     """One subnet.
 
     Args:
-        top1_percent: On the split that the artefact names.
-        low, high: Its 95 % interval (Wilson).
+        score: By the artefact's metric, on the split that it names; in the file under the metric's name.
+        low, high: Its 95 % interval.
         max_abs_difference: Between the logits of a runtime and those of the extracted, calibrated subnet.
         preprocessing: From a picture to its input, see :func:`ofa.data.preprocessing`.
     """
@@ -76,7 +77,7 @@ class SubnetInfo:
     name: str
     arch: dict[str, Any]
     resolution: int
-    top1_percent: float
+    score: float
     low: float
     high: float
     max_abs_difference: dict[str, float]
@@ -104,6 +105,7 @@ class ElasticInfo:
         model: What :class:`ofa.training.recipe.ModelConfig` says of the supernet; without it torch cannot run subnets.
         provenance: Where the weights came from, and with what versions they were written.
         files: Name -> ``{"sha256", "bytes"}``.
+        metric_name: What subnets are compared by; in the file only where it is not top-1 accuracy.
     """
 
     subnets: tuple[SubnetInfo, ...]
@@ -115,6 +117,7 @@ class ElasticInfo:
     model: dict[str, Any] | None
     provenance: dict[str, Any]
     files: dict[str, Any] = field(default_factory=dict)
+    metric_name: str = TOP1.name
 
     def __post_init__(self) -> None:
         names = [subnet.name for subnet in self.subnets]
@@ -128,9 +131,33 @@ class ElasticInfo:
             if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
                 raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
 
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.metric_name]
+
+    def to_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        del plain["metric_name"]
+        subnets = [_renamed(subnet, "score", self.metric_name) for subnet in plain["subnets"]]
+        return {**plain, "subnets": subnets, **name_in_file(self.metric)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> ElasticInfo:
+        """The inverse of :meth:`to_json`; :class:`ConfigError` or :class:`UsageError` if something does not fit."""
+        name = metric_of(data).name
+        subnets = data.get("subnets")
+        if isinstance(subnets, list):
+            subnets = [_renamed(each, name, "score") if isinstance(each, dict) else each for each in subnets]
+        plain = {key: value for key, value in data.items() if key != "metric"}
+        return from_mapping(cls, {**plain, "subnets": subnets, "metric_name": name}, where=where)
+
     def measured(self, runtime: str, threads: int) -> Measurement | None:
         """Latencies in a runtime with so many threads, if they were measured."""
         return next((each for each in self.measurements if (each.runtime, each.threads) == (runtime, threads)), None)
+
+
+def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if key == old else key: value for key, value in values.items()}
 
 
 def read_elastic(path: Path | str) -> ElasticInfo:
@@ -145,7 +172,7 @@ def read_elastic(path: Path | str) -> ElasticInfo:
     try:
         data = read_json(root / INFO, kind="elastic artefact", remedy=REMEDY, format=FORMAT)
         del data["format"]
-        info = from_mapping(ElasticInfo, data, where=str(root / INFO))
+        info = ElasticInfo.from_json(data, where=str(root / INFO))
     except FileFormatError as error:
         raise ElasticError(str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -168,7 +195,7 @@ def write_info(folder: Path, info: ElasticInfo) -> ElasticInfo:
     """Write ``elastic.json`` and ``SHA256SUMS`` for the other files of a folder; gives what was written."""
     others = [path for path in sorted(folder.iterdir()) if path.name not in (INFO, SUMS)]
     files = {path.name: {"sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in others}
-    described = {"format": FORMAT, **asdict(info), "files": files}
+    described = {"format": FORMAT, **info.to_json(), "files": files}
     text = json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / INFO).write_text(text, encoding="utf-8")
     digests = {name: entry["sha256"] for name, entry in files.items()} | {INFO: sha256(text.encode()).hexdigest()}

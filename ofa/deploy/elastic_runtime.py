@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
 from ofa.errors import OfaError, unknown_name_message
+from ofa.progress import Progress
 
 if TYPE_CHECKING:
     from ofa.hardware.device import Device
     from ofa.hardware.timing import Block
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 RuntimeName = Literal["onnxruntime", "torch"]
 
 
@@ -66,14 +66,16 @@ class ElasticSubnet:
         resolution: Pixels a side of the images that it takes.
         latency_ms: Median of one image in the runtime and with the threads that the artefact was opened with; ``None``
             if that was not measured.
-        top1_percent: Measured when the artefact was written.
+        score: By the artefact's metric, when it was written.
+        worth: The same, or its negative where less is better.
     """
 
     name: str
     arch: Mapping[str, Any]
     resolution: int
     latency_ms: float | None
-    top1_percent: float
+    score: float
+    worth: float
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class ElasticRuntime:
                 arch=info.arch,
                 resolution=info.resolution,
                 latency_ms=latency_ms,
-                top1_percent=info.top1_percent,
+                score=info.score,
+                worth=self.info.metric.sign * info.score,
             )
             for info, latency_ms in zip(self.info.subnets, latencies, strict=True)
         )
@@ -214,7 +217,7 @@ class ElasticRuntime:
             raise ElasticError(
                 f"{self.path} has no latencies of {self.runtime} with threads={self.threads}; call measure() first"
             )
-        within = [(each.top1_percent, -latency_ms, each) for latency_ms, each in timed if latency_ms <= budget_ms]
+        within = [(each.worth, -latency_ms, each) for latency_ms, each in timed if latency_ms <= budget_ms]
         if not within:
             latency_ms, fastest = min(timed, key=lambda pair: pair[0])
             nearest_ms = math.ceil(latency_ms * 1000) / 1000

@@ -70,7 +70,7 @@ class Supernet(nn.Module):
             if not inputs or not isinstance(inputs[-1], Mapping):
                 raise UsageError("which subnet is meant? give an architecture last, or as arch=")
             *inputs, arch = inputs  # type: ignore[assignment]
-        arch = self.space.arch(arch)  # type: ignore[arg-type]
+        arch = self.space.arch(arch)
         given = Inputs(*inputs, **named_inputs)
         return self.inputs.resize(given, self.inputs.sizes(arch)).call(self._subnet(arch))
 

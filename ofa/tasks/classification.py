@@ -89,7 +89,7 @@ class Classification(Task):
         """The teacher's probabilities ``(N, num_classes)``."""
         return outputs.detach().float().softmax(dim=1)
 
-    def scorer(self, data: TaskData) -> Scorer:
+    def scorer(self, data: TaskData | None) -> Scorer:
         return ClassScorer(self.metric)
 
     # -- what is shipped ---------------------------------------------------------------------------------------------

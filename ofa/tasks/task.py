@@ -126,8 +126,8 @@ class Task(Named):
         """What others learn from a teacher's outputs, without gradient: a pytree of tensors that can be averaged."""
         raise NotImplementedError
 
-    def scorer(self, data: TaskData) -> Scorer:
-        """A new judge."""
+    def scorer(self, data: TaskData | None) -> Scorer:
+        """A new judge; where there is no data set, a bundle's samples are all there is."""
         raise NotImplementedError
 
     # -- what is shipped ---------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_model_card_has_the_hub_header(exported: ExportResult) -> None:
     assert "license" not in metadata
     assert metadata["pipeline_tag"] == "image-classification"
     (result,) = metadata["model-index"][0]["results"]
-    assert result["metrics"][0]["value"] == pytest.approx(exported.info.top1_percent.value / 100)
+    assert result["metrics"][0]["value"] == pytest.approx(exported.info.score.value / 100)
     assert "within 4.2 ms on cpu-1t" in text
 
 

@@ -37,7 +37,7 @@ from ofa.deploy.elastic_write import ElasticOptions, write_elastic
 from ofa.space import Arch
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
-from ofa.training.evaluation import top1_percent
+from ofa.training.evaluation import judge
 from ofa.training.recipe import ModelConfig
 
 MODEL = ModelConfig(name="ofa_mobilenetv3_tiny")
@@ -86,7 +86,8 @@ def artefact(written: Path, tmp_path: Path) -> Path:
 
 def images_of(evaluator: SubnetEvaluator, resolution: int, num: int = 5) -> np.ndarray:
     """The first test images."""
-    images: np.ndarray = next(iter(evaluator.batches("test", resolution)))[0][:num].contiguous().numpy()
+    (batch,) = next(iter(evaluator.batches("test", {"resolution": resolution})))[0].tensors
+    images: np.ndarray = batch[:num].contiguous().numpy()
     return images
 
 
@@ -102,7 +103,7 @@ def with_latencies(path: Path, *, runtime: str = "onnxruntime", **ms: float) -> 
 
 def with_accuracies(path: Path, **percent: float) -> None:
     info = read_elastic(path)
-    subnets = tuple(dataclasses.replace(each, top1_percent=percent[each.name]) for each in info.subnets)
+    subnets = tuple(dataclasses.replace(each, score=percent[each.name]) for each in info.subnets)
     write_info(path, dataclasses.replace(info, subnets=subnets))
 
 
@@ -146,8 +147,9 @@ def test_info_says_what_was_written(
     assert info.provenance["run"] == "none" and "torch" in info.provenance["exported_with"]
     for subnet, arch in zip(info.subnets, archs.values(), strict=True):
         assert evaluator.supernet.space.arch(subnet.arch) == arch and subnet.resolution == arch["resolution"]
-        top1 = top1_percent(modules[subnet.name], evaluator.batches("test", subnet.resolution))
-        assert subnet.low < subnet.top1_percent < subnet.high and subnet.top1_percent == pytest.approx(top1)
+        batches = evaluator.batches("test", subnet.arch)
+        top1 = judge(modules[subnet.name], batches, evaluator.task.scorer(None)).value
+        assert subnet.low < subnet.score < subnet.high and subnet.score == pytest.approx(top1)
         assert set(subnet.max_abs_difference) == {"onnxruntime", "torch"}
         assert subnet.preprocessing["input_size"] == [3, subnet.resolution, subnet.resolution]
     assert [(each.runtime, each.threads) for each in info.measurements] == [("onnxruntime", 1), ("torch", 1)]

@@ -17,7 +17,7 @@ import ofa.deploy.targets.onnx as onnx_target
 from ofa.deploy import BundleError, ExportResult, ParityError, export_bundle, read_bundle, read_candidates
 from ofa.files import FileFormatError
 from ofa.search.pick import InfeasibleBudgetError
-from ofa.training import SubnetEvaluator, top1_percent
+from ofa.training import SubnetEvaluator, judge
 
 from .conftest import DEVICE, RUN_INFO, Stopwatch
 
@@ -37,7 +37,7 @@ def test_walks_to_the_first_that_holds(exported: ExportResult, candidates: list[
 def test_bundle_json_tells_what_the_result_tells(exported: ExportResult) -> None:
     info = read_bundle(exported.path)
     assert info.arch == exported.info.arch
-    assert info.top1_percent == exported.info.top1_percent
+    assert info.score == exported.info.score
     assert info.provenance["weights_sha256"] == RUN_INFO["weights_sha256"]
     assert "private" not in (exported.path / "bundle.json").read_text()
     assert info.classes == tuple("0123456789")
@@ -45,16 +45,16 @@ def test_bundle_json_tells_what_the_result_tells(exported: ExportResult) -> None
 
 def test_accuracy_is_that_of_torch_on_the_test_split(exported: ExportResult, evaluator: SubnetEvaluator) -> None:
     arch = evaluator.supernet.space.arch(exported.info.arch)
-    batches = list(evaluator.batches("test", int(arch["resolution"])))
-    top1 = exported.info.top1_percent
-    assert top1.value == pytest.approx(top1_percent(evaluator.calibrated(arch), batches))
+    batches = list(evaluator.batches("test", arch))
+    top1 = exported.info.score
+    assert top1.value == pytest.approx(judge(evaluator.calibrated(arch), batches, evaluator.task.scorer(None)).value)
     assert top1.num_images == sum(len(labels) for _, labels in batches)
     assert top1.low < top1.value < top1.high
 
 
 def test_exported_file_equals_the_calibrated_subnet(exported: ExportResult, evaluator: SubnetEvaluator) -> None:
     arch = evaluator.supernet.space.arch(exported.info.arch)
-    images = next(iter(evaluator.batches("search", int(arch["resolution"]))))[0][:8]
+    (images,) = next(iter(evaluator.batches("search", arch)))[0].rows(slice(8)).tensors
     with torch.inference_mode():
         expected = evaluator.calibrated(arch)(images).numpy()
     assert np.ptp(expected, axis=0).max() > 1e-2  # different pictures give different logits

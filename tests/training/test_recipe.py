@@ -80,7 +80,7 @@ def test_choices_leave_out_what_was_not_given() -> None:
         ),
         (
             "trian.epochs=3",
-            r"unknown key 'trian'; did you mean 'train'\? known: name, description, model, data, strategy",
+            r"unknown key 'trian'; did you mean 'train'\? known: name, description, task, model, data, strategy",
         ),
         ("train.epochs=many", "train: epochs must be a number, not 'many'"),
         ("train.epochs=0", "train.epochs must be a number above 0, not 0"),

@@ -55,12 +55,12 @@ class OnnxInt8:
         runs_here = HERE if device.runtime == "trtexec" else device  # which takes seconds a call
         plain = model.SerializeToString(deterministic=True)
         nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED_OPERATORS]
-        reference_percent = accuracy.top1_percent(outputs(plain, accuracy.images))
+        reference = accuracy.worth(outputs(plain, accuracy.images))
         few = accuracy.calibration_images[:NUM_RANKING_IMAGES]
 
         def loss_points(float_nodes: Collection[str]) -> float:
             found = outputs(quantize(float_nodes), accuracy.images, runs_here)
-            return reference_percent - accuracy.top1_percent(found)
+            return reference - accuracy.worth(found)
 
         expected = outputs(plain, few)
 
