@@ -53,12 +53,14 @@ class Measurement:
     Args:
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of the machine.
         latency_ms: In the order of the subnets.
+        device: What computed them: ``cpu``, ``cuda:0`` ...
     """
 
     runtime: str
     threads: int
     fingerprint: dict[str, Any]
     latency_ms: tuple[LatencyMs, ...]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +129,11 @@ class ElasticInfo:
             if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
                 raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
 
-    def measured(self, runtime: str, threads: int) -> Measurement | None:
-        """Latencies in a runtime with so many threads, if they were measured."""
-        return next((each for each in self.measurements if (each.runtime, each.threads) == (runtime, threads)), None)
+    def measured(self, runtime: str, threads: int, device: str = "cpu") -> Measurement | None:
+        """Latencies in a runtime with so many threads on a device, if they were measured."""
+        wanted = (runtime, threads, device)
+        found = (each for each in self.measurements if (each.runtime, each.threads, each.device) == wanted)
+        return next(found, None)
 
 
 def read_elastic(path: Path | str) -> ElasticInfo:

@@ -175,7 +175,10 @@ class _Trainer:
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
-        fused: dict[str, Any] = {"fused": True} if get_optimizer_info(config.optimizer).opt_class in FUSED else {}
+        # A fused step would unscale the gradients of 16-mixed itself, too late for what clips them.
+        clips_scaled = config.precision == "16-mixed" and config.clip_grad_norm > 0
+        can_fuse = get_optimizer_info(config.optimizer).opt_class in FUSED and not clips_scaled
+        fused: dict[str, Any] = {"fused": True} if can_fuse else {}
         optimizer = create_optimizer_v2(
             supernet,
             opt=config.optimizer,
@@ -539,6 +542,7 @@ class _Trainer:
                 "metrics": self.rows,
                 "train_macs": self.train_macs,
                 "epoch_sums": vars(self.epoch_sums),
+                "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
                 "recipe": self.recipe.to_json(),
                 "splits": self.data.splits.to_json(),
             }
@@ -573,6 +577,8 @@ class _Trainer:
         self.rows = state["metrics"]
         self.train_macs = state["train_macs"]
         self.epoch_sums = _EpochSums(**state["epoch_sums"])
+        if scale := state.get("precision"):
+            self.fabric.strategy.precision.load_state_dict(scale)
         return int(state["step"])
 
 
