@@ -27,6 +27,7 @@ need in turn, so the folder must have it. For moocore these are moocore, cffi an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import importlib.util
@@ -153,8 +154,8 @@ class Page:
         lines = [
             f"# On one {self.card}",
             "",
-            f"`make gpu`, {datetime.date.today()}; {self.about}. Untrained or hardly trained weights: what is said here",
-            "is whether it runs and how fast. All numbers, with dates: "
+            f"`make gpu`, {datetime.date.today()}; {self.about}.",
+            "Weights are untrained or hardly trained: this says whether it runs, and how fast. With dates: "
             f"[gpu/{self.csv_path.name}](gpu/{self.csv_path.name}).",
             "",
             "| part | what | value | |",
@@ -292,14 +293,10 @@ class Child:
 
     @staticmethod
     def _end(process: subprocess.Popen[str]) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in the driver; nothing more can be done to it
             process.wait(1)
-        except subprocess.TimeoutExpired:
-            pass  # in the driver; nothing more can be done to it
 
 
 def last_line(part: str) -> str:
@@ -603,10 +600,8 @@ def resume_row(context: Context, folder: Path) -> None:
 
     try:
         runs = [train(recipe, folder / name) for name in ("whole", "again")]
-        try:
+        with contextlib.suppress(Killed):
             train(recipe, folder / "killed", progress=progress)
-        except Killed:
-            pass
         runs.append(train(recipe, folder / "killed", resume=True))
     except Exception as error:  # what was found before is to be kept
         traceback.print_exc()
@@ -838,9 +833,7 @@ def elastic_rows(context: Context, path: Path, rng: Any) -> None:
     context.row("largest difference", f"{worst:.2g}", note=note)
     measured = runtime.measure(rng=rng, rounds=4, block_seconds=0.05)
     for subnet, latency in zip(runtime.subnets, measured.latency_ms, strict=True):
-        note = (
-            f"p50 of one image from numpy to numpy on {measured.device}; p10 {latency.p10:.4g}, p90 {latency.p90:.4g}"
-        )
+        note = f"p50 of one image numpy to numpy, on {measured.device}; p10 {latency.p10:.4g}, p90 {latency.p90:.4g}"
         context.row(f"latency, {subnet.name}", latency.p50, "ms", note)
     names = [subnet.name for subnet in runtime.subnets]
     times = []
