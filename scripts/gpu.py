@@ -279,17 +279,18 @@ class Child:
 
     def _read(self, process: subprocess.Popen[str], log: Any) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            if self.stopped:
-                return
-            log.write(line)
-            log.flush()
-            if line.startswith(ROW):
-                try:
-                    row = json.loads(line.removeprefix(ROW))
-                except ValueError:  # a process beside it printed into the line; whoever reads must go on
-                    continue
-                self.on_row(row)
+        with process.stdout as lines:
+            for line in lines:
+                if self.stopped:
+                    return
+                log.write(line)
+                log.flush()
+                if line.startswith(ROW):
+                    try:
+                        row = json.loads(line.removeprefix(ROW))
+                    except ValueError:  # a process beside it printed into the line; whoever reads must go on
+                        continue
+                    self.on_row(row)
 
     @staticmethod
     def _end(process: subprocess.Popen[str]) -> None:
