@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tests compute on one thread each; a file stays with one worker, which makes what its tests share.
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup demo test test-slow check bench docs clean
+.PHONY: help setup demo test test-slow check bench gpu docs clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: setup  ## Format, lint, types, tests.
 
 bench: setup  ## Measured figures of the docs: supernet, search and table speed.
 	$(BIN)/python scripts/bench_core.py
+
+gpu:  ## On a machine with an NVIDIA card: checks and timings, six minutes; WHEELS=DIR PARTS="tests tables" OUT=DIR.
+	$(PYTHON) scripts/gpu.py $(if $(WHEELS),--wheels $(WHEELS)) $(if $(PARTS),--parts $(PARTS)) $(if $(OUT),--out $(OUT))
 
 docs: setup  ## The documentation as pages that need no network: site/index.html.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.data import Preprocessing
-from ofa.deploy.bundle import BundleInfo, Latency, ModelInfo, Parity, FileScore, read_bundle, write_bundle
+from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
 from ofa.deploy.half_precision import HalfPrecision
 from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs, run_outputs

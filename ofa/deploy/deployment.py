@@ -21,7 +21,7 @@ from ofa.deploy.artefact import (
     make_artefact,
     on_disk,
 )
-from ofa.deploy.bundle import BundleError, BundleInfo, Latency, FileScore, check_destination, read_bundle
+from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check_destination, read_bundle
 from ofa.deploy.export import Candidate, Measure, Walk
 from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle

@@ -55,12 +55,14 @@ class Measurement:
     Args:
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of the machine.
         latency_ms: In the order of the subnets.
+        device: What computed them: ``cpu``, ``cuda:0`` ...
     """
 
     runtime: str
     threads: int
     fingerprint: dict[str, Any]
     latency_ms: tuple[LatencyMs, ...]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +153,11 @@ class ElasticInfo:
         plain = {key: value for key, value in data.items() if key != "metric"}
         return from_mapping(cls, {**plain, "subnets": subnets, "metric_name": name}, where=where)
 
-    def measured(self, runtime: str, threads: int) -> Measurement | None:
-        """Latencies in a runtime with so many threads, if they were measured."""
-        return next((each for each in self.measurements if (each.runtime, each.threads) == (runtime, threads)), None)
+    def measured(self, runtime: str, threads: int, device: str = "cpu") -> Measurement | None:
+        """Latencies in a runtime with so many threads on a device, if they were measured."""
+        wanted = (runtime, threads, device)
+        found = (each for each in self.measurements if (each.runtime, each.threads, each.device) == wanted)
+        return next(found, None)
 
 
 def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:

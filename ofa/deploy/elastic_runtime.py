@@ -40,19 +40,21 @@ class Subnets(Protocol):
     def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]: ...
 
 
-def _onnxruntime(root: Path, info: ElasticInfo, threads: int) -> Subnets:
+def _onnxruntime(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
     from ofa.deploy.elastic_onnx import OnnxSubnets
 
+    if device != "cpu":
+        raise ElasticError(f"onnxruntime runs subnets on the CPU, not on {device!r}; use runtime='torch'")
     return OnnxSubnets(root, info, threads)
 
 
-def _torch(root: Path, info: ElasticInfo, threads: int) -> Subnets:
+def _torch(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
     from ofa.deploy.elastic_torch import TorchSubnets
 
-    return TorchSubnets(root, info, threads)
+    return TorchSubnets(root, info, threads, device)
 
 
-ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int], Subnets]] = {
+ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int, str], Subnets]] = {
     "onnxruntime": _onnxruntime,
     "torch": _torch,
 }
@@ -111,9 +113,12 @@ class ElasticRuntime:
 
     Args:
         path: What :func:`ofa.deploy.elastic_write.write_elastic` left.
-        runtime: ``onnxruntime`` or ``torch``, on the CPU. torch keeps the number of threads per process, and it is set
-            when images run.
+        runtime: ``onnxruntime``, on the CPU, or ``torch``. torch keeps the number of threads per process, and it is
+            set when images run.
         threads: Threads that compute one image.
+        device: Where ``torch`` has the weights and computes: ``cpu``, ``cuda`` (the first GPU) or ``cuda:1``. Images
+            come from numpy and logits go back there, which is part of a latency. On a GPU torch's convolutions round
+            to TF32 where torch is set so, as it is by default.
         max_loaded: Hold at most so many subnets besides what all have in common. The one that was used longest ago
             goes, and a switch to one that is not held loads it first. By default all are held.
 
@@ -127,6 +132,7 @@ class ElasticRuntime:
         runtime: RuntimeName = "onnxruntime",
         threads: int = 1,
         *,
+        device: str = "cpu",
         max_loaded: int | None = None,
     ) -> None:
         if runtime not in ELASTIC_RUNTIMES:
@@ -136,13 +142,14 @@ class ElasticRuntime:
         if max_loaded is not None and max_loaded < 1:
             raise ElasticError(f"max_loaded must be at least 1, not {max_loaded}; leave it out to hold all")
         self.path, self.runtime, self.threads = Path(path), runtime, threads
+        self.device = "cuda:0" if device == "cuda" else device
         self.info = read_elastic(self.path)
         self._infos = {subnet.name: subnet for subnet in self.info.subnets}
         self._max_loaded = max_loaded or len(self._infos)
-        self._subnets = ELASTIC_RUNTIMES[runtime](self.path, self.info, threads)
+        self._subnets = ELASTIC_RUNTIMES[runtime](self.path, self.info, threads, self.device)
         self._loaded: OrderedDict[str, LoadedSubnet] = OrderedDict()
         self._lock = threading.Lock()
-        self._measurement = self.info.measured(runtime, threads)
+        self._measurement = self.info.measured(runtime, threads, self.device)
         names = [subnet.name for subnet in sorted(self.subnets, key=lambda each: each.latency_ms or math.inf)]
         for name in reversed(names[: self._max_loaded]):
             self.use(name)
@@ -214,20 +221,24 @@ class ElasticRuntime:
         subnets = self.subnets
         timed = [(each.latency_ms, each) for each in subnets if each.latency_ms is not None]
         if not timed:
-            raise ElasticError(
-                f"{self.path} has no latencies of {self.runtime} with threads={self.threads}; call measure() first"
-            )
+            raise ElasticError(f"{self.path} has no latencies of {self._setting}; call measure() first")
         within = [(each.worth, -latency_ms, each) for latency_ms, each in timed if latency_ms <= budget_ms]
         if not within:
             latency_ms, fastest = min(timed, key=lambda pair: pair[0])
             nearest_ms = math.ceil(latency_ms * 1000) / 1000
             raise ElasticError(
-                f"no subnet of {self.path} keeps {budget_ms:g} ms in {self.runtime} with threads={self.threads}: the "
-                f"fastest, {fastest.name!r}, takes {latency_ms:.3f} ms; ask for at least {nearest_ms:.3f} ms"
+                f"no subnet of {self.path} keeps {budget_ms:g} ms in {self._setting}: the fastest, {fastest.name!r}, "
+                f"takes {latency_ms:.3f} ms; ask for at least {nearest_ms:.3f} ms"
             )
         chosen = max(within, key=lambda entry: entry[:2])[2]
         self.use(chosen.name)
         return chosen
+
+    @property
+    def _setting(self) -> str:
+        """As messages name it."""
+        where = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.runtime}{where} with threads={self.threads}"
 
     def _load(self, name: str) -> LoadedSubnet:
         info = self._infos[name]
@@ -279,7 +290,7 @@ class ElasticRuntime:
             rng=rng,
             rounds=rounds,
             block_seconds=block_seconds,
-            clock=SystemClock(self.threads),
+            clock=SystemClock(self.threads, on_cpu=self.device == "cpu"),
             on_block=on_block,
         )
         table = result.latencies_ms(list(self._infos))
@@ -287,6 +298,7 @@ class ElasticRuntime:
         self._measurement = Measurement(
             runtime=self.runtime,
             threads=self.threads,
+            device=self.device,
             fingerprint=fingerprint(self._device()),
             latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
         )
@@ -295,7 +307,8 @@ class ElasticRuntime:
     def _device(self) -> Device:
         from ofa.hardware.device import Device
 
-        return Device(name="here", runtime=self.runtime, threads=self.threads)
+        runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # whose fingerprint names the GPU
+        return Device(name="here", runtime=runtime, threads=self.threads)
 
 
 def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:

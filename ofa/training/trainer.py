@@ -181,7 +181,10 @@ class _Trainer:
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
-        fused: dict[str, Any] = {"fused": True} if get_optimizer_info(config.optimizer).opt_class in FUSED else {}
+        # A fused step would unscale the gradients of 16-mixed itself, too late for what clips them.
+        clips_scaled = config.precision == "16-mixed" and config.clip_grad_norm > 0
+        can_fuse = get_optimizer_info(config.optimizer).opt_class in FUSED and not clips_scaled
+        fused: dict[str, Any] = {"fused": True} if can_fuse else {}
         optimizer = create_optimizer_v2(
             supernet,
             opt=config.optimizer,
@@ -366,7 +369,13 @@ class _Trainer:
             if not math.isfinite(value):
                 raise DivergedError(self._diverged(step, draw))
         if self.config.clip_grad_norm:
-            self.fabric.clip_gradients(self.supernet, self.optimizer, max_norm=self.config.clip_grad_norm)
+            # In 16-mixed gradients overflow now and then; the step is then left out and the scale lowered.
+            self.fabric.clip_gradients(
+                self.supernet,
+                self.optimizer,
+                max_norm=self.config.clip_grad_norm,
+                error_if_nonfinite=self.config.precision != "16-mixed",
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
@@ -548,6 +557,7 @@ class _Trainer:
                 "metrics": self.rows,
                 "train_macs": self.train_macs,
                 "epoch_sums": vars(self.epoch_sums),
+                "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
                 "recipe": self.recipe.to_json(),
                 "splits": self.data.splits.to_json(),
             }
@@ -582,6 +592,8 @@ class _Trainer:
         self.rows = state["metrics"]
         self.train_macs = state["train_macs"]
         self.epoch_sums = _EpochSums(**state["epoch_sums"])
+        if scale := state.get("precision"):
+            self.fabric.strategy.precision.load_state_dict(scale)
         return int(state["step"])
 
 

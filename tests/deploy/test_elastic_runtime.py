@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -192,13 +193,17 @@ def test_what_cannot_be_written_is_refused(
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
+@pytest.fixture(scope="module", params=[*RUNTIMES, pytest.param("cuda", marks=pytest.mark.gpu)])
 def runtime(request: pytest.FixtureRequest, written: Path) -> ElasticRuntime:
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("torch sees no CUDA device")
+        return ElasticRuntime(written, "torch", device="cuda")
     return ElasticRuntime(written, request.param)
 
 
 def test_every_subnet_computes_what_its_module_does(
-    runtime: ElasticRuntime, evaluator: SubnetEvaluator, modules: dict[str, nn.Module]
+    runtime: ElasticRuntime, evaluator: SubnetEvaluator, modules: dict[str, nn.Module], full_fp32: None
 ) -> None:
     for _ in range(2):  # back and forth
         for subnet in runtime.subnets:
@@ -331,6 +336,49 @@ def test_latencies_belong_to_a_runtime_and_its_threads(artefact: Path) -> None:
     assert [each.threads for each in read_elastic(artefact).measurements] == [1, 1]  # what is on disk stays
 
 
+def test_latencies_belong_to_a_device(artefact: Path) -> None:
+    """Those of an artefact that says none, as all did, are of the CPU."""
+    edit_info(artefact, lambda data: [each.pop("device") for each in data["measurements"]])
+    info = read_elastic(artefact)
+    cpu = info.measured("torch", 1)
+    assert cpu is not None and cpu.device == "cpu" and info.measured("torch", 1, "cuda:0") is None
+    gpu = dataclasses.replace(cpu, device="cuda:0", latency_ms=tuple(LatencyMs(p10=1, p50=1, p90=1) for _ in "12"))
+    info = write_info(artefact, dataclasses.replace(info, measurements=(gpu, *info.measurements)))
+    assert info.measured("torch", 1) == cpu and info.measured("torch", 1, "cuda:0") == gpu
+    assert [subnet.latency_ms for subnet in ElasticRuntime(artefact, "torch").subnets] == [
+        each.p50 for each in cpu.latency_ms
+    ]
+
+
+@pytest.mark.gpu
+def test_latencies_on_a_gpu(artefact: Path, cuda: str) -> None:
+    runtime = ElasticRuntime(artefact, "torch", device=cuda)
+    assert runtime.device == "cuda:0" and not runtime.is_measured_here
+    with pytest.raises(ElasticError, match=r"no latencies of torch on cuda:0 with threads=1; call measure\(\) first"):
+        runtime.set_budget_ms(5)
+    measured = runtime.measure(rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
+    assert measured.device == "cuda:0" and measured.fingerprint["runtime"]["gpu"]
+    assert runtime.is_measured_here and runtime.set_budget_ms(1e6)
+    assert {p.device.type for module in runtime._subnets._modules.values() for p in module.parameters()} == {"cuda"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.gpu
+def test_a_supernet_on_a_gpu_is_written(
+    evaluator: SubnetEvaluator, archs: dict[str, Arch], tmp_path: Path, cuda: str
+) -> None:
+    """What was calibrated there computes the same on the CPU, to the 1e-4 that writing demands."""
+    there = SubnetEvaluator(copy.deepcopy(evaluator.supernet).to(cuda), evaluator.data)
+    info = write_elastic(there, archs, tmp_path / "new", rng=np.random.default_rng(0), model=MODEL, options=QUICK)
+    assert [subnet.name for subnet in info.subnets] == list(archs)
+    runtimes = [ElasticRuntime(tmp_path / "new", "torch", device=device) for device in ("cpu", cuda)]
+    for subnet in info.subnets:
+        images = images_of(evaluator, subnet.resolution)
+        for runtime in runtimes:
+            runtime.use(subnet.name)
+        expected, found = (runtime.run(images) for runtime in runtimes)
+        assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def test_latencies_of_another_machine_are_told_from_ones_own(artefact: Path) -> None:
     assert ElasticRuntime(artefact).is_measured_here
     info = read_elastic(artefact)
@@ -384,6 +432,12 @@ def test_opening_refuses_what_makes_no_sense(written: Path) -> None:
         ElasticRuntime(written, threads=0)
     with pytest.raises(ElasticError, match="max_loaded must be at least 1, not 0; leave it out to hold all"):
         ElasticRuntime(written, max_loaded=0)
+    with pytest.raises(ElasticError, match="onnxruntime runs subnets on the CPU, not on 'cuda:0'; use runtime='torch'"):
+        ElasticRuntime(written, device="cuda")
+    with pytest.raises(ElasticError, match="device must be 'cpu', 'cuda' or 'cuda:1', not 'gpu'"):
+        ElasticRuntime(written, "torch", device="gpu")
+    with pytest.raises(ElasticError, match=r"torch sees \d+ CUDA devices, so none is 'cuda:99'; use device='cpu'"):
+        ElasticRuntime(written, "torch", device="cuda:99")
     with pytest.raises(UnknownSubnetError, match="unknown subnet 'smal'; did you mean 'small'"):
         ElasticRuntime(written).use("smal")
 

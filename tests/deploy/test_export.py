@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ import pytest
 import torch
 
 import ofa.deploy.targets.onnx as onnx_target
-from ofa.deploy import BundleError, ExportResult, ParityError, export_bundle, read_bundle, read_candidates
+from ofa.deploy import (
+    BundleError,
+    ExportResult,
+    ParityError,
+    export_bundle,
+    make_artefact,
+    read_bundle,
+    read_candidates,
+)
 from ofa.files import FileFormatError
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator, judge
@@ -139,3 +148,12 @@ def test_a_file_that_computes_something_else_is_kept_and_its_first_wrong_layer_n
     assert {file.name for file in failed.iterdir()} == {"model.onnx", "departure.json"}
     assert "conv_stem" in json.loads((failed / "departure.json").read_text())["message"]
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.gpu
+def test_a_supernet_on_a_gpu_is_exported(evaluator: SubnetEvaluator, cuda: str) -> None:
+    """What was calibrated there, compared on the CPU as everything is."""
+    there = SubnetEvaluator(copy.deepcopy(evaluator.supernet).to(cuda), evaluator.data)
+    artefact = make_artefact(there, there.supernet.space.smallest(), DEVICE)
+    assert artefact.parity.max_abs_difference < 1e-3 and artefact.files
+    assert next(there.supernet.parameters()).is_cuda  # it stays where it is

@@ -8,7 +8,7 @@ from torch import nn
 
 from ofa.hardware import load_device, measure
 from ofa.hardware.onnx_export import export_for_timing
-from ofa.hardware.runtimes import ModelError
+from ofa.hardware.runtimes import ModelError, ShapedModule
 
 
 def test_one_row_per_model_in_the_given_order(tmp_path):
@@ -53,3 +53,14 @@ def test_it_waits_until_the_machine_is_cool(monkeypatch):
     model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
     measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
     assert slept == [1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cuda-torch-b1", "cuda-graph-b1"])
+def test_modules_on_a_gpu(name, cuda):
+    small, large = nn.Conv2d(3, 4, 1).eval(), nn.Sequential(*(nn.Conv2d(64, 64, 5) for _ in range(8))).eval()
+    models = {"large": ShapedModule(large, (1, 64, 64, 64)), "small": ShapedModule(small, (1, 3, 4, 4))}
+    table = measure(models, load_device(name), rng=np.random.default_rng(0), rounds=2, block_seconds=0.002)
+    assert list(table.index) == ["large", "small"] and (table["latency_ms_p10"] > 0).all()
+    assert table["latency_ms_p50"]["large"] > table["latency_ms_p50"]["small"]
+    assert table.attrs["timing"]["num_blocks"] == 4

@@ -249,3 +249,21 @@ def test_interpolated_rows_outlive_a_resolution_more(tmp_path, measured):
 def test_numbers_of_resolutions_that_make_no_sense(tmp_path):
     with pytest.raises(ValueError, match="between 2 and the 2 of this space, not 3"):
         call(tmp_path, FakeSupernet(), num_resolutions=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cuda-torch-b1", "cuda-torch-b64", "cuda-graph-b1", "cuda-graph-b64"])
+def test_a_real_measurement_on_a_gpu(name, cuda, tmp_path):
+    supernet = FakeSupernet()
+    table = profile(
+        supernet,
+        load_device(name),
+        csv_path=tmp_path / "table.csv",
+        rng=np.random.default_rng(0),
+        block_seconds=0.001,
+        force=True,
+        **ARGUMENTS,
+    )
+    assert (table.predict_ms(every(supernet.space)) > 0).all()
+    assert len(table.entries) == 8 and table.held_out["num"] == 4
+    assert table.fingerprint["runtime"]["gpu"]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ofa.confidence import wilson_interval
+from ofa.metrics import wilson_interval
 from ofa.report import write_report
 from ofa.report.browser import Browser, find_chromium
 from ofa.report.page_check import check_page, contrast

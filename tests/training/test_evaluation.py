@@ -45,3 +45,19 @@ def test_a_short_last_batch_does_not_count_in_calibration(trained: Run) -> None:
     assert [len(images) for images in evaluator._calibration_inputs({"resolution": 16})] == [24, 24]
     evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=100)
     assert [len(images) for images in evaluator._calibration_inputs({"resolution": 16})] == [64]
+
+
+def test_accuracy_does_not_depend_on_the_device(trained: Run, torch_device: str) -> None:
+    expected, found = (
+        SubnetEvaluator(trained.supernet().to(device), trained.data(), batch_size=16)
+        for device in ("cpu", torch_device)
+    )
+    space = expected.supernet.space
+    archs = [space.largest(), space.smallest(), space.sample(np.random.default_rng(0))]
+    ((inputs, labels), *_) = found.batches("search", archs[0])
+    (images,) = inputs.tensors
+    assert images.device.type == labels.device.type == torch_device
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    # Two of 32 images may be a matter of rounding: hardly trained, some logits are close to each other.
+    difference = np.abs(found.values(archs) - expected.values(archs))
+    assert difference.max() <= (0 if torch_device == "cpu" else 100 * 2 / 32)

@@ -95,3 +95,13 @@ def test_a_subnet_without_dropout_leaves_it_to_the_supernet(name: str) -> None:
     without_dropout(subnet)
     assert rates(subnet) == []
     assert rates(supernet.model) == before
+
+
+def test_a_frozen_copy_is_on_the_device_of_its_supernet(torch_device: str, full_fp32: None) -> None:
+    supernet = create_supernet("ofa_mobilenetv3_tiny", num_classes=10).train()
+    images = torch.randn(8, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    teach = Classification().teaching
+    expected = teach(frozen_copy(supernet)(images))
+    found = teach(frozen_copy(supernet.to(torch_device))(images.to(torch_device)))
+    assert found.device.type == torch_device
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-3)
