@@ -8,13 +8,14 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, ClassVar, TypeVar, Union
 
 import yaml
 
 from ofa.errors import OfaError, unknown_name_message
 
 ConfigT = TypeVar("ConfigT")
+NamedT = TypeVar("NamedT", bound="Named")
 
 
 class ConfigError(OfaError, ValueError):
@@ -50,13 +51,16 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
 class Named:
     """Base of the configurations that are chosen by name: ``{name: sandwich, num_random: 2}``, or just ``sandwich``.
 
-    A subclass is a dataclass and its fields are the settings; ``known`` gives the registry.
+    A subclass is a dataclass and its fields are the settings. Their names are given by :func:`registry`, in a module
+    that imports them all: none of them need import it.
     """
+
+    _members: ClassVar[Mapping[str, type[Named]]] = {}
 
     @classmethod
     def known(cls) -> Mapping[str, type[Named]]:
         """Name -> class, for all that can stand where this class is asked for."""
-        raise NotImplementedError
+        return cls._members
 
     @property
     def name(self) -> str:
@@ -66,6 +70,12 @@ class Named:
             if each is type(self):
                 return name
         raise ConfigError(f"{type(self).__name__} has no name; give it one in the registry of {', '.join(known)}")
+
+
+def registry(base: type[NamedT], members: dict[str, type[NamedT]]) -> dict[str, type[NamedT]]:
+    """Give the kinds of a configuration their names; ``members`` itself, which may grow."""
+    base._members = members
+    return members
 
 
 def _named(hint: type[Named], value: Any, where: str) -> Named:
@@ -96,6 +106,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Named):
         return _named(hint, value, where)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         return from_mapping(hint, value, where=where)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
         options = typing.get_args(hint)

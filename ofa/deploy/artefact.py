@@ -23,6 +23,7 @@ from ofa.deploy.targets.target import INPUT
 from ofa.files import atomic_path, write_json_atomic
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
+from ofa.setting import Setting
 from ofa.space import Arch, Value
 from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
@@ -128,33 +129,33 @@ def make_artefact(
         own_tensors(subnet)  # contiguous: exporters make more nodes of channels-last weights, or refuse them
         num_params = sum(parameter.numel() for parameter in subnet.parameters())
         network = Network(
-            module=inputs.wrap(subnet, device.precision),
+            module=inputs.wrap(subnet, device.setting.precision),
             input_shape=spec.input_size,
             dtype=inputs.dtype,
-            batch=None if options.dynamic_batch else device.batch,
-            accuracy=inputs.accuracy(options.max_loss_points) if device.precision == "int8" else None,
+            batch=None if options.dynamic_batch else device.setting.batch,
+            accuracy=inputs.accuracy(options.max_loss_points) if device.setting.precision == "int8" else None,
         )
     with clock.step("exporting"):
-        exported = target.export(network, device)
-    tolerance = TOLERANCES[device.precision]
+        exported = target.export(network, device.setting)
+    tolerance = TOLERANCES[device.setting.precision]
     with clock.step("comparing"):
         images = inputs.first("calibration", NUM_PARITY_IMAGES)
         expected = exported.reference(images)
         with on_disk(exported.files) as file:
-            found = run_outputs(file, images, device=device, batch=network.batch)
+            found = run_outputs(file, images, setting=device.setting, batch=network.batch)
             try:
                 difference = compare_outputs(expected, found, what=file.name, tolerance=tolerance)
             except ParityError as error:
                 raise ParityError(
-                    _explain(str(error), exported, network, target, device, images, keep_failed)
+                    _explain(str(error), exported, network, target, device.setting, images, keep_failed)
                 ) from None
         sample_outputs = exported.reference(inputs.first("test", options.num_samples))
     return Artefact(
         arch=dict(canonical),
         model=ModelInfo(
             target=name,
-            runtime=device.runtime,
-            precision=device.precision,
+            runtime=device.setting.runtime,
+            precision=device.setting.precision,
             files=tuple(exported.files),
             input=INPUT,
             batch=network.batch,
@@ -168,7 +169,7 @@ def make_artefact(
             tolerance=tolerance,
             num_images=len(images),
             split="calibration",
-            reference="quantized graph" if device.precision == "int8" else "torch",
+            reference="quantized graph" if device.setting.precision == "int8" else "torch",
         ),
         preprocessing=spec,
         sample_outputs=sample_outputs,
@@ -204,7 +205,7 @@ def bundle_artefact(
         arch=artefact.arch,
         model=artefact.model,
         device=device.name,
-        fingerprint=device.host.fingerprint(device),
+        fingerprint=device.host.fingerprint(device.setting),
         budget_ms=float(budget_ms),
         latency_ms=latency_ms,
         top1_percent=top1,
@@ -225,7 +226,7 @@ def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Devic
     inputs = _inputs_of(evaluator, artefact)
     num_right = num_images = 0
     with on_disk(artefact.files) as file:
-        run = load_outputs(file, device=device, batch=artefact.model.batch)
+        run = load_outputs(file, setting=device.setting, batch=artefact.model.batch)
         for images, labels in inputs.batches("test"):
             outputs = run(images)
             num_right += int((outputs.argmax(axis=1) == labels).sum())
@@ -237,7 +238,7 @@ def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Devic
         high=high,
         num_images=num_images,
         split="test",
-        runtime=device.runtime,
+        runtime=device.setting.runtime,
     )
 
 
@@ -250,20 +251,20 @@ def _explain(
     exported: Exported,
     network: Network,
     target: Target,
-    device: Device,
+    setting: Setting,
     images: Images,
     keep: Path | None,
 ) -> str:
     """Which layer departs first; the files are kept with what is known."""
 
     def run(prefix: nn.Module, inputs: Tensor) -> Outputs:
-        made = target.export(replace(network, module=prefix, batch=1), device)
+        made = target.export(replace(network, module=prefix, batch=1), setting)
         with on_disk(made.files) as file:
-            return run_outputs(file, inputs.numpy(), device=device)
+            return run_outputs(file, inputs.numpy(), setting=setting)
 
-    if device.precision == "fp32":
+    if setting.precision == "fp32":
         departure = first_departure(
-            network.module, torch.from_numpy(images), run, tolerance=TOLERANCES[device.precision]
+            network.module, torch.from_numpy(images), run, tolerance=TOLERANCES[setting.precision]
         )
         message += f"; {departure or 'exported once more it agrees'}"
     if keep is not None:

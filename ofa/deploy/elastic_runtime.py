@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
 from ofa.errors import OfaError, unknown_name_message
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Block
 
 Floats = npt.NDArray[np.float32]
@@ -179,7 +179,7 @@ class ElasticRuntime:
         from ofa.hardware.fingerprint import fingerprint
 
         measurement = self._measurement
-        return measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._device())["id"]
+        return measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._setting())["id"]
 
     # -- switching ---------------------------------------------------------------------------------------------------
 
@@ -284,15 +284,13 @@ class ElasticRuntime:
         self._measurement = Measurement(
             runtime=self.runtime,
             threads=self.threads,
-            fingerprint=fingerprint(self._device()),
+            fingerprint=fingerprint(self._setting()),
             latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
         )
         return self._measurement
 
-    def _device(self) -> Device:
-        from ofa.hardware.device import Device
-
-        return Device(name="here", runtime=self.runtime, threads=self.threads)
+    def _setting(self) -> Setting:
+        return Setting(runtime=self.runtime, threads=self.threads)
 
 
 def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ofa.config import from_mapping
 from ofa.data import preprocessing
-from ofa.data.preprocessing import to_pixels
+from ofa.data.resizing import to_pixels
 from ofa.deploy.bundle import Preprocessing
 from ofa.deploy.parity import Images, Outputs
 from ofa.deploy.pixels import FromPixels, HalfPrecision

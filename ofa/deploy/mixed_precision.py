@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from ofa.cost.precision import Per, place_of, split_precision, standing_slots, with_precision
 from ofa.errors import UsageError
-from ofa.hardware.device import Device
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.quantize import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import SubnetEvaluator
@@ -28,7 +28,6 @@ from ofa.training.evaluation import Progress
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-HERE = Device(name="here", runtime="onnxruntime")
 INPUT = "input"
 
 Images = npt.NDArray[np.float32]
@@ -103,7 +102,7 @@ class MixedPrecisionEvaluator:
         """
         scores = np.empty(len(archs))
         for row, arch in enumerate(archs):
-            session = RUNTIMES[HERE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), HERE)
+            session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), REFERENCE)
             num_right = num_images = 0
             for images, labels in self._batches(split, int(arch["resolution"])):
                 (logits,) = session.run({INPUT: _filled(images, self.batch_size)})

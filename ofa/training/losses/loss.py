@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,12 +26,6 @@ class Loss(Named):
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be from 0 to below 1, not {self.label_smoothing}")
-
-    @classmethod
-    def known(cls) -> Mapping[str, type[Named]]:
-        from ofa.training.losses import LOSSES
-
-        return LOSSES
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy against smoothed labels; what trains whoever has no teacher.
