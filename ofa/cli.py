@@ -535,11 +535,13 @@ def _search_mixed(
             "--precision takes one --device in fp32 and the same in INT8: --device cpu-1t --int8-device cpu-int8-1t"
         )
     fp32, int8 = load_device(device[0]), load_device(int8_device)
-    if (fp32.runtime, fp32.precision, int8.runtime, int8.precision) != ("onnxruntime", "fp32", "onnxruntime", "int8"):
-        raise UsageError(
-            f"ONNX Runtime mixes precisions; {fp32.name} is {fp32.precision} on {fp32.runtime}, {int8.name} "
-            f"{int8.precision} on {int8.runtime}"
-        )
+    for target, precision in ((fp32, "fp32"), (int8, "int8")):
+        found = target.setting
+        if (found.runtime, found.precision) != ("onnxruntime", precision):
+            raise UsageError(
+                f"ONNX Runtime mixes precisions; {target.name} computes in {found.precision} on {found.runtime}, "
+                f"not in {precision} on onnxruntime"
+            )
     opened = Run.open(run)
     both = [open_table(opened, target, tables, any_machine=any_machine) for target in (fp32, int8)]
     evaluator = open_evaluator(opened, data_root)
@@ -744,11 +746,11 @@ def elastic(
             rng=np.random.default_rng(0),
             model=opened.recipe.model,
             provenance={"weights_sha256": opened.weights_sha256},
-            options=ofa.deploy.ElasticOptions(threads=target.threads),
+            options=ofa.deploy.ElasticOptions(threads=target.setting.threads),
             overwrite=overwrite,
             progress=progress,
         )
-    runtime = ofa.deploy.ElasticRuntime(out, threads=target.threads)
+    runtime = ofa.deploy.ElasticRuntime(out, threads=target.setting.threads)
     print_table(
         ["subnet", "resolution", "measured p50", "test split"],
         [
@@ -862,7 +864,7 @@ def measure(
     result = {
         "format": 1,
         "device": target.to_json(),
-        "fingerprint": target.host.fingerprint(target),
+        "fingerprint": target.host.fingerprint(target.setting),
         "timing": table.attrs["timing"],
         "models": table.reset_index(names="model").to_dict("records"),
     }
@@ -941,7 +943,7 @@ def devices(tables: TablesOption = TABLES, as_json: JsonOption = False) -> None:
         if device.host.name != "local":
             return f"on {device.host.name} host"
         try:
-            versions = RUNTIMES[device.runtime]().versions()
+            versions = RUNTIMES[device.setting.runtime]().versions()
         except NotInstalledError as error:
             return f"no: {error}"
         return ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -1016,7 +1018,7 @@ def open_table(run: Run, device: Device, tables: Path, *, any_machine: bool = Fa
             f"{path} is of space {table.space.fingerprint}, but {run.path} has space {run.space.fingerprint}; {remedy}"
         )
     if not any_machine:
-        check_machine(table, device.host.fingerprint(device), device, path)
+        check_machine(table, device.host.fingerprint(device.setting), device, path)
     return table
 
 
@@ -1047,7 +1049,8 @@ def measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arc
     from ofa.hardware.export import export_model
 
     models = {
-        str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device) for i, arch in enumerate(archs)
+        str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)
+        for i, arch in enumerate(archs)
     }
     return measure(models, device, rng=np.random.default_rng(seed))
 

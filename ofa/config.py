@@ -106,6 +106,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Named):
         return _named(hint, value, where)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         return from_mapping(hint, value, where=where)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
         options = typing.get_args(hint)

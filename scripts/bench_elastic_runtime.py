@@ -36,9 +36,9 @@ from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName, give_back_me
 from ofa.deploy.elastic_write import ElasticOptions, write_elastic
 from ofa.deploy.onnx_export import export_onnx
 from ofa.files import write_csv_atomic
-from ofa.hardware import Device
 from ofa.hardware.fingerprint import cpu_model
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.setting import Setting
 from ofa.training import SubnetEvaluator
 from ofa.training.recipe import ModelConfig
 from ofa.training.run import Run
@@ -123,7 +123,7 @@ def open_separate(work: Path, runtime: str, name: str) -> Call:
     """A network by itself, as the toolkit runs one."""
     path = separate_path(work, runtime, name)
     if runtime == "onnxruntime":
-        session = RUNTIMES[runtime]().prepare(path, Device(name="here", runtime=runtime))
+        session = RUNTIMES[runtime]().prepare(path, Setting(runtime=runtime))
         return lambda images: session.run({"images": images})
     module = torch.load(path, weights_only=False)  # of this script's own making
 

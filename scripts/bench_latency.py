@@ -303,7 +303,7 @@ def measure_population(
     """
     archs = supernet.space.to_archs(population)
     models = {
-        arch.to_json(): export_model(supernet.extract(arch), supernet.input_shape(arch), device)
+        arch.to_json(): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)
         for arch in dict.fromkeys(archs)
     }
     with progress_bar() as progress:

@@ -39,6 +39,7 @@ from ofa.deploy.parity import TOLERANCES, run_outputs
 from ofa.deploy.targets import TARGETS, Network, target_of
 from ofa.hardware import Device
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.setting import Setting
 from ofa.space import Arch, SpaceError
 from ofa.training.bn_calibration import calibrate_bn
 
@@ -200,10 +201,10 @@ class Fuzzer:
         self, module: nn.Module, input_shape: Sequence[int], folder: Path, dynamic_batch: bool
     ) -> tuple[Path, int]:
         """A file for the runtime, and the number of its nodes (0 if it does not tell)."""
-        device = Device(name="here", runtime=self.runtime)
+        device = Device(name="here", setting=Setting(runtime=self.runtime))
         network = Network(module=module, input_shape=tuple(input_shape), batch=None if dynamic_batch else 1)
         _, target = target_of(device)
-        files = target.export(network, device).files
+        files = target.export(network, device.setting).files
         for name, data in files.items():
             (folder / name).write_bytes(data)
         path = folder / next(iter(files))
@@ -211,8 +212,8 @@ class Fuzzer:
 
     def run(self, path: Path, images: Tensor, batch: int) -> npt.NDArray[np.floating]:
         """Outputs of the model for all images, ``batch`` at once, concatenated."""
-        device = Device(name="here", runtime=self.runtime, batch=batch)
-        return run_outputs(path, images.numpy(), device=device, batch=batch)
+        setting = Setting(runtime=self.runtime, batch=batch)
+        return run_outputs(path, images.numpy(), setting=setting, batch=batch)
 
     def shrink(self, arch: Arch, outcome: Outcome, *, dynamic_batch: bool, seed: Sequence[int]) -> Arch:
         """Take dims to their smallest values, one by one, as long as the fault stays of the same kind."""
@@ -274,7 +275,7 @@ def message(error: BaseException) -> str:
 def fuzz(fuzzer: Fuzzer, family: str, num_archs: int, seed: int, known: set[tuple[str, ...]]) -> Iterator[Row]:
     """Rows of a family; those whose key is ``known`` are left out."""
     space = fuzzer.supernet.space
-    _, target = target_of(Device(name="here", runtime=fuzzer.runtime))
+    _, target = target_of(Device(name="here", setting=Setting(runtime=fuzzer.runtime)))
     rng = np.random.default_rng([seed, *family.encode()])
     for index, arch in enumerate(space.to_archs(space.sample_population(num_archs, rng))):
         dynamic_batch = bool(index % 2) and target.free_batch

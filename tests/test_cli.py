@@ -378,6 +378,7 @@ def test_a_table_of_another_machine_is_not_searched_with(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from ofa.hardware import load_device
+    from ofa.hardware.transports import Local
 
     words = ["--run", f"{run}/", "--device", "cpu-1t"]
     profiled = ofa_command(
@@ -386,7 +387,7 @@ def test_a_table_of_another_machine_is_not_searched_with(
     assert profiled[0] == 0, profiled[2]
     (path,) = (tmp_path / "cpu-1t").glob("*.json")
     table = json.loads(path.read_text())
-    assert table["fingerprint"]["id"] == load_device("cpu-1t").host.fingerprint(load_device("cpu-1t"))["id"]
+    assert table["fingerprint"]["id"] == Local().fingerprint(load_device("cpu-1t").setting)["id"]
     table["fingerprint"] |= {"id": "other", "cpu": "Another CPU"}
     path.write_text(json.dumps(table))
     status, _, err = ofa_command(capsys, "search", *words, "--budget-ms", "1", "--tables", str(tmp_path))

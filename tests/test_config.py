@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from ofa.config import ConfigError, Named, apply_overrides, from_mapping, read_yaml, to_plain
+from ofa.config import ConfigError, Named, apply_overrides, from_mapping, read_yaml, registry, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +168,7 @@ def test_a_bare_name_takes_settings() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape(Named):
-    @classmethod
-    def known(cls) -> Mapping[str, type[Named]]:
-        return {"circle": Circle, "box": Box}
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +180,9 @@ class Circle(Shape):
 class Box(Shape):
     sides: tuple[int, ...]
     inner: Inner = field(default_factory=Inner)
+
+
+registry(Shape, {"circle": Circle, "box": Box})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ from ofa.hardware.runtimes import RUNTIMES
 from ofa.hardware.transports import HOSTS
 from ofa.search.methods import METHODS
 from ofa.search.predictors import PREDICTORS
+from ofa.setting import Setting
 from ofa.supernet import PRESETS, create_supernet
 from ofa.supernet.choices import Choices
 from ofa.training import SubnetEvaluator, list_recipes, load_recipe
@@ -142,7 +143,7 @@ def write_bundle(path: Path) -> None:
         evaluator,
         [{"arch": dict(supernet.space.smallest()), "latency_ms": 1.0}],
         out=path,
-        device=Device(name="cpu-1t", runtime="onnxruntime"),
+        device=Device(name="cpu-1t", setting=Setting(runtime="onnxruntime")),
         budget_ms=8,
         measure=lambda files: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in files],
         run_info={

@@ -15,7 +15,7 @@ import ofa
 PACKAGE = Path(ofa.__file__).parent
 
 # Everything may import these; they import nothing but each other.
-BASE = {"errors", "progress", "space", "metrics", "files", "config"}
+BASE = {"errors", "progress", "optional", "setting", "space", "metrics", "files", "config"}
 
 # Room -> rooms that it may import, besides BASE and itself.
 ALLOWED: dict[str, set[str]] = {
@@ -73,6 +73,42 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         assert not {
             name for name in names if name.split(".")[0] in ("torch", "torchvision", "timm", "lightning_fabric")
         }
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> modules of ours that any line of it imports; a package is its ``__init__.py``.
+
+    ``from ofa.hardware.timing import x`` is an edge to that module, and none to the packages it lies in: whoever is in
+    one of them is imported by then.
+    """
+    names: dict[str, Path] = {}
+    for path in modules():
+        parts = ("ofa", *path.relative_to(PACKAGE).with_suffix("").parts)
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {}
+    for module, path in names.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+                origin = ".".join(filter(None, (base, node.module)))
+                submodules = {f"{origin}.{alias.name}" for alias in node.names}
+                found |= submodules & set(names) or {origin}
+        graph[module] = (found & set(names)) - {module}
+    return graph
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    graph = import_graph()
+    while free := {module for module, imports in graph.items() if not imports & set(graph)}:
+        graph = {module: imports for module, imports in graph.items() if module not in free}
+    # What is left imports something that is left: circles, and those that import one.
+    while free := {module for module in graph if not any(module in imports for imports in graph.values())}:
+        graph = {module: imports for module, imports in graph.items() if module not in free}
+    assert not {module: sorted(imports & set(graph)) for module, imports in graph.items()}
 
 
 def test_import_finder_sees_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ uint8 ``(n, C, S, S)``. Numbers are drawn with numpy on the host, so every devic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -15,41 +14,13 @@ import torch
 from torch import Tensor
 
 from ofa.data.config import DataConfig
+from ofa.data.draws import Draws, Floats
 
-Floats: TypeAlias = npt.NDArray[np.float64]
 Boxes: TypeAlias = tuple[Floats, Floats, Floats, Floats]
 
 CROP_ASPECTS = (3 / 4, 4 / 3)
 ERASED_AREAS = (0.02, 1 / 3)
 ERASED_ASPECTS = (0.3, 1 / 0.3)
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Random numbers for a batch of ``num`` images, of which this process holds the rows ``rank::num_shards``.
-
-    Numbers are drawn for the whole batch and kept for the rows held, so a row meets the same ones in every sharding.
-
-    Args:
-        rng: Advanced alike in every shard; what is drawn from it directly holds for the whole batch.
-        shard: ``(rank, num_shards)``.
-    """
-
-    rng: np.random.Generator
-    num: int
-    shard: tuple[int, int] = (0, 1)
-
-    def integers(self, low: int, high: int, *shape: int) -> npt.NDArray[np.int64]:
-        """From ``low`` to ``high``, both included; ``(n, *shape)``."""
-        return self._own(self.rng.integers(low, high, size=(self.num, *shape), endpoint=True))
-
-    def uniform(self, *shape: int) -> Floats:
-        """From 0 to below 1; ``(n, *shape)``."""
-        return self._own(self.rng.random((self.num, *shape)))
-
-    def _own(self, drawn: npt.NDArray[np.generic]) -> npt.NDArray:
-        rank, num_shards = self.shard
-        return drawn[rank::num_shards]
 
 
 def augment(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:

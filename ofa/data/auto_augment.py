@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from ofa.data.augmentation import Draws
 from ofa.data.config import DataConfig
+from ofa.data.draws import Draws
 
 NUM_MAGNITUDES = 31
 

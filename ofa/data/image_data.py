@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ofa.data.augmentation import Draws, augment, erase
+from ofa.data.augmentation import augment, erase
 from ofa.data.config import DataConfig, DataError
+from ofa.data.draws import Draws
 from ofa.data.mixing import mix
-from ofa.data.preprocessing import to_pixels
 from ofa.data.readers import Source, read_source
+from ofa.data.resizing import to_pixels
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
 
 Progress: TypeAlias = Callable[[int, int, str], None]

@@ -1,35 +1,16 @@
-"""From a picture to the network's input: the one definition for training, evaluation and deployment."""
+"""From a picture to the network's input, in words: the one definition for training, evaluation and deployment."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from typing import Literal
 
 from ofa.config import ConfigError
+from ofa.data.image_data import ImageData
+from ofa.data.resizing import INTERPOLATION
 
-if TYPE_CHECKING:
-    from ofa.data.image_data import ImageData
-
-INTERPOLATION = Image.Resampling.BICUBIC
 MAX_IMAGE_SIZE = 4096
-
-
-def to_pixels(image: Image.Image, sizes: Sequence[int], *, grey: bool) -> npt.NDArray[np.uint8]:
-    """Crop the central square and resize it to each of ``sizes`` in turn; ``(1 or 3, size, size)``, uint8."""
-    image = image.convert("L" if grey else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    for size in sizes:
-        image = image.resize((size, size), INTERPOLATION)
-    pixels = np.asarray(image)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

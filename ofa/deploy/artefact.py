@@ -25,6 +25,7 @@ from ofa.files import atomic_path, write_json_atomic
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
+from ofa.setting import Setting
 from ofa.space import Arch, Value
 from ofa.tasks import Feed
 from ofa.training import SubnetEvaluator
@@ -117,7 +118,7 @@ def make_artefact(
         ParityError: If the file does not compute what it should; it says which layer departs first.
         NotInstalledError: If the exporter or the runtime is not there.
     """
-    clock = clock or Clock()
+    clock, setting = clock or Clock(), device.setting
     canonical: Arch = evaluator.supernet.space.arch(arch)
     name, target = target_of(device)
     if options.dynamic_batch and not target.free_batch:
@@ -129,33 +130,33 @@ def make_artefact(
         own_tensors(subnet)  # contiguous: exporters make more nodes of channels-last weights, or refuse them
         num_params = sum(parameter.numel() for parameter in subnet.parameters())
         network = Network(
-            module=feed.wrap(HalfPrecision(subnet) if device.precision == "fp16" else subnet),
+            module=feed.wrap(HalfPrecision(subnet) if setting.precision == "fp16" else subnet),
             input_shape=spec.input_size,
             dtype=feed.dtype,
-            batch=None if options.dynamic_batch else device.batch,
-            accuracy=_accuracy(evaluator, feed, options.max_loss_points) if device.precision == "int8" else None,
+            batch=None if options.dynamic_batch else setting.batch,
+            accuracy=_accuracy(evaluator, feed, options.max_loss_points) if setting.precision == "int8" else None,
         )
     with clock.step("exporting"):
-        exported = target.export(network, device)
-    tolerance = TOLERANCES[device.precision]
+        exported = target.export(network, setting)
+    tolerance = TOLERANCES[setting.precision]
     with clock.step("comparing"):
         images = feed.first("calibration", NUM_PARITY_IMAGES)
         expected = exported.reference(images)
         with on_disk(exported.files) as file:
-            found = run_outputs(file, images, device=device, batch=network.batch)
+            found = run_outputs(file, images, setting=setting, batch=network.batch)
             try:
                 difference = compare_outputs(expected, found, what=file.name, tolerance=tolerance)
             except ParityError as error:
                 raise ParityError(
-                    _explain(str(error), exported, network, target, device, images, keep_failed)
+                    _explain(str(error), exported, network, target, setting, images, keep_failed)
                 ) from None
         sample_outputs = exported.reference(feed.first("test", options.num_samples))
     return Artefact(
         arch=dict(canonical),
         model=ModelInfo(
             target=name,
-            runtime=device.runtime,
-            precision=device.precision,
+            runtime=setting.runtime,
+            precision=setting.precision,
             files=tuple(exported.files),
             input=INPUT,
             batch=network.batch,
@@ -169,7 +170,7 @@ def make_artefact(
             tolerance=tolerance,
             num_images=len(images),
             split="calibration",
-            reference="quantized graph" if device.precision == "int8" else "torch",
+            reference="quantized graph" if setting.precision == "int8" else "torch",
         ),
         preprocessing=spec,
         sample_outputs=sample_outputs,
@@ -205,7 +206,7 @@ def bundle_artefact(
         arch=artefact.arch,
         model=artefact.model,
         device=device.name,
-        fingerprint=device.host.fingerprint(device),
+        fingerprint=device.host.fingerprint(device.setting),
         budget_ms=float(budget_ms),
         latency_ms=latency_ms,
         score=score,
@@ -226,10 +227,10 @@ def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Devic
     """What the exported files themselves are worth on the test split, in the device's runtime."""
     scorer = evaluator.task.scorer(evaluator.data)
     with on_disk(artefact.files) as file:
-        run = load_outputs(file, device=device, batch=artefact.model.batch)
+        run = load_outputs(file, setting=device.setting, batch=artefact.model.batch)
         for inputs, targets in _feed_of(evaluator, artefact).batches("test"):
             scorer.update(run(inputs), targets)
-    return FileScore(**vars(scorer.score()), split="test", runtime=device.runtime)
+    return FileScore(**vars(scorer.score()), split="test", runtime=device.setting.runtime)
 
 
 def _feed(evaluator: SubnetEvaluator, arch: Mapping[str, Value], *, from_pixels: bool) -> Feed:
@@ -264,20 +265,20 @@ def _explain(
     exported: Exported,
     network: Network,
     target: Target,
-    device: Device,
+    setting: Setting,
     images: Images,
     keep: Path | None,
 ) -> str:
     """Which layer departs first; the files are kept with what is known."""
 
     def run(prefix: nn.Module, inputs: Tensor) -> Outputs:
-        made = target.export(replace(network, module=prefix, batch=1), device)
+        made = target.export(replace(network, module=prefix, batch=1), setting)
         with on_disk(made.files) as file:
-            return run_outputs(file, inputs.numpy(), device=device)
+            return run_outputs(file, inputs.numpy(), setting=setting)
 
-    if device.precision == "fp32":
+    if setting.precision == "fp32":
         departure = first_departure(
-            network.module, torch.from_numpy(images), run, tolerance=TOLERANCES[device.precision]
+            network.module, torch.from_numpy(images), run, tolerance=TOLERANCES[setting.precision]
         )
         message += f"; {departure or 'exported once more it agrees'}"
     if keep is not None:

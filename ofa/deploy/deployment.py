@@ -188,8 +188,8 @@ def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: Expor
     is_same = (
         info.provenance.get("weights_sha256") == run.weights_sha256
         and (info.device, info.budget_ms) == (device.name, budget_ms)
-        and info.fingerprint.get("id") == device.host.fingerprint(device)["id"]
-        and info.model.batch == (None if options.dynamic_batch else device.batch)
+        and info.fingerprint.get("id") == device.host.fingerprint(device.setting)["id"]
+        and info.model.batch == (None if options.dynamic_batch else device.setting.batch)
         and info.model.output == ("probabilities" if options.from_pixels else "logits")
     )
     return info if is_same and verify_bundle(path).ok else None

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
 from ofa.errors import OfaError, unknown_name_message
 from ofa.progress import Progress
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Block
 
 Floats = npt.NDArray[np.float32]
@@ -189,7 +189,9 @@ class ElasticRuntime:
         from ofa.hardware.fingerprint import fingerprint
 
         measurement = self._measurement
-        return measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._device())["id"]
+        return (
+            measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._measured_setting())["id"]
+        )
 
     # -- switching ---------------------------------------------------------------------------------------------------
 
@@ -299,16 +301,14 @@ class ElasticRuntime:
             runtime=self.runtime,
             threads=self.threads,
             device=self.device,
-            fingerprint=fingerprint(self._device()),
+            fingerprint=fingerprint(self._measured_setting()),
             latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
         )
         return self._measurement
 
-    def _device(self) -> Device:
-        from ofa.hardware.device import Device
-
+    def _measured_setting(self) -> Setting:
         runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # whose fingerprint names the GPU
-        return Device(name="here", runtime=runtime, threads=self.threads)
+        return Setting(runtime=runtime, threads=self.threads)
 
 
 def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:

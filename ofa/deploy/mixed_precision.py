@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.cost.precision import Per, place_of, split_precision, standing_slots, with_precision
-from ofa.hardware.device import Device
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.quantize import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.progress import Progress
+from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import SubnetEvaluator
@@ -27,7 +27,6 @@ from ofa.training import SubnetEvaluator
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-HERE = Device(name="here", runtime="onnxruntime")
 INPUT = "input"
 
 Images = npt.NDArray[np.float32]
@@ -103,7 +102,7 @@ class MixedPrecisionEvaluator:
         metric = self.evaluator.metric
         scores = np.empty((len(archs), len(metric.columns)))
         for row, arch in enumerate(archs):
-            session = RUNTIMES[HERE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), HERE)
+            session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), REFERENCE)
             scorer = self.evaluator.task.scorer(self.evaluator.data)
             for images, labels in self._batches(split, arch):
                 (logits,) = session.run({INPUT: _filled(images, self.batch_size)})

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ofa.deploy.onnx_export import INPUT
 from ofa.errors import OfaError
-from ofa.hardware.device import Device
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
+from ofa.setting import REFERENCE, Setting
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2.5e-1}
 """Share of the largest absolute output by which a file may depart from its reference.
@@ -24,7 +24,6 @@ For INT8 the reference is the quantized graph in floating point. Where a kernel 
 moves by one of 256 steps, and later layers carry that on. Only faults of the graph are found so; what INT8 costs is
 measured as accuracy.
 """
-HERE = Device(name="here", runtime="onnxruntime")
 CONCURRENT_RUNTIMES = ("onnxruntime",)  # sessions that several threads may call
 
 Images = npt.NDArray[np.generic]
@@ -77,21 +76,26 @@ def compare_outputs(expected: Outputs, found: Outputs, *, what: str, tolerance: 
 
 
 def run_outputs(
-    model: Model, images: Images, *, device: Device = HERE, batch: int | None = 1, runtime: Runtime | None = None
+    model: Model,
+    images: Images,
+    *,
+    setting: Setting = REFERENCE,
+    batch: int | None = 1,
+    runtime: Runtime | None = None,
 ) -> Outputs:
     """What a file computes of some images; see :func:`load_outputs`."""
-    return load_outputs(model, device=device, batch=batch, runtime=runtime)(images)
+    return load_outputs(model, setting=setting, batch=batch, runtime=runtime)(images)
 
 
 def load_outputs(
-    model: Model, *, device: Device = HERE, batch: int | None = 1, runtime: Runtime | None = None
+    model: Model, *, setting: Setting = REFERENCE, batch: int | None = 1, runtime: Runtime | None = None
 ) -> Callable[[Images], Outputs]:
     """Load an exported file, to be run on images; in ONNX Runtime on several threads side by side.
 
     Args:
-        model: As the device's runtime takes it.
+        model: As the runtime takes it.
         batch: Images in one call of the file; ``None`` if it takes any number.
-        runtime: Instead of the device's.
+        runtime: Instead of the setting's.
 
     Returns:
         A function of images ``(N, *input_shape)``, ``N`` at least 1, that gives ``(N, num_classes)``. It raises
@@ -103,7 +107,7 @@ def load_outputs(
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    session = (runtime or RUNTIMES[device.runtime]()).prepare(model, device)
+    session = (runtime or RUNTIMES[setting.runtime]()).prepare(model, setting)
     size = batch or 1
 
     def run(chunk: Images) -> Outputs:
@@ -114,7 +118,7 @@ def load_outputs(
     def outputs(images: Images) -> Outputs:
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
         try:
-            if device.runtime not in CONCURRENT_RUNTIMES:
+            if setting.runtime not in CONCURRENT_RUNTIMES:
                 return np.concatenate([run(chunk) for chunk in chunks])
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 return np.concatenate(list(pool.map(run, chunks)))

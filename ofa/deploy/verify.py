@@ -23,6 +23,7 @@ from ofa.files import sha256_of_file
 from ofa.hardware import Device
 from ofa.hardware.runtimes import ModelError, NotInstalledError
 from ofa.progress import Progress
+from ofa.setting import Setting
 from ofa.tasks.predict_class import preprocess
 
 # Parts may not begin with a dot, so that none is `..`.
@@ -90,10 +91,13 @@ def verify_bundle(
     """
     root = Path(path)
     info = read_bundle(root)
-    if device is not None and (device.runtime, device.precision) != (info.model.runtime, info.model.precision):
+    if device is not None and (device.setting.runtime, device.setting.precision) != (
+        info.model.runtime,
+        info.model.precision,
+    ):
         raise BundleError(
             f"{root} is for {info.model.runtime} in {info.model.precision}, but device {device.name} computes in "
-            f"{device.precision} on {device.runtime}; name another device"
+            f"{device.setting.precision} on {device.setting.runtime}; name another device"
         )
     pictures = [] if images is None else _labelled(Path(images), info)
     checks = [Check("format", True, str(FORMAT), str(FORMAT)), *_check_sums(root, info), *_check_files(root, info)]
@@ -167,13 +171,13 @@ def _check_model(
     root: Path, info: BundleInfo, pictures: Sequence[tuple[Path, int]], progress: Progress | None
 ) -> Iterator[Check]:
     num, model = len(info.sample_labels), root / info.model.files[0]
-    here = Device(name="here", runtime=info.model.runtime, precision=info.model.precision)
+    here = Setting(runtime=info.model.runtime, precision=info.model.precision)
     agrees = f"outputs of {num} sample pictures to {info.parity.tolerance:g} of the largest"
     try:
         expected = _stored_outputs(root, info)
         for name in info.model.files:
             _self_contained(root / name)
-        run = load_outputs(model, device=here, batch=info.model.batch)
+        run = load_outputs(model, setting=here, batch=info.model.batch)
         found = run(_sample_images(root, info))
         difference = compare_outputs(expected, found, what=model.name, tolerance=info.parity.tolerance)
     except (ParityError, ModelError, NotInstalledError, *DECODING_ERRORS) as error:
@@ -291,7 +295,7 @@ def _check_latency(info: BundleInfo, latency_ms: Latency, device: Device) -> Che
     found = (
         f"p50 {latency_ms.p50:.3f} ms (p10 {latency_ms.p10:.3f}, p90 {latency_ms.p90:.3f}, repeats to {repeats:.1f} %)"
     )
-    machine = device.host.fingerprint(device)
+    machine = device.host.fingerprint(device.setting)
     if machine["id"] != info.fingerprint.get("id"):
         found += f" on another machine ({machine['cpu']}) than it was promised for ({info.fingerprint.get('cpu')})"
     ok = latency_ms.p50 <= info.budget_ms * (1 + min(repeats, MAX_REPEATABILITY_PERCENT) / 100)

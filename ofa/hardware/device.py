@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ofa.config import ConfigError, from_mapping, read_yaml, to_plain
 from ofa.errors import OfaError, unknown_name_message
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.hardware.transports import Host, Local
+from ofa.setting import Setting
 
 
 class UnknownDeviceError(OfaError, LookupError):
@@ -19,45 +21,41 @@ class UnknownDeviceError(OfaError, LookupError):
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A target to measure on and deploy to.
+    """A target to measure on and deploy to: what networks run in, and where.
 
     Args:
         name: That of the YAML file; latency tables and results are filed under it.
-        runtime: A name of :data:`ofa.hardware.runtimes.RUNTIMES`.
-        batch: Images in one call.
-        threads: Threads that compute one call.
         host: Where it is measured: ``local``, or a transport with its settings.
-        cool_below_c: Wait, five minutes at most, until the machine is cooler than so many degrees Celsius.
 
     Raises:
         ConfigError: If a value is not among the choices, or if the runtime cannot compute in the precision.
     """
 
     name: str
-    runtime: str
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    batch: int = 1
-    threads: int = 1
+    setting: Setting
     host: Host = field(default_factory=Local)
-    cool_below_c: float | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
-            raise ConfigError(unknown_name_message("runtime", self.runtime, RUNTIMES))
-        precisions = RUNTIMES[self.runtime]().precisions
-        if self.precision not in precisions:
+        setting = self.setting
+        if setting.runtime not in RUNTIMES:
+            raise ConfigError(unknown_name_message("runtime", setting.runtime, RUNTIMES))
+        precisions = RUNTIMES[setting.runtime]().precisions
+        if setting.precision not in precisions:
             choices = ", ".join(precisions)
             raise ConfigError(
-                f"precision cannot be {self.precision!r} with runtime {self.runtime!r}; choices: {choices}"
+                f"precision cannot be {setting.precision!r} with runtime {setting.runtime!r}; choices: {choices}"
             )
         for key in ("batch", "threads"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}")
+            if getattr(setting, key) < 1:
+                raise ConfigError(f"{key} must be at least 1, not {getattr(setting, key)}")
 
     def to_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = to_plain(self)
-        return plain
+        """Flat, as the YAML file is."""
+        setting = to_plain(self.setting)
+        cooling = {"cool_below_c": setting.pop("cool_below_c")}
+        host = {"host": to_plain(self.host)}
+        return {"name": self.name, **setting, **host, **cooling, "description": self.description}
 
 
 def list_devices() -> dict[str, Path]:
@@ -76,9 +74,17 @@ def load_device(name_or_path: str | Path) -> Device:
     """
     path = Path(name_or_path)
     if path.suffix != ".yaml":
-        known = list_devices()
-        if str(name_or_path) not in known:
-            message = unknown_name_message("device", str(name_or_path), sorted(known))
+        devices = list_devices()
+        if str(name_or_path) not in devices:
+            message = unknown_name_message("device", str(name_or_path), sorted(devices))
             raise UnknownDeviceError(f"{message}; or give the path of a .yaml file")
-        path = known[str(name_or_path)]
-    return from_mapping(Device, {"name": path.stem, **read_yaml(path, kind="device")}, where=f"device {path}")
+        path = devices[str(name_or_path)]
+    where = f"device {path}"
+    values: dict[str, Any] = {"name": path.stem, **read_yaml(path, kind="device")}
+    own: dict[str, Any] = {key: values.pop(key) for key in ("name", "host", "description") if key in values}
+    known = [field.name for field in dataclasses.fields(Setting)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name_message('key', key, [*known, 'host', 'description'])}")
+    setting = from_mapping(Setting, values, where=where)
+    return from_mapping(Device, {**own, "setting": setting}, where=where)

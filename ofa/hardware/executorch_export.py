@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ofa.hardware.runtimes.executorch import EXTRA
-from ofa.hardware.runtimes.session import require
+from ofa.optional import require
 
 
 def export_executorch(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:

@@ -1,11 +1,10 @@
-"""Modules in the form that a device's runtime takes, to be timed and thrown away."""
+"""Modules in the form that a runtime takes, to be timed and thrown away."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,9 +12,7 @@ from torch import nn
 from ofa.files import atomic_path
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import RUNTIMES, Format, Model, ShapedModule
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
 """Gives a module in eval mode and the shape of its input, without the batch."""
@@ -24,43 +21,40 @@ SLOW_FORMATS = ("pte", "tflite")  # many seconds a network: worth processes of t
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def export_model(module: nn.Module, input_shape: tuple[int, ...], device: Device) -> Model:
-    """A module for a device.
+def export_model(module: nn.Module, input_shape: tuple[int, ...], setting: Setting) -> Model:
+    """A module in the form that a runtime takes.
 
     Args:
         module: In eval mode, on the CPU.
-        input_shape: Without the batch, which is the device's.
+        input_shape: Without the batch, which is the setting's.
 
     Raises:
         NotInstalledError: If the exporter is not there.
     """
-    return _export(device.runtime, device.precision, device.batch, module, input_shape)
-
-
-def _export(runtime: str, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...]) -> Model:
-    format: Format = RUNTIMES[runtime]().format
+    shape = (setting.batch, *input_shape)
+    format: Format = RUNTIMES[setting.runtime]().format
     if format == "module":
-        return ShapedModule(module, (batch, *input_shape))
+        return ShapedModule(module, shape)
     if format == "pte":
         from ofa.hardware.executorch_export import export_executorch
 
-        return export_executorch(module, (batch, *input_shape))
+        return export_executorch(module, shape)
     if format == "tflite":
         from ofa.hardware.litert_export import export_litert
 
-        return export_litert(module, (batch, *input_shape))
-    if precision == "int8":
+        return export_litert(module, shape)
+    if setting.precision == "int8":
         from ofa.hardware.quantize import SYMMETRIC_RUNTIMES, quantize_for_timing
 
-        graph = export_for_timing(module, input_shape, batch)
-        return quantize_for_timing(graph, symmetric=runtime in SYMMETRIC_RUNTIMES)
-    return export_for_timing(module, input_shape, batch, dtype=DTYPES.get(precision, torch.float32))
+        graph = export_for_timing(module, input_shape, setting.batch)
+        return quantize_for_timing(graph, symmetric=setting.runtime in SYMMETRIC_RUNTIMES)
+    return export_for_timing(module, input_shape, setting.batch, dtype=DTYPES.get(setting.precision, torch.float32))
 
 
 def export_all(
-    sources: Mapping[str, Source], device: Device, folder: Path, *, step: Callable[[], None]
+    sources: Mapping[str, Source], setting: Setting, folder: Path, *, step: Callable[[], None]
 ) -> dict[str, Model]:
-    """Modules for a device, as files of a folder that are made once, however often the work is interrupted.
+    """Modules as files that a runtime takes, made once each, however often the work is interrupted.
 
     Args:
         folder: Belongs to these modules: a file is known by the name of its module.
@@ -69,16 +63,16 @@ def export_all(
     Returns:
         Paths, by name and in the order of ``sources``; modules where the runtime takes these.
     """
-    format = RUNTIMES[device.runtime]().format
+    format = RUNTIMES[setting.runtime]().format
     if format == "module":
         models: dict[str, Model] = {}
         for name, source in sources.items():
-            models[name] = _export(device.runtime, device.precision, device.batch, *source())
+            models[name] = export_model(*source(), setting)
             step()
         return models
-    settings = f"{torch.__version__} {device.runtime} {device.precision} {device.batch}"
+    made_with = f"{torch.__version__} {setting.runtime} {setting.precision} {setting.batch}"
     paths = {
-        name: folder / f"{hashlib.sha256(f'{settings} {name}'.encode()).hexdigest()[:20]}.{format}" for name in sources
+        name: folder / f"{hashlib.sha256(f'{made_with} {name}'.encode()).hexdigest()[:20]}.{format}" for name in sources
     }
     missing = []
     for name, path in paths.items():
@@ -86,22 +80,20 @@ def export_all(
             step()
         else:
             missing.append(name)
-    work = ((device.runtime, device.precision, device.batch, *sources[name](), paths[name]) for name in missing)
+    work = ((*sources[name](), setting, paths[name]) for name in missing)
     for _ in (_in_processes if format in SLOW_FORMATS else _one_by_one)(work):
         step()
     return dict(paths)
 
 
-def _export_file(
-    runtime: str, precision: str, batch: int, module: nn.Module, input_shape: tuple[int, ...], path: Path
-) -> None:
-    data = _export(runtime, precision, batch, module, input_shape)
+def _export_file(module: nn.Module, input_shape: tuple[int, ...], setting: Setting, path: Path) -> None:
+    data = export_model(module, input_shape, setting)
     assert isinstance(data, bytes)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-Task = tuple[str, str, int, nn.Module, tuple[int, ...], Path]
+Task = tuple[nn.Module, tuple[int, ...], Setting, Path]
 """Arguments of :func:`_export_file`."""
 
 
@@ -120,15 +112,15 @@ def _in_processes(work: Iterator[Task]) -> Iterator[None]:
     yield from done
 
 
-def empty_model(device: Device) -> Model:
+def empty_model(setting: Setting) -> Model:
     """A model that does nothing: what one call of the runtime costs."""
-    return export_model(nn.Identity(), (3, 8, 8), device)
+    return export_model(nn.Identity(), (3, 8, 8), setting)
 
 
-def anchor_model(device: Device) -> Model:
+def anchor_model(setting: Setting) -> Model:
     """One convolution of about 10 million multiply-accumulates, timed again and again to notice a changed machine."""
     convolution = torch.nn.utils.skip_init(nn.Conv2d, 32, 32, 3, padding=1)  # skips the draw from the global seed
     with torch.no_grad():
         for parameter in convolution.parameters():
             parameter.fill_(0.01)
-    return _export(device.runtime, "fp32", 1, convolution.eval(), (32, 32, 32))
+    return export_model(convolution.eval(), (32, 32, 32), Setting(runtime=setting.runtime))

@@ -8,19 +8,17 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.hardware.timing import CLOCK_FREQUENCY, TEMPERATURE, read_number
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def fingerprint(device: Device) -> dict[str, Any]:
-    """What decides the speed of a device.
+def fingerprint(setting: Setting) -> dict[str, Any]:
+    """What decides the speed on this machine.
 
     Measurements compare only if their ``id`` is the same: it covers everything but ``conditions``, which change from
     minute to minute, and the kernel's version.
@@ -31,10 +29,10 @@ def fingerprint(device: Device) -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "governor": _read(GOVERNOR),
-        "runtime": {"name": device.runtime, **RUNTIMES[device.runtime]().versions()},
-        "precision": device.precision,
-        "batch": device.batch,
-        "threads": device.threads,
+        "runtime": {"name": setting.runtime, **RUNTIMES[setting.runtime]().versions()},
+        "precision": setting.precision,
+        "batch": setting.batch,
+        "threads": setting.threads,
     }
     return {"id": _digest(stable), **stable, "kernel": platform.release(), "conditions": conditions()}
 

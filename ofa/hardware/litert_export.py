@@ -10,7 +10,7 @@ from torch import nn
 
 from ofa.hardware.executorch_export import fold_bn, quiet
 from ofa.hardware.runtimes.litert import EXTRA
-from ofa.hardware.runtimes.session import require
+from ofa.optional import require
 
 
 def export_litert(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:

@@ -50,8 +50,8 @@ def measure(
         if progress is not None:
             progress(next(count), len(models) * rounds, f"measuring on {device.name}")
 
-    anchor = anchor_model(device)
-    job = Job(models=models, device=device, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
+    anchor = anchor_model(device.setting)
+    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
     result = device.host.time(job, on_block=on_block)
     table = result.latencies_ms(models).set_index("name")
     table["repeatability_percent"] = result.repeatability_percent(list(models))

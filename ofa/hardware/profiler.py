@@ -119,7 +119,7 @@ def profile(
     if num_fit < 0 or num_held_out < 2:
         raise UsageError(f"num_fit must be at least 0 and num_held_out at least 2, not {num_fit} and {num_held_out}")
     csv_path, space = Path(csv_path), supernet.space
-    machine = device.host.fingerprint(device)
+    machine = device.host.fingerprint(device.setting)
     known = None if fresh else _read_known(csv_path, space, machine, device)
     measured_resolutions = [int(value) for value in resolutions or space["resolution"].values]
     if num_resolutions is not None:
@@ -133,12 +133,12 @@ def profile(
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
     workspace = csv_path.with_name(f"{csv_path.name}.partial")
     models, fields = _export(supernet, device, missing, archs, workspace / "models", progress)
-    anchor = anchor_model(device)
-    job = Job(models=models, device=device, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
+    anchor = anchor_model(device.setting)
+    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
     identity = {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds}
     with Journal(workspace / "blocks.jsonl", identity) as journal:
         for num_rounds in (rounds, 2 * rounds):
-            result = _time(dataclasses.replace(job, rounds=num_rounds), journal, progress)
+            result = _time(dataclasses.replace(job, rounds=num_rounds), device, journal, progress)
             repeatability = {"subnets": float(result.repeatability_percent(list(archs)).mean())}
             if missing:
                 repeatability["parts"] = float(result.repeatability_percent(missing).mean())
@@ -267,20 +267,20 @@ def _export(
 
     sources: dict[str, Source] = {key: partial(part, key) for key in keys}
     sources |= {name: partial(subnet, arch) for name, arch in archs.items()}
-    models = {CALL: empty_model(device), **export_all(sources, device, folder, step=step)}
+    models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
     return models, {key: fields.get(key) or supernet.part(key).fields for key in keys}
 
 
-def _time(job: Job, journal: Journal, progress: Progress | None) -> TimingResult:
+def _time(job: Job, device: Device, journal: Journal, progress: Progress | None) -> TimingResult:
     """Time what the journal does not hold yet."""
     done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
-    step = _counter(progress, len(job.models) * job.rounds - len(done), f"measuring on {job.device.name}")
+    step = _counter(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}")
 
     def keep(block: Block) -> None:
         journal.append(block)
         step()
 
-    return job.device.host.time(job, done=done, on_block=keep)
+    return device.host.time(job, done=done, on_block=keep)
 
 
 def _counter(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
@@ -293,7 +293,7 @@ def _entries(latencies: pd.DataFrame, fields: Mapping[str, Mapping[str, Any]], d
     """The rows of the CSV file."""
     readable = pd.DataFrame([fields[key] for key in latencies["name"]]).convert_dtypes()  # whole numbers may be missing
     entries = latencies.rename(columns={"name": "key"}).reset_index(drop=True)
-    return pd.concat([entries, readable], axis=1).assign(precision=device.precision)
+    return pd.concat([entries, readable], axis=1).assign(precision=device.setting.precision)
 
 
 def _write_subnets(csv_path: Path, archs: Mapping[str, Arch], latencies: pd.DataFrame, num_fit: int) -> None:

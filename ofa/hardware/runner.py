@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +23,7 @@ from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.timing import TEMPERATURE, Block, SystemClock, TimingResult, read_number, time_models
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
 ERRORS = {error.__name__: error for error in (ModelError, NotInstalledError)}
@@ -35,7 +32,7 @@ ERRORS = {error.__name__: error for error in (ModelError, NotInstalledError)}
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Models to be timed against each other on a device.
+    """Models to be timed against each other.
 
     Args:
         models: Of the runtime's format; by name.
@@ -45,7 +42,7 @@ class Job:
     """
 
     models: Mapping[str, Model]
-    device: Device
+    setting: Setting
     anchor: Model
     rng: np.random.Generator
     rounds: int
@@ -61,19 +58,18 @@ def time_on_device(
         ModelError: If one cannot be run; it names it.
         NotInstalledError: If the runtime is not there.
     """
-    device = job.device
-    runtime = RUNTIMES[device.runtime]()
+    runtime = RUNTIMES[job.setting.runtime]()
 
     def load(name: str, model: Model) -> Any:
         try:
-            session = runtime.prepare(model, device)
+            session = runtime.prepare(model, job.setting)
             run = session.prepared(session.random_inputs(job.rng))
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from None
         return run
 
     models, anchor = {name: load(name, model) for name, model in job.models.items()}, load("anchor", job.anchor)
-    _cool_down(device.cool_below_c)
+    _cool_down(job.setting.cool_below_c)
     before = conditions()
     result = time_models(
         models,
@@ -81,7 +77,7 @@ def time_on_device(
         rng=job.rng,
         rounds=job.rounds,
         block_seconds=job.block_seconds,
-        clock=SystemClock(device.threads, runtime.on_cpu),
+        clock=SystemClock(job.setting.threads, runtime.on_cpu),
         done=done,
         on_block=on_block,
     )
@@ -91,33 +87,33 @@ def time_on_device(
 def run_job(folder: Path) -> None:
     """Do the job of a folder.
 
-    ``job.json`` holds ``device``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``, ``rounds``,
+    ``job.json`` holds ``setting``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``, ``rounds``,
     ``block_seconds`` and ``done``, the names and rounds of blocks that are not to be measured again;
     one without models asks for the fingerprint only.
     """
     request = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    device: Any = SimpleNamespace(**request["device"])
+    setting = Setting(**request["setting"])
     try:
         result = {
-            "fingerprint": fingerprint(device),
-            **(_measure(folder, request, device) if request.get("models") else {}),
+            "fingerprint": fingerprint(setting),
+            **(_measure(folder, request, setting) if request.get("models") else {}),
         }
     except tuple(ERRORS.values()) as error:
         result = {"error": {"type": type(error).__name__, "message": str(error)}}
     write_json_atomic(folder / "result.json", {"format": FORMAT, **result}, indent=None)
 
 
-def _measure(folder: Path, request: Mapping[str, Any], device: Any) -> dict[str, Any]:
+def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     elsewhere = {(name, number) for name, number in request.get("done", [])}
     job = Job(
         models={name: folder / path for name, path in request["models"].items()},
-        device=device,
+        setting=setting,
         anchor=folder / request["anchor"],
         rng=np.random.default_rng(request["seed"]),
         rounds=request["rounds"],
         block_seconds=request["block_seconds"],
     )
-    with Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(device)["id"]}) as journal:
+    with Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]}) as journal:
         elsewhere -= {(block.name, block.round) for block in journal.blocks}
         result = time_on_device(
             job,

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ofa.data import ImageData, Preprocessing, preprocessing
-from ofa.data.preprocessing import to_pixels
+from ofa.data.resizing import to_pixels
 
 BATCH_SIZE = 256
 

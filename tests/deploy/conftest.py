@@ -14,10 +14,11 @@ import torch
 from ofa.data import DataConfig, load_data
 from ofa.deploy import ExportResult, Latency, export_bundle
 from ofa.hardware import Device
+from ofa.setting import Setting
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
 
-DEVICE = Device(name="cpu-1t", runtime="onnxruntime")
+DEVICE = Device(name="cpu-1t", setting=Setting(runtime="onnxruntime"))
 RUN_INFO: dict[str, Any] = {
     "model": {"name": "ofa_mobilenetv3_tiny"},
     "recipe": {"data": {"name": "digits", "root": "/somewhere/private"}},

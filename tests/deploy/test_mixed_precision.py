@@ -82,7 +82,7 @@ def test_one_precision_throughout_is_the_graph_that_a_device_measures(mixed: Mix
     module, shape = supernet.extract(plain), supernet.input_shape(plain)
     for int8, device in ((("all",), "cpu-int8-1t"), ((), "cpu-1t")):
         model = mixed_onnx_for_timing(supernet, mixed.space, arch_of(mixed, *int8, plain=plain))
-        assert model == export_model(module, shape, load_device(device))
+        assert model == export_model(module, shape, load_device(device).setting)
 
 
 def test_fp32_throughout_is_as_accurate_as_in_torch(mixed: MixedPrecisionEvaluator) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ofa.deploy.targets import TARGETS, Accuracy, Network, TargetError, target_o
 from ofa.hardware import Device, list_devices, load_device
 from ofa.hardware.export import SLOW_FORMATS
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
+from ofa.setting import Setting
 from ofa.tasks.image_feed import FromPixels
 
 pytestmark = pytest.mark.alone
@@ -30,10 +30,10 @@ def device(request: pytest.FixtureRequest) -> Device:
     device = load_device(request.param)
     try:
         target_of(device)
-        RUNTIMES[device.runtime]().versions()
+        RUNTIMES[device.setting.runtime]().versions()
     except (TargetError, NotInstalledError) as error:
         pytest.skip(str(error))
-    if device.threads > 1:
+    if device.setting.threads > 1:
         pytest.skip("the same files as with one thread")
     return device
 
@@ -77,27 +77,27 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("from_pixels", [False, True], ids=["normalised", "from pixels"])
 def test_it_computes_what_torch_does(device: Device, module: nn.Module, pixels: np.ndarray, from_pixels: bool) -> None:
     _, target = target_of(device)
-    inner = HalfPrecision(module) if device.precision == "fp16" else module
+    inner = HalfPrecision(module) if device.setting.precision == "fp16" else module
     images = pixels if from_pixels else normalised(pixels)
     network = Network(
         module=FromPixels(inner, mean=MEAN, std=STD) if from_pixels else inner,
         input_shape=images.shape[1:],
         dtype=torch.uint8 if from_pixels else torch.float32,
-        batch=device.batch,
+        batch=device.setting.batch,
         accuracy=Accuracy(calibration_images=images, images=images, worth=lambda outputs: 100.0, max_loss_points=1.0),
     )
-    exported = target.export(network, device)
+    exported = target.export(network, device.setting)
     assert tuple(exported.files) == target.files
     assert set(target.files) <= TOP_LEVEL
     with on_disk(exported.files) as file:
-        found = run_outputs(file, images, device=device, batch=network.batch)
+        found = run_outputs(file, images, setting=device.setting, batch=network.batch)
     with torch.inference_mode():
         expected = module(torch.from_numpy(normalised(pixels)))
     expected = expected.softmax(1).numpy() if from_pixels else expected.numpy()
     assert np.ptp(expected, axis=0).max() > 1e-2
-    compare_outputs(expected, found, what=device.name, tolerance=TOLERANCES[device.precision])
-    compare_outputs(exported.reference(images), found, what=device.name, tolerance=TOLERANCES[device.precision])
-    assert (exported.quantization is not None) == (device.precision == "int8")
+    compare_outputs(expected, found, what=device.name, tolerance=TOLERANCES[device.setting.precision])
+    compare_outputs(exported.reference(images), found, what=device.name, tolerance=TOLERANCES[device.setting.precision])
+    assert (exported.quantization is not None) == (device.setting.precision == "int8")
     size = sum(map(len, exported.files.values()))
     assert not re.search(str(Path(__file__).parents[2]).encode(), b"".join(exported.files.values()))
     assert size < 200_000  # 1,000 bytes of weights: nothing but the graph comes with them
@@ -108,12 +108,12 @@ def check_bytes(device: Device, module: nn.Module, pixels: np.ndarray) -> None:
     images = normalised(pixels)
     accuracy = Accuracy(calibration_images=images, images=images, worth=lambda _: 1.0, max_loss_points=1.0)
     network = Network(module=module, input_shape=(3, 12, 12), accuracy=accuracy)
-    first, second = (target.export(network, device).files for _ in range(2))
+    first, second = (target.export(network, device.setting).files for _ in range(2))
     assert first == second
 
 
 def test_the_same_network_gives_the_same_bytes(device: Device, module: nn.Module, pixels: np.ndarray) -> None:
-    if RUNTIMES[device.runtime]().format in SLOW_FORMATS:
+    if RUNTIMES[device.setting.runtime]().format in SLOW_FORMATS:
         pytest.skip("seconds an export: see the slow test")
     check_bytes(device, module, pixels)
 
@@ -134,5 +134,5 @@ def test_what_runs_no_file_is_refused() -> None:
 def test_devices_get_the_form_that_their_runtime_takes() -> None:
     found = {name: target_of(load_device(name))[0] for name in ("cpu-1t", "cpu-int8-1t", "openvino-int8-1t")}
     assert found == {"cpu-1t": "onnx", "cpu-int8-1t": "onnx-int8", "openvino-int8-1t": "openvino"}
-    half = dataclasses.replace(load_device("tensorrt-fp16"), runtime="tensorrt")
+    half = Device(name="half", setting=Setting(runtime="tensorrt", precision="fp16"))
     assert target_of(half)[0] == "tensorrt"

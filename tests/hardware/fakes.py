@@ -110,7 +110,7 @@ class FakeSupernet:
         ]
 
 
-def time_with_journal(job, journal=None, on_block=None):
+def time_with_journal(host, job, journal=None, on_block=None):
     """As the profiler times: a journal says what is done, and hears of every block first."""
 
     def keep(block):
@@ -119,4 +119,4 @@ def time_with_journal(job, journal=None, on_block=None):
         if on_block is not None:
             on_block(block)
 
-    return job.device.host.time(job, done=[] if journal is None else list(journal.blocks), on_block=keep)
+    return host.time(job, done=[] if journal is None else list(journal.blocks), on_block=keep)

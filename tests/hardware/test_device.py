@@ -5,6 +5,7 @@ import pytest
 from ofa.config import ConfigError
 from ofa.hardware import UnknownDeviceError, list_devices, load_device
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.setting import Setting
 
 GOOD = "runtime: onnxruntime\nthreads: 2\n"
 
@@ -19,19 +20,32 @@ def write(tmp_path, text, name="board.yaml"):
 def test_shipped_devices_load_and_say_what_they_are_for(name):
     device = load_device(name)
     assert device.name == name
-    assert device.runtime in RUNTIMES
+    assert device.setting.runtime in RUNTIMES
     assert device.description
     assert list_devices()[name].read_text().startswith("#")
 
 
 def test_cpu_devices_are_shipped():
-    assert {load_device(name).threads for name in ("cpu-1t", "cpu-2t")} == {1, 2}
+    assert {load_device(name).setting.threads for name in ("cpu-1t", "cpu-2t")} == {1, 2}
 
 
 def test_a_path_is_taken_too(tmp_path):
     device = load_device(write(tmp_path, GOOD))
-    assert (device.name, device.threads, device.batch, device.precision) == ("board", 2, 1, "fp32")
-    assert device.to_json()["host"] == {"name": "local"}
+    assert (device.name, device.setting) == ("board", Setting(runtime="onnxruntime", threads=2))
+
+
+def test_json_is_flat_and_in_the_old_order(tmp_path):
+    found = load_device(write(tmp_path, GOOD)).to_json()
+    assert list(found.items()) == [
+        ("name", "board"),
+        ("runtime", "onnxruntime"),
+        ("precision", "fp32"),
+        ("batch", 1),
+        ("threads", 2),
+        ("host", {"name": "local"}),
+        ("cool_below_c", None),
+        ("description", ""),
+    ]
 
 
 def test_devices_of_the_current_directory_come_first(tmp_path, monkeypatch):
@@ -56,7 +70,7 @@ def test_unknown_device_lists_the_known_ones():
     [
         (GOOD + "thread: 1\n", r"unknown key 'thread'; did you mean 'threads'"),
         ("threads: 1\n", "key 'runtime' is missing"),
-        ("runtime: onnxrt\n", "unknown runtime 'onnxrt'; did you mean 'onnxruntime'"),
+        ("runtime: onnxruntme\n", "unknown runtime 'onnxruntme'; did you mean 'onnxruntime'"),
         ("runtime: onnxruntime\nthreads: 0\n", "threads must be at least 1, not 0"),
         ("runtime: onnxruntime\nbatch: many\n", "batch must be a whole number, not 'many'"),
         ("runtime: onnxruntime\nprecision: fp8\n", "precision cannot be 'fp8'; choices: fp32"),

@@ -8,61 +8,61 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.hardware import load_device
 from ofa.hardware.export import anchor_model, empty_model, export_all, export_model
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
+from ofa.setting import Setting
 
 pytestmark = pytest.mark.alone
 
-DEVICE = load_device("cpu-1t")
+SETTING = Setting(runtime="onnxruntime")
 
 
 @pytest.fixture(params=sorted(RUNTIMES))
-def device(request):
-    """A device of each runtime that is there."""
-    device = dataclasses.replace(DEVICE, runtime=request.param)
+def setting(request):
+    """A setting of each runtime that is there."""
+    setting = dataclasses.replace(SETTING, runtime=request.param)
     try:
         RUNTIMES[request.param]().versions()
     except NotInstalledError as error:
         pytest.skip(str(error))
-    return device
+    return setting
 
 
-def run(model, device, images):
-    session = RUNTIMES[device.runtime]().prepare(model, device)
+def run(model, setting, images):
+    session = RUNTIMES[setting.runtime]().prepare(model, setting)
     (name,) = session.random_inputs(np.random.default_rng(0))
     return session.run({name: images})[0]
 
 
-def test_the_empty_model_returns_its_input(device):
+def test_the_empty_model_returns_its_input(setting):
     images = np.arange(192, dtype=np.float32).reshape(1, 3, 8, 8)
-    np.testing.assert_array_equal(run(empty_model(device), device, images), images)
+    np.testing.assert_array_equal(run(empty_model(setting), setting, images), images)
 
 
-def test_the_anchor_leaves_the_seed_alone_and_computes_a_convolution(device):
+def test_the_anchor_leaves_the_seed_alone_and_computes_a_convolution(setting):
     state = torch.random.get_rng_state()
     images = np.ones((1, 32, 32, 32), dtype=np.float32)
-    output = run(anchor_model(device), device, images)
+    output = run(anchor_model(setting), setting, images)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert output.shape == (1, 32, 32, 32)
     assert output[0, 0, 5, 5] == pytest.approx(0.01 * 9 * 32 + 0.01, rel=1e-4)
 
 
 def test_the_anchor_is_always_the_same():
-    assert anchor_model(DEVICE) == anchor_model(DEVICE)
+    assert anchor_model(SETTING) == anchor_model(SETTING)
 
 
 def test_the_batch_is_the_devices():
     graph = onnx.load_from_string(
-        export_model(nn.Conv2d(3, 4, 3).eval(), (3, 6, 6), dataclasses.replace(DEVICE, batch=5))
+        export_model(nn.Conv2d(3, 4, 3).eval(), (3, 6, 6), dataclasses.replace(SETTING, batch=5))
     )
     assert [size.dim_value for size in graph.graph.input[0].type.tensor_type.shape.dim] == [5, 3, 6, 6]
 
 
 def test_int8_graphs_hold_int8_weights():
-    device = dataclasses.replace(DEVICE, precision="int8")
+    setting = dataclasses.replace(SETTING, precision="int8")
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
-    graph = onnx.load_from_string(export_model(module, (3, 12, 12), device)).graph
+    graph = onnx.load_from_string(export_model(module, (3, 12, 12), setting)).graph
     weights = [
         tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
     ]
@@ -76,12 +76,14 @@ def test_equal_biases_are_quantized_too():
 
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     nn.init.zeros_(module[0].bias), nn.init.zeros_(module[2].bias)
-    graph = onnx.load_from_string(export_model(module, (3, 12, 12), DEVICE))
+    graph = onnx.load_from_string(export_model(module, (3, 12, 12), SETTING))
     own_initializers(graph)
     assert "Identity" not in {node.op_type for node in graph.graph.node}
     names = {tensor.name for tensor in graph.graph.initializer}
     assert all(set(node.input[1:]) <= names for node in graph.graph.node if node.op_type == "Conv")
-    int8 = onnx.load_from_string(export_model(module, (3, 12, 12), dataclasses.replace(DEVICE, precision="int8"))).graph
+    int8 = onnx.load_from_string(
+        export_model(module, (3, 12, 12), dataclasses.replace(SETTING, precision="int8"))
+    ).graph
     biases = [
         tensor for tensor in int8.initializer if tensor.data_type == onnx.TensorProto.INT32 and len(tensor.dims) == 1
     ]
@@ -106,11 +108,11 @@ def test_files_are_made_once(tmp_path):
 
     steps = []
     for _ in range(2):
-        models = export_all({"a": source, "b": source}, DEVICE, tmp_path, step=lambda: steps.append(1))
+        models = export_all({"a": source, "b": source}, SETTING, tmp_path, step=lambda: steps.append(1))
     assert (len(made), len(steps)) == (2, 4)
     assert list(models) == ["a", "b"]
     assert len({path.name for path in models.values()}) == 2
-    export_all({"a": source}, dataclasses.replace(DEVICE, batch=2), tmp_path, step=lambda: None)
+    export_all({"a": source}, dataclasses.replace(SETTING, batch=2), tmp_path, step=lambda: None)
     assert len(made) == 3
 
 

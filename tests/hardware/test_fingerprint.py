@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from ofa.hardware import fingerprint as module
-from ofa.hardware import load_device
 from ofa.hardware.fingerprint import conditions, cpu_model, fingerprint
+from ofa.setting import REFERENCE, Setting
 
 
 def test_it_is_json_and_names_cpu_cores_and_versions():
-    data = fingerprint(load_device("cpu-1t"))
+    data = fingerprint(REFERENCE)
     json.dumps(data, allow_nan=False)
     assert data["cores"] >= 1
     assert data["runtime"]["onnxruntime"]
@@ -17,13 +16,12 @@ def test_it_is_json_and_names_cpu_cores_and_versions():
 
 
 def test_the_id_changes_with_settings_but_not_with_the_load(monkeypatch):
-    device = load_device("cpu-1t")
-    before = fingerprint(device)
+    before = fingerprint(REFERENCE)
     monkeypatch.setattr(module, "conditions", lambda: {"load": 99.0})
-    assert fingerprint(device)["id"] == before["id"]
-    assert fingerprint(dataclasses.replace(device, threads=2))["id"] != before["id"]
+    assert fingerprint(REFERENCE)["id"] == before["id"]
+    assert fingerprint(Setting(runtime="onnxruntime", threads=2))["id"] != before["id"]
     monkeypatch.setattr(module, "cpu_model", lambda: "Another CPU")
-    assert fingerprint(device)["id"] != before["id"]
+    assert fingerprint(REFERENCE)["id"] != before["id"]
 
 
 def test_cpu_model_from_cpuinfo(tmp_path):

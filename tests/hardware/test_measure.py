@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from torch import nn
 
-from ofa.hardware import load_device, measure
+from ofa.hardware import Device, load_device, measure
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import ModelError, ShapedModule
+from ofa.setting import Setting
 
 
 def test_one_row_per_model_in_the_given_order(tmp_path):
@@ -49,7 +48,7 @@ def test_it_waits_until_the_machine_is_cool(monkeypatch):
     monkeypatch.setattr(runner, "read_number", lambda path: next(readings))
     monkeypatch.setattr(runner.time, "sleep", slept.append)
     monkeypatch.setattr(runner, "conditions", dict)
-    device = dataclasses.replace(load_device("cpu-1t"), cool_below_c=60)
+    device = Device(name="warm", setting=Setting(runtime="onnxruntime", cool_below_c=60))
     model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
     measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
     assert slept == [1, 1]

@@ -187,8 +187,8 @@ def test_a_table_of_another_machine_is_not_completed(tmp_path, measured, monkeyp
     supernet = measured["supernet"] = FakeSupernet()
     call(tmp_path, supernet, resolutions=[12], num_fit=2, num_held_out=3)
     device = load_device("cpu-1t")
-    other = {**Local().fingerprint(device), "id": "other", "cpu": "Another CPU"}
-    monkeypatch.setattr(Local, "fingerprint", lambda host, device: other)
+    other = {**Local().fingerprint(device.setting), "id": "other", "cpu": "Another CPU"}
+    monkeypatch.setattr(Local, "fingerprint", lambda host, setting: other)
     with pytest.raises(
         module.AnotherMachineError, match=r"fake\.csv was measured elsewhere.*Another CPU here.*--fresh"
     ):

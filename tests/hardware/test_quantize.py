@@ -48,8 +48,8 @@ def test_symmetric_means_signed_around_zero_and_biases_in_floating_point(
 
 @pytest.mark.parametrize(("runtime", "is_symmetric"), [("onnxruntime", False), ("tensorrt", True), ("trtexec", True)])
 def test_a_device_is_timed_with_the_graph_that_it_gets(runtime: str, is_symmetric: bool) -> None:
-    from ofa.hardware.device import Device
+    from ofa.setting import Setting
 
-    device = Device(name="any", runtime=runtime, precision="int8")
-    model = onnx.load_from_string(export_model(nn.Conv2d(3, 4, 3).eval(), (3, 6, 6), device))
+    setting = Setting(runtime=runtime, precision="int8")
+    model = onnx.load_from_string(export_model(nn.Conv2d(3, 4, 3).eval(), (3, 6, 6), setting))
     assert ("uint8" not in {str(zero.dtype) for zero in quantizers(model).values()}) == is_symmetric

@@ -40,12 +40,13 @@ def target_of(device: Device) -> tuple[str, Target]:
     Raises:
         TargetError: If it runs nothing that is a file.
     """
+    setting = device.setting
     for name, make in TARGETS.items():
         target = make()
-        if device.runtime in target.runtimes and device.precision in target.precisions:
+        if setting.runtime in target.runtimes and setting.precision in target.precisions:
             return name, target
     runtimes = sorted({runtime for make in TARGETS.values() for runtime in make().runtimes})
     raise TargetError(
-        f"device {device.name} computes in {device.precision} on {device.runtime}, which runs no file that could be "
+        f"device {device.name} computes in {setting.precision} on {setting.runtime}, which runs no file that could be "
         f"deployed; export for a device of one of the runtimes {', '.join(runtimes)}"
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ofa.deploy.onnx_export import to_onnx
 from ofa.deploy.targets.target import Exported, Network
-from ofa.hardware.device import Device
 from ofa.hardware.onnx_export import DYNAMO_OPSET
+from ofa.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ class Onnx:
     files = ("model.onnx",)
     free_batch = True
 
-    def export(self, network: Network, device: Device) -> Exported:
+    def export(self, network: Network, setting: Setting) -> Exported:
         model = to_onnx(network.module, network.input_shape, batch=network.batch, dtype=network.dtype, opset=self.opset)
         return Exported(files={self.files[0]: model.SerializeToString(deterministic=True)}, reference=network.outputs)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa.deploy.onnx_export import to_onnx
-from ofa.deploy.parity import HERE, run_outputs
+from ofa.deploy.parity import run_outputs
 from ofa.deploy.sensitivity import find_float_nodes
 from ofa.deploy.targets.onnx import Onnx
 from ofa.deploy.targets.target import Exported, Images, Network, Outputs, Quantization
-from ofa.hardware.device import Device
 from ofa.hardware.onnx_export import DYNAMO_OPSET
 from ofa.hardware.quantize import QUANTIZED_OPERATORS, SYMMETRIC_RUNTIMES, activation_ranges, quantize_qdq
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntimeAsWritten
+from ofa.setting import REFERENCE, Setting
 
 NUM_RANKING_IMAGES = 32
 
@@ -35,7 +35,7 @@ class OnnxInt8:
     files = ("model.onnx",)
     free_batch = True
 
-    def export(self, network: Network, device: Device) -> Exported:
+    def export(self, network: Network, setting: Setting) -> Exported:
         accuracy = network.accuracy
         assert accuracy is not None
         model = to_onnx(network.module, network.input_shape, batch=network.batch, dtype=network.dtype, opset=self.opset)
@@ -45,14 +45,14 @@ class OnnxInt8:
 
         def quantize(float_nodes: Collection[str]) -> bytes:
             quantized = quantize_qdq(
-                model, ranges, float_nodes=float_nodes, symmetric=device.runtime in SYMMETRIC_RUNTIMES
+                model, ranges, float_nodes=float_nodes, symmetric=setting.runtime in SYMMETRIC_RUNTIMES
             )
             return quantized.SerializeToString(deterministic=True)
 
-        def outputs(model: bytes, images: Images, where: Device = HERE) -> Outputs:
-            return run_outputs(model, images, device=where, batch=network.batch)
+        def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
+            return run_outputs(model, images, setting=where, batch=network.batch)
 
-        runs_here = HERE if device.runtime == "trtexec" else device  # which takes seconds a call
+        runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
         plain = model.SerializeToString(deterministic=True)
         nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED_OPERATORS]
         reference = accuracy.worth(outputs(plain, accuracy.images))
@@ -85,6 +85,6 @@ class OnnxInt8:
         )
 
 
-def onnx_for(network: Network, device: Device, *, opset: int = DYNAMO_OPSET) -> Exported:
+def onnx_for(network: Network, setting: Setting, *, opset: int = DYNAMO_OPSET) -> Exported:
     """The network as ONNX in the device's precision, for targets that are made of it."""
-    return (OnnxInt8(opset) if device.precision == "int8" else Onnx(opset)).export(network, device)
+    return (OnnxInt8(opset) if setting.precision == "int8" else Onnx(opset)).export(network, setting)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ofa.deploy.targets.onnx_int8 import onnx_for
 from ofa.deploy.targets.target import Exported, Network
-from ofa.hardware.device import Device
 from ofa.hardware.runtimes.openvino import EXTRA
-from ofa.hardware.runtimes.session import require
+from ofa.optional import require
+from ofa.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class OpenVinoIr:
     files = ("model.xml", "model.bin")
     free_batch = True
 
-    def export(self, network: Network, device: Device) -> Exported:
+    def export(self, network: Network, setting: Setting) -> Exported:
         openvino = require("openvino", EXTRA)
         transformations = require("openvino._offline_transformations", EXTRA)
-        exported = onnx_for(network, device)
+        exported = onnx_for(network, setting)
         (model,) = exported.files.values()
         with tempfile.TemporaryDirectory() as folder:
             graph = openvino.Core().read_model(model)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ofa.errors import OfaError
-from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 INPUT, OUTPUT = "images", "logits"
 NUM_TOGETHER = 8
@@ -117,8 +117,8 @@ class Target(Protocol):
     @property
     def free_batch(self) -> bool: ...
 
-    def export(self, network: Network, device: Device) -> Exported:
-        """Make the files for a device.
+    def export(self, network: Network, setting: Setting) -> Exported:
+        """Make the files for a setting.
 
         Raises:
             NotInstalledError: If the exporter is not there.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ofa.deploy.targets.onnx_int8 import onnx_for
 from ofa.deploy.targets.target import Exported, Network
-from ofa.hardware.device import Device
 from ofa.hardware.runtimes.tensorrt import TensorRt
+from ofa.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class TensorRtEngine:
     files = ("model.engine", "model.onnx")
     free_batch = True
 
-    def export(self, network: Network, device: Device) -> Exported:
-        exported = onnx_for(network, device)
+    def export(self, network: Network, setting: Setting) -> Exported:
+        exported = onnx_for(network, setting)
         (model,) = exported.files.values()
-        engine = TensorRt().engine(model, device)
+        engine = TensorRt().engine(model, setting)
         return Exported(
             files={"model.engine": engine, "model.onnx": model},
             reference=exported.reference,

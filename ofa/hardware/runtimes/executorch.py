@@ -11,21 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    check_exists,
-    package_versions,
-    random_inputs,
-    require,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.optional import package_versions, require
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 EXTRA = "'ofa-toolkit[executorch]'"
@@ -39,15 +29,15 @@ class ExecuTorch:
     precisions: tuple[str, ...] = ("fp32",)
     on_cpu = True
 
-    def prepare(self, model: Model, device: Device) -> ExecuTorchSession:
+    def prepare(self, model: Model, setting: Setting) -> ExecuTorchSession:
         """Load the bytes or the path of a ``.pte`` program."""
         runtime = require("executorch.runtime", EXTRA)
         what = check_exists(model, "a .pte")
         # The threads are those of the process, and programs that are loaded hold on to them: made anew only if need be.
         threads = require("executorch.extension.pybindings.portable_lib", EXTRA)
         with _without_notes():
-            if threads._threadpool_get_thread_count() != device.threads:
-                threads._unsafe_reset_threadpool(device.threads)
+            if threads._threadpool_get_thread_count() != setting.threads:
+                threads._unsafe_reset_threadpool(setting.threads)
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         try:
             method = runtime.Runtime.get().load_program(data).load_method("forward")

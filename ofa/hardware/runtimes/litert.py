@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    check_exists,
-    package_versions,
-    random_inputs,
-    require,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.optional import package_versions, require
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 EXTRA = "'ofa-toolkit[litert]'"
@@ -34,13 +24,13 @@ class LiteRt:
     precisions: tuple[str, ...] = ("fp32",)
     on_cpu = True
 
-    def prepare(self, model: Model, device: Device) -> LiteRtSession:
+    def prepare(self, model: Model, setting: Setting) -> LiteRtSession:
         """Load the bytes or the path of a ``.tflite`` file."""
         interpreters = require("ai_edge_litert.interpreter", EXTRA)
         what = check_exists(model, "a .tflite")
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         try:
-            interpreter = interpreters.Interpreter(model_content=data, num_threads=device.threads)
+            interpreter = interpreters.Interpreter(model_content=data, num_threads=setting.threads)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{what} is not a valid LiteRT model ({error}); export it again") from None

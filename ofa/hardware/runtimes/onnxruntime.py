@@ -7,22 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    NotInstalledError,
-    check_exists,
-    package_versions,
-    random_inputs,
-    require,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.optional import NotInstalledError, package_versions, require
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 
@@ -35,12 +24,12 @@ class OnnxRuntime:
     extra = "onnxruntime"
     optimization = "ORT_ENABLE_ALL"
 
-    def prepare(self, model: Model, device: Device) -> OnnxSession:
+    def prepare(self, model: Model, setting: Setting) -> OnnxSession:
         """Load a model.
 
         Args:
             model: ONNX bytes, or the path of a file.
-            device: Says how many threads to use, and what a free batch dimension becomes.
+            setting: Says how many threads to use, and what a free batch dimension becomes.
 
         Raises:
             ModelError: If there is no such file, or if ONNX Runtime cannot load it.
@@ -49,7 +38,7 @@ class OnnxRuntime:
         errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = device.threads
+        options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.optimization)
         options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
@@ -64,7 +53,7 @@ class OnnxRuntime:
             raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
         except errors.NotImplemented as error:
             raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
-        return self._session(session, device.batch)
+        return self._session(session, setting.batch)
 
     def versions(self) -> dict[str, str]:
         return package_versions("onnxruntime", extra=self.extra)

@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    check_exists,
-    package_versions,
-    random_inputs,
-    require,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.optional import package_versions, require
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 EXTRA = "'ofa-toolkit[openvino]'"
@@ -34,7 +24,7 @@ class OpenVino:
     precisions: tuple[str, ...] = ("fp32", "int8")
     on_cpu = True
 
-    def prepare(self, model: Model, device: Device) -> OpenVinoSession:
+    def prepare(self, model: Model, setting: Setting) -> OpenVinoSession:
         """Load ONNX bytes, or an ONNX or OpenVINO IR file."""
         openvino = require("openvino", EXTRA)
         what = check_exists(model, "an ONNX or OpenVINO IR")
@@ -42,15 +32,15 @@ class OpenVino:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": device.threads,
+            "INFERENCE_NUM_THREADS": setting.threads,
             "INFERENCE_PRECISION_HINT": "f32",  # where the CPU has bfloat16 it would be the default
             "ENABLE_CPU_PINNING": False,  # the anchor is to run on the same core
         }
         try:
             network = core.read_model(model if isinstance(model, bytes) else str(model))
             if network.is_dynamic():
-                network.reshape({port: _with_batch(port.partial_shape, device.batch) for port in network.inputs})
-            return OpenVinoSession(core.compile_model(network, "CPU", settings), device.batch)
+                network.reshape({port: _with_batch(port.partial_shape, setting.batch) for port in network.inputs})
+            return OpenVinoSession(core.compile_model(network, "CPU", settings), setting.batch)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[-1]
             raise ModelError(f"{what} is not a valid model for OpenVINO ({first}); export it again") from None

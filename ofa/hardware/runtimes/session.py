@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ofa.errors import OfaError
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 Array = npt.NDArray[np.generic]
@@ -30,10 +27,6 @@ Format = Literal["onnx", "pte", "tflite", "module"]
 
 class ModelError(OfaError, ValueError):
     """A model cannot be read, or cannot be run as it is."""
-
-
-class NotInstalledError(OfaError, ValueError):
-    """Software that a device needs is not there."""
 
 
 class Session(Protocol):
@@ -66,7 +59,7 @@ class Runtime(Protocol):
     @property
     def on_cpu(self) -> bool: ...
 
-    def prepare(self, model: Model, device: Device) -> Session:
+    def prepare(self, model: Model, setting: Setting) -> Session:
         """Load a model.
 
         Raises:
@@ -123,29 +116,3 @@ def check_exists(model: Model, kind: str) -> str:
     if not Path(model).is_file():
         raise ModelError(f"no model {model}; give the path of {kind} file")
     return f"model {model}"
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import a runtime's module.
-
-    Raises:
-        NotInstalledError: If it is not installed; it names the extra of this package that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise NotInstalledError(
-            f"{module} cannot be imported ({error}); install it with: pip install {extra}"
-        ) from None
-
-
-def package_versions(*packages: str, extra: str) -> dict[str, str]:
-    """Versions of installed packages, the first of which must be there."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            if not found:
-                raise NotInstalledError(f"{package} is not installed; install it with: pip install {extra}") from None
-    return found

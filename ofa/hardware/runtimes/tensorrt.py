@@ -21,22 +21,12 @@ import numpy as np
 
 from ofa.errors import UsageError
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    NotInstalledError,
-    check_exists,
-    random_inputs,
-    require,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
 from ofa.hardware.timing import PERCENTILES, SystemClock, time_models
+from ofa.optional import NotInstalledError, require
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 EXTRA = "'ofa-toolkit[tensorrt]'"
@@ -65,12 +55,12 @@ class TensorRt:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     on_cpu = False
 
-    def prepare(self, model: Model, device: Device) -> TensorRtSession:
+    def prepare(self, model: Model, setting: Setting) -> TensorRtSession:
         """Build the engine of a model, or load it if this was done before.
 
         Args:
             model: ONNX bytes, or the path of a file, which may be an engine too: ``*.engine``.
-            device: Says what a free batch dimension becomes.
+            setting: Says what a free batch dimension becomes.
 
         Raises:
             ModelError: If there is no such file, if TensorRT cannot parse or build it, or if another size is free.
@@ -78,34 +68,34 @@ class TensorRt:
         """
         what, versions = check_exists(model, "an ONNX"), self.versions()
         if not isinstance(model, bytes) and Path(model).suffix == ENGINE_SUFFIX:
-            session = self._load(read_model(model), what, device.batch)
+            session = self._load(read_model(model), what, setting.batch)
             if session is None:
                 raise ModelError(
                     f"{what} was built for another GPU or version than {versions}; build it again from its ONNX file"
                 )
             return session
-        path = self._cached(model, device, versions)
+        path = self._cached(model, setting, versions)
         if path.is_file():
-            session = self._load(path.read_bytes(), what, device.batch)
+            session = self._load(path.read_bytes(), what, setting.batch)
             if session is not None:
                 return session
         timings = cache_file("timing", BUILD_FLAGS, versions)
         known = timings.read_bytes() if timings.is_file() else b""
-        engine, known = self._build(model, what, device.batch, known)
+        engine, known = self._build(model, what, setting.batch, known)
         write_atomic(timings, known)
         write_atomic(path, engine)
-        return self._built(engine, what, device.batch)
+        return self._built(engine, what, setting.batch)
 
-    def engine(self, model: Model, device: Device) -> bytes:
+    def engine(self, model: Model, setting: Setting) -> bytes:
         """The engine that :meth:`prepare` builds of a model, serialised; it raises the same."""
-        self.prepare(model, device)
-        return self._cached(model, device, self.versions()).read_bytes()
+        self.prepare(model, setting)
+        return self._cached(model, setting, self.versions()).read_bytes()
 
-    def _cached(self, model: Model, device: Device, versions: dict[str, str]) -> Path:
-        return cache_file("engine", read_model(model), device.batch, BUILD_FLAGS, versions)
+    def _cached(self, model: Model, setting: Setting, versions: dict[str, str]) -> Path:
+        return cache_file("engine", read_model(model), setting.batch, BUILD_FLAGS, versions)
 
     def build_spread_percent(
-        self, model: Model, device: Device, *, rng: np.random.Generator, num_builds: int = 3
+        self, model: Model, setting: Setting, *, rng: np.random.Generator, num_builds: int = 3
     ) -> float:
         """By how many percent the slowest of several independent builds is slower than the fastest one.
 
@@ -120,8 +110,8 @@ class TensorRt:
         self.versions()
         runs: dict[str, Run] = {}
         for number in range(num_builds):
-            engine, _ = self._build(model, what, device.batch, b"")
-            session = self._built(engine, what, device.batch)
+            engine, _ = self._build(model, what, setting.batch, b"")
+            session = self._built(engine, what, setting.batch)
             runs[str(number)] = session.prepared(session.random_inputs(rng))
         result = time_models(runs, anchor=runs["0"], rng=rng, clock=SystemClock(on_cpu=False))
         durations_ns = [

@@ -11,23 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    NotInstalledError,
-    package_versions,
-    random_inputs,
-    require,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, random_inputs
+from ofa.optional import NotInstalledError, package_versions, require
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -50,7 +40,7 @@ class TorchEager:
     on_cpu: bool = True
     accelerator = "cpu"
 
-    def prepare(self, model: Model, device: Device) -> TorchSession:
+    def prepare(self, model: Model, setting: Setting) -> TorchSession:
         """Take a module; it is left as it is, a copy of it is moved and converted.
 
         Raises:
@@ -58,15 +48,15 @@ class TorchEager:
         """
         if not isinstance(model, ShapedModule):
             raise ModelError(
-                f"device {device.name!r} runs torch modules, not files; choose a device of another runtime"
+                f"runtime {setting.runtime!r} runs torch modules, not files; choose a device of another runtime"
             )
         torch = require("torch", "torch")
         self._check(torch)
-        dtype = getattr(torch, DTYPES[device.precision])
+        dtype = getattr(torch, DTYPES[setting.precision])
         module = copy.deepcopy(model.module).eval().to(self.accelerator, dtype)
         module.to(memory_format=torch.channels_last)
-        shape = (device.batch, *model.input_shape[1:])
-        return TorchSession(self._callable(torch, module), shape, dtype, self.accelerator, device.threads)
+        shape = (setting.batch, *model.input_shape[1:])
+        return TorchSession(self._callable(torch, module), shape, dtype, self.accelerator, setting.threads)
 
     def versions(self) -> dict[str, str]:
         torch = require("torch", "torch")

@@ -25,21 +25,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import (
-    Array,
-    Arrays,
-    Format,
-    Input,
-    Model,
-    ModelError,
-    NotInstalledError,
-    check_exists,
-    random_inputs,
-)
+from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
 from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
+from ofa.optional import NotInstalledError
+from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.device import Device
     from ofa.hardware.timing import Run
 
 VARIABLE = "TRTEXEC"
@@ -78,12 +69,12 @@ class TrtExec:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     on_cpu = False
 
-    def prepare(self, model: Model, device: Device) -> TrtExecSession:
+    def prepare(self, model: Model, setting: Setting) -> TrtExecSession:
         """Build the engine of a model, unless this was done before.
 
         Args:
             model: ONNX bytes, or the path of a file.
-            device: Says what a free batch dimension becomes.
+            setting: Says what a free batch dimension becomes.
 
         Raises:
             ModelError: If there is no such file, if trtexec cannot build it, or if another size than the batch is free.
@@ -95,7 +86,7 @@ class TrtExec:
             inputs, outputs = graph_ends(data)
         except (ValueError, IndexError) as error:
             raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
-        shapes = _shapes(inputs, device.batch)
+        shapes = _shapes(inputs, setting.batch)
         versions, options = self.versions(), self._program.known(BUILD_OPTIONS)
         engine = cache_file("engine", data, shapes, options, versions)
         if not engine.is_file():
@@ -111,7 +102,7 @@ class TrtExec:
                     raise ModelError(
                         f"trtexec has built no engine of {what}, though it reports success; try it by hand"
                     )
-        return TrtExecSession(self._program, engine, what, inputs, outputs, device.batch)
+        return TrtExecSession(self._program, engine, what, inputs, outputs, setting.batch)
 
     def versions(self) -> dict[str, str]:
         return {"trtexec": self._program.version, **gpu_versions()}

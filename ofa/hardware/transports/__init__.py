@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ofa.config import registry
 from ofa.hardware.transports.adb import Adb
 from ofa.hardware.transports.host import Host, HostError
 from ofa.hardware.transports.local import Local
@@ -9,4 +10,4 @@ from ofa.hardware.transports.ssh import Ssh
 
 __all__ = ["HOSTS", "Adb", "Host", "HostError", "Local", "Ssh"]
 
-HOSTS: dict[str, type[Host]] = {"local": Local, "ssh": Ssh, "adb": Adb}
+HOSTS: dict[str, type[Host]] = registry(Host, {"local": Local, "ssh": Ssh, "adb": Adb})

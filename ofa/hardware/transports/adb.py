@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,9 +32,7 @@ from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import check_exists
 from ofa.hardware.timing import WARM_UP_SHARE, Block, SystemClock, TimingResult, time_models
 from ofa.hardware.transports.host import Host, HostError
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 MIN_WARM_UP_RUNS = 2
 MAX_RUNS = 1000  # in one block: the system's log holds some thousand lines
@@ -144,8 +142,8 @@ class Adb(Host):
         if not re.fullmatch("[0-9a-fA-F]*", self.cpu_mask):
             raise ConfigError(f"cpu_mask must be hexadecimal, such as 'f0', not {self.cpu_mask!r}")
 
-    def fingerprint(self, device: Device) -> dict[str, Any]:
-        _benchmark(device)
+    def fingerprint(self, setting: Setting) -> dict[str, Any]:
+        _benchmark(setting)
         phone = self._phone()
         program = self._push_program(phone)
         words = [f'echo "{name}=$(getprop {key})"' for name, key in PROPERTIES.items()]
@@ -162,10 +160,10 @@ class Adb(Host):
             "machine": found["machine"],
             "system": f"Android {found['android']}",
             "governor": found["governor"] or None,
-            "runtime": {"name": device.runtime, "program": found["program"].split(" ")[0][:12]},
-            "precision": device.precision,
-            "batch": device.batch,
-            "threads": device.threads,
+            "runtime": {"name": setting.runtime, "program": found["program"].split(" ")[0][:12]},
+            "precision": setting.precision,
+            "batch": setting.batch,
+            "threads": setting.threads,
             "model": found["model"],
             "board": found["board"],
             "build": found["build"],
@@ -178,20 +176,20 @@ class Adb(Host):
         self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
     ) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; this process starts each block."""
-        device = job.device
-        benchmark = _benchmark(device)
+        setting = job.setting
+        benchmark = _benchmark(setting)
         phone = self._phone()
         program = self._push_program(phone)
-        suffix = RUNTIMES[device.runtime]().format
+        suffix = RUNTIMES[setting.runtime]().format
         there = phone.hashes(f"{self.folder}/models")
 
         def burst(name: str, model: Model) -> AdbBurst:
             path = self._push_model(phone, name, model, suffix, there)
-            return AdbBurst(name, path, program, phone, benchmark, device.threads, self)
+            return AdbBurst(name, path, program, phone, benchmark, setting.threads, self)
 
         bursts = {name: burst(name, model) for name, model in job.models.items()}
         anchor = burst("anchor", job.anchor)
-        phone.cool_down(device.cool_below_c)
+        phone.cool_down(setting.cool_below_c)
         before = phone.conditions()
         result = time_models(
             bursts,
@@ -199,7 +197,7 @@ class Adb(Host):
             rng=job.rng,
             rounds=job.rounds,
             block_seconds=job.block_seconds,
-            clock=SystemClock(device.threads, on_cpu=False),
+            clock=SystemClock(setting.threads, on_cpu=False),
             done=done,
             on_block=on_block,
         )
@@ -449,13 +447,10 @@ def _adb(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProces
         return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds:.0f} s")
 
 
-def _benchmark(device: Device) -> Benchmark:
-    if device.runtime not in BENCHMARKS:
-        raise ConfigError(
-            f"runtime {device.runtime!r} of device {device.name!r} cannot be measured over adb; choices: "
-            f"{', '.join(BENCHMARKS)}"
-        )
-    return BENCHMARKS[device.runtime]()
+def _benchmark(setting: Setting) -> Benchmark:
+    if setting.runtime not in BENCHMARKS:
+        raise ConfigError(f"runtime {setting.runtime!r} cannot be measured over adb; choices: {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[setting.runtime]()
 
 
 def _last_line(output: str, token: str | None = None) -> str:

@@ -24,6 +24,8 @@ MODULES = (
     "hardware/runtimes/*.py",
     "hardware/timing.py",
     "hardware/transports/remote.py",
+    "optional.py",
+    "setting.py",
 )
 PACKAGES = ("", "hardware/", "hardware/transports/")
 """Those whose own ``__init__.py`` imports more than a small machine has, so that an empty one goes in its place."""

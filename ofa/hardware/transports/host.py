@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ofa.config import Named
 from ofa.errors import OfaError
 from ofa.hardware.runner import Job
 from ofa.hardware.timing import Block, TimingResult
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 
 class HostError(OfaError, OSError):
@@ -21,14 +19,8 @@ class HostError(OfaError, OSError):
 class Host(Named):
     """A machine that measures; its fields are what a device's YAML says of it."""
 
-    @classmethod
-    def known(cls) -> Mapping[str, type[Named]]:
-        from ofa.hardware.transports import HOSTS
-
-        return HOSTS
-
-    def fingerprint(self, device: Device) -> dict[str, Any]:
-        """On what machine and with what software this device is measured.
+    def fingerprint(self, setting: Setting) -> dict[str, Any]:
+        """On what machine and with what software is measured.
 
         Raises:
             NotInstalledError: If the runtime is not there.

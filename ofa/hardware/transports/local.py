@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ofa.hardware.fingerprint import fingerprint
 from ofa.hardware.runner import Job, time_on_device
 from ofa.hardware.timing import Block, TimingResult
 from ofa.hardware.transports.host import Host
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 
 @dataclass(frozen=True)
 class Local(Host):
     """Measured within this process."""
 
-    def fingerprint(self, device: Device) -> dict[str, Any]:
-        return fingerprint(device)
+    def fingerprint(self, setting: Setting) -> dict[str, Any]:
+        return fingerprint(setting)
 
     def time(
         self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None

@@ -19,9 +19,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from ofa.config import ConfigError
 from ofa.files import FORMAT, sha256_of_file
@@ -32,9 +32,7 @@ from ofa.hardware.timing import Block, TimingResult
 from ofa.hardware.transports.bundle import Bundle, build_bundle
 from ofa.hardware.transports.host import Host, HostError
 from ofa.hardware.transports.remote import CHUNK_BYTES, MARK, MAX_RESULT_BYTES
-
-if TYPE_CHECKING:
-    from ofa.hardware.device import Device
+from ofa.setting import Setting
 
 ALIVE_SECONDS = 5
 MAX_MISSED = 3  # answers to "are you there", one every ALIVE_SECONDS, before a connection counts as dead
@@ -143,10 +141,10 @@ class Ssh(Host):
             if not getattr(self, key):
                 raise ConfigError(f"{key} must not be empty")
 
-    def fingerprint(self, device: Device) -> dict[str, Any]:
+    def fingerprint(self, setting: Setting) -> dict[str, Any]:
         self._push({})
         name = f"fingerprint-{secrets.token_hex(8)}"
-        result = self._run(name, {"device": _settings(device)}, FINGERPRINT_SECONDS, lambda lines: None)
+        result = self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS, lambda lines: None)
         found: dict[str, Any] = result["fingerprint"]
         return found
 
@@ -157,15 +155,15 @@ class Ssh(Host):
 
         A job that this process left behind, by a crash or Ctrl-C, is taken up again.
         """
-        device, models, rounds = job.device, job.models, job.rounds
-        suffix = RUNTIMES[device.runtime]().format
+        models, rounds = job.models, job.rounds
+        suffix = RUNTIMES[job.setting.runtime]().format
         files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
         anchor_file = _File.of("anchor: ", job.anchor, suffix)
         blocks: dict[tuple[str, int], Block] = {
             (block.name, block.round): block for block in done if block.name in models and block.round < rounds
         }
         request = {
-            "device": _settings(device),
+            "setting": asdict(job.setting),
             "models": {name: f"../../{file.path}" for name, file in files.items()},
             "anchor": f"../../{anchor_file.path}",
             "rounds": rounds,
@@ -188,7 +186,7 @@ class Ssh(Host):
                 if on_block is not None:
                     on_block(block)
 
-        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep, device)
+        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep, job.setting)
         self._check_result(result, models, rounds, arrived, blocks)
         causes = Counter(result["causes"])
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
@@ -237,18 +235,18 @@ class Ssh(Host):
         job: Mapping[str, Any],
         seconds: float,
         keep: Callable[[Sequence[str]], None],
-        device: Device | None = None,
+        setting: Setting | None = None,
     ) -> dict[str, Any]:
         """Have a job done, and give its result.
 
         Args:
             keep: Takes each new line of its blocks.
-            device: If given, a result that was there already must be of this machine as it is now.
+            setting: If given, a result that was there already must be of this machine as it is now.
         """
         start = {"id": name, "job": job, "python": self.python}
         state = self._ask("start", start)["state"]
-        if state == "finished" and device is not None:
-            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(device)
+        if state == "finished" and setting is not None:
+            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(setting)
             if was.get("fingerprint", {}).get("id") != now["id"]:
                 self._ask("remove", {"id": name})
                 self._ask("start", start)
@@ -562,11 +560,6 @@ def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
                     stream.write(chunk)
     with contextlib.suppress(BrokenPipeError):
         stream.close()
-
-
-def _settings(device: Device) -> dict[str, Any]:
-    """What decides how a device measures; where it is does not."""
-    return {key: value for key, value in device.to_json().items() if key not in ("host", "description")}
 
 
 def _quoted(path: str) -> str:

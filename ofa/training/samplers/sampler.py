@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -62,12 +61,6 @@ class Sampler(Named):
 
     joint_backward = False
     """Whether one backward pass serves all draws of a step; otherwise each has its own, which needs less memory."""
-
-    @classmethod
-    def known(cls) -> Mapping[str, type[Named]]:
-        from ofa.training.samplers import SAMPLERS
-
-        return SAMPLERS
 
     def with_num_random(self, num_random: int) -> Sampler:
         """The same sampler with another number of random subnets, where it has one."""

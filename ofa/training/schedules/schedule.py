@@ -64,12 +64,6 @@ class Schedule(Named):
 
     decay: Literal["cosine", "exponential", "constant"] = "cosine"
 
-    @classmethod
-    def known(cls) -> Mapping[str, type[Named]]:
-        from ofa.training.schedules import SCHEDULES
-
-        return SCHEDULES
-
     def phases(self, space: SearchSpace) -> Sequence[Phase]:
         """The phases in their order."""
         raise NotImplementedError

@@ -10,27 +10,27 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.hardware import load_device
 from ofa.hardware.export import export_model
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 from ofa.hardware.timing import Burst
+from ofa.setting import Setting
 
 pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(params=sorted(RUNTIMES))
-def device(request):
+def setting(request):
     try:
         RUNTIMES[request.param]().versions()
     except NotInstalledError as error:
         pytest.skip(str(error))
-    return dataclasses.replace(load_device("cpu-2t"), runtime=request.param)
+    return Setting(runtime=request.param, threads=2)
 
 
 @pytest.fixture
-def runtime(device):
-    return RUNTIMES[device.runtime]()
+def runtime(setting):
+    return RUNTIMES[setting.runtime]()
 
 
 @pytest.fixture
@@ -61,15 +61,15 @@ def free_dimension(model, axis, element_type=onnx.TensorProto.FLOAT):
     return graph.SerializeToString()
 
 
-def test_it_computes_what_torch_does_from_bytes_and_from_a_file(runtime, device, module, tmp_path):
-    model = export_model(module, (3, 6, 6), device)
+def test_it_computes_what_torch_does_from_bytes_and_from_a_file(runtime, setting, module, tmp_path):
+    model = export_model(module, (3, 6, 6), setting)
     sources = [model]
     if isinstance(model, bytes):
         path = tmp_path / "model"
         path.write_bytes(model)
         sources += [path, str(path)]
     for source in sources:
-        session = runtime.prepare(source, device)
+        session = runtime.prepare(source, setting)
         inputs = session.random_inputs(np.random.default_rng(0))
         (images,) = inputs.values()
         with torch.no_grad():
@@ -78,8 +78,8 @@ def test_it_computes_what_torch_does_from_bytes_and_from_a_file(runtime, device,
             np.testing.assert_allclose(session.run(inputs)[0], expected, atol=1e-5)
 
 
-def test_what_is_prepared_runs_as_often_as_wanted(runtime, device, module):
-    session = runtime.prepare(export_model(module, (3, 6, 6), device), device)
+def test_what_is_prepared_runs_as_often_as_wanted(runtime, setting, module):
+    session = runtime.prepare(export_model(module, (3, 6, 6), setting), setting)
     inputs = session.random_inputs(np.random.default_rng(0))
     (expected,), run = session.run(inputs), session.prepared(inputs)
     for _ in range(3):
@@ -90,16 +90,16 @@ def test_what_is_prepared_runs_as_often_as_wanted(runtime, device, module):
     np.testing.assert_array_equal(session.run(inputs)[0], expected)
 
 
-def test_what_is_prepared_needs_nothing_but_itself(runtime, device, module, tmp_path):
+def test_what_is_prepared_needs_nothing_but_itself(runtime, setting, module, tmp_path):
     """Whoever measures many models keeps what runs, and neither sessions nor the bytes that they came from."""
-    model = export_model(module, (3, 8, 8), device)
+    model = export_model(module, (3, 8, 8), setting)
     runs = []
     for number in range(30):
         source = model
         if runtime.format != "module":
             source = tmp_path / f"{number}.{runtime.format}"
             source.write_bytes(model)
-        session = runtime.prepare(source, device)
+        session = runtime.prepare(source, setting)
         runs.append(session.prepared(session.random_inputs(np.random.default_rng(number))))
         del session
     rubbish = [bytes(len(model) if isinstance(model, bytes) else 1000) for _ in range(100)]
@@ -111,40 +111,40 @@ def test_what_is_prepared_needs_nothing_but_itself(runtime, device, module, tmp_
     assert len(rubbish) == 100
 
 
-def test_random_inputs_fill_the_batch_and_are_reproducible(runtime, device, module):
-    device = dataclasses.replace(device, batch=3)
-    session = runtime.prepare(export_model(module, (3, 6, 6), device), device)
+def test_random_inputs_fill_the_batch_and_are_reproducible(runtime, setting, module):
+    setting = dataclasses.replace(setting, batch=3)
+    session = runtime.prepare(export_model(module, (3, 6, 6), setting), setting)
     first, second = (next(iter(session.random_inputs(np.random.default_rng(0)).values())) for _ in range(2))
     assert first.shape == (3, 3, 6, 6)
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_free_batch_becomes_that_of_the_device(runtime, device, module, takes_onnx):
+def test_a_free_batch_becomes_that_of_the_setting(runtime, setting, module, takes_onnx):
     model = free_dimension(export_for_timing(module, (3, 6, 6)), 0)
-    session = runtime.prepare(model, dataclasses.replace(device, batch=3))
+    session = runtime.prepare(model, dataclasses.replace(setting, batch=3))
     assert session.random_inputs(np.random.default_rng(0))["input"].shape == (3, 3, 6, 6)
 
 
-def test_other_free_dimensions_are_refused(runtime, device, module, takes_onnx):
+def test_other_free_dimensions_are_refused(runtime, setting, module, takes_onnx):
     with pytest.raises(ModelError, match=r"'input' has free dimensions.*fixed size"):
-        session = runtime.prepare(free_dimension(export_for_timing(module, (3, 6, 6)), 2), device)
+        session = runtime.prepare(free_dimension(export_for_timing(module, (3, 6, 6)), 2), setting)
         session.random_inputs(np.random.default_rng(0))
 
 
-def test_what_is_not_a_model_is_refused(runtime, device, tmp_path, takes_files):
+def test_what_is_not_a_model_is_refused(runtime, setting, tmp_path, takes_files):
     path = tmp_path / "model.onnx"
     with pytest.raises(ModelError, match=r"no model .*model\.onnx"):
-        runtime.prepare(path, device)
+        runtime.prepare(path, setting)
     path.write_bytes(b"not a model")
     for source in (path, b"not a model"):
         with pytest.raises(ModelError, match="not a valid"):
-            runtime.prepare(source, device)
+            runtime.prepare(source, setting)
 
 
-def test_runtimes_of_modules_refuse_files(runtime, device):
+def test_runtimes_of_modules_refuse_files(runtime, setting):
     if runtime.format == "module":
-        with pytest.raises(ModelError, match="'cpu-2t' runs torch modules, not files"):
-            runtime.prepare(b"", device)
+        with pytest.raises(ModelError, match="runs torch modules, not files"):
+            runtime.prepare(b"", setting)
 
 
 def test_versions(runtime):

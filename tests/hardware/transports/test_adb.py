@@ -16,6 +16,7 @@ from ofa.hardware.timing import Block
 from ofa.hardware.transports import Adb, HostError
 from ofa.hardware.transports import adb as module
 from ofa.hardware.transports.adb import ExecutorRunner, PerfTest, find_serial
+from ofa.setting import Setting
 from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.phone import RECORDED, Phone
 
@@ -39,14 +40,19 @@ def device(request, phone):
 def make_device(phone, runtime, **settings):
     program = phone.executor_runner if runtime == "executorch" else phone.perf_test
     host = Adb(program=str(program), folder=str(phone.home / "phone's folder; touch pwned"), **settings)
-    return Device(name="phone", runtime=runtime, host=host)
+    return Device(name="phone", setting=Setting(runtime=runtime), host=host)
 
 
 def measure(device, models=MODELS, *, journal=None, on_block=None, rounds=2):
     job = Job(
-        models=models, device=device, anchor=ANCHOR, rng=np.random.default_rng(0), rounds=rounds, block_seconds=0.02
+        models=models,
+        setting=device.setting,
+        anchor=ANCHOR,
+        rng=np.random.default_rng(0),
+        rounds=rounds,
+        block_seconds=0.02,
     )
-    return time_with_journal(job, journal, on_block)
+    return time_with_journal(device.host, job, journal, on_block)
 
 
 def keys(blocks):
@@ -96,20 +102,20 @@ def test_blocks_that_the_journal_holds_are_not_measured(device, tmp_path):
 
 
 def test_the_fingerprint_tells_phones_and_programs_apart(device, phone):
-    first = device.host.fingerprint(device)
+    first = device.host.fingerprint(device.setting)
     assert first["cpu"].startswith("Tensor G3")
     assert (first["machine"], first["system"], first["model"]) == ("arm64-v8a", "Android 15", "Pixel 8")
     assert first["cores"] >= 1
     assert first["conditions"] == {"battery_percent": 84.0, "temperature_c": 32.6, "charging": True}
     (phone.home / "battery.txt").write_text("Can't find service: battery\n")
-    second = device.host.fingerprint(device)
+    second = device.host.fingerprint(device.setting)
     assert second["id"] == first["id"]
     assert set(second["conditions"].values()) == {None}
     masked = dataclasses.replace(device.host, cpu_mask="f0")
-    assert masked.fingerprint(device)["id"] != first["id"]
+    assert masked.fingerprint(device.setting)["id"] != first["id"]
     for program in (phone.executor_runner, phone.perf_test):
         program.write_text(program.read_text() + "# another build\n")
-    assert device.host.fingerprint(device)["runtime"] != first["runtime"]
+    assert device.host.fingerprint(device.setting)["runtime"] != first["runtime"]
 
 
 def test_it_can_run_on_some_cores_only(phone):
@@ -267,8 +273,6 @@ def test_settings_are_checked(phone):
         Adb(program="x", folder="/")
     with pytest.raises(ConfigError, match="cpu_mask must be hexadecimal, such as 'f0', not '0-3'"):
         Adb(program="x", cpu_mask="0-3")
-    device = Device(name="phone", runtime="openvino", host=Adb(program="x"))
-    with pytest.raises(
-        ConfigError, match="runtime 'openvino' of device 'phone' cannot be measured over adb; choices: ex"
-    ):
-        device.host.fingerprint(device)
+    device = Device(name="phone", setting=Setting(runtime="openvino"), host=Adb(program="x"))
+    with pytest.raises(ConfigError, match="runtime 'openvino' cannot be measured over adb; choices: ex"):
+        device.host.fingerprint(device.setting)

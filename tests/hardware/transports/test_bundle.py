@@ -79,12 +79,12 @@ def test_an_older_python_is_told_so(tmp_path):
     assert "ofa needs Python 3.10 or later, not 3.9.2; name another one as the host's `python`" in done.stderr
 
 
-@pytest.mark.parametrize("device", [{"runtime": "onnxruntime", "precision": "fp32", "batch": 1, "threads": 1}])
-def test_it_runs_a_job_without_this_package(tmp_path, device):
+@pytest.mark.parametrize("setting", [{"runtime": "onnxruntime", "precision": "fp32", "batch": 1, "threads": 1}])
+def test_it_runs_a_job_without_this_package(tmp_path, setting):
     path = write(build_bundle(), tmp_path)
     job = tmp_path / "jobs" / "one"
     job.mkdir(parents=True)
-    (job / "job.json").write_text(json.dumps({"device": device}))
+    (job / "job.json").write_text(json.dumps({"setting": setting}))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, str(path), str(tmp_path), "run", "one"]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)

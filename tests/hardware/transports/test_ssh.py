@@ -27,6 +27,7 @@ from ofa.hardware.runtimes import ModelError, NotInstalledError
 from ofa.hardware.timing import Block
 from ofa.hardware.transports import HostError, Local, Ssh, ssh
 from ofa.hardware.transports.bundle import build_bundle
+from ofa.setting import Setting
 from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.server import MISSING, SshServer, make_key
 
@@ -69,7 +70,7 @@ def host(server, tmp_path):
 
 @pytest.fixture
 def device(host):
-    return Device(name="board", runtime="onnxruntime", host=host)
+    return Device(name="board", setting=Setting(runtime="onnxruntime"), host=host)
 
 
 @pytest.fixture
@@ -104,8 +105,8 @@ def names(asked):
 
 def measure(device, models, anchor, *, journal=None, on_block=None, seed=0, **settings):
     rng = np.random.default_rng(seed)
-    job = Job(models=models, device=device, anchor=anchor, rng=rng, **{**QUICK, **settings})
-    return time_with_journal(job, journal, on_block)
+    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, **{**QUICK, **settings})
+    return time_with_journal(device.host, job, journal, on_block)
 
 
 def keys(blocks):
@@ -136,7 +137,7 @@ def test_it_gives_what_the_machine_itself_would(device, models, anchor, asked, t
 
 
 def test_the_fingerprint_is_that_of_the_machine(device, asked):
-    assert device.host.fingerprint(device)["id"] == Local().fingerprint(device)["id"]
+    assert device.host.fingerprint(device.setting)["id"] == Local().fingerprint(device.setting)["id"]
     assert os.listdir(Path(device.host.folder) / "jobs") == []
 
 
@@ -196,12 +197,13 @@ def test_a_job_outlives_the_process_that_asked_for_it(server, device, models, an
 from pathlib import Path
 import numpy as np
 from ofa.hardware.device import Device
+from ofa.setting import Setting
 from ofa.hardware.journal import Journal
 from ofa.hardware.runner import Job
 from ofa.hardware.transports import Ssh
-device = Device(name="board", runtime="onnxruntime", host=Ssh(**{settings!r}))
+device = Device(name="board", setting=Setting(runtime="onnxruntime"), host=Ssh(**{settings!r}))
 rng, anchor = np.random.default_rng(7), {str(tmp_path / "anchor.onnx")!r}
-job = Job(models={paths!r}, device=device, anchor=anchor, rng=rng, **{SLOW!r})
+job = Job(models={paths!r}, setting=device.setting, anchor=anchor, rng=rng, **{SLOW!r})
 device.host.time(job, on_block=Journal(Path({str(path)!r}), {{}}).append)
 """
     process = subprocess.Popen([sys.executable, "-c", script])
@@ -311,7 +313,7 @@ def test_no_name_reaches_a_shell(server, models, anchor, tmp_path, asked):
     nasty = f"""x y'z"$(touch {pwned}); touch {pwned} `touch {pwned}` \\ *"""
     folder = tmp_path / nasty
     host = Ssh(**server.settings, python=sys.executable, folder=str(folder))
-    device = Device(name=nasty, runtime="onnxruntime", host=host)
+    device = Device(name=nasty, setting=Setting(runtime="onnxruntime"), host=host)
     named = {f"{nasty} {name}": model for name, model in models.items()}
     result = measure(device, named, anchor)
     assert keys(result.blocks) == every_key(named, 2)
@@ -334,7 +336,7 @@ def test_an_unknown_host_key_is_refused(server, device, tmp_path):
     host = dataclasses.replace(device.host, config=str(config))
     message = rf"does not know the host key of .* run `ssh -p {server.port} .*@127.0.0.1` once by hand and compare"
     with pytest.raises(HostError, match=message):
-        host.fingerprint(device)
+        host.fingerprint(device.setting)
 
 
 def test_a_changed_host_key_is_refused(server, device, tmp_path):
@@ -343,25 +345,25 @@ def test_a_changed_host_key_is_refused(server, device, tmp_path):
     known.write_text(f"[127.0.0.1]:{server.port} {(tmp_path / 'other.pub').read_text()}")
     host = dataclasses.replace(device.host, config=str(server.write_config("config_changed", known)))
     with pytest.raises(HostError, match=r"is not the one that ssh knows; find out why before you remove the old one"):
-        host.fingerprint(device)
+        host.fingerprint(device.setting)
 
 
 def test_a_wrong_key_is_refused(device, tmp_path):
     host = dataclasses.replace(device.host, identity=str(make_key(tmp_path / "wrong")))
     with pytest.raises(HostError, match=r"does not let us in \(.*Permission denied.*name a key that it accepts"):
-        host.fingerprint(device)
+        host.fingerprint(device.setting)
 
 
 def test_a_machine_that_is_off_is_tried_a_few_times(device):
     host = dataclasses.replace(device.host, port=1, retries=1)
     with pytest.raises(HostError, match=r"while comparing files, after 2 tries: .*refused; see whether it is on"):
-        host.fingerprint(device)
+        host.fingerprint(device.setting)
 
 
 def test_a_missing_python_is_named(device):
     host = dataclasses.replace(device.host, python="/nowhere/python3")
     with pytest.raises(HostError, match=r"cannot start '/nowhere/python3' \(.*\); install Python there, or name it"):
-        host.fingerprint(device)
+        host.fingerprint(device.setting)
 
 
 def bare_python(folder, *packages):
@@ -380,14 +382,17 @@ def test_a_missing_runtime_is_told_by_the_machine(device, models, anchor, tmp_pa
     host = dataclasses.replace(device.host, python=bare_python(tmp_path, "numpy"))
     message = r"127.0.0.1: onnxruntime is not installed; install it with: pip install onnxruntime"
     with pytest.raises(NotInstalledError, match=message):
-        host.fingerprint(device)
+        host.fingerprint(device.setting)
     with pytest.raises(NotInstalledError, match=message):
         measure(dataclasses.replace(device, host=host), models, anchor)
 
 
 def test_a_missing_numpy_is_named(device, models, anchor, tmp_path):
     host = dataclasses.replace(device.host, python=bare_python(tmp_path))
-    for ask in (lambda: host.fingerprint(device), lambda: measure(dataclasses.replace(device, host=host), {}, anchor)):
+    for ask in (
+        lambda: host.fingerprint(device.setting),
+        lambda: measure(dataclasses.replace(device, host=host), {}, anchor),
+    ):
         with pytest.raises(HostError, match=r"has no numpy; install it there with: .*bare python -m pip install numpy"):
             ask()
 
@@ -430,7 +435,7 @@ def test_home_is_that_of_the_machine(server, models, anchor):
     name = f"~/.cache/ofa-test-{os.getpid()}"
     host = Ssh(**server.settings, python=sys.executable, folder=name)
     try:
-        measure(Device(name="board", runtime="onnxruntime", host=host), models, anchor)
+        measure(Device(name="board", setting=Setting(runtime="onnxruntime"), host=host), models, anchor)
         assert (Path(name).expanduser() / "models").is_dir()
     finally:
         shutil.rmtree(Path(name).expanduser(), ignore_errors=True)
