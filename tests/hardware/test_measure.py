@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ofa.hardware import load_device, measure
+from ofa.hardware import load_device, measure, runner
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import ModelError
 
@@ -43,8 +43,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_it_waits_until_the_machine_is_cool(monkeypatch):
-    from ofa.hardware import runner
-
     readings, slept = iter([61_000.0, 60_500.0, 59_000.0]), []
     monkeypatch.setattr(runner, "read_number", lambda path: next(readings))
     monkeypatch.setattr(runner.time, "sleep", slept.append)
@@ -53,3 +51,9 @@ def test_it_waits_until_the_machine_is_cool(monkeypatch):
     model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
     measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
     assert slept == [1, 1]
+
+
+def test_a_machine_without_a_thermometer_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "TEMPERATURE", tmp_path / "none")
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: pytest.fail("waits"))
+    runner._cool_down(60)
