@@ -317,7 +317,10 @@ def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], obj
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps what loading took, as much again as the weights."""
+    """Return freed memory to the system: glibc keeps what loading took, as much again as the weights.
+
+    Other libraries have no such function, and no such habit.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ofa.hardware import Device, load_device, measure
+from ofa.hardware import Device, load_device, measure, runner
 from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import ModelError, ShapedModule
 from ofa.setting import Setting
@@ -42,8 +42,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_it_waits_until_the_machine_is_cool(monkeypatch):
-    from ofa.hardware import runner
-
     readings, slept = iter([61_000.0, 60_500.0, 59_000.0]), []
     monkeypatch.setattr(runner, "read_number", lambda path: next(readings))
     monkeypatch.setattr(runner.time, "sleep", slept.append)
@@ -63,3 +61,9 @@ def test_modules_on_a_gpu(name, cuda):
     assert list(table.index) == ["large", "small"] and (table["latency_ms_p10"] > 0).all()
     assert table["latency_ms_p50"]["large"] > table["latency_ms_p50"]["small"]
     assert table.attrs["timing"]["num_blocks"] == 4
+
+
+def test_a_machine_without_a_thermometer_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "TEMPERATURE", tmp_path / "none")
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: pytest.fail("waits"))
+    runner._cool_down(60)
