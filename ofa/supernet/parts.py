@@ -335,7 +335,7 @@ class PartIndex:
 
 
 def _alive(steps: Sequence[Step]) -> list[Alive]:
-    """What is in memory during each step; :mod:`ofa.cost.memory_plan` says the same of an exported graph.
+    """What is in memory during each step; ``tests/cost/memory_plan.py`` says the same of an exported graph.
 
     An elementwise step writes over an operand that nobody needs any more. If only elementwise steps read its result, it
     writes nothing: they compute it.

@@ -48,7 +48,7 @@ def test_a_machine_that_tells_nothing_has_a_fingerprint_too(tmp_path, monkeypatc
     monkeypatch.setattr(module, "cpu_model", lambda: "Another CPU")
     monkeypatch.delattr(module.os, "sched_getaffinity", raising=False)
     monkeypatch.delattr(module.os, "getloadavg", raising=False)
-    data = fingerprint(load_device("cpu-1t"))
+    data = fingerprint(REFERENCE)
     assert data["cores"] == os.cpu_count()
     assert data["governor"] is None
     assert data["conditions"] == {"load": None, "clock_mhz": None, "temperature_c": None}
