@@ -31,7 +31,7 @@ def sort_channels(supernet: Supernet, *, images: Iterable[Tensor] | None = None)
     numbers = {number for dim in supernet.dims for number in dim.groups}
     orders: dict[tuple[str, int], list[tuple[Site, Tensor]]] = {}
     for number in sorted(numbers):
-        group = supernet.anatomy.groups.all[number]
+        group = supernet.analysis.groups.all[number]
         if group.is_ordered:
             continue
         order = importance(supernet.model, group, activations).argsort(descending=True, stable=True)

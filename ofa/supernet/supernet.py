@@ -13,11 +13,11 @@ from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.resolution import resize_images
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
-from ofa.supernet.anatomy import Anatomy
-from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.dims import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.parts import Part, PartIndex, Slot
-from ofa.supernet.structure import Stage
+from ofa.supernet.stages import Stage
 
 
 class Supernet(nn.Module):
@@ -42,15 +42,15 @@ class Supernet(nn.Module):
         space: SearchSpace,
         stages: Sequence[Stage],
         dims: Sequence[ElasticDim],
-        anatomy: Anatomy,
+        analysis: GraphAnalysis,
     ) -> None:
         super().__init__()
         self.model = model
         self.space = space
         self.stages = tuple(stages)
         self.dims = tuple(dims)
-        self.anatomy = anatomy
-        self._narrower = Narrower(model, {n: anatomy.groups.all[n] for dim in dims for n in dim.groups})
+        self.analysis = analysis
+        self._narrower = Narrower(model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups})
         self._largest = space.largest()
 
     def forward(self, images: Tensor, arch: Arch | Mapping[str, Value]) -> Tensor:
@@ -74,14 +74,8 @@ class Supernet(nn.Module):
             detach_buffers(subnet)
         return subnet
 
-    def _choice(self, arch: Mapping[str, Value]) -> Subnet:
-        subnet = Subnet()
-        for dim in self.dims:
-            dim.apply(arch, subnet)
-        return subnet
-
     def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
-        return build(self.model, self._narrower, self._choice(arch))
+        return build(self.model, self._narrower, Narrowing.of(self.dims, arch))
 
     def extract(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a module of its own: plain timm and torch layers, contiguous copies of the weights, eval mode.
@@ -103,7 +97,7 @@ class Supernet(nn.Module):
 
     @cached_property
     def _part_index(self) -> PartIndex:
-        return PartIndex(self.model, self.space, self.stages, self.dims, self.anatomy, self._narrower)
+        return PartIndex(self.model, self.space, self.stages, self.dims, self.analysis, self._narrower)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

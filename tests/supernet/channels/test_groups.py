@@ -22,7 +22,7 @@ from torch.nn import functional
 from ofa.nn.structure import own_tensors
 from ofa.supernet.channels import Trace, find_groups, trace
 from ofa.supernet.channels.groups import Groups, disagreement
-from ofa.supernet.dims import Subnet
+from ofa.supernet.dims import Narrowing
 from ofa.supernet.narrowing import Narrower
 from ofa.supernet.supernet import build
 
@@ -65,7 +65,7 @@ def told(groups: Groups) -> set[tuple[str, frozenset[str]]]:
 
 
 def narrowed(model: nn.Module, groups: Groups, units: Mapping[int, int]) -> Any:
-    return build(model, Narrower(model, {n: groups.all[n] for n in units}), Subnet(units=dict(units)))
+    return build(model, Narrower(model, {n: groups.all[n] for n in units}), Narrowing(units=dict(units)))
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from torch import nn
 from ofa.supernet.channels import ChannelGroup, Trace, find_groups, trace
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Labels
-from ofa.supernet.structure import Block, ancestors, common_ancestor, find_stages
+from ofa.supernet.stages import Block, ancestors, common_ancestor, find_stages
 
 
 @dataclass
-class Anatomy:
+class GraphAnalysis:
     """A model taken apart.
 
     Args:
@@ -38,7 +38,7 @@ class Anatomy:
     notes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, resolution: int) -> Anatomy:
+    def of(cls, model: nn.Module, resolution: int) -> GraphAnalysis:
         traced = trace(model, resolution)
         groups = find_groups(traced)
         found = find_stages(model, traced, groups.all)
