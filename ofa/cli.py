@@ -982,12 +982,12 @@ def open_supernet(name: str) -> tuple[Supernet, str]:
 def open_without_weights(name: str, overrides: Sequence[str]) -> Supernet:
     """The supernet of a run folder, preset or timm model, to be looked at only."""
     from ofa.config import apply_overrides
-    from ofa.supernet.choices import Choices
+    from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import create_without_weights
     from ofa.training import Run
 
     choices = apply_overrides({}, overrides)
-    Choices.from_mapping(choices)
+    check_choices(choices)
     if not (os.sep in name or Path(name).is_dir()):
         return create_without_weights(name, **choices)
     if choices:

@@ -100,6 +100,11 @@ class InputSpec:
         """The sizes that an architecture takes, by axis."""
         return {axis.name: int(arch[axis.name]) for axis in self.axes}
 
+    @property
+    def own(self) -> dict[str, int]:
+        """The sizes of the example."""
+        return {axis.name: self._size(*axis.places[0]) for axis in self.axes}
+
     def largest(self, space: SearchSpace) -> dict[str, int]:
         """The largest sizes in a space."""
         return {axis.name: int(max(space[axis.name].values)) for axis in self.axes}

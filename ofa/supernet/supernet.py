@@ -11,15 +11,15 @@ import numpy.typing as npt
 from torch import nn
 
 from ofa.errors import UsageError
-from ofa.inputs import Inputs, InputSpec
+from ofa.inputs import Inputs
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
-from ofa.supernet.anatomy import Anatomy
-from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.dims import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.parts import Part, PartIndex, Slot
-from ofa.supernet.structure import Stage
+from ofa.supernet.stages import Stage
 
 
 class Supernet(nn.Module):
@@ -31,7 +31,7 @@ class Supernet(nn.Module):
     state outlives a call. (Published code keeps the active choice in attributes of the layers.)
 
     Shape:
-        - images: ``(N, C, H, W)``, resized to ``(N, C, r, r)`` if ``arch["resolution"]`` is another ``r``
+        - images: ``(N, C, H, W)``, resized to height ``r`` if ``arch["resolution"]`` is another ``r``
         - output: ``(N, num_classes)``
 
     In training mode only the largest subnet updates the running statistics of batch normalisation, so that they stay
@@ -44,17 +44,17 @@ class Supernet(nn.Module):
         space: SearchSpace,
         stages: Sequence[Stage],
         dims: Sequence[ElasticDim],
-        anatomy: Anatomy,
+        analysis: GraphAnalysis,
     ) -> None:
         super().__init__()
         self.model = model
         self.space = space
         self.stages = tuple(stages)
         self.dims = tuple(dims)
-        self.anatomy = anatomy
-        self._narrower = Narrower(model, {n: anatomy.groups.all[n] for dim in dims for n in dim.groups})
+        self.analysis = analysis
+        self._narrower = Narrower(model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups})
         self._largest = space.largest()
-        self.inputs = InputSpec.images(int(getattr(model, "in_chans", 3)), anatomy.resolution)
+        self.inputs = analysis.inputs
 
     def forward(self, *inputs: Any, arch: Arch | Mapping[str, Value] | None = None, **named_inputs: Any) -> Any:
         """Outputs of one subnet for inputs that are brought to its sizes.
@@ -90,14 +90,8 @@ class Supernet(nn.Module):
             detach_buffers(subnet)
         return subnet
 
-    def _choice(self, arch: Mapping[str, Value]) -> Subnet:
-        subnet = Subnet()
-        for dim in self.dims:
-            dim.apply(arch, subnet)
-        return subnet
-
     def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
-        return build(self.model, self._narrower, self._choice(arch))
+        return build(self.model, self._narrower, Narrowing.of(self.dims, arch))
 
     def extract(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a module of its own: plain timm and torch layers, contiguous copies of the weights, eval mode.
@@ -119,7 +113,7 @@ class Supernet(nn.Module):
 
     @cached_property
     def _part_index(self) -> PartIndex:
-        return PartIndex(self.model, self.space, self.stages, self.dims, self.anatomy, self._narrower)
+        return PartIndex(self.model, self.space, self.stages, self.dims, self.analysis, self._narrower)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -225,7 +225,7 @@ class _Trainer:
             self.data, epoch=0, batch_size=batch_size, seed=self.config.seed, device="cpu"
         )
         few = (inputs for inputs, _ in itertools.islice(batches, max(1, 512 // batch_size)))
-        sort_channels(supernet, images=few if how == "activations" else None)
+        sort_channels(supernet, inputs=few if how == "activations" else None)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def test_code_with_fixed_sizes_stays_whole_and_says_so() -> None:
     with torch.device("meta"):
         supernet = elasticize(timm.create_model("beit_base_patch16_224"))
     assert {dim.kind for dim in supernet.dims} == {"depth", "mlp_ratio"}
-    reasons = {name: reason for name, reason in supernet.anatomy.notes.items() if name.endswith("heads")}
+    reasons = {name: reason for name, reason in supernet.analysis.notes.items() if name.endswith("heads")}
     assert len(reasons) == 12
     assert all(
         reason.startswith("its code computes with fixed sizes: shape '[1, 197, 768]'") for reason in reasons.values()

@@ -66,7 +66,7 @@ def test_activations_find_channels_that_are_silent(supernet: Supernet) -> None:
     images = make_images(supernet, narrow)
     expected = supernet(images, space.largest())
     hooks = sum(len(module._forward_pre_hooks) for module in supernet.model.modules())
-    sort_channels(supernet, images=[images])
+    sort_channels(supernet, inputs=[images])
     torch.testing.assert_close(supernet(images, narrow), expected, atol=1e-5, rtol=1e-5)
     assert sum(len(module._forward_pre_hooks) for module in supernet.model.modules()) == hooks
 
@@ -98,8 +98,8 @@ def test_the_order_does_not_depend_on_the_device(
     images = make_images(supernet, largest)
     expected = supernet(images, largest)
     there = copy.deepcopy(supernet).to(torch_device)
-    sort_channels(supernet, images=[images] if by_activations else None)
-    sort_channels(there, images=[images.to(torch_device)] if by_activations else None)
+    sort_channels(supernet, inputs=[images] if by_activations else None)
+    sort_channels(there, inputs=[images.to(torch_device)] if by_activations else None)
     torch.testing.assert_close(there(images.to(torch_device), largest).cpu(), expected, atol=1e-4, rtol=1e-4)
     names = [name for name, _ in supernet.named_parameters()]
     # Units of all but equal importance may change places.

@@ -91,7 +91,7 @@ def test_every_note_is_told_once_with_its_place() -> None:
     supernet = create_without_weights("mobilenetv3_large_100")
     inspection = inspect(supernet)
     told = [name for entry in inspection.not_elastic for name in entry.names]
-    assert sorted(told) == sorted(supernet.anatomy.notes)
+    assert sorted(told) == sorted(supernet.analysis.notes)
     kernels = {entry.reason: entry.where for entry in inspection.not_elastic if entry.kind == "kernel"}
     # Howard et al., arXiv:1905.02244, table 1: 5×5 kernels in the rows of 40 and 160 channels only.
     assert kernels["3×3 is the smallest kernel"] == "stage0-1,3-4"
