@@ -57,14 +57,14 @@ def elasticize(
         coupled: Kinds of dims, such as ``expand``, that follow the depth of their stage instead of being chosen: a
             deeper stage is a wider one (CompOFA, arXiv:2104.12642).
         kernel_transforms: Learn a matrix per step to a smaller kernel (Once-for-All, sec. 3.3), not only crop.
-        choices: ``depth``, ``kernel``, ``expand``, ``mlp_ratio``, ``heads``, ``width``: lists of values or shares
-            (``"75%"``), or mappings from stages to lists, see :class:`~ofa.supernet.choices.Choices`. Each of
-            :data:`~ofa.supernet.dims.DIM_KINDS` has a sensible default, which ``None`` stands for too.
+        choices: By kind of dim (``depth``, ``expand``: see :data:`~ofa.supernet.dims.DIM_KINDS`) a list of values or
+            shares (``"75%"``), or a mapping from stages to lists, see :class:`~ofa.supernet.choices.Choices`. ``None``
+            is the kind's default.
 
     Returns:
         A supernet whose dims are ``resolution`` and, for stage ``i`` and block ``j`` (counted from 0 as in timm's
-        module names), ``stage{i}.width``, ``stage{i}.depth``, ``stage{i}.block{j}.kernel``, ``.expand``, ``.mlp_ratio``
-        and ``.heads``. What cannot vary has no dim.
+        module names), such as ``stage{i}.width``, ``stage{i}.depth`` and ``stage{i}.block{j}.kernel``. What cannot vary
+        has no dim.
 
     Raises:
         NothingElasticError: If nothing can vary; it names the block types found.

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml, to_plain
+from ofa.config import ConfigError, apply_overrides, from_mapping, keys_of, read_yaml, to_plain
 from ofa.data import DataConfig
 from ofa.errors import unknown_name_message
+from ofa.supernet.dims import DIM_KINDS
 from ofa.tasks import LOSSES, Classification, Task
 from ofa.training.strategy import Strategy
 
@@ -19,7 +20,6 @@ RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
 Values = dict[str, Any] | tuple[int | float | str, ...] | None
-CHOICES = ("depth", "kernel", "expand", "mlp_ratio", "heads", "width", "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,10 @@ class ModelConfig:
             is left out.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
             ``activations`` on 512 training images.
-        depth, kernel, expand, mlp_ratio, heads, width, resolution: Lists of values or shares (``"75%"``), or mappings
-            from stages to lists; see :class:`~ofa.supernet.choices.Choices`.
+        dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
+            lists of values or shares (``"75%"``), or mappings from stages to lists; see
+            :class:`~ofa.supernet.choices.Choices`.
+        resolution: A list of values or shares.
         divisor: Channels are rounded to multiples of it.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
         drop_rate, drop_path_rate: Dropout before the classifier and stochastic depth, of the largest subnet only (see
@@ -47,12 +49,7 @@ class ModelConfig:
     weights: str | None = None
     sort_channels: Literal["none", "l1", "activations"] = "none"
     kernel_transforms: bool = False
-    depth: Values = None
-    kernel: Values = None
-    expand: Values = None
-    mlp_ratio: Values = None
-    heads: Values = None
-    width: Values = None
+    dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
     resolution: tuple[int | str, ...] | None = None
     divisor: int = 8
     coupled: tuple[str, ...] = ()
@@ -67,8 +64,10 @@ class ModelConfig:
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
-        given = {name: getattr(self, name) for name in CHOICES}
-        return {name: value for name, value in given.items() if value is not None} | {
+        resolution = {} if self.resolution is None else {"resolution": self.resolution}
+        return {
+            **self.dims,
+            **resolution,
             "kernel_transforms": self.kernel_transforms,
             "divisor": self.divisor,
             "coupled": self.coupled,

@@ -20,7 +20,7 @@ from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
 from ofa.tasks import Task, TaskData
-from ofa.training.recipe import CHOICES, ModelConfig, Recipe
+from ofa.training.recipe import ModelConfig, Recipe
 
 REMEDY = "train it with `ofa train`, or name another run folder"
 VERSIONS_OF = ("ofa-toolkit", "torch", "timm", "numpy", "onnx", "onnxruntime")
@@ -120,7 +120,7 @@ class Run:
     def space_name(self) -> str:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
-        if model.divisor == 8 and not model.coupled and all(getattr(model, name) is None for name in CHOICES):
+        if model.divisor == 8 and not model.coupled and not model.dims and model.resolution is None:
             return model.name
         return f"{model.name}-{self.space.fingerprint[:6]}"
 

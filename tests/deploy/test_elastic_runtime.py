@@ -21,6 +21,7 @@ import safetensors.numpy
 import torch
 from torch import nn
 
+from ofa.config import from_mapping
 from ofa.data import DataConfig, ImageData, load_data
 from ofa.deploy import elastic_graph
 from ofa.deploy.controller import LatencyController
@@ -604,7 +605,7 @@ def test_every_family_shares_its_weights(name: str, size: int, choices: dict[str
     resolution = size if size in space["resolution"].values else space["resolution"].values[0]
     archs = [space.arch({**arch, "resolution": resolution}) for arch in (space.smallest(), space.sample(rng))]
     archs.append(space.arch({**space.largest(), "resolution": resolution}))
-    model = ModelConfig(name=name, **choices)  # type: ignore[arg-type]
+    model = from_mapping(ModelConfig, {"name": name, **choices}, where="test")
     info = write_elastic(evaluator, archs, tmp_path / "elastic", rng=rng, model=model, options=QUICK)
     stored = sum(entry["bytes"] for entry in info.files.values())
     separate = sum(4 * sum(p.numel() for p in evaluator.supernet.extract(arch).parameters()) for arch in archs)

@@ -64,6 +64,14 @@ def test_bad_choices(choices: dict[str, object], message: str) -> None:
         elasticize(timm.create_model("mobilenetv3_small_050"), **choices)  # type: ignore[arg-type]
 
 
+def test_misspelt_arguments_name_the_nearest() -> None:
+    model = timm.create_model("mobilenetv3_small_050")
+    with pytest.raises(SpaceError, match="unknown elastic choice 'divizor'; did you mean 'divisor'"):
+        elasticize(model, divizor=4)  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="unknown elastic choice 'num_clases'; did you mean 'num_classes'"):
+        create_supernet("mobilenetv3_small_050", num_clases=4)
+
+
 class Lonely(nn.Module):
     """Nothing here repeats, and nothing stays inside."""
 

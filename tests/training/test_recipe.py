@@ -56,7 +56,7 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
     assert recipe.model.name == "mobilenetv2_050"
     assert recipe.train.epochs == 5
     assert recipe.train.learning_rate == 0.01
-    assert recipe.model.kernel == (3, 5)
+    assert recipe.model.dims == {"kernel": (3, 5)}
     assert recipe.data.limit == 100
     assert recipe.train.batch_size == TrainConfig().batch_size
 
