@@ -24,9 +24,9 @@ def sort_channels(supernet: Supernet, *, inputs: Iterable[Any] | None = None) ->
 
     Args:
         inputs: Batches of what the supernet takes. Without them, a unit's importance is the L1 norm of the weights that
-            read it (Once-for-All, arXiv:1908.09791, sec. 3.3); with them, the norm of each channel's weights times the mean
-            absolute value of the channel (Wanda, arXiv:2306.11695, eq. 1, with L1 norms). Norms are divided by their
-            mean over the layer, so that each of several layers that read a stream counts the same.
+            read it (Once-for-All, arXiv:1908.09791, sec. 3.3); with them, the norm of each channel's weights times the
+            mean absolute value of the channel (Wanda, arXiv:2306.11695, eq. 1, with L1 norms). Norms are divided by
+            their mean over the layer, so that each of several layers that read a stream counts the same.
     """
     activations = _mean_absolute_inputs(supernet, inputs) if inputs is not None else {}
     numbers = {number for dim in supernet.dims for number in dim.groups}
