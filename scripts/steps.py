@@ -58,8 +58,8 @@ def calibration_times(
 ) -> dict[str, float]:
     """Time of BN calibration and of a plain forward pass over the same batches, in pairs of random order."""
     batches = evaluator.batches("calibration", arch)
-    images = [images for images, _ in itertools.islice(batches, max(1, num_images // CALIBRATION_BATCH))]
-    module: nn.Module = evaluator.supernet.extract(arch).to(memory_format=torch.channels_last)
+    images = [inputs.tensors[0] for inputs, _ in itertools.islice(batches, max(1, num_images // CALIBRATION_BATCH))]
+    module = channels_last(evaluator.supernet.extract(arch))
 
     @torch.inference_mode()
     def forward() -> None:
@@ -121,7 +121,7 @@ class Steps:
     def __init__(self, settings: StepSettings) -> None:
         self.settings = settings
         shape = (settings.batch_size, 3, settings.resolution, settings.resolution)
-        self.images = torch.randn(shape, device=settings.device).to(memory_format=torch.channels_last)
+        self.images = channels_last(torch.randn(shape, device=settings.device))
         self.labels = torch.randint(10, (settings.batch_size,), device=settings.device)
         self.loss = SoftLabels()
 

@@ -260,7 +260,7 @@ def test_keys_that_a_registry_names() -> None:
     assert to_plain(paint) == {"name": "mine", "red": None, "green": 1.0, "is_dry": True}
     assert list(to_plain(paint)) == ["name", "red", "green", "is_dry"]
     assert from_mapping(Paint, to_plain(paint), where="p") == paint
-    with pytest.raises(ConfigError, match="'gren'; did you mean 'green'[?] known: name, red, green, is_dry"):
+    with pytest.raises(ConfigError, match=r"'gren'; did you mean 'green'[?] known: name, red, green, is_dry"):
         from_mapping(Paint, {"name": "mine", "gren": 1}, where="p")
     with pytest.raises(ConfigError, match="p: red must be a number, not 'much'"):
         from_mapping(Paint, {"name": "mine", "red": "much"}, where="p")
