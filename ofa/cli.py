@@ -515,8 +515,8 @@ def _search_mixed(
     **settings: Any,
 ) -> None:
     import ofa.cost
-    from ofa.deploy.mixed_search import search_mixed
     from ofa.hardware import load_device
+    from ofa.precision.mixed_search import search_mixed
     from ofa.training import Run
 
     if per not in ("network", "block"):
@@ -718,7 +718,7 @@ def elastic(
 
     import ofa.deploy
     import ofa.hardware
-    from ofa.deploy.export import Walk
+    from ofa.deploy.walk_down import Walk
     from ofa.training import Run
 
     opened = Run.open(run)
@@ -1037,7 +1037,7 @@ def measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arc
     import numpy as np
 
     from ofa.hardware import measure
-    from ofa.hardware.export import export_model
+    from ofa.hardware.timed_models import export_model
 
     models = {
         str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)

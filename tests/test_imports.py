@@ -24,9 +24,11 @@ ALLOWED: dict[str, set[str]] = {
     "data": set(),
     "training": {"nn", "supernet", "data", "cost"},
     "cost": set(),
-    "hardware": {"cost"},
+    "formats": {"nn"},
+    "hardware": {"cost", "formats"},
     "search": {"cost", "hardware"},
-    "deploy": {"nn", "supernet", "data", "training", "cost", "hardware", "search"},
+    "precision": {"supernet", "training", "cost", "formats", "hardware", "search"},
+    "deploy": {"nn", "supernet", "data", "training", "cost", "formats", "hardware", "search"},
     "report": {"nn", "supernet", "data", "training", "cost", "hardware", "search", "deploy"},
 }
 ROOMS = {*ALLOWED, *BASE}

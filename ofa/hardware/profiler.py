@@ -22,12 +22,12 @@ from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
-from ofa.hardware.export import Source, anchor_model, empty_model, export_all
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import Progress
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
-from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
+from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.space import Arch, Population, SearchSpace
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _time(job: Job, device: Device, journal: Journal, progress: Progress | None)
     done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
     step = _counter(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}")
 
-    def keep(block: Block) -> None:
+    def keep(block: TimedBlock) -> None:
         journal.append(block)
         step()
 

@@ -9,7 +9,7 @@ import pytest
 from ofa.cost import LatencyTable, MissingLatencyError, RefusedTableError
 from ofa.hardware import load_device, profile
 from ofa.hardware import profiler as module
-from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports import Local
 from ofa.space import Arch, Dim, SpaceError
 
@@ -49,7 +49,7 @@ def measured(monkeypatch):
                 if settings["fail_after"] is not None and len(log) >= settings["fail_after"]:
                     raise KeyboardInterrupt
                 ns = round(latency_ms(settings["supernet"], name) * 1e6 * (1 + settings["per_round"] * (number % 2)))
-                blocks.append(Block(name, number, (ns,) * 5))
+                blocks.append(TimedBlock(name, number, (ns,) * 5))
                 log.append((name, number))
                 on_block(blocks[-1])
         return TimingResult(blocks=blocks)
