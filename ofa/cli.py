@@ -204,6 +204,9 @@ def profile(
     force: Annotated[
         bool, typer.Option("--force", help="Keep a table even if measurements do not repeat well.")
     ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Measure energy too, where this machine has a counter that can be read.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
@@ -238,6 +241,7 @@ def profile(
             num_resolutions=num_resolutions,
             fresh=fresh,
             force=force,
+            energy=energy,
             progress=progress,
         )
     held_out = table.held_out
@@ -446,6 +450,7 @@ def _search(
 ) -> dict[str, SearchResult]:
     import ofa.cost
     import ofa.hardware
+    from ofa.cost.energy import ENERGY, energy_mj
     from ofa.search import Constraint
     from ofa.search.evaluation_cache import Accuracies, EvaluationCache
     from ofa.search.run import Target, run_search
@@ -467,6 +472,10 @@ def _search(
         "model_bytes": ofa.cost.model_bytes(supernet),
         "peak_activation_bytes": ofa.cost.peak_activation_bytes(supernet),
     }
+    if any(text.startswith(f"{ENERGY}=") for text in limits):
+        if len(latency_tables) > 1:
+            raise UsageError(f"{ENERGY} is of one device; search for one --device at a time")
+        costs[ENERGY] = limited[ENERGY] = energy_mj(latency_tables[0])
     constraints = []
     for text in limits:
         name, _, value = text.partition("=")

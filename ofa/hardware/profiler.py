@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import shutil
@@ -16,14 +17,16 @@ import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable, macs
 from ofa.cost.correction import Correction, fit_correction
+from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
-from ofa.cost.latency_table import SlotLike
+from ofa.cost.latency_table import ENERGY, SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import Progress
+from ofa.hardware.model_energies import counter_for, measure_energies
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
@@ -82,6 +85,7 @@ def profile(
     block_seconds: float = 0.01,
     fresh: bool = False,
     force: bool = False,
+    energy: bool = False,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Measure a latency table and write it to ``csv_path`` and the ``.json`` beside it.
@@ -104,6 +108,8 @@ def profile(
         rounds: Blocks of each model.
         fresh: Measure everything, whatever is there.
         force: Do not mark the table as refused, however badly it repeats.
+        energy: Measure the energy of parts and subnets too, in as many rounds; a table that is there without energies
+            is measured anew.
         progress: Called with steps done, steps in all, and what is being done.
 
     Returns:
@@ -114,6 +120,7 @@ def profile(
         ValueError: If ``num_fit`` or ``num_held_out`` is too small, or greater than the space; if the table that is
             there is of another space.
         AnotherMachineError: If it has another fingerprint.
+        EnergyError: If no energy counter can be read, before anything is measured.
         ModelError, NotInstalledError, HostError: See :meth:`ofa.hardware.transports.Host.time`.
     """
     if num_fit < 0 or num_held_out < 2:
@@ -121,6 +128,9 @@ def profile(
     csv_path, space = Path(csv_path), supernet.space
     machine = device.host.fingerprint(device.setting)
     known = None if fresh else _read_known(csv_path, space, machine, device)
+    if known is not None and energy != (ENERGY in known.entries):
+        energy, known = True, None if energy else known
+    counter = counter_for(device) if energy else None
     measured_resolutions = [int(value) for value in resolutions or space["resolution"].values]
     if num_resolutions is not None:
         measured_resolutions = spread_resolutions(space, num_resolutions)
@@ -146,6 +156,21 @@ def profile(
                 break
 
     latencies = result.latencies_ms(models).set_index("name", drop=False)
+    energies_mj = pd.DataFrame()
+    if counter is not None:
+        with contextlib.closing(counter):
+            energies_mj = pd.DataFrame(
+                measure_energies(
+                    models,
+                    device,
+                    counter,
+                    rng=rng,
+                    rounds=rounds,
+                    path=workspace / f"energies-{machine['id']}.jsonl",
+                    step=_counter(progress, len(models) * rounds, f"measuring energy on {device.name}"),
+                )
+            )
+        latencies[ENERGY] = energies_mj.median().round(6)
     p10_ms = latencies["latency_ms_p10"]
     entries = _entries(latencies.loc[missing], fields, device)
     if known is not None:
@@ -175,10 +200,35 @@ def profile(
     )
     measured_ms = p10_ms[list(archs)].to_numpy()
     table = _corrected(table, population, measured_ms, num_fit, macs(supernet))
+    if counter is not None:
+        table = _with_energy(table, population, energies_mj, list(archs), num_fit, counter.name)
     table.save(csv_path)
     _write_subnets(csv_path, archs, latencies.loc[list(archs)], num_fit)
     shutil.rmtree(workspace)
     return table
+
+
+def _with_energy(
+    table: LatencyTable,
+    population: Population,
+    energies_mj: pd.DataFrame,
+    archs: Sequence[str],
+    num_fit: int,
+    counter: str,
+) -> LatencyTable:
+    """The table with what predicts the energy of subnets, and how well that repeats and predicts."""
+    even, odd = (energies_mj.iloc[first::2].median() for first in (0, 1))
+    differences = (even - odd).abs() / ((even + odd) / 2) * 100
+    facts = {"counter": counter, "repeatability_percent": float(differences[list(archs)].mean())}
+    measured_mj = energies_mj.median()
+    return with_energy(
+        table,
+        measured_mj[list(archs)].to_numpy(),
+        population,
+        num_fit=num_fit,
+        call_mj=float(measured_mj[CALL]),
+        facts=facts,
+    )
 
 
 def _read_known(csv_path: Path, space: SearchSpace, machine: Mapping[str, Any], device: Device) -> LatencyTable | None:
