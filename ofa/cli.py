@@ -205,6 +205,9 @@ def profile(
     force: Annotated[
         bool, typer.Option("--force", help="Keep a table even if measurements do not repeat well.")
     ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Measure energy too, where this machine has a counter that can be read.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
@@ -239,6 +242,7 @@ def profile(
             num_resolutions=num_resolutions,
             fresh=fresh,
             force=force,
+            energy=energy,
             progress=progress,
         )
     held_out = table.held_out
@@ -447,6 +451,7 @@ def _search(
 ) -> dict[str, SearchResult]:
     import ofa.cost
     import ofa.hardware
+    from ofa.cost.energy import ENERGY, energy_mj
     from ofa.search import Constraint
     from ofa.search.evaluation_cache import EvaluationCache, Scores
     from ofa.search.run import Target, run_search
@@ -472,6 +477,10 @@ def _search(
         "model_bytes": ofa.cost.model_bytes(supernet),
         "peak_activation_bytes": ofa.cost.peak_activation_bytes(supernet),
     }
+    if any(text.startswith(f"{ENERGY}=") for text in limits):
+        if len(latency_tables) > 1:
+            raise UsageError(f"{ENERGY} is of one device; search for one --device at a time")
+        costs[ENERGY] = limited[ENERGY] = energy_mj(latency_tables[0])
     constraints = []
     for text in limits:
         name, _, value = text.partition("=")
@@ -524,8 +533,8 @@ def _search_mixed(
     **settings: Any,
 ) -> None:
     import ofa.cost
-    from ofa.deploy.mixed_search import search_mixed
     from ofa.hardware import load_device
+    from ofa.precision.mixed_search import search_mixed
     from ofa.training import Run
 
     if per not in ("network", "block"):
@@ -727,7 +736,7 @@ def elastic(
 
     import ofa.deploy
     import ofa.hardware
-    from ofa.deploy.export import Walk
+    from ofa.deploy.walk_down import Walk
     from ofa.training import Run
 
     opened = Run.open(run)
@@ -1046,7 +1055,7 @@ def measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arc
     import numpy as np
 
     from ofa.hardware import measure
-    from ofa.hardware.export import export_model
+    from ofa.hardware.timed_models import export_model
 
     models = {
         str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)

@@ -9,6 +9,11 @@ from types import ModuleType
 from ofa.errors import OfaError
 
 
+def extra(name: str) -> str:
+    """What ``pip install`` takes for one of our own extras."""
+    return f"'ofa-toolkit[{name}]'"
+
+
 class NotInstalledError(OfaError, ValueError):
     """Software that a device or an exporter needs is not there."""
 

@@ -33,7 +33,7 @@ from ofa.cli import progress_bar, say
 from ofa.cost import macs
 from ofa.data import DataConfig, load_data
 from ofa.deploy import deploy, export_bundle, measure_on, read_candidates, verify_bundle
-from ofa.deploy.export import HEADROOM
+from ofa.deploy.walk_down import HEADROOM
 from ofa.files import write_csv_atomic
 from ofa.hardware import load_device
 from ofa.training import Run, SubnetEvaluator

@@ -34,8 +34,8 @@ from ofa.data import DataConfig, load_data
 from ofa.deploy.elastic_format import ElasticInfo, read_elastic
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName, give_back_memory
 from ofa.deploy.elastic_write import ElasticOptions, write_elastic
-from ofa.deploy.onnx_export import export_onnx
 from ofa.files import write_csv_atomic
+from ofa.formats.onnx import export_onnx
 from ofa.hardware.fingerprint import cpu_model
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.setting import Setting

@@ -33,8 +33,8 @@ from ofa.cost import LatencyTable, fit_latency, macs
 from ofa.cost.held_out import spearman
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import Device, load_device, measure, profile
-from ofa.hardware.export import export_model
 from ofa.hardware.fingerprint import cpu_model
+from ofa.hardware.timed_models import export_model
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.predictors import Features, held_out_kendall_tau
 from ofa.search.predictors.ridge import RidgePredictor

@@ -33,11 +33,11 @@ from scipy.stats import kendalltau
 
 from ofa.cli import progress_bar
 from ofa.cost import LatencyTable, macs, params
-from ofa.cost.precision import MixedLatency
-from ofa.deploy.mixed_precision import MixedPrecisionEvaluator
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import load_device, measure
 from ofa.hardware.fingerprint import cpu_model
+from ofa.precision import MixedLatency
+from ofa.precision.quantized_subnets import MixedPrecisionEvaluator
 from ofa.search import hypervolume, search
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS

@@ -59,9 +59,9 @@ FAMILIES = (
 )
 RUNTIME_NAMES = [
     name
-    for make in TARGETS.values()
-    for name in make().runtimes
-    if "fp32" in make().precisions and RUNTIMES[name]().on_cpu
+    for target in TARGETS.values()
+    for name in target.runtimes
+    if "fp32" in target.precisions and RUNTIMES[name]().on_cpu
 ]
 COLUMNS = (
     "runtime",

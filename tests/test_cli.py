@@ -322,7 +322,7 @@ def test_whole_way_on_the_command_line(tmp_path: Path) -> None:
 def test_measure_times_files_against_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from torch import nn
 
-    from ofa.hardware.onnx_export import export_for_timing
+    from ofa.formats.onnx import export_for_timing
 
     paths = [tmp_path / "small.onnx", tmp_path / "large.onnx"]
     for path, width in zip(paths, (4, 64), strict=True):

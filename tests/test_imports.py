@@ -26,9 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": {"data"},
     "cost": set(),
     "training": {"inputs", "nn", "supernet", "data", "tasks", "cost"},
-    "hardware": {"cost"},
+    "formats": {"nn"},
+    "hardware": {"cost", "formats"},
     "search": {"cost", "hardware"},
-    "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search"},
+    "precision": {"supernet", "tasks", "training", "cost", "formats", "hardware", "search"},
+    "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "formats", "hardware", "search"},
     "report": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search", "deploy"},
 }
 ROOMS = {*ALLOWED, *BASE}

@@ -21,6 +21,7 @@ from ofa.space import Arch, Population, SearchSpace
 
 REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
+ENERGY = "energy_mj"  # a column of tables that were measured with `--energy`
 
 
 class MissingLatencyError(OfaError, LookupError):
@@ -70,7 +71,8 @@ class LatencyTable:
     """A latency table: a CSV file of entries, and beside it a JSON file with all else that prediction needs.
 
     Args:
-        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs`` and what the key says.
+        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs`` and what the key says;
+            ``energy_mj`` of one image where energy was measured, see :mod:`ofa.cost.energy`.
         device: Name of the device.
         fingerprint: On what machine and with what software it was measured.
         held_out: Errors on subnets that were not used to build the table.

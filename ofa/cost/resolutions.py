@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa.cost.latency_table import LATENCIES, SlotLike
+from ofa.cost.latency_table import ENERGY, LATENCIES, SlotLike
 from ofa.errors import UsageError
 from ofa.space import SearchSpace
 
@@ -47,7 +47,8 @@ def interpolate_resolutions(
         ``entries``, and after them the new ones, with ``num_runs`` 0.
     """
     table = entries.set_index("key")
-    latencies = {key: row for key, row in zip(entries["key"], table[list(LATENCIES)].to_numpy(float), strict=True)}
+    columns_of = [name for name in (*LATENCIES, ENERGY) if name in entries]
+    latencies = {key: row for key, row in zip(entries["key"], table[columns_of].to_numpy(float), strict=True)}
     known, sides = set(latencies), dict(zip(entries["key"], entries["resolution"], strict=True))
     readable: dict[str, Mapping[str, Any]] = {}
     indices = [space["resolution"].index(value) for value in measured]
@@ -66,12 +67,10 @@ def interpolate_resolutions(
             pixels = np.array([float(sides[key]) ** 2 for key in anchors])
             at = np.array([float(readable[key]["resolution"]) ** 2 for key in missing])
             values = np.array([latencies[key] for key in anchors])
-            between = np.stack(
-                [np.interp(at, pixels, values[:, percentile]) for percentile in range(len(LATENCIES))], axis=1
-            )
+            between = np.stack([np.interp(at, pixels, each) for each in values.T], axis=1)
             latencies |= dict(zip(missing, between, strict=True))
     rows = [
-        {"key": key, **dict(zip(LATENCIES, latencies[key].round(6), strict=True)), "num_runs": 0, **readable[key]}
+        {"key": key, **dict(zip(columns_of, latencies[key].round(6), strict=True)), "num_runs": 0, **readable[key]}
         for key in readable
     ]
     if not rows:

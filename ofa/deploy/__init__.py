@@ -8,11 +8,11 @@ from ofa.deploy.deployment import Deployed, deploy
 from ofa.deploy.elastic_format import ElasticError
 from ofa.deploy.elastic_runtime import ElasticRuntime
 from ofa.deploy.elastic_write import ElasticOptions, write_elastic
-from ofa.deploy.export import ExportResult, export_bundle, measure_on, read_candidates
-from ofa.deploy.onnx_export import export_onnx
 from ofa.deploy.parity import ParityError, check_parity, run_outputs
 from ofa.deploy.targets import TARGETS, TargetError
 from ofa.deploy.verify import Check, VerifyResult, verify_bundle
+from ofa.deploy.walk_down import ExportResult, export_bundle, measure_on, read_candidates
+from ofa.formats.onnx import export_onnx
 
 __all__ = [
     "TARGETS",

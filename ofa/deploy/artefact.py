@@ -20,8 +20,8 @@ from ofa.deploy.departure import first_departure
 from ofa.deploy.half_precision import HalfPrecision
 from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs, run_outputs
 from ofa.deploy.targets import Accuracy, Exported, Network, Target, TargetError, target_of
-from ofa.deploy.targets.target import INPUT
 from ofa.files import atomic_path, write_json_atomic
+from ofa.formats.onnx import INPUT
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress

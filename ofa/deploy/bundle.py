@@ -1,19 +1,14 @@
 """A bundle: the folder that leaves this toolkit, with a model and everything needed to run and to check it.
 
-``bundle.json`` describes it (its schema is ``docs/bundle.schema.json``) and names every file with size and sha256;
-``SHA256SUMS`` says the same, of ``bundle.json`` too, as ``sha256sum -c`` reads it. The same inputs give the same bytes.
+``bundle.json`` describes it (its schema is ``docs/bundle.schema.json``), see :mod:`ofa.deploy.checked_folder`. The same
+inputs give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,26 +17,34 @@ from PIL import Image
 
 from ofa.config import ConfigError, from_mapping, to_plain
 from ofa.data import Preprocessing
+from ofa.deploy.checked_folder import SUMS, CheckedFolder, check_entries, new_folder
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
-from ofa.files import FileFormatError, read_json
 from ofa.metrics import Score
 from ofa.tasks import Classification, Task, task_from_json
 
 FORMAT = 2
 """2: any target, whole distribution of the latency, outputs instead of logits. 1: ``model.onnx`` in fp32 only."""
 
-INFO, SUMS, CARD, PREDICT, OUTPUTS = ("bundle.json", "SHA256SUMS", "README.md", "predict.py", "samples/outputs.npy")
-TOP_LEVEL = {INFO, SUMS, CARD, PREDICT, "samples", *(name for make in TARGETS.values() for name in make().files)}
-MAX_JSON_BYTES = 1 << 24
+INFO, CARD, PREDICT, OUTPUTS = ("bundle.json", "README.md", "predict.py", "samples/outputs.npy")
+TOP_LEVEL = {INFO, SUMS, CARD, PREDICT, "samples", *(name for target in TARGETS.values() for name in target.files)}
 MAX_BATCH = 4096
-REMEDY = "name a folder that `ofa export` left, or export it again"
 
 
 class BundleError(OfaError, ValueError):
     """A bundle cannot be read, or cannot be written where it should."""
+
+
+FOLDER = CheckedFolder(
+    info=INFO,
+    kind="a bundle",
+    format=FORMAT,
+    remedy="name a folder that `ofa export` left, or export it again",
+    error=BundleError,
+    belongs=TOP_LEVEL.__contains__,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class ModelInfo:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise ConfigError(unknown_name_message("target", self.target, TARGETS))
-        target = TARGETS[self.target]()
+        target = TARGETS[self.target]
         if self.files != target.files or self.runtime not in target.runtimes or self.precision not in target.precisions:
             raise ConfigError(
                 f"target {self.target!r} is {list(target.files)} for {list(target.runtimes)} in "
@@ -134,7 +137,7 @@ class BundleInfo:
         score: By the task's metric, on the test split; in the file under the metric's name.
         provenance: Model, data, recipe, weights and versions that it came from.
         sample_labels: Class index of each picture in ``samples/``.
-        files: Name -> ``{"sha256", "bytes"}``; filled in by :func:`write_bundle`.
+        files: Name -> ``{"sha256", "bytes"}``; filled in where they are written.
         task: In the file only where it is not the default.
     """
 
@@ -156,9 +159,7 @@ class BundleInfo:
     def __post_init__(self) -> None:
         if not self.sample_labels or not all(0 <= label < len(self.classes) for label in self.sample_labels):
             raise ConfigError(f"sample_labels must be indices of the {len(self.classes)} classes, at least one")
-        for name, entry in self.files.items():
-            if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
-                raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
+        check_entries(self.files)
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
@@ -215,20 +216,12 @@ def write_bundle(
         OUTPUTS: _npy(outputs),
         **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
     }
-    files = {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(contents.items())}
-    described = {"format": FORMAT, **replace(info, files=files).to_json()}
-    contents[INFO] = (json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    contents[SUMS] = sums_text({name: sha256(data).hexdigest() for name, data in contents.items()}).encode()
-    with _new_folder(Path(out)) as folder:
+    with new_folder(Path(out)) as folder:
         (folder / "samples").mkdir()
         for name, data in contents.items():
             (folder / name).write_bytes(data)
+        FOLDER.seal(folder, info.to_json())
     return Path(out)
-
-
-def sums_text(digests: Mapping[str, str]) -> str:
-    """Contents of ``SHA256SUMS``."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
 def read_bundle(path: Path | str) -> BundleInfo:
@@ -237,56 +230,13 @@ def read_bundle(path: Path | str) -> BundleInfo:
     Raises:
         BundleError: If it is missing, truncated, of another format, or does not say what it should.
     """
-    file = Path(path) / INFO
-    if file.is_symlink() or (file.exists() and not file.is_file()) or _size(file) > MAX_JSON_BYTES:
-        raise BundleError(f"{file} is a link, no plain file, or above {MAX_JSON_BYTES} bytes; {REMEDY}")
-    try:
-        data = read_json(file, kind="bundle", remedy=REMEDY, format=FORMAT)
-        del data["format"]
-        return BundleInfo.from_json(data, where=str(file))
-    except FileFormatError as error:
-        raise BundleError(str(error)) from None
-    except (ValueError, RecursionError) as error:  # a key or value that does not fit, or nesting without end
-        where = "" if str(file) in str(error) else f"{file}: "
-        raise BundleError(f"{where}{error}; {REMEDY}") from None
+    root = Path(path)
+    return FOLDER.read(root, lambda data: BundleInfo.from_json(data, where=str(root / INFO)))
 
 
 def check_destination(out: Path | str, *, overwrite: bool) -> None:
     """:class:`BundleError` unless a bundle may be written to ``out``: nothing there, or a bundle and ``overwrite``."""
-    out = Path(out)
-    if not out.exists() and not out.is_symlink():
-        return
-    names = {entry.name for entry in out.iterdir()} if out.is_dir() and not out.is_symlink() else None
-    if names is None or (names and (INFO not in names or names - TOP_LEVEL)):
-        holds = "" if names is None else f" (it holds {sorted(names - TOP_LEVEL or names)[0]!r})"
-        raise BundleError(f"{out} exists and is not a bundle{holds}; it is left alone: give another folder")
-    if names and not overwrite:
-        raise BundleError(f"{out} holds a bundle; give another folder, or replace it with --overwrite")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, renamed to ``out`` only if the block succeeds; what was there is put back if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    new, old = workspace / "new", workspace / "old"
-    try:
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
-        try:
-            new.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        shutil.rmtree(workspace)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    FOLDER.check_destination(out, overwrite=overwrite)
 
 
 def _npy(array: Outputs) -> bytes:

@@ -22,9 +22,9 @@ from ofa.deploy.artefact import (
     on_disk,
 )
 from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check_destination, read_bundle
-from ofa.deploy.export import Candidate, Measure, Walk
 from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle
+from ofa.deploy.walk_down import Candidate, Measure, Walk
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.hardware import Device
 from ofa.progress import Progress

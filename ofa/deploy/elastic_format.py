@@ -7,27 +7,22 @@ normalisation. ``elastic.json`` says the rest. Nothing here imports torch: a mac
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ofa.config import ConfigError, from_mapping
+from ofa.deploy.checked_folder import PLAIN_NAME, CheckedFolder, check_entries, refused
 from ofa.errors import OfaError
-from ofa.files import FileFormatError, read_json, sha256_of_file
+from ofa.files import sha256_of_file
 from ofa.metrics import METRICS, TOP1, Metric, metric_of, name_in_file
 
 FORMAT = 1
-INFO, SUMS, WEIGHTS = "elastic.json", "SHA256SUMS", "weights.safetensors"
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-MAX_JSON_BYTES = 1 << 24
+INFO, WEIGHTS = "elastic.json", "weights.safetensors"
+SUBNET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_GRAPH_BYTES = 1 << 28
 MAX_WEIGHTS_BYTES = 1 << 34
 MAX_SUBNETS = 256
@@ -37,6 +32,16 @@ REMEDY = "name a folder that `write_elastic` left, or write it again"
 
 class ElasticError(OfaError, ValueError):
     """An elastic artefact cannot be read, written or used as asked."""
+
+
+FOLDER = CheckedFolder(
+    info=INFO,
+    kind="an elastic artefact",
+    format=FORMAT,
+    remedy=REMEDY,
+    error=ElasticError,
+    belongs=lambda name: name == WEIGHTS or name.endswith(".onnx"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,7 @@ class SubnetInfo:
     preprocessing: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if not PLAIN_NAME.fullmatch(self.name):
+        if not SUBNET_NAME.fullmatch(self.name):
             raise ConfigError(f"name {self.name!r} must be up to 64 letters, digits, '_', '-' or '.'")
         if not 1 <= self.resolution <= MAX_RESOLUTION:
             raise ConfigError(f"resolution must be 1 to {MAX_RESOLUTION}, not {self.resolution}")
@@ -127,11 +132,10 @@ class ElasticInfo:
             raise ConfigError(f"there must be 1 to {MAX_SUBNETS} subnets of different names, not {names}")
         if any(len(each.latency_ms) != len(names) for each in self.measurements):
             raise ConfigError(f"each measurement must have {len(names)} latencies, one per subnet")
-        for name, entry in self.files.items():
+        check_entries(self.files)
+        for name in self.files:
             if not PLAIN_NAME.fullmatch(name):
                 raise ConfigError(f"files: {name!r} leaves the folder, or has odd characters")
-            if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
-                raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
 
     @property
     def metric(self) -> Metric:
@@ -171,17 +175,7 @@ def read_elastic(path: Path | str) -> ElasticInfo:
         ElasticError: If something is missing, changed, a link, too large, or not what it should be.
     """
     root = Path(path)
-    if problem := _refused(root / INFO, MAX_JSON_BYTES):
-        raise ElasticError(f"{root / INFO} is {problem}; {REMEDY}")
-    try:
-        data = read_json(root / INFO, kind="elastic artefact", remedy=REMEDY, format=FORMAT)
-        del data["format"]
-        info = ElasticInfo.from_json(data, where=str(root / INFO))
-    except FileFormatError as error:
-        raise ElasticError(str(error)) from None
-    except (ValueError, RecursionError) as error:
-        where = "" if str(root / INFO) in str(error) else f"{root / INFO}: "
-        raise ElasticError(f"{where}{error}; {REMEDY}") from None
+    info = FOLDER.read(root, lambda data: ElasticInfo.from_json(data, where=str(root / INFO)))
     for name in (WEIGHTS, *(subnet.graph for subnet in info.subnets)):
         _check_file(root, info, name)
     return info
@@ -197,76 +191,18 @@ def read_graph(root: Path, info: ElasticInfo, subnet: SubnetInfo) -> bytes:
 
 def write_info(folder: Path, info: ElasticInfo) -> ElasticInfo:
     """Write ``elastic.json`` and ``SHA256SUMS`` for the other files of a folder; gives what was written."""
-    others = [path for path in sorted(folder.iterdir()) if path.name not in (INFO, SUMS)]
-    files = {path.name: {"sha256": sha256_of_file(path), "bytes": path.stat().st_size} for path in others}
-    described = {"format": FORMAT, **info.to_json(), "files": files}
-    text = json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / INFO).write_text(text, encoding="utf-8")
-    digests = {name: entry["sha256"] for name, entry in files.items()} | {INFO: sha256(text.encode()).hexdigest()}
-    sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-    (folder / SUMS).write_text(sums, encoding="utf-8")
+    FOLDER.seal(folder, info.to_json())
     return read_elastic(folder)
-
-
-def check_destination(out: Path | str, *, overwrite: bool) -> None:
-    """:class:`ElasticError` unless an artefact may be written to ``out``: nothing there, or one to be replaced."""
-    out = Path(out)
-    if not out.exists() and not out.is_symlink():
-        return
-    entries = sorted(entry.name for entry in out.iterdir()) if out.is_dir() and not out.is_symlink() else None
-    if entries == []:
-        return
-    if entries is None or INFO not in entries:
-        raise ElasticError(f"{out} exists and is no elastic artefact; it is left alone: give another folder")
-    known = {INFO, SUMS, WEIGHTS}
-    strange = [name for name in entries if name not in known and not name.endswith(".onnx")]
-    if strange:
-        raise ElasticError(f"{out} holds {strange[0]!r} beside an elastic artefact; it is left alone")
-    if not overwrite:
-        raise ElasticError(f"{out} holds an elastic artefact; give another folder, or overwrite=True")
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, renamed to ``out`` only if the block succeeds; what was there is put back if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    new, old = workspace / "new", workspace / "old"
-    try:
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
-        try:
-            new.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        shutil.rmtree(workspace)
 
 
 def _check_file(root: Path, info: ElasticInfo, name: str) -> None:
     entry: Mapping[str, Any] | None = info.files.get(name)
     if entry is None:
         raise ElasticError(f"{root / INFO} does not list {name}; {REMEDY}")
-    problem = _refused(root / name, MAX_WEIGHTS_BYTES if name == WEIGHTS else MAX_GRAPH_BYTES)
+    problem = refused(root, name, MAX_WEIGHTS_BYTES if name == WEIGHTS else MAX_GRAPH_BYTES)
     if not problem and (root / name).stat().st_size != entry["bytes"]:
         problem = f"{(root / name).stat().st_size} bytes long, not {entry['bytes']}"
     if not problem and sha256_of_file(root / name) != entry["sha256"]:
         problem = "not the file that elastic.json lists: its sha256 differs"
     if problem:
         raise ElasticError(f"{root / name} is {problem}; {REMEDY}")
-
-
-def _refused(file: Path, max_bytes: int) -> str:
-    """Why a file is not even opened; empty if it may be."""
-    if file.is_symlink():
-        return "a link"
-    if not file.exists():
-        return "missing"
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        return "no plain file"
-    return f"{status.st_size} bytes long, above the limit of {max_bytes}" if status.st_size > max_bytes else ""

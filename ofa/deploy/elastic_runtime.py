@@ -24,7 +24,7 @@ from ofa.progress import Progress
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
-    from ofa.hardware.timing import Block
+    from ofa.hardware.timing import TimedBlock
 
 Floats = npt.NDArray[np.float32]
 RuntimeName = Literal["onnxruntime", "torch"]
@@ -282,7 +282,7 @@ class ElasticRuntime:
         requests = {name: _request(held.get(name) or self._load(name), rng) for name in self._infos}
         count = itertools.count(1)
 
-        def on_block(block: Block) -> None:
+        def on_block(block: TimedBlock) -> None:
             if progress is not None:
                 progress(next(count), len(requests) * rounds, "measuring subnets")
 

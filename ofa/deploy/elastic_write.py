@@ -16,23 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from ofa.config import to_plain
+from ofa.deploy.checked_folder import new_folder
 from ofa.deploy.elastic_format import (
-    PLAIN_NAME,
+    FOLDER,
+    SUBNET_NAME,
     WEIGHTS,
     ElasticError,
     ElasticInfo,
     Measurement,
     SubnetInfo,
-    check_destination,
-    new_folder,
     read_elastic,
     write_info,
 )
 from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references, refer_to_weights
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
 from ofa.deploy.elastic_weights import Part, WeightMap, bounds_of, box
-from ofa.deploy.onnx_export import to_onnx
 from ofa.deploy.parity import TOLERANCES, Outputs, compare_outputs
+from ofa.formats.onnx import to_onnx
 from ofa.metrics import Score
 from ofa.progress import Progress
 from ofa.space import Arch, Value
@@ -132,7 +132,7 @@ def write_elastic(
         ElasticError: If ``out`` is taken, names do not fit, or torch is among the runtimes and there is no ``model``.
         ParityError: If a subnet does not compute what its module computes.
     """
-    check_destination(out, overwrite=overwrite)
+    FOLDER.check_destination(out, overwrite=overwrite)
     chosen = _named(evaluator, archs)
     if "torch" in options.runtimes and model is None:
         raise ElasticError("torch needs to know what the supernet was made of; give model, or runtimes without torch")
@@ -172,7 +172,7 @@ def _named(
     if not chosen:
         raise ElasticError("there are no subnets to write; give at least one architecture")
     for name in chosen:
-        if not PLAIN_NAME.fullmatch(name):
+        if not SUBNET_NAME.fullmatch(name):
             raise ElasticError(f"subnet {name!r} must be called by up to 64 letters, digits, '_', '-' or '.'")
     if len(set(chosen.values())) < len(chosen):
         raise ElasticError(f"two of the {len(chosen)} subnets are the same architecture; leave one out")

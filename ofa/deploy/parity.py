@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ofa.deploy.onnx_export import INPUT
 from ofa.errors import OfaError
+from ofa.formats.onnx import INPUT
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
 from ofa.setting import REFERENCE, Setting
 

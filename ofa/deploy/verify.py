@@ -5,8 +5,6 @@ Nothing of a bundle is executed or unpickled. A model is loaded only after every
 
 from __future__ import annotations
 
-import re
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from ofa.data.readers.source import DECODING_ERRORS
-from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, SUMS, BundleError, BundleInfo, Latency, read_bundle, sums_text
+from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, BundleError, BundleInfo, Latency, read_bundle
+from ofa.deploy.checked_folder import SUMS, refused, sums_text
 from ofa.deploy.parity import Images, Outputs, ParityError, compare_outputs, load_outputs
 from ofa.errors import unknown_name_message
 from ofa.files import sha256_of_file
@@ -26,8 +25,6 @@ from ofa.progress import Progress
 from ofa.setting import Setting
 from ofa.tasks.predict_class import preprocess
 
-# Parts may not begin with a dot, so that none is `..`.
-PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64
 MAX_REPEATABILITY_PERCENT = 3.0  # above it a table is refused, and here no more is granted
@@ -114,7 +111,7 @@ def verify_bundle(
 
 def _check_sums(root: Path, info: BundleInfo) -> Iterator[Check]:
     """``bundle.json`` against ``SHA256SUMS``, and the rest of the latter against the former."""
-    problem = _refused(root, SUMS)
+    problem = refused(root, SUMS, MAX_FILE_BYTES)
     text = "" if problem else (root / SUMS).read_text(encoding="utf-8", errors="replace")
     stated = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
     digest = sha256_of_file(root / INFO)
@@ -125,7 +122,9 @@ def _check_sums(root: Path, info: BundleInfo) -> Iterator[Check]:
 
 def _check_files(root: Path, info: BundleInfo) -> Iterator[Check]:
     for name, entry in info.files.items():
-        yield _same(name, _describe(**entry), _refused(root, name) or _found(root / name, entry["bytes"]))
+        yield _same(
+            name, _describe(**entry), refused(root, name, MAX_FILE_BYTES) or _found(root / name, entry["bytes"])
+        )
     for name in sorted({*info.model.files, OUTPUTS, *info.sample_names} - set(info.files)):
         yield Check(name, False, f"listed in {INFO}", "not listed")
     present = (file.relative_to(root) for file in sorted(root.rglob("*")) if file.is_symlink() or not file.is_dir())
@@ -133,22 +132,6 @@ def _check_files(root: Path, info: BundleInfo) -> Iterator[Check]:
     for file in present:
         if file.as_posix() not in known and not file.parts[0].startswith("."):
             yield Check(file.as_posix(), False, f"listed in {INFO}", "not listed")
-
-
-def _refused(root: Path, name: str) -> str:
-    """Why a file is not even opened; empty if it may be."""
-    if not PLAIN_NAME.fullmatch(name):
-        return "a name that leaves the bundle, or has odd characters"
-    file = root / name
-    if file.resolve() != root.resolve() / name:
-        return "a link"
-    if not file.exists():
-        return "missing"
-    if not stat.S_ISREG(file.stat().st_mode):
-        return "not a plain file"
-    if file.stat().st_size > MAX_FILE_BYTES:
-        return f"{file.stat().st_size} bytes, above the limit of {MAX_FILE_BYTES}"
-    return ""
 
 
 def _found(file: Path, expected_bytes: object) -> str:

@@ -45,6 +45,10 @@ class EnergyCounter(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def step_seconds(self) -> float:
+        """How often it moves, at the least."""
+        ...
 
     def read_joules(self) -> float: ...
     def close(self) -> None: ...
@@ -63,6 +67,7 @@ class RaplCounter:
     """
 
     name = "rapl"
+    step_seconds = 0.001
 
     def __init__(self, packages: Iterable[Path]) -> None:
         self._packages = list(packages)
@@ -97,6 +102,7 @@ class NvmlCounter:
     """
 
     name = "nvml"
+    step_seconds = 0.1
 
     def __init__(self, pynvml: Any, index: int = 0) -> None:
         self._pynvml = pynvml
@@ -122,6 +128,7 @@ class TegraCounter:
     """
 
     name = "tegrastats"
+    step_seconds = TEGRA_INTERVAL_MS / 1000
 
     def __init__(self, program: str) -> None:
         command = [program, "--interval", str(TEGRA_INTERVAL_MS)]
@@ -190,6 +197,22 @@ def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
     return RaplCounter(packages) if packages else None
 
 
+def need_counter(powercap: Path = POWERCAP) -> EnergyCounter:
+    """The counter of this machine.
+
+    Raises:
+        EnergyError: If there is none, or one that may not be read.
+    """
+    counter = find_counter(powercap)
+    if counter is None:
+        raise EnergyError(
+            "no energy counter can be read on this machine: no tegrastats (Jetson), no NVIDIA card that counts (with "
+            f"nvidia-ml-py), no {powercap}/intel-rapl:* (Intel, AMD); measure on a machine that has one, or leave "
+            "energy out"
+        )
+    return counter
+
+
 def _find_card() -> NvmlCounter | None:
     try:
         pynvml = importlib.import_module("pynvml")
@@ -241,6 +264,16 @@ def measure_energy(
     start, before = time.monotonic(), counter.read_joules()
     time.sleep(idle_seconds)
     idle_watts = (counter.read_joules() - before) / (time.monotonic() - start)
+    joules, seconds_per_run, num_runs = energy_of_runs(run, counter, seconds)
+    return Energy(joules, idle_watts, seconds_per_run, num_runs)
+
+
+def energy_of_runs(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> tuple[float, float, int]:
+    """Joules and seconds of one of the runs of at least so many seconds, and their number.
+
+    Raises:
+        EnergyError: If the counter does not move.
+    """
     num_runs = 0
     start, before = time.monotonic(), counter.read_joules()
     while num_runs == 0 or time.monotonic() < start + seconds:
@@ -249,4 +282,4 @@ def measure_energy(
     passed, joules = time.monotonic() - start, counter.read_joules() - before
     if joules <= 0:
         raise EnergyError(f"counter {counter.name} did not move in {passed:.1f} s; measure for longer")
-    return Energy(joules / num_runs, idle_watts, passed / num_runs, num_runs)
+    return joules / num_runs, passed / num_runs, num_runs

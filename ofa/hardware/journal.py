@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from ofa.files import write_text_atomic
-from ofa.hardware.timing import Block
+from ofa.hardware.timing import TimedBlock
 
 FORMAT = 2
 
@@ -30,7 +30,7 @@ class Journal:
         header = json.dumps({"format": FORMAT, **identity})
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = lines[:-1] if lines and lines[0] == header else [header]
-        self.blocks = [Block.from_json(json.loads(line)) for line in kept[1:]]
+        self.blocks = [TimedBlock.from_json(json.loads(line)) for line in kept[1:]]
         write_text_atomic(path, "\n".join(kept) + "\n")
         self._file = path.open("a", encoding="utf-8")
 
@@ -40,7 +40,7 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def append(self, block: Block) -> None:
+    def append(self, block: TimedBlock) -> None:
         self.blocks.append(block)
         self._file.write(json.dumps(block.to_json(), separators=(",", ":")) + "\n")
         self._file.flush()  # to the system: that outlives this process, if not a power cut

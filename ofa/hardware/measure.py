@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ofa.hardware.device import Device
-from ofa.hardware.export import anchor_model
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
-from ofa.hardware.timing import Block
+from ofa.hardware.timed_models import anchor_model
+from ofa.hardware.timing import TimedBlock
 
 Progress = Callable[[int, int, str], None]
 
@@ -46,7 +46,7 @@ def measure(
     """
     count = iter(range(1, len(models) * rounds + 1))
 
-    def on_block(block: Block) -> None:
+    def on_block(block: TimedBlock) -> None:
         if progress is not None:
             progress(next(count), len(models) * rounds, f"measuring on {device.name}")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,18 +18,20 @@ import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable, macs
 from ofa.cost.correction import Correction, fit_correction
+from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
-from ofa.cost.latency_table import SlotLike
+from ofa.cost.latency_table import ENERGY, SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
-from ofa.hardware.export import Source, anchor_model, empty_model, export_all
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import Progress
+from ofa.hardware.model_energies import counter_for, measure_energies
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
-from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
+from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.space import Arch, Population, SearchSpace
 
 if TYPE_CHECKING:
@@ -82,6 +86,7 @@ def profile(
     block_seconds: float = 0.01,
     fresh: bool = False,
     force: bool = False,
+    energy: bool = False,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Measure a latency table and write it to ``csv_path`` and the ``.json`` beside it.
@@ -104,6 +109,8 @@ def profile(
         rounds: Blocks of each model.
         fresh: Measure everything, whatever is there.
         force: Do not mark the table as refused, however badly it repeats.
+        energy: Measure the energy of parts and subnets too, in as many rounds; a table that is there without energies
+            is measured anew.
         progress: Called with steps done, steps in all, and what is being done.
 
     Returns:
@@ -114,6 +121,7 @@ def profile(
         ValueError: If ``num_fit`` or ``num_held_out`` is too small, or greater than the space; if the table that is
             there is of another space.
         AnotherMachineError: If it has another fingerprint.
+        EnergyError: If no energy counter can be read, before anything is measured.
         ModelError, NotInstalledError, HostError: See :meth:`ofa.hardware.transports.Host.time`.
     """
     if num_fit < 0 or num_held_out < 2:
@@ -121,6 +129,8 @@ def profile(
     csv_path, space = Path(csv_path), supernet.space
     machine = device.host.fingerprint(device.setting)
     known = None if fresh else _read_known(csv_path, space, machine, device)
+    if known is not None and energy != (ENERGY in known.entries):
+        energy, known = True, None if energy else known
     measured_resolutions = [int(value) for value in resolutions or space["resolution"].values]
     if num_resolutions is not None:
         measured_resolutions = spread_resolutions(space, num_resolutions)
@@ -128,6 +138,8 @@ def profile(
     missing = [key for key in keys if known is None or key not in known.measured_keys]
     if known is not None and not missing:
         return known
+    if energy:
+        counter_for(device).close()  # says so now if there is none
 
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
@@ -137,25 +149,16 @@ def profile(
     job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
     identity = {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds}
     with Journal(workspace / "blocks.jsonl", identity) as journal:
-        for num_rounds in (rounds, 2 * rounds):
-            result = _time(dataclasses.replace(job, rounds=num_rounds), device, journal, progress)
-            repeatability = {"subnets": float(result.repeatability_percent(list(archs)).mean())}
-            if missing:
-                repeatability["parts"] = float(result.repeatability_percent(missing).mean())
-            if max(repeatability.values()) <= MAX_REPEATABILITY_PERCENT:
-                break
-
+        result, repeatability, num_rounds = _repeatable(job, device, list(archs), missing, journal, progress)
     latencies = result.latencies_ms(models).set_index("name", drop=False)
+    energies = _energies(job, device, workspace / f"energies-{machine['id']}.jsonl", progress) if energy else None
+    if energies is not None:
+        latencies[ENERGY] = energies.median_mj.round(6)
     p10_ms = latencies["latency_ms_p10"]
-    entries = _entries(latencies.loc[missing], fields, device)
     if known is not None:
-        kept = known.entries[known.entries["key"].isin(known.measured_keys)]
-        entries = pd.concat([kept, entries], ignore_index=True)
         measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
-    if num_resolutions is not None or (known is not None and len(known.measured_keys) < len(known.entries)):
-        entries = interpolate_resolutions(
-            entries, supernet.slots, space, measured_resolutions, fields=lambda key: supernet.part(key).fields
-        )
+    entries = _entries(latencies.loc[missing], fields, device)
+    entries = _completed(entries, known, supernet, measured_resolutions, interpolates=num_resolutions is not None)
     table = LatencyTable(
         space=space,
         slots=tuple(supernet.slots),
@@ -175,10 +178,60 @@ def profile(
     )
     measured_ms = p10_ms[list(archs)].to_numpy()
     table = _corrected(table, population, measured_ms, num_fit, macs(supernet))
+    if energies is not None:
+        table = energies.into(table, population, list(archs), num_fit)
     table.save(csv_path)
     _write_subnets(csv_path, archs, latencies.loc[list(archs)], num_fit)
     shutil.rmtree(workspace)
     return table
+
+
+def _repeatable(
+    job: Job, device: Device, subnets: Sequence[str], parts: Sequence[str], journal: Journal, progress: Progress | None
+) -> tuple[TimingResult, dict[str, float], int]:
+    """Measured once, or twice as long if that does not repeat; with by how many percent it does, and the rounds."""
+    for num_rounds in (job.rounds, 2 * job.rounds):
+        result = _time(dataclasses.replace(job, rounds=num_rounds), device, journal, progress)
+        repeatability = {"subnets": float(result.repeatability_percent(subnets).mean())}
+        if parts:
+            repeatability["parts"] = float(result.repeatability_percent(parts).mean())
+        if max(repeatability.values()) <= MAX_REPEATABILITY_PERCENT:
+            break
+    return result, repeatability, num_rounds
+
+
+@dataclass(frozen=True)
+class _Energies:
+    """Millijoules of one image, a row per round and a column per model, and what counted them."""
+
+    measured_mj: pd.DataFrame
+    counter: str
+
+    @property
+    def median_mj(self) -> pd.Series:
+        return self.measured_mj.median()
+
+    def into(self, table: LatencyTable, population: Population, archs: list[str], num_fit: int) -> LatencyTable:
+        """The table with what predicts the energy of subnets, and how well that repeats and predicts."""
+        even, odd = (self.measured_mj[archs].iloc[first::2].median() for first in (0, 1))
+        differences = (even - odd).abs() / ((even + odd) / 2) * 100
+        return with_energy(
+            table,
+            self.median_mj[archs].to_numpy(),
+            population,
+            num_fit=num_fit,
+            call_mj=float(self.median_mj[CALL]),
+            facts={"counter": self.counter, "repeatability_percent": float(differences.mean())},
+        )
+
+
+def _energies(job: Job, device: Device, path: Path, progress: Progress | None) -> _Energies:
+    step = _counter(progress, len(job.models) * job.rounds, f"measuring energy on {device.name}")
+    with contextlib.closing(counter_for(device)) as counter:
+        measured_mj = measure_energies(
+            job.models, device, counter, rng=job.rng, rounds=job.rounds, path=path, step=step
+        )
+        return _Energies(pd.DataFrame(measured_mj), counter.name)
 
 
 def _read_known(csv_path: Path, space: SearchSpace, machine: Mapping[str, Any], device: Device) -> LatencyTable | None:
@@ -276,7 +329,7 @@ def _time(job: Job, device: Device, journal: Journal, progress: Progress | None)
     done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
     step = _counter(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}")
 
-    def keep(block: Block) -> None:
+    def keep(block: TimedBlock) -> None:
         journal.append(block)
         step()
 
@@ -294,6 +347,26 @@ def _entries(latencies: pd.DataFrame, fields: Mapping[str, Mapping[str, Any]], d
     readable = pd.DataFrame([fields[key] for key in latencies["name"]]).convert_dtypes()  # whole numbers may be missing
     entries = latencies.rename(columns={"name": "key"}).reset_index(drop=True)
     return pd.concat([entries, readable], axis=1).assign(precision=device.setting.precision)
+
+
+def _completed(
+    entries: pd.DataFrame,
+    known: LatencyTable | None,
+    supernet: Profilable,
+    measured_resolutions: Sequence[int],
+    *,
+    interpolates: bool,
+) -> pd.DataFrame:
+    """New entries behind those that were measured before, and the interpolated ones."""
+    if known is not None:
+        kept = known.entries[known.entries["key"].isin(known.measured_keys)]
+        entries = pd.concat([kept, entries], ignore_index=True)
+        interpolates |= len(kept) < len(known.entries)
+    if not interpolates:
+        return entries
+    return interpolate_resolutions(
+        entries, supernet.slots, supernet.space, measured_resolutions, fields=lambda key: supernet.part(key).fields
+    )
 
 
 def _write_subnets(csv_path: Path, archs: Mapping[str, Arch], latencies: pd.DataFrame, num_fit: int) -> None:

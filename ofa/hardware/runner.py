@@ -22,7 +22,7 @@ from ofa.files import FORMAT, write_json_atomic
 from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.timing import TEMPERATURE, Block, SystemClock, TimingResult, read_number, time_models
+from ofa.hardware.timing import TEMPERATURE, SystemClock, TimedBlock, TimingResult, read_number, time_models
 from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
@@ -50,7 +50,7 @@ class Job:
 
 
 def time_on_device(
-    job: Job, *, done: Iterable[Block] = (), on_block: Callable[[Block], None] | None = None
+    job: Job, *, done: Iterable[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
 ) -> TimingResult:
     """Load models on this machine, let it cool down, time them in turn: :func:`~ofa.hardware.timing.time_models`.
 
@@ -117,7 +117,7 @@ def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict
         elsewhere -= {(block.name, block.round) for block in journal.blocks}
         result = time_on_device(
             job,
-            done=[*journal.blocks, *(Block(name, number, ()) for name, number in sorted(elsewhere))],
+            done=[*journal.blocks, *(TimedBlock(name, number, ()) for name, number in sorted(elsewhere))],
             on_block=journal.append,
         )
     return {

@@ -110,7 +110,7 @@ def read_number(path: Path) -> float | None:
 
 
 @dataclass(frozen=True)
-class Block:
+class TimedBlock:
     """Consecutive runs of one model.
 
     Args:
@@ -129,7 +129,7 @@ class Block:
         return [self.name, self.round, self.durations_ns, self.causes, self.anchor_ns]
 
     @classmethod
-    def from_json(cls, data: Sequence[Any]) -> Block:
+    def from_json(cls, data: Sequence[Any]) -> TimedBlock:
         name, number, durations_ns, causes, anchor_ns = data
         return cls(name, number, tuple(durations_ns), tuple(causes), float(anchor_ns))
 
@@ -144,7 +144,7 @@ class TimingResult:
         conditions: Load, clock and temperature of the machine before and after, where it tells.
     """
 
-    blocks: Sequence[Block]
+    blocks: Sequence[TimedBlock]
     num_rejected: int = 0
     causes: Mapping[str, int] = field(default_factory=dict)
     conditions: Sequence[Mapping[str, Any]] = ()
@@ -172,7 +172,7 @@ class TimingResult:
         moved = float(np.sum(deviations[:, 0] ** 2))
         return float(np.clip(np.sum(deviations[:, 0] * deviations[:, 1]) / moved, 0, 1)) if moved else 0.0
 
-    def _pace(self, block: Block) -> float:
+    def _pace(self, block: TimedBlock) -> float:
         """How much slower than usual the machine was during a block, as far as models feel it."""
         return float((block.anchor_ns / 1e6 / self.anchor_ms) ** self.anchor_slope)
 
@@ -225,8 +225,8 @@ def time_models(
     block_seconds: float = 0.01,
     min_runs: int = 5,
     clock: Clock | None = None,
-    done: Iterable[Block] = (),
-    on_block: Callable[[Block], None] | None = None,
+    done: Iterable[TimedBlock] = (),
+    on_block: Callable[[TimedBlock], None] | None = None,
 ) -> TimingResult:
     """Time models in turn.
 
@@ -267,7 +267,7 @@ def time_models(
                 num_rejected += 1
                 queue.append((name, retries + 1))
                 continue
-            blocks.append(Block(name, number, tuple(durations), tuple(found), anchor_ns))
+            blocks.append(TimedBlock(name, number, tuple(durations), tuple(found), anchor_ns))
             if on_block is not None:
                 on_block(blocks[-1])
     return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ofa.deploy import Deployed, TargetError, deploy, verify_bundle
-from ofa.deploy.export import Measure
+from ofa.deploy.walk_down import Measure
 from ofa.hardware import Device, load_device
 from ofa.training import Run, SubnetEvaluator, load_recipe
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import ofa.deploy.export as export
+import ofa.deploy.walk_down as export
 from ofa.hardware import load_device
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ofa.deploy import ExportResult, export_onnx
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.formats.onnx import export_for_timing
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
 

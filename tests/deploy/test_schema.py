@@ -54,8 +54,8 @@ def test_its_targets_are_those_that_there_are() -> None:
     assert SCHEMA["properties"]["format"] == {"const": FORMAT}
     forms = {form["properties"]["target"]["const"]: form["properties"] for form in SCHEMA["$defs"]["model"]["oneOf"]}
     assert list(forms) == list(TARGETS)
-    for name, make in TARGETS.items():
-        target, form = make(), forms[name]
+    for name, target in TARGETS.items():
+        form = forms[name]
         assert (form["runtime"]["enum"], form["precision"]["enum"]) == (list(target.runtimes), list(target.precisions))
         assert form["files"]["const"] == list(target.files)
 

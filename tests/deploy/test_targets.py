@@ -15,8 +15,8 @@ from ofa.deploy.bundle import TOP_LEVEL
 from ofa.deploy.half_precision import HalfPrecision
 from ofa.deploy.parity import TOLERANCES, compare_outputs, run_outputs
 from ofa.deploy.targets import TARGETS, Accuracy, Network, TargetError, target_of
+from ofa.formats import FORMATS
 from ofa.hardware import Device, list_devices, load_device
-from ofa.hardware.export import SLOW_FORMATS
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
 from ofa.setting import Setting
 from ofa.tasks.image_feed import FromPixels
@@ -113,7 +113,7 @@ def check_bytes(device: Device, module: nn.Module, pixels: np.ndarray) -> None:
 
 
 def test_the_same_network_gives_the_same_bytes(device: Device, module: nn.Module, pixels: np.ndarray) -> None:
-    if RUNTIMES[device.setting.runtime]().format in SLOW_FORMATS:
+    if FORMATS[target_of(device)[1].format].is_slow:
         pytest.skip("seconds an export: see the slow test")
     check_bytes(device, module, pixels)
 
@@ -128,7 +128,7 @@ def test_the_same_network_gives_the_same_bytes_of_all_targets(
 def test_what_runs_no_file_is_refused() -> None:
     with pytest.raises(TargetError, match=r"device torch-1t computes in fp32 on torch, which runs no file"):
         target_of(load_device("torch-1t"))
-    assert {name for name in TARGETS if TARGETS[name]().runtimes} == set(TARGETS)
+    assert {name for name in TARGETS if TARGETS[name].runtimes} == set(TARGETS)
 
 
 def test_devices_get_the_form_that_their_runtime_takes() -> None:

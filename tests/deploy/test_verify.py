@@ -95,7 +95,7 @@ def test_names_that_leave_the_bundle_are_refused(name: str, bundle: Path) -> Non
     entry = {"sha256": sha256(b"secret").hexdigest(), "bytes": 6}
     reseal(bundle, change=lambda info: info["files"].update({name: entry}))
     (check,) = (check for check in verify_bundle(bundle).failed if check.name == name)
-    assert "leaves the bundle" in check.found
+    assert "leaves the folder" in check.found
 
 
 @pytest.mark.parametrize("linked", ["samples", "model.onnx"])
@@ -111,7 +111,7 @@ def test_a_pipe_is_not_read(bundle: Path) -> None:
     (bundle / "README.md").unlink()
     os.mkfifo(bundle / "README.md")
     (check,) = verify_bundle(bundle).failed
-    assert (check.name, check.found) == ("README.md", "not a plain file")
+    assert (check.name, check.found) == ("README.md", "no plain file")
 
 
 def test_unlisted_files_are_named_but_not_hidden_ones(bundle: Path) -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from ofa.hardware.journal import Journal
-from ofa.hardware.timing import Block
+from ofa.hardware.timing import TimedBlock
 
-BLOCKS = [Block("a", 0, (10, 11)), Block("b", 0, (20,), ("off the core",)), Block("a", 1, (12,))]
+BLOCKS = [TimedBlock("a", 0, (10, 11)), TimedBlock("b", 0, (20,), ("off the core",)), TimedBlock("a", 1, (12,))]
 
 
 def write(path, identity=None):

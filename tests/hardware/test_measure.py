@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from torch import nn
 
+from ofa.formats.onnx import export_for_timing
 from ofa.hardware import Device, load_device, measure, runner
-from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runtimes import ModelError, ShapedModule
 from ofa.setting import Setting
 

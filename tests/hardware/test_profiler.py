@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ofa.cost import LatencyTable, MissingLatencyError, RefusedTableError
-from ofa.hardware import load_device, profile
+from ofa.cost.energy import energy_mj
+from ofa.errors import UsageError
+from ofa.hardware import energy, load_device, model_energies, profile
 from ofa.hardware import profiler as module
-from ofa.hardware.timing import Block, TimingResult
-from ofa.hardware.transports import Local
+from ofa.hardware.timing import TimedBlock, TimingResult
+from ofa.hardware.transports import Local, Ssh
 from ofa.space import Arch, Dim, SpaceError
 
 from .fakes import FakeSupernet
@@ -49,7 +53,7 @@ def measured(monkeypatch):
                 if settings["fail_after"] is not None and len(log) >= settings["fail_after"]:
                     raise KeyboardInterrupt
                 ns = round(latency_ms(settings["supernet"], name) * 1e6 * (1 + settings["per_round"] * (number % 2)))
-                blocks.append(Block(name, number, (ns,) * 5))
+                blocks.append(TimedBlock(name, number, (ns,) * 5))
                 log.append((name, number))
                 on_block(blocks[-1])
         return TimingResult(blocks=blocks)
@@ -267,3 +271,58 @@ def test_a_real_measurement_on_a_gpu(name, cuda, tmp_path):
     assert (table.predict_ms(every(supernet.space)) > 0).all()
     assert len(table.entries) == 8 and table.held_out["num"] == 4
     assert table.fingerprint["runtime"]["gpu"]
+
+
+class TimeCounter:
+    """Counts 10 watts, whatever runs."""
+
+    name, step_seconds, closed = "fake", 0.0001, False
+
+    def read_joules(self):
+        return 10 * time.monotonic()
+
+    def close(self):
+        self.closed = True
+
+
+def test_energy_is_measured_with_the_table_and_predicted(tmp_path, measured, monkeypatch):
+    measured["supernet"], counter, steps = FakeSupernet(resolutions=(8, 10, 12)), TimeCounter(), []
+    monkeypatch.setattr(model_energies, "need_counter", lambda: counter)
+    monkeypatch.setattr(model_energies, "MIN_SECONDS", 0.002)
+    settings = {"num_resolutions": 2, "num_fit": 6, "energy": True, "progress": lambda *step: steps.append(step)}
+    table = call(tmp_path, measured["supernet"], **settings)
+    assert counter.closed
+    assert len([step for step in steps if step[2] == "measuring energy on cpu-1t"]) == 2 * (8 + 10 + 1)
+    loaded = LatencyTable.load(tmp_path / "cpu-1t" / "fake.csv")
+    assert (loaded.entries["energy_mj"] > 0).all() and len(loaded.entries) == 12
+    assert {"counter": "fake"}.items() <= loaded.details["energy"].items()
+    assert {"correction", "repeatability_percent", "mape_percent", "spearman"} <= set(loaded.details["energy"])
+    model = energy_mj(loaded)
+    assert (model.name, model.unit) == ("energy_mj", "mJ")
+    assert (model.predict(every(measured["supernet"].space)) > 0).all()
+    assert (table.entries == loaded.entries)["energy_mj"].all()
+
+
+def test_a_table_without_energies_is_measured_anew_for_them(tmp_path, measured, monkeypatch):
+    measured["supernet"] = FakeSupernet()
+    monkeypatch.setattr(model_energies, "need_counter", TimeCounter)
+    monkeypatch.setattr(model_energies, "MIN_SECONDS", 0.002)
+    plain = call(tmp_path, measured["supernet"])
+    with pytest.raises(UsageError, match=r"of device 'cpu-1t' holds no energy; measure it with `ofa profile --energy`"):
+        energy_mj(plain)
+    table = call(tmp_path, measured["supernet"], energy=True)
+    assert "energy_mj" in table.entries and energy_mj(table) is not None
+    assert "energy_mj" in call(tmp_path, measured["supernet"]).entries
+
+
+def test_no_counter_is_said_before_anything_is_measured(tmp_path, measured, monkeypatch):
+    measured["supernet"] = FakeSupernet()
+    monkeypatch.setattr(model_energies, "need_counter", lambda: energy.need_counter(tmp_path))
+    monkeypatch.setattr(energy.shutil, "which", lambda name: None)
+    monkeypatch.setattr(energy, "_find_card", lambda: None)
+    with pytest.raises(energy.EnergyError, match=r"no energy counter .*tegrastats.*NVIDIA.*intel-rapl.*leave"):
+        call(tmp_path, measured["supernet"], energy=True)
+    assert not measured["supernet"].num_exports
+    far = dataclasses.replace(load_device("cpu-1t"), host=Ssh(address="board"))
+    with pytest.raises(UsageError, match="device cpu-1t is reached by ssh, but energy is measured on this machine"):
+        model_energies.counter_for(far)

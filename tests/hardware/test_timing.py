@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ofa.hardware import timing
-from ofa.hardware.timing import Block, SystemClock, TimingResult, time_models
+from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, time_models
 
 from .fakes import FakeClock, FakeModel
 
@@ -127,7 +127,7 @@ def test_a_machine_of_two_speeds_gives_the_same_latencies_to_all():
 
 def test_an_anchor_that_only_flutters_changes_nothing():
     rng = np.random.default_rng(0)
-    blocks = [Block("model", number, (MS,) * 3, (), MS * rng.normal(1, 0.02)) for number in range(50)]
+    blocks = [TimedBlock("model", number, (MS,) * 3, (), MS * rng.normal(1, 0.02)) for number in range(50)]
     result = TimingResult(blocks=blocks)
     assert result.anchor_slope == pytest.approx(0, abs=1e-9)
     assert result.latencies_ms(["model"])["latency_ms_p10"].item() == 1.0
@@ -163,7 +163,7 @@ def test_done_blocks_are_not_measured_again():
     clock = FakeClock()
     kept = []
     models = {"a": FakeModel(clock, MS), "b": FakeModel(clock, MS)}
-    done = [Block("a", 0, (7 * MS,) * 5), Block("b", 3, (7 * MS,) * 5), Block("forgotten", 0, (MS,))]
+    done = [TimedBlock("a", 0, (7 * MS,) * 5), TimedBlock("b", 3, (7 * MS,) * 5), TimedBlock("forgotten", 0, (MS,))]
     result = run(clock, models, done=done, on_block=kept.append)
     measured = Counter((block.name, block.round) for block in kept)
     assert set(measured) == {(name, number) for name in "ab" for number in range(4)} - {("a", 0), ("b", 3)}
@@ -172,7 +172,7 @@ def test_done_blocks_are_not_measured_again():
 
 
 def test_repeatability_by_hand():
-    blocks = [Block("model", number, (cost,) * 3) for number, cost in enumerate([MS, 2 * MS, MS, 2 * MS])]
+    blocks = [TimedBlock("model", number, (cost,) * 3) for number, cost in enumerate([MS, 2 * MS, MS, 2 * MS])]
     result = TimingResult(blocks=blocks)
     assert result.repeatability_percent(["model"])[0] == pytest.approx(100 / 1.5)
 

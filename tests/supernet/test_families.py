@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.formats.onnx import export_for_timing
 from ofa.nn.structure import clone_structure, own_tensors
 from ofa.space import Arch
 from ofa.supernet import Supernet, elasticize, sort_channels

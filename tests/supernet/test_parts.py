@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ofa.cost import model_bytes, peak_activation_bytes
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.formats.onnx import export_for_timing
 from ofa.space import Arch
 from ofa.supernet import PRESETS, Supernet, create_supernet, elasticize
 from ofa.supernet.parts import Slot

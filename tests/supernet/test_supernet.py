@@ -57,7 +57,7 @@ def test_extracted_equals_active(preset: Supernet) -> None:
 def test_extracted_equals_active_and_onnx_runtime_for_50_archs(preset: Supernet) -> None:
     import onnxruntime
 
-    from ofa.hardware.onnx_export import export_for_timing
+    from ofa.formats.onnx import export_for_timing
 
     archs = sample(preset, 50, seed=1)
     assert_extracted_equals_active(preset, archs)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
-from ofa.optional import package_versions, require
+from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
     from ofa.hardware.timing import Run
 
-EXTRA = "'ofa-toolkit[executorch]'"
+EXTRA = extra("executorch")
 DTYPES = {0: "uint8", 1: "int8", 5: "float16", 6: "float32"}  # torch's numbers of its types
 
 

@@ -23,13 +23,13 @@ from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
 from ofa.hardware.timing import PERCENTILES, SystemClock, time_models
-from ofa.optional import NotInstalledError, require
+from ofa.optional import NotInstalledError, extra, require
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
     from ofa.hardware.timing import Run
 
-EXTRA = "'ofa-toolkit[tensorrt]'"
+EXTRA = extra("tensorrt")
 ENGINE_SUFFIX = ".engine"
 BUILD_FLAGS = ("strongly typed", "no tf32")
 DTYPES = {

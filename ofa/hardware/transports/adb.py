@@ -30,7 +30,7 @@ from ofa.files import sha256_of_file
 from ofa.hardware.runner import MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import check_exists
-from ofa.hardware.timing import WARM_UP_SHARE, Block, SystemClock, TimingResult, time_models
+from ofa.hardware.timing import WARM_UP_SHARE, SystemClock, TimedBlock, TimingResult, time_models
 from ofa.hardware.transports.host import Host, HostError
 from ofa.setting import Setting
 
@@ -173,7 +173,7 @@ class Adb(Host):
         return {"id": digest, **stable, "kernel": found["kernel"], "conditions": phone.conditions()}
 
     def time(
-        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
+        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
     ) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; this process starts each block."""
         setting = job.setting

@@ -8,7 +8,7 @@ from typing import Any
 from ofa.config import Named
 from ofa.errors import OfaError
 from ofa.hardware.runner import Job
-from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.setting import Setting
 
 
@@ -29,7 +29,7 @@ class Host(Named):
         raise NotImplementedError
 
     def time(
-        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
+        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
     ) -> TimingResult:
         """Time models against each other, see :func:`~ofa.hardware.timing.time_models`.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ofa.hardware.fingerprint import fingerprint
 from ofa.hardware.runner import Job, time_on_device
-from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports.host import Host
 from ofa.setting import Setting
 
@@ -21,6 +21,6 @@ class Local(Host):
         return fingerprint(setting)
 
     def time(
-        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
+        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
     ) -> TimingResult:
         return time_on_device(job, done=done, on_block=on_block)

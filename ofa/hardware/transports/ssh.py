@@ -29,7 +29,7 @@ from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
 from ofa.hardware.runtimes.session import check_exists
 from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
-from ofa.hardware.timing import Block, TimingResult
+from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports.bundle import Bundle, build_bundle
 from ofa.hardware.transports.host import Host, HostError
 from ofa.hardware.transports.remote import CHUNK_BYTES, MARK, MAX_RESULT_BYTES
@@ -150,7 +150,7 @@ class Ssh(Host):
         return found
 
     def time(
-        self, job: Job, *, done: Sequence[Block] = (), on_block: Callable[[Block], None] | None = None
+        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
     ) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
 
@@ -161,7 +161,7 @@ class Ssh(Host):
         suffix = runtime.format
         files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
         anchor_file = _File.of("anchor: ", job.anchor, suffix)
-        blocks: dict[tuple[str, int], Block] = {
+        blocks: dict[tuple[str, int], TimedBlock] = {
             (block.name, block.round): block for block in done if block.name in models and block.round < rounds
         }
         request = {
@@ -300,10 +300,10 @@ class Ssh(Host):
         limit_s = seconds + self.answer_seconds
         return self._ask("follow", position, extra={"seconds": seconds}, seconds=limit_s, hear=hear)
 
-    def _block(self, line: str, models: Mapping[str, Model], rounds: int) -> Block:
+    def _block(self, line: str, models: Mapping[str, Model], rounds: int) -> TimedBlock:
         """A block, if it is one of those that were asked for."""
         try:
-            block = Block.from_json(json.loads(line))
+            block = TimedBlock.from_json(json.loads(line))
         except (ValueError, TypeError) as error:
             raise HostError(f"{self.address} sent no block ({error}): {line[:80]!r}; clean it") from None
         durations = block.durations_ns
@@ -325,7 +325,7 @@ class Ssh(Host):
         models: Mapping[str, Model],
         rounds: int,
         arrived: set[tuple[str, int]],
-        blocks: Mapping[tuple[str, int], Block],
+        blocks: Mapping[tuple[str, int], TimedBlock],
     ) -> None:
         """Hold the result against the blocks that came one by one."""
         named = [self._block(json.dumps(block), models, rounds) for block in result.get("blocks", [])]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.hardware.export import export_model
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.formats.onnx import export_for_timing
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
+from ofa.hardware.timed_models import export_model
 from ofa.hardware.timing import Burst
 from ofa.setting import Setting
 
@@ -122,7 +122,7 @@ def test_random_inputs_fill_the_batch_and_are_reproducible(runtime, setting, mod
 def test_a_free_batch_becomes_that_of_the_setting(runtime, setting, module, takes_onnx):
     model = free_dimension(export_for_timing(module, (3, 6, 6)), 0)
     session = runtime.prepare(model, dataclasses.replace(setting, batch=3))
-    assert session.random_inputs(np.random.default_rng(0))["input"].shape == (3, 3, 6, 6)
+    assert session.random_inputs(np.random.default_rng(0))["images"].shape == (3, 3, 6, 6)
 
 
 def test_other_free_dimensions_are_refused(runtime, setting, module, takes_onnx):

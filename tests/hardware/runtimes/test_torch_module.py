@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ofa.hardware.export import empty_model, export_model
 from torch import nn
 
 from ofa.hardware import Device
-from ofa.hardware.export import empty_model, export_model
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.supernet import create_supernet
 

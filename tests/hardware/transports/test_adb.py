@@ -12,7 +12,7 @@ from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import ModelError, NotInstalledError
-from ofa.hardware.timing import Block
+from ofa.hardware.timing import TimedBlock
 from ofa.hardware.transports import Adb, HostError
 from ofa.hardware.transports import adb as module
 from ofa.hardware.transports.adb import ExecutorRunner, PerfTest, find_serial
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_sent_again(device, phone):
 
 def test_blocks_that_the_journal_holds_are_not_measured(device, tmp_path):
     journal = Journal(tmp_path / "blocks.jsonl", {})
-    journal.append(Block("small", 1, (7,) * 5))
+    journal.append(TimedBlock("small", 1, (7,) * 5))
     heard = []
     result = measure(device, journal=journal, on_block=heard.append)
     journal.close()

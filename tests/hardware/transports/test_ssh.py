@@ -20,12 +20,12 @@ import pytest
 from torch import nn
 
 from ofa.config import ConfigError
+from ofa.formats.onnx import export_for_timing
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
-from ofa.hardware.onnx_export import export_for_timing
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
-from ofa.hardware.timing import Block
+from ofa.hardware.timing import TimedBlock
 from ofa.hardware.transports import HostError, Local, Ssh, ssh
 from ofa.hardware.transports.bundle import build_bundle
 from ofa.setting import Setting
@@ -228,8 +228,8 @@ device.host.time(job, on_block=Journal(Path({str(path)!r}), {{}}).append)
 def test_blocks_that_the_journal_holds_are_not_measured(device, models, anchor, asked, tmp_path):
     journal = Journal(tmp_path / "blocks.jsonl", {})
     first = next(iter(models))
-    journal.append(Block(first, 1, (123456,) * 5, ("anchor moved",)))
-    journal.append(Block("of another call", 0, (1,)))
+    journal.append(TimedBlock(first, 1, (123456,) * 5, ("anchor moved",)))
+    journal.append(TimedBlock("of another call", 0, (1,)))
     result = measure(device, models, anchor, journal=journal)
     journal.close()
     assert keys(result.blocks) == every_key(models, 2)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.hardware.export import anchor_model, empty_model, export_all, export_model
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
+from ofa.hardware.timed_models import anchor_model, empty_model, export_all, export_model
 from ofa.setting import Setting
 
 pytestmark = pytest.mark.alone
@@ -72,7 +72,7 @@ def test_int8_graphs_hold_int8_weights():
 
 def test_equal_biases_are_quantized_too():
     """The exporter writes them once, behind an Identity."""
-    from ofa.hardware.quantize import own_initializers
+    from ofa.formats.onnx_int8 import own_initializers
 
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     nn.init.zeros_(module[0].bias), nn.init.zeros_(module[2].bias)
@@ -92,7 +92,7 @@ def test_equal_biases_are_quantized_too():
 
 def test_half_precision_is_in_the_graph():
     module = nn.Conv2d(3, 4, 3).eval()
-    from ofa.hardware.onnx_export import export_for_timing
+    from ofa.formats.onnx import export_for_timing
 
     graph = onnx.load_from_string(export_for_timing(module, (3, 6, 6), dtype=torch.float16)).graph
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
@@ -120,7 +120,7 @@ def test_folded_batch_norms_compute_the_same():
     import timm
 
     pytest.importorskip("executorch")
-    from ofa.hardware.executorch_export import fold_bn
+    from ofa.formats.executorch import fold_bn
 
     model = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
     for module in model.modules():
@@ -138,7 +138,7 @@ def test_folded_batch_norms_compute_the_same():
 
 def test_a_batch_norm_that_two_convolutions_share_stays():
     pytest.importorskip("executorch")
-    from ofa.hardware.executorch_export import fold_bn
+    from ofa.formats.executorch import fold_bn
 
     class Shared(nn.Module):
         def __init__(self):

@@ -10,15 +10,12 @@ import torch
 from torch import nn
 
 from ofa.files import atomic_path
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.formats import FORMATS
 from ofa.hardware.runtimes import RUNTIMES, Format, Model, ShapedModule
 from ofa.setting import Setting
 
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
 """Gives a module in eval mode and the shape of its input, without the batch."""
-
-SLOW_FORMATS = ("pte", "tflite")  # many seconds a network: worth processes of their own
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def export_model(module: nn.Module, input_shape: tuple[int, ...], setting: Setting) -> Model:
@@ -31,24 +28,10 @@ def export_model(module: nn.Module, input_shape: tuple[int, ...], setting: Setti
     Raises:
         NotInstalledError: If the exporter is not there.
     """
-    shape = (setting.batch, *input_shape)
     format: Format = RUNTIMES[setting.runtime]().format
     if format == "module":
-        return ShapedModule(module, shape)
-    if format == "pte":
-        from ofa.hardware.executorch_export import export_executorch
-
-        return export_executorch(module, shape)
-    if format == "tflite":
-        from ofa.hardware.litert_export import export_litert
-
-        return export_litert(module, shape)
-    if setting.precision == "int8":
-        from ofa.hardware.quantize import SYMMETRIC_RUNTIMES, quantize_for_timing
-
-        graph = export_for_timing(module, input_shape, setting.batch)
-        return quantize_for_timing(graph, symmetric=setting.runtime in SYMMETRIC_RUNTIMES)
-    return export_for_timing(module, input_shape, setting.batch, dtype=DTYPES.get(setting.precision, torch.float32))
+        return ShapedModule(module, (setting.batch, *input_shape))
+    return FORMATS[format].to_time(module, input_shape, setting)
 
 
 def export_all(
@@ -81,7 +64,7 @@ def export_all(
         else:
             missing.append(name)
     work = ((*sources[name](), setting, paths[name]) for name in missing)
-    for _ in (_in_processes if format in SLOW_FORMATS else _one_by_one)(work):
+    for _ in (_in_processes if FORMATS[format].is_slow else _one_by_one)(work):
         step()
     return dict(paths)
 

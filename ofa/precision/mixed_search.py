@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable
-from ofa.cost.precision import MixedLatency, Per
-from ofa.deploy.mixed_precision import MixedPrecisionEvaluator, mixed_onnx_for_timing
 from ofa.files import atomic_path
 from ofa.hardware import Device, measure
+from ofa.precision.mixed_latency import MixedLatency
+from ofa.precision.mixed_space import Per
+from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
 from ofa.progress import Progress
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.problem import Values

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-import ofa.deploy.targets.onnx as onnx_target
+import ofa.formats
 from ofa.deploy import (
     BundleError,
     ExportResult,
@@ -127,7 +127,7 @@ def test_damaged_search_result_is_named(tmp_path: Path) -> None:
 def test_a_file_that_computes_something_else_is_kept_and_its_first_wrong_layer_named(
     evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = onnx_target.to_onnx
+    right = ofa.formats.to_onnx
 
     def wrong(*args: Any, **kwargs: Any) -> onnx.ModelProto:
         """The weights of the first convolution are a fiftieth too large."""
@@ -139,7 +139,7 @@ def test_a_file_that_computes_something_else_is_kept_and_its_first_wrong_layer_n
                 tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
         return model
 
-    monkeypatch.setattr(onnx_target, "to_onnx", wrong)
+    monkeypatch.setattr(ofa.formats, "to_onnx", wrong)
     with pytest.raises(
         ParityError, match=r"model.onnx departs by .*; conv_stem \(conv2d\) departs .* the files are in"
     ):

@@ -8,12 +8,12 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from ofa.cost.precision import join_precision, split_precision, standing_slots
-from ofa.deploy.mixed_precision import MixedPrecisionEvaluator, mixed_onnx_for_timing
+from ofa.formats.onnx import export_for_timing
+from ofa.formats.onnx_int8 import QuantizationError, activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware import load_device, measure
-from ofa.hardware.export import export_model
-from ofa.hardware.onnx_export import export_for_timing
-from ofa.hardware.quantize import QuantizationError, activation_ranges, nodes_by_place, quantize_qdq
+from ofa.hardware.timed_models import export_model
+from ofa.precision import join_precision, split_precision, standing_slots
+from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
 from ofa.space import Arch
 from ofa.training import SubnetEvaluator
 
@@ -104,7 +104,7 @@ def test_int8_accuracy_is_that_of_the_quantized_file(mixed: MixedPrecisionEvalua
         right = []
         for inputs, labels in mixed.evaluator.batches("search", arch):
             (images,) = inputs.tensors
-            logits = [session.run(None, {"input": image[None].contiguous().numpy()})[0] for image in images]
+            logits = [session.run(None, {"images": image[None].contiguous().numpy()})[0] for image in images]
             right += (np.concatenate(logits).argmax(axis=1) == labels.numpy()).tolist()
         assert mixed.values([arch])[0, 0] == pytest.approx(100 * np.mean(right), abs=101 / len(right))
 
@@ -118,7 +118,7 @@ def test_int8_logits_resemble_those_of_fp32_and_its_file_is_smaller(mixed: Mixed
     logits = []
     for model in models:
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        logits.append(session.run(None, {"input": images.contiguous().numpy()})[0])
+        logits.append(session.run(None, {"images": images.contiguous().numpy()})[0])
     errors = np.abs(logits[0] - logits[1])
     assert errors.max() > 0
     assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.95
@@ -149,7 +149,7 @@ def test_mixed_graphs_can_be_timed_on_one_device(mixed: MixedPrecisionEvaluator)
     assert list(table.index) == ["mixed", "int8"]
 
 
-# -- ofa.hardware.quantize ---------------------------------------------------------------------------------------------
+# -- ofa.formats.onnx_int8 ---------------------------------------------------------------------------------------------
 
 
 def small_graph(*, batch: int = 2) -> ModelProto:
@@ -173,7 +173,7 @@ def test_activation_ranges_are_those_of_onnx_runtimes_calibrater(tmp_path) -> No
 
         def get_next(self):
             images = next(self.batches, None)
-            return None if images is None else {"input": images}
+            return None if images is None else {"images": images}
 
     onnx.save(onnx.shape_inference.infer_shapes(graph), tmp_path / "model.onnx")
     calibrator = create_calibrator(tmp_path / "model.onnx", augmented_model_path=str(tmp_path / "augmented.onnx"))
@@ -188,7 +188,7 @@ def test_calibration_needs_images_and_finite_tensors() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         activation_ranges(small_graph(), [])
     images = np.full((2, 3, 8, 8), np.inf, dtype=np.float32)
-    with pytest.raises(QuantizationError, match="tensor 'input' reaches from inf"):
+    with pytest.raises(QuantizationError, match="tensor 'images' reaches from inf"):
         activation_ranges(small_graph(), [images])
 
 

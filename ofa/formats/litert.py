@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ofa.hardware.executorch_export import fold_bn, quiet
-from ofa.hardware.runtimes.litert import EXTRA
-from ofa.optional import require
+from ofa.formats.executorch import fold_bn, quiet
+from ofa.optional import extra, require
+
+EXTRA = extra("litert")
 
 
 def export_litert(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:

@@ -1,10 +1,9 @@
-"""What every export target provides."""
+"""A network to be exported, and what is made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,7 @@ import torch
 from torch import nn
 
 from ofa.errors import OfaError
-from ofa.setting import Setting
 
-INPUT, OUTPUT = "images", "logits"
 NUM_TOGETHER = 8
 
 Images = npt.NDArray[np.generic]
@@ -99,29 +96,3 @@ class Exported:
     files: dict[str, bytes]
     reference: Reference
     quantization: Quantization | None = None
-
-
-class Target(Protocol):
-    """A form that networks are deployed in. It is made without arguments.
-
-    ``runtimes`` run it, in one of ``precisions``; ``files`` are the names of what it makes, ``free_batch`` says whether
-    the batch can be left free.
-    """
-
-    @property
-    def runtimes(self) -> Sequence[str]: ...
-    @property
-    def precisions(self) -> Sequence[str]: ...
-    @property
-    def files(self) -> tuple[str, ...]: ...
-    @property
-    def free_batch(self) -> bool: ...
-
-    def export(self, network: Network, setting: Setting) -> Exported:
-        """Make the files for a setting.
-
-        Raises:
-            NotInstalledError: If the exporter is not there.
-            ModelError: If the exporter or the runtime cannot take the network.
-        """
-        ...

@@ -12,6 +12,7 @@ from ofa.errors import OfaError, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from onnxruntime import InferenceSession
 
 RANGE_FOR_TIMING = (-1.0, 1.0)
 
@@ -128,9 +129,6 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
     """
     import onnx
 
-    from ofa.hardware.runtimes import RUNTIMES
-    from ofa.setting import REFERENCE
-
     observed = onnx.shape_inference.infer_shapes(model)
     own_initializers(observed)
     graph = observed.graph
@@ -149,8 +147,8 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
             graph.node.append(onnx.helper.make_node(f"Reduce{kind}", [name], [output], name=output, keepdims=0))
             graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
 
-    session = RUNTIMES[REFERENCE.runtime]().prepare(observed.SerializeToString(), REFERENCE)
-    found = [np.array(session.run({images_name: images}), dtype=np.float64).reshape(2, -1) for images in batches]
+    session = _session(observed.SerializeToString())
+    found = [np.array(session.run(None, {images_name: images}), dtype=np.float64).reshape(2, -1) for images in batches]
     if not found:
         raise UsageError("calibration of activations needs at least one batch of images")
     extremes = np.array(found)
@@ -163,11 +161,21 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
     return dict(zip(names, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
 
 
+def _session(model: bytes) -> InferenceSession:
+    """On one thread, optimised: as :class:`ofa.hardware.runtimes.onnxruntime.OnnxRuntime` runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collection[str]) -> dict[str, list[str]]:
     """Names of the nodes of each place of a network.
 
     Nodes are told by the module that they come from, which the older exporter of
-    :func:`ofa.hardware.onnx_export.export_for_timing` writes into their names. Nodes outside blocks belong to ``stem``
+    :func:`ofa.formats.onnx.export_for_timing` writes into their names. Nodes outside blocks belong to ``stem``
     before the first, to ``head`` behind the last, and to ``stage2.entry`` if ``stage2`` is the next to begin; where
     ``places`` has no such place, to the place before them.
 

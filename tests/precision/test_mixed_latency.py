@@ -9,7 +9,7 @@ import pytest
 from ofa.cost import LatencyTable, MissingLatencyError
 from ofa.cost.correction import Correction
 from ofa.cost.latency_table import TableSlot
-from ofa.cost.precision import (
+from ofa.precision import (
     BoundaryCost,
     MixedLatency,
     join_precision,

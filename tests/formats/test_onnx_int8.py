@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.hardware.export import export_model
-from ofa.hardware.onnx_export import export_for_timing
-from ofa.hardware.quantize import activation_ranges, quantize_qdq
+from ofa.formats.onnx import export_for_timing
+from ofa.formats.onnx_int8 import activation_ranges, quantize_qdq
+from ofa.hardware.timed_models import export_model
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ofa.cost.precision import Per, place_of, split_precision, standing_slots, with_precision
-from ofa.hardware.onnx_export import export_for_timing
-from ofa.hardware.quantize import activation_ranges, nodes_by_place, quantize_qdq
+from ofa.formats.onnx import INPUT, export_for_timing
+from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.precision.mixed_space import Per, place_of, split_precision, standing_slots, with_precision
 from ofa.progress import Progress
 from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
@@ -26,8 +26,6 @@ from ofa.training import SubnetEvaluator
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-INPUT = "input"
 
 Images = npt.NDArray[np.float32]
 
@@ -41,7 +39,7 @@ def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *,
 
     Args:
         supernet: Trained or not.
-        space: Its space with precision; see :func:`ofa.cost.precision.with_precision`.
+        space: Its space with precision; see :func:`ofa.precision.with_precision`.
         arch: Of that space.
 
     Raises:
@@ -66,7 +64,7 @@ class MixedPrecisionEvaluator:
 
     Args:
         evaluator: Extracts and BN-calibrates subnets, and has the images.
-        per: As of :func:`ofa.cost.precision.with_precision`.
+        per: As of :func:`ofa.precision.with_precision`.
         num_calibration_images: At most this many of the calibration split give the ranges of activations: their least
             and greatest values (MinMax).
         batch_size: Images in one call of ONNX Runtime.

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.formats.onnx import export_for_timing
 
 
 def run(model, images):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return session.run(None, {"input": images})[0]
+    return session.run(None, {"images": images})[0]
 
 
 def test_the_exported_graph_computes_what_the_module_does():
@@ -133,6 +133,6 @@ def test_arguments_with_defaults_are_left_at_them():
 
     images = np.random.default_rng(0).standard_normal((1, 2, 5, 4)).astype(np.float32)
     model = export_for_timing(Attention().eval(), (2, 5, 4))
-    assert [value.name for value in onnx.load_from_string(model).graph.input] == ["input"]
+    assert [value.name for value in onnx.load_from_string(model).graph.input] == ["images"]
     expected = Attention()(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(run(model, images), expected, atol=1e-5)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ofa.hardware.runtimes.executorch import EXTRA
-from ofa.optional import require
+from ofa.optional import extra, require
+
+EXTRA = extra("executorch")
 
 
 def export_executorch(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:

@@ -1,0 +1,149 @@
+"""A folder that one JSON file describes, with size and sha256 of every other file: written whole, read without trust.
+
+``SHA256SUMS`` says the same, of the JSON file too, as ``sha256sum -c`` reads it. The same files give the same bytes.
+Bundles and elastic artefacts are such folders.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ofa.config import ConfigError
+from ofa.errors import OfaError
+from ofa.files import FileFormatError, read_json, sha256_of_file
+
+SUMS = "SHA256SUMS"
+# Parts may not begin with a dot, so that none is `..`.
+PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+MAX_JSON_BYTES = 1 << 24
+MISSING = "missing"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFolder:
+    """A kind of folder.
+
+    Args:
+        info: Name of the JSON file that describes it.
+        kind: What it is, for messages: ``a bundle``.
+        format: Number of what this version writes and reads.
+        remedy: What the user can do about a bad one.
+        error: What is raised about one.
+        belongs: Whether a name at its top level may be in it.
+    """
+
+    info: str
+    kind: str
+    format: int
+    remedy: str
+    error: type[OfaError]
+    belongs: Callable[[str], bool]
+
+    def check_destination(self, out: Path | str, *, overwrite: bool) -> None:
+        """The kind's error unless one may be written to ``out``: nothing there, or one to be replaced."""
+        out = Path(out)
+        if not out.exists() and not out.is_symlink():
+            return
+        names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() and not out.is_symlink() else None
+        strange = [name for name in names or () if name not in (self.info, SUMS) and not self.belongs(name)]
+        if names is None or strange or (names and self.info not in names):
+            holds = f" (it holds {(strange or names)[0]!r})" if names else ""
+            raise self.error(f"{out} exists and is not {self.kind}{holds}; it is left alone: give another folder")
+        if names and not overwrite:
+            raise self.error(f"{out} holds {self.kind}; give another folder, or replace it with --overwrite")
+
+    def seal(self, folder: Path, described: Mapping[str, Any]) -> None:
+        """Write the description, with ``files`` filled in, and the sums, for the other files of a folder."""
+        found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        names = sorted(set(found) - {self.info, SUMS})
+        files = {name: {"sha256": sha256_of_file(found[name]), "bytes": found[name].stat().st_size} for name in names}
+        plain = {"format": self.format, **described, "files": files}
+        text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (folder / self.info).write_bytes(text.encode())
+        digests = {name: str(entry["sha256"]) for name, entry in files.items()}
+        (folder / SUMS).write_bytes(sums_text({**digests, self.info: sha256(text.encode()).hexdigest()}).encode())
+
+    def read(self, root: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+        """The description; the other files are left alone.
+
+        Args:
+            parse: Makes something of it, without its ``format``.
+
+        Raises:
+            OfaError: The kind's, if it is missing, truncated, of another format, or does not say what it should.
+        """
+        file = root / self.info
+        problem = refused(root, self.info, MAX_JSON_BYTES)
+        if problem and problem != MISSING:
+            raise self.error(f"{file} is {problem}; {self.remedy}")
+        try:
+            data = read_json(file, kind=self.kind.split(" ", 1)[1], remedy=self.remedy, format=self.format)
+            del data["format"]
+            return parse(data)
+        except FileFormatError as error:
+            raise self.error(str(error)) from None
+        except (ValueError, RecursionError) as error:  # a key or value that does not fit, or nesting without end
+            where = "" if str(file) in str(error) else f"{file}: "
+            raise self.error(f"{where}{error}; {self.remedy}") from None
+
+
+def check_entries(files: Mapping[str, Any]) -> None:
+    """:class:`ConfigError` unless each file is described by its sha256 and size."""
+    for name, entry in files.items():
+        if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
+            raise ConfigError(f"files: {name!r} must have 'sha256' and 'bytes', not {entry!r}")
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """Contents of ``SHA256SUMS``."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+
+
+def refused(root: Path, name: str, max_bytes: int) -> str:
+    """Why a file is not even opened; empty if it may be."""
+    if not PLAIN_NAME.fullmatch(name):
+        return "a name that leaves the folder, or has odd characters"
+    file = root
+    for part in name.split("/"):
+        file /= part
+        if file.is_symlink():
+            return "a link"
+    if not file.exists():
+        return MISSING
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "no plain file"
+    return f"{status.st_size} bytes long, above the limit of {max_bytes}" if status.st_size > max_bytes else ""
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, renamed to ``out`` only if the block succeeds; what was there is put back if that fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    new, old = workspace / "new", workspace / "old"
+    try:
+        new.mkdir()
+        yield new
+        if out.exists():
+            out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+    finally:
+        shutil.rmtree(workspace)

@@ -1,0 +1,72 @@
+"""ONNX in INT8: Q/DQ nodes around what is quantized, and sensitive nodes in floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from ofa.deploy.parity import run_outputs
+from ofa.deploy.sensitivity import find_float_nodes
+from ofa.deploy.targets.network import Exported, Images, Network, Outputs, Quantization
+from ofa.formats.onnx import to_onnx
+from ofa.formats.onnx_int8 import QUANTIZED_OPERATORS, SYMMETRIC_RUNTIMES, activation_ranges, quantize_qdq
+from ofa.hardware.runtimes.onnxruntime import OnnxRuntimeAsWritten
+from ofa.setting import REFERENCE, Setting
+
+FILE = "model.onnx"
+NUM_RANKING_IMAGES = 32
+
+
+def export_int8(network: Network, setting: Setting) -> Exported:
+    """The network as an ONNX graph in INT8, under the name of :data:`FILE`.
+
+    Weights are quantized per channel, activations with ranges from calibration images (their least and greatest
+    values). What INT8 costs is measured; where it is more than allowed, the nodes that it harms most stay in floating
+    point: :func:`ofa.deploy.sensitivity.find_float_nodes`.
+    """
+    accuracy = network.accuracy
+    assert accuracy is not None
+    model = to_onnx(network.module, network.input_shape, batch=network.batch, dtype=network.dtype)
+    size = network.batch or 1
+    starts = range(0, len(accuracy.calibration_images) - size + 1, size)
+    ranges = activation_ranges(model, (accuracy.calibration_images[start : start + size] for start in starts))
+
+    def quantize(float_nodes: Collection[str]) -> bytes:
+        quantized = quantize_qdq(
+            model, ranges, float_nodes=float_nodes, symmetric=setting.runtime in SYMMETRIC_RUNTIMES
+        )
+        return quantized.SerializeToString(deterministic=True)
+
+    def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
+        return run_outputs(model, images, setting=where, batch=network.batch)
+
+    runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
+    plain = model.SerializeToString(deterministic=True)
+    nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED_OPERATORS]
+    reference = accuracy.worth(outputs(plain, accuracy.images))
+    few = accuracy.calibration_images[:NUM_RANKING_IMAGES]
+
+    def loss_points(float_nodes: Collection[str]) -> float:
+        found = outputs(quantize(float_nodes), accuracy.images, runs_here)
+        return reference - accuracy.worth(found)
+
+    expected = outputs(plain, few)
+
+    def harm(node: str) -> float:
+        others = [name for name in nodes if name != node]
+        return float(np.mean((outputs(quantize(others), few) - expected) ** 2))
+
+    choice = find_float_nodes(nodes, loss_points, harm, max_loss_points=accuracy.max_loss_points)
+    quantized = quantize(choice.float_nodes)
+    return Exported(
+        files={FILE: quantized},
+        reference=lambda images: run_outputs(quantized, images, batch=network.batch, runtime=OnnxRuntimeAsWritten()),
+        quantization=Quantization(
+            loss_points=choice.loss_points,
+            all_int8_loss_points=choice.all_int8_loss_points,
+            float_nodes=tuple(choice.float_nodes),
+            num_nodes=len(nodes),
+            num_calibration_images=len(accuracy.calibration_images),
+        ),
+    )

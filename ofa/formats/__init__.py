@@ -1,0 +1,68 @@
+"""A network to each format, once: what is timed is what is shipped. A new format is a module here and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ofa.formats.executorch import export_executorch
+from ofa.formats.litert import export_litert
+from ofa.formats.onnx import export_for_timing, to_onnx
+from ofa.formats.onnx_int8 import SYMMETRIC_RUNTIMES, quantize_for_timing
+from ofa.setting import Setting
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How a module in eval mode, on the CPU, becomes a file.
+
+    Args:
+        to_time: Of a module, the shape of one input, and a setting: a file to be timed and thrown away.
+        to_ship: Of a module, the shape of one input, the batch (``None`` leaves it free) and the input's type: the file
+            that is deployed, in floating point.
+        is_slow: It takes many seconds a network: worth processes of their own.
+    """
+
+    to_time: Callable[[nn.Module, Shape, Setting], bytes]
+    to_ship: Callable[[nn.Module, Shape, int | None, torch.dtype], bytes]
+    is_slow: bool = False
+
+
+def _onnx_to_time(module: nn.Module, input_shape: Shape, setting: Setting) -> bytes:
+    if setting.precision == "int8":
+        graph = export_for_timing(module, input_shape, setting.batch)
+        return quantize_for_timing(graph, symmetric=setting.runtime in SYMMETRIC_RUNTIMES)
+    return export_for_timing(module, input_shape, setting.batch, dtype=DTYPES.get(setting.precision, torch.float32))
+
+
+def _onnx_to_ship(module: nn.Module, input_shape: Shape, batch: int | None, dtype: torch.dtype) -> bytes:
+    return to_onnx(module, input_shape, batch=batch, dtype=dtype).SerializeToString(deterministic=True)
+
+
+def _slow(export: Callable[[nn.Module, Shape, torch.dtype], bytes]) -> Format:
+    """A format of one exporter, which takes a fixed batch."""
+
+    def to_ship(module: nn.Module, input_shape: Shape, batch: int | None, dtype: torch.dtype) -> bytes:
+        assert batch is not None
+        return export(module, (batch, *input_shape), dtype)
+
+    return Format(
+        to_time=lambda module, input_shape, setting: to_ship(module, input_shape, setting.batch, torch.float32),
+        to_ship=to_ship,
+        is_slow=True,
+    )
+
+
+FORMATS = {
+    "onnx": Format(to_time=_onnx_to_time, to_ship=_onnx_to_ship),
+    "pte": _slow(export_executorch),
+    "tflite": _slow(export_litert),
+}
+"""By the suffix of the file, which is what runtimes call what they take."""
