@@ -15,7 +15,7 @@ import ofa
 PACKAGE = Path(ofa.__file__).parent
 
 # Everything may import these; they import nothing but each other.
-BASE = {"errors", "space", "files", "config", "confidence"}
+BASE = {"errors", "space", "files", "config", "confidence", "progress"}
 
 # Room -> rooms that it may import, besides BASE and itself.
 ALLOWED: dict[str, set[str]] = {
@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ROOMS = {*ALLOWED, *BASE}
 TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
-NO_TORCH = {"errors", "space", "files", "config", "confidence", "cost", "search"}
+NO_TORCH = {*BASE, "cost", "search"}
 
 
 def modules() -> list[Path]:

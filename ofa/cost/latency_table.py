@@ -20,7 +20,7 @@ from ofa.files import FORMAT, FileFormatError, read_json, sha256_of_file, write_
 from ofa.space import Arch, Population, SearchSpace
 
 REMEDY = "measure it again with `ofa profile --fresh`"
-LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
+LATENCIES = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
 
 
 class MissingLatencyError(OfaError, LookupError):

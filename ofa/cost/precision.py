@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from ofa.cost.correction import Floats
 from ofa.cost.cost_model import CostModel, Factor
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import LatencyTable, SlotLike, stage_of
 from ofa.errors import UsageError, unknown_name_message
 from ofa.space import Arch, Dim, Population, SearchSpace, SpaceError
 
-Floats = npt.NDArray[np.float64]
 Per: TypeAlias = Literal["network", "block"]
 _FourSums: TypeAlias = tuple[list[Factor], list[Factor], list[Factor], list[Factor]]
 

@@ -47,7 +47,7 @@ def interpolate_resolutions(
         ``entries``, and after them the new ones, with ``num_runs`` 0.
     """
     table = entries.set_index("key")
-    latencies = {key: row for key, row in zip(entries["key"], table[list(LATENCIES)].to_numpy(float), strict=True)}
+    latencies = {key: row for key, row in zip(entries["key"], table[LATENCIES].to_numpy(float), strict=True)}
     known, sides = set(latencies), dict(zip(entries["key"], entries["resolution"], strict=True))
     readable: dict[str, Mapping[str, Any]] = {}
     indices = [space["resolution"].index(value) for value in measured]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,19 +17,26 @@ from ofa.confidence import wilson_interval
 from ofa.deploy.bundle import BundleInfo, Latency, ModelInfo, Parity, Preprocessing, Top1, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
 from ofa.deploy.inputs import Inputs
-from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs, run_outputs
+from ofa.deploy.onnx_export import INPUT
+from ofa.deploy.parity import (
+    NUM_PARITY_IMAGES,
+    TOLERANCES,
+    Images,
+    Outputs,
+    ParityError,
+    compare_outputs,
+    load_outputs,
+    run_outputs,
+)
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
-from ofa.deploy.targets.target import INPUT
 from ofa.files import atomic_path, write_json_atomic
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
+from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
 
-Progress = Callable[[int, int, str], None]
-
-NUM_PARITY_IMAGES = 32
 STEPS = ("calibrating", "exporting", "comparing", "measuring", "testing", "writing")
 
 

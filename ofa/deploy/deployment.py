@@ -27,11 +27,10 @@ from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.hardware import Device
+from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.space import Arch
 from ofa.training import Run, SubnetEvaluator
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ofa.config import ConfigError, from_mapping
 from ofa.errors import OfaError
 from ofa.files import FileFormatError, read_json, sha256_of_file
@@ -28,6 +31,9 @@ INFO, SUMS, WEIGHTS = "elastic.json", "SHA256SUMS", "weights.safetensors"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_JSON_BYTES = 1 << 24
 MAX_GRAPH_BYTES = 1 << 28
+
+Floats = npt.NDArray[np.float32]
+"""Images ``(N, C, H, W)`` and logits ``(N, num_classes)`` of requests, and weights."""
 MAX_WEIGHTS_BYTES = 1 << 34
 MAX_SUBNETS = 256
 MAX_RESOLUTION = 4096

@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
+from ofa.deploy.elastic_format import (
+    ElasticError,
+    ElasticInfo,
+    Floats,
+    LatencyMs,
+    Measurement,
+    SubnetInfo,
+    read_elastic,
+)
 from ofa.errors import OfaError, unknown_name_message
+from ofa.progress import Progress
 
 if TYPE_CHECKING:
     from ofa.hardware.device import Device
     from ofa.hardware.timing import Block
 
-Floats = npt.NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 RuntimeName = Literal["onnxruntime", "torch"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +34,8 @@ from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references,
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
 from ofa.deploy.elastic_weights import Part, WeightMap, bounds_of, box
 from ofa.deploy.onnx_export import to_onnx
-from ofa.deploy.parity import TOLERANCES, Outputs, compare_outputs
+from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
+from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.training import SubnetEvaluator
 from ofa.training.evaluation import top1_percent
@@ -43,10 +44,6 @@ from ofa.training.run import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-Progress = Callable[[int, int, str], None]
-
-NUM_PARITY_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,19 @@ from ofa.deploy.artefact import (
     DEFAULTS,
     Clock,
     ExportOptions,
-    Progress,
     bundle_artefact,
     judge_artefact,
     make_artefact,
     on_disk,
 )
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
+from ofa.deploy.verify import Measure
 from ofa.files import FileFormatError, read_json
 from ofa.hardware import Device, measure
+from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator
 
-Measure = Callable[[Sequence[Path]], list[Latency]]
 Candidate = Mapping[str, Any]
 
 HEADROOM = 0.02

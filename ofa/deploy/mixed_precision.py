@@ -16,20 +16,18 @@ import numpy.typing as npt
 
 from ofa.cost.precision import Per, place_of, split_precision, standing_slots, with_precision
 from ofa.errors import UsageError
-from ofa.hardware.device import Device
-from ofa.hardware.onnx_export import export_for_timing
+from ofa.hardware.device import HERE
+from ofa.hardware.onnx_export import INPUT, export_for_timing
 from ofa.hardware.quantize import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.progress import Progress
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import SubnetEvaluator
-from ofa.training.evaluation import Progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-HERE = Device(name="here", runtime="onnxruntime")
-INPUT = "input"
 
 Images = npt.NDArray[np.float32]
 

@@ -17,12 +17,12 @@ from ofa.cost.precision import MixedLatency, Per
 from ofa.deploy.mixed_precision import MixedPrecisionEvaluator, mixed_onnx_for_timing
 from ofa.files import atomic_path
 from ofa.hardware import Device, measure
+from ofa.progress import Progress
 from ofa.search.evaluation_cache import Accuracies, EvaluationCache
 from ofa.search.problem import Values
 from ofa.search.run import SearchResult, Target, run_search
 from ofa.space import Arch, Population
 from ofa.training import SubnetEvaluator
-from ofa.training.evaluation import Progress
 
 NUM_MIXED = 32
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ofa.deploy.onnx_export import INPUT
 from ofa.errors import OfaError
-from ofa.hardware.device import Device
+from ofa.hardware.device import HERE, Device
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2.5e-1}
@@ -24,7 +24,7 @@ For INT8 the reference is the quantized graph in floating point. Where a kernel 
 moves by one of 256 steps, and later layers carry that on. Only faults of the graph are found so; what INT8 costs is
 measured as accuracy.
 """
-HERE = Device(name="here", runtime="onnxruntime")
+NUM_PARITY_IMAGES = 32
 CONCURRENT_RUNTIMES = ("onnxruntime",)  # sessions that several threads may call
 
 Images = npt.NDArray[np.generic]

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ofa.confidence import wilson_interval
+from ofa.data.readers.folder import EXTENSIONS
 from ofa.data.readers.source import DECODING_ERRORS
 from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, SUMS, BundleError, BundleInfo, Latency, read_bundle, sums_text
 from ofa.deploy.parity import Images, Outputs, ParityError, compare_outputs, load_outputs
@@ -22,16 +23,14 @@ from ofa.deploy.predict import preprocess
 from ofa.errors import unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.hardware import Device
+from ofa.hardware.profiler import MAX_REPEATABILITY_PERCENT
 from ofa.hardware.runtimes import ModelError, NotInstalledError
+from ofa.progress import Progress
 
 # Parts may not begin with a dot, so that none is `..`.
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64
-MAX_REPEATABILITY_PERCENT = 3.0  # above it a table is refused, and here no more is granted
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-Progress = Callable[[int, int, str], None]
 
 Measure = Callable[[Sequence[Path]], list[Latency]]
 
@@ -240,7 +239,7 @@ def _labelled(folder: Path, info: BundleInfo) -> list[tuple[Path, int]]:
         (file, info.classes.index(place.name))
         for place in places
         for file in sorted(place.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        if file.suffix.lower() in EXTENSIONS
     ]
     if not found:
         raise BundleError(f"{folder} holds no pictures; they go into a folder per class, such as {info.classes[0]}/")

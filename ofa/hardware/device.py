@@ -60,6 +60,10 @@ class Device:
         return plain
 
 
+HERE = Device(name="here", runtime="onnxruntime")
+"""This process."""
+
+
 def list_devices() -> dict[str, Path]:
     """The YAML file of each device: those of ``devices/`` in the current directory, then those that ``ofa`` brings."""
     folders = [Path("devices"), Path(__file__).parents[2] / "devices", Path(sys.prefix) / "share" / "ofa" / "devices"]

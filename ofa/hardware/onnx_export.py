@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 
+INPUT, OUTPUT = "input", "output"
 TIMING_OPSET = 17
 # The dynamo exporter's own; newer ones bring nothing for convolutional networks, and older runtimes lack them.
 DYNAMO_OPSET = 18
@@ -39,7 +40,7 @@ def export_for_timing(
         model = _export_by_tracing(module, torch.zeros(batch, *input_shape, dtype=dtype))
     except torch.onnx.errors.OnnxExporterError:
         shape = (batch, *input_shape)
-        model = export_by_dynamo(module, shape, input_name="input", output_name="output", dtype=dtype)
+        model = export_by_dynamo(module, shape, input_name=INPUT, output_name=OUTPUT, dtype=dtype)
     pool_instead_of_mean(model)
     return model.SerializeToString(deterministic=True)
 
@@ -64,8 +65,8 @@ def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
                 file,  # type: ignore[arg-type]  # the older exporter takes a file
                 dynamo=False,
                 opset_version=TIMING_OPSET,
-                input_names=["input"],
-                output_names=["output"],
+                input_names=[INPUT],
+                output_names=[OUTPUT],
             )
         finally:
             hook.remove()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable, macs
-from ofa.cost.correction import Correction, fit_correction
+from ofa.cost.correction import Correction, Floats, fit_correction
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
@@ -24,10 +24,10 @@ from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.export import Source, anchor_model, empty_model, export_all
 from ofa.hardware.journal import Journal
-from ofa.hardware.measure import Progress
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timing import Block, TimingResult
+from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 MAX_REPEATABILITY_PERCENT = 3.0
 CALL = "(call)"  # the empty graph, measured like a part
-
-Floats = npt.NDArray[np.float64]
 
 
 class PartLike(Protocol):

@@ -128,7 +128,7 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
     """
     import onnx
 
-    from ofa.hardware.device import Device
+    from ofa.hardware.device import HERE
     from ofa.hardware.runtimes import RUNTIMES
 
     observed = onnx.shape_inference.infer_shapes(model)
@@ -149,8 +149,7 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
             graph.node.append(onnx.helper.make_node(f"Reduce{kind}", [name], [output], name=output, keepdims=0))
             graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
 
-    here = Device(name="here", runtime="onnxruntime")
-    session = RUNTIMES[here.runtime]().prepare(observed.SerializeToString(), here)
+    session = RUNTIMES[HERE.runtime]().prepare(observed.SerializeToString(), HERE)
     found = [np.array(session.run({images_name: images}), dtype=np.float64).reshape(2, -1) for images in batches]
     if not found:
         raise UsageError("calibration of activations needs at least one batch of images")

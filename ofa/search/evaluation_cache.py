@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.confidence import is_hopeless
-from ofa.files import FileFormatError, write_text_atomic
+from ofa.files import FileFormatError
 from ofa.space import Arch
 
 
@@ -99,11 +99,6 @@ class EvaluationCache:
         if new:
             self.add(new, [theirs[arch] for arch in new])
         return len(new)
-
-    def export_csv(self, path: Path | str) -> None:
-        """Write what is known of this one thing to a file that :meth:`import_csv` reads."""
-        rows = [(*self.key.values(), arch.to_json(), *map(repr, row)) for arch, row in self._known.items()]
-        write_text_atomic(Path(path), _csv_text([self.columns, *rows]))
 
     def _append(self, path: Path, rows: list[tuple[str, ...]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from ofa.confidence import is_hopeless
 from ofa.data import ImageData
 from ofa.errors import UsageError
+from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.supernet import Supernet
 from ofa.training.bn_calibration import calibrate_bn
 
 CACHE_BYTES = 1 << 30
 NUM_TOGETHER = 8
-
-Progress = Callable[[int, int, str], None]
 
 
 @torch.inference_mode()

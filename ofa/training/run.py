@@ -16,9 +16,9 @@ import torch
 from ofa.data import ImageData, load_data
 from ofa.errors import OfaError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
+from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
-from ofa.training.evaluation import Progress
 from ofa.training.recipe import CHOICES, ModelConfig, Recipe
 
 REMEDY = "train it with `ofa train`, or name another run folder"

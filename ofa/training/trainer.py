@@ -31,6 +31,7 @@ from ofa.data import ImageData, load_data
 from ofa.errors import OfaError
 from ofa.files import write_csv_atomic
 from ofa.nn.resolution import resize_images
+from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet, sort_channels
 from ofa.training import gradients
@@ -42,7 +43,7 @@ from ofa.training.checkpoint import (
     save_checkpoint,
 )
 from ofa.training.compiled import CompiledSubnets
-from ofa.training.evaluation import Progress, SubnetEvaluator
+from ofa.training.evaluation import SubnetEvaluator
 from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
 from ofa.training.samplers import ROLES, Draw

@@ -22,11 +22,11 @@ from ofa.nn.structure import clone_structure, own_tensors
 from ofa.space import Arch
 from ofa.supernet import Supernet, elasticize, sort_channels
 from ofa.supernet.channels import trace
-from ofa.supernet.channels.groups import disagreement
 from ofa.supernet.channels.tracer import on_meta
 from ofa.supernet.dims import FINDERS, Subnet
 from ofa.supernet.narrowing import Narrower, build
 
+from .channels.disagreement import disagreement
 from .helpers import batch_norms, make_images, randomise
 
 COVERAGE = Path(__file__).parents[2] / "docs" / "results" / "coverage.csv"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa.deploy.onnx_export import to_onnx
-from ofa.deploy.parity import HERE, run_outputs
+from ofa.deploy.parity import run_outputs
 from ofa.deploy.sensitivity import find_float_nodes
 from ofa.deploy.targets.onnx import Onnx
 from ofa.deploy.targets.target import Exported, Images, Network, Outputs, Quantization
-from ofa.hardware.device import Device
+from ofa.hardware.device import HERE, Device
 from ofa.hardware.onnx_export import DYNAMO_OPSET
 from ofa.hardware.quantize import QUANTIZED_OPERATORS, SYMMETRIC_RUNTIMES, activation_ranges, quantize_qdq
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntimeAsWritten

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from ofa.deploy.parity import Images, Outputs
 from ofa.errors import OfaError
 from ofa.hardware.device import Device
 
-INPUT, OUTPUT = "images", "logits"
 NUM_TOGETHER = 8
 
-Images = npt.NDArray[np.generic]
-Outputs = npt.NDArray[np.float32]
 Reference = Callable[[Images], Outputs]
 
 

@@ -21,10 +21,12 @@ from torch.nn import functional
 
 from ofa.nn.structure import own_tensors
 from ofa.supernet.channels import Trace, find_groups, trace
-from ofa.supernet.channels.groups import Groups, disagreement
+from ofa.supernet.channels.groups import Groups
 from ofa.supernet.dims import Subnet
 from ofa.supernet.narrowing import Narrower
 from ofa.supernet.supernet import build
+
+from .disagreement import disagreement
 
 SIZE = 8
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
