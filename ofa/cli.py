@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from functools import partial
@@ -24,6 +24,7 @@ from typer.core import TyperCommand
 
 import ofa
 from ofa.errors import OfaError, UsageError, unknown_name_message
+from ofa.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from ofa.supernet import Supernet
     from ofa.supernet.inspect import Inspection, StageReport
     from ofa.training import Run, SubnetEvaluator
-
-Progress = Callable[[int, int, str], None]
 
 
 class ManyValues(TyperCommand):
@@ -318,11 +317,11 @@ def search(
     Asked again with other budgets, it answers at once from what it measured. Interrupted, it goes on.
     """
     from ofa.search.answer import answer
+    from ofa.search.pick import HEADROOM
     from ofa.search.run import FLEET
 
     folder = out or run / "search"
     names = [Path(name).stem for name in device]
-    headroom = 0.03
     facts = {
         "settings": {
             "num_evaluations": num_evaluations,
@@ -364,7 +363,7 @@ def search(
                 budget_ms,
                 facts={**facts, **files_sha256(run, tables, names if name == FLEET else [name])},
                 costs=["macs", "params"],
-                headroom=headroom,
+                headroom=HEADROOM,
             )
             for name in [*names, *([FLEET] if fleet else [])]
         }
@@ -376,7 +375,7 @@ def search(
             if as_json:
                 print_json(known)
             return
-    check_budgets(run, tables, names, budget_ms, headroom=headroom, seed=seed)
+    check_budgets(run, tables, names, budget_ms, headroom=HEADROOM, seed=seed)
     results = _search(
         run=run,
         device=device,
@@ -394,7 +393,7 @@ def search(
         predictor=predictor,
         with_fleet=fleet,
         seed=seed,
-        headroom=headroom,
+        headroom=HEADROOM,
     )
     for name, result in results.items():
         print_picks(name, result.selected)

@@ -23,6 +23,7 @@ Value: TypeAlias = int | float | str
 Population: TypeAlias = npt.NDArray[np.integer]
 
 GENE_DTYPE = np.int16
+MAX_LISTED = 1_000_000
 
 
 class SpaceError(OfaError, ValueError):
@@ -433,14 +434,16 @@ class SearchSpace:
         changed[rows, columns] = genes
         return self.canonical(changed[is_new])
 
-    def every(self, *, at_most: int = 1_000_000) -> Population:
+    def every(self) -> Population:
         """All architectures of a small space, in lexicographic order, shape ``(num_archs, D)``.
 
         Raises:
-            SpaceError: If there are more than ``at_most``.
+            SpaceError: If there are more than a million.
         """
-        if self.num_archs > at_most:
-            raise SpaceError(f"this space holds {self.num_archs:.3g} architectures, too many to list ({at_most:.3g})")
+        if self.num_archs > MAX_LISTED:
+            raise SpaceError(
+                f"this space holds {self.num_archs:.3g} architectures, too many to list ({MAX_LISTED:.3g})"
+            )
         rows = np.zeros((1, len(self.dims)), dtype=GENE_DTYPE)
         for column, num in enumerate(self.num_values):
             is_free = self.active(rows)[:, column] & (self.dims[column].follows is None)

@@ -7,42 +7,20 @@ Low percentiles of repeated runs; two threads; prints one Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench_helper import parser_of, seconds, table_text
 
 import ofa
 from ofa.cost import CostModel, Factor, macs
 from ofa.hardware.fingerprint import cpu_model
 from ofa.training import calibrate_bn
-
-
-def seconds(action: Callable[[], object], *, repeats: int) -> float:
-    """The 10th percentile of ``repeats`` runs, after one that does not count."""
-    action()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return float(np.percentile(times, 10))
-
-
-def import_seconds(statement: str, *, repeats: int = 5) -> float:
-    """Least wall time of a fresh interpreter that runs one statement."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def table_like(supernet: ofa.Supernet) -> CostModel:
@@ -75,8 +53,13 @@ def bn_calibration_ratio(supernet: ofa.Supernet, *, resolution: int = 128, repea
     return float(np.median(ratios[1:]))
 
 
+def import_seconds(statement: str) -> float:
+    """Of a fresh interpreter."""
+    return seconds(lambda: subprocess.run([sys.executable, "-c", statement], check=True))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--preset", default="ofa_mobilenetv3_w1.0")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
@@ -93,13 +76,13 @@ def main() -> None:
         space.encode(population)
         predict_ms(population)
 
-    rows.append(
-        ("100,000 archs sampled, made canonical, encoded, priced", f"{seconds(sample_encode_price, repeats=9):.3f} s")
-    )
+    spent = seconds(sample_encode_price, repeats=9, percentile=10)
+    rows.append(("100,000 archs sampled, made canonical, encoded, priced", f"{spent:.3f} s"))
     count = macs(supernet)
     population = space.sample_population(100_000, rng)
-    rows.append(("100,000 archs priced in MACs", f"{seconds(lambda: count.predict(population), repeats=9):.3f} s"))
-    extraction = [seconds(lambda arch=arch: supernet.extract(arch), repeats=5) for arch in archs]  # type: ignore[misc]
+    spent = seconds(lambda: count.predict(population), repeats=9, percentile=10)
+    rows.append(("100,000 archs priced in MACs", f"{spent:.3f} s"))
+    extraction = [seconds(lambda arch=arch: supernet.extract(arch), percentile=10) for arch in archs]  # type: ignore[misc]
     rows.append(("extraction of a subnet, median of 12", f"{1000 * float(np.median(extraction)):.1f} ms"))
     rows.append(("BN calibration over a forward pass of the same images", f"{bn_calibration_ratio(supernet):.2f}"))
     timm_seconds, ofa_seconds = import_seconds("import timm"), import_seconds("import ofa")
@@ -109,9 +92,7 @@ def main() -> None:
         f"{arguments.preset}, {space.num_archs:.3g} subnets; {cpu_model()}, {platform.machine()}, 2 threads, "
         f"torch {torch.__version__}\n"
     )
-    print("| what | measured |\n|---|---|")
-    for what, measured in rows:
-        print(f"| {what} | {measured} |")
+    print(table_text(["what", "measured"], rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Tables are printed as Markdown.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from bench_helper import parser_of, table_text
 
 import ofa
 from ofa.cli import progress_bar, say
@@ -169,16 +169,12 @@ def bench_arch(model: str, photos: Path, resolution: int, out: Path) -> None:
 
 
 def finish(rows: list[dict[str, Any]], path: Path) -> None:
-    table = pd.DataFrame(rows)
-    write_csv_atomic(path, table)
-    print("| " + " | ".join(table.columns) + " |")
-    print("|" + " --- |" * len(table.columns))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
+    write_csv_atomic(path, pd.DataFrame(rows))
+    print(table_text(list(rows[0]), [list(row.values()) for row in rows]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("section", choices=("bundles", "arch"))
     parser.add_argument("--run", type=Path, help="trained run, searched for all devices")
     parser.add_argument("--device", nargs="+", default=DEVICES)

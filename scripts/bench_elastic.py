@@ -10,10 +10,7 @@ CPU time (of all threads) does not count what other processes took from this one
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
+from bench_helper import median_and_range, page, parsed, parser_of, table_text
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ofa
 from ofa.cost import macs, params
-from ofa.hardware.fingerprint import cpu_model
+from ofa.files import write_text_atomic
 from ofa.supernet import create_supernet, elasticize
 
 NUM_EXTRACTED = 40
@@ -93,7 +91,7 @@ def step_rows(times: npt.NDArray[np.float64], what: str) -> list[list[str]]:
 
 def ratios(values: npt.NDArray[np.float64]) -> list[str]:
     """Median and range over subnets, of each clock."""
-    return [f"{np.median(column):.3f} ({column.min():.3f} to {column.max():.3f})" for column in values.T]
+    return [median_and_range(column) for column in values.T]
 
 
 def milliseconds(values: Sequence[tuple[float, float]] | npt.NDArray[np.float64]) -> list[str]:
@@ -142,7 +140,7 @@ def conversion(name: str, *, repeats: int = 5) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="ofa_mobilenetv3_w1.0", help="a preset or a timm model")
     parser.add_argument("--convert", default="mobilenetv3_large_100", help="timm model whose conversion is timed")
     parser.add_argument("--resolution", type=int, default=128, help="pixels; the nearest that the supernet has")
@@ -151,7 +149,7 @@ def main() -> None:
     parser.add_argument("--subnets", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of steps per subnet")
     parser.add_argument("--out", type=Path, help="write the page there too")
-    arguments = parser.parse_args()
+    arguments = parsed(parser, None)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     load = os.getloadavg()[0]
@@ -164,28 +162,16 @@ def main() -> None:
         rounds=arguments.rounds,
     )
     rows += conversion(arguments.convert)
-    page = "\n".join(
-        [
-            "# What elasticity costs",
-            "",
-            f"`python {' '.join(sys.argv)}`: {arguments.model}, {arguments.subnets} random subnets,",
-            f"{arguments.rounds} pairs of steps each; {cpu_model()}, {platform.machine()},",
-            f"{arguments.threads} thread(s), channels-last, torch {torch.__version__}, timm {timm.__version__},",
-            f"{datetime.date.today()}. Load before the run: {load:.2f}.",
-            "",
-            "| what | wall time | CPU time of all threads | target |",
-            "|---|---|---|---|",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
-            "Times are medians of all runs, ratios are medians over subnets with the range in brackets. A step is",
-            "forward, loss and backward with gradients that start as `None`; in the supernet it includes building",
-            "the subnet.",
-        ]
+    text = page(
+        "elastic.md",
+        command=f"python {' '.join(sys.argv)}",
+        arguments=arguments,
+        load=load,
+        table=table_text(["what", "wall time", "CPU time of all threads", "target"], rows),
     )
-    print(page)
+    print(text)
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(page + "\n", encoding="utf-8")
+        write_text_atomic(arguments.out, text)
 
 
 if __name__ == "__main__":

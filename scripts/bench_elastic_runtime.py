@@ -27,6 +27,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import torch
+from bench_helper import parser_of
 
 import ofa
 from ofa.cost import macs
@@ -283,7 +284,7 @@ def size_rows(work: Path, info: ElasticInfo) -> list[list[Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--preset", default="ofa_mobilenetv3_w1.0")
     parser.add_argument("--run", type=Path, help="a trained run instead of a preset")
     parser.add_argument("--resolution", type=int, default=160, help="the nearest of the space is taken")

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 from sklearn.linear_model import RidgeCV
 
 from ofa.cli import progress_bar
@@ -33,7 +34,6 @@ from ofa.cost import LatencyTable, fit_latency, macs
 from ofa.cost.held_out import spearman
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import Device, load_device, measure, profile
-from ofa.hardware.fingerprint import cpu_model
 from ofa.hardware.timed_models import export_model
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.predictors import Features, held_out_kendall_tau
@@ -51,10 +51,6 @@ FIT_SIZES = (25, 50, 100, 200, 400)
 NUM_SPLITS = 5
 FIT_BATCH = 100  # subnets measured against each other at once
 BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest subnet, on a logarithmic scale
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -105,12 +101,6 @@ def tables(options: argparse.Namespace) -> None:
         say(f"table of {SPACE} on {name}")
         row = {**measure_table(options, device), "asked_num_resolutions": settings[2]}
         write_csv_atomic(path, pd.DataFrame([*rows, row]))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [{str(name): value for name, value in row.items()} for row in pd.read_csv(path).to_dict("records")]
 
 
 # -- fit ---------------------------------------------------------------------------------------------------------------
@@ -168,25 +158,18 @@ def fit_errors(
     return rows
 
 
-def fit_lines(rows: pd.DataFrame) -> list[str]:
+def fit_table(rows: list[dict[str, Any]]) -> str:
     names = {"ours": "`fit_latency`", "one_hot_ridge": "one-hot ridge", "macs_only": "MACs only"}
-    return [
-        "## Tables fitted on whole networks",
-        "",
-        f"Mean error, and Spearman, on the whole subnets that a fit has not seen; mean of {NUM_SPLITS} random subsets.",
-        "",
-        *table_lines(
-            ["samples", *names.values()],
+    return table_text(
+        ["samples", *names.values()],
+        [
             [
-                [
-                    str(int(row["num_samples"])),
-                    *(f"{row[f'{name}_mape_percent']:.2f} %, {row[f'{name}_spearman']:.3f}" for name in names),
-                ]
-                for row in rows.to_dict("records")
-            ],
-        ),
-        "",
-    ]
+                int(row["num_samples"]),
+                *(f"{row[f'{name}_mape_percent']:.2f} %, {row[f'{name}_spearman']:.3f}" for name in names),
+            ]
+            for row in rows
+        ],
+    )
 
 
 # -- matrix ------------------------------------------------------------------------------------------------------------
@@ -315,60 +298,46 @@ def measure_population(
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+def page_text(options: argparse.Namespace) -> str:
+    """Everything that is known."""
+    folder = options.out / "latency"
+    errors, samples, pairs = (read_rows(folder / f"{name}.csv") for name in ("tables", "fit", "matrix"))
+    return page(
+        "latency.md",
+        words=options.words,
+        space=SPACE,
+        tables=error_table(errors) if errors else "",
+        num_splits=NUM_SPLITS,
+        fit=fit_table(samples) if samples else "",
+        matrix=matrix_part(pd.DataFrame(pairs)) if pairs else None,
+    )
 
 
-def page(options: argparse.Namespace) -> list[str]:
-    lines = [
-        "# Latency tables",
-        "",
-        f"`python scripts/bench_latency.py {' '.join(options.words)}`, {datetime.date.today()}; {cpu_model()}, torch "
-        f"{torch.__version__}.",
-        "",
-    ]
-    rows = read_rows(options.out / "latency" / "tables.csv")
-    if rows:
-        lines += [
-            f"## Tables of `{SPACE}`",
-            "",
-            "Errors on whole random subnets that neither parts nor correction have seen, at the 10th percentile.",
-            "*Repeats to*: by how much two halves of the same rounds differ. Beside each, a straight line in MACs",
-            "alone and one in the number of blocks alone.",
-            "",
-            *table_lines(
-                [
-                    *("device", "resolutions", "entries", "time", "held out", "MAPE", "bias", "worst", "Spearman"),
-                    *("repeats to", "MACs only", "depth only", "interpolated resolutions"),
-                ],
-                [
-                    [
-                        row["device"],
-                        f"{row['num_measured_resolutions']} measured of {row['resolutions']}",
-                        f"{row['num_entries']:,}",
-                        f"{row['seconds']:.0f} s",
-                        str(row["num"]),
-                        f"{row['mape_percent']:.2f} %",
-                        f"{row['bias_percent']:+.2f} %",
-                        f"{row['worst_percent']:.1f} %",
-                        f"{row['spearman']:.4f}",
-                        f"{row['repeatability_percent']:.2f} %",
-                        f"{row['macs_only_mape_percent']:.1f} %, {row['macs_only_spearman']:.3f}",
-                        f"{row['depth_only_mape_percent']:.1f} %, {row['depth_only_spearman']:.3f}",
-                        interpolated_text(row),
-                    ]
-                    for row in rows
-                ],
-            ),
-            "",
-        ]
-    path = options.out / "latency" / "fit.csv"
-    if path.exists():
-        lines += fit_lines(pd.read_csv(path))
-    path = options.out / "latency" / "matrix.csv"
-    if path.exists():
-        lines += matrix_lines(pd.read_csv(path))
-    return lines
+def error_table(rows: list[dict[str, Any]]) -> str:
+    return table_text(
+        [
+            *("device", "resolutions", "entries", "time", "held out", "MAPE", "bias", "worst", "Spearman"),
+            *("repeats to", "MACs only", "depth only", "interpolated resolutions"),
+        ],
+        [
+            [
+                row["device"],
+                f"{row['num_measured_resolutions']} measured of {row['resolutions']}",
+                f"{row['num_entries']:,}",
+                f"{row['seconds']:.0f} s",
+                row["num"],
+                f"{row['mape_percent']:.2f} %",
+                f"{row['bias_percent']:+.2f} %",
+                f"{row['worst_percent']:.1f} %",
+                f"{row['spearman']:.4f}",
+                f"{row['repeatability_percent']:.2f} %",
+                f"{row['macs_only_mape_percent']:.1f} %, {row['macs_only_spearman']:.3f}",
+                f"{row['depth_only_mape_percent']:.1f} %, {row['depth_only_spearman']:.3f}",
+                interpolated_text(row),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def interpolated_text(row: dict[str, Any]) -> str:
@@ -377,42 +346,21 @@ def interpolated_text(row: dict[str, Any]) -> str:
     return f"{row['interpolated_mape_percent']:.2f} % ({int(row['interpolated_num'])} subnets)"
 
 
-def matrix_lines(rows: pd.DataFrame) -> list[str]:
+def matrix_part(rows: pd.DataFrame) -> dict[str, Any]:
     devices = list(dict.fromkeys(rows["measured_on"]))
-    lines = [
-        "## What specialisation gains",
-        "",
-        "The subnet that a device's table chooses within a budget, measured on every device beside the fastest subnet",
-        "that the other device's own table gives at the same predicted accuracy: how many percent slower it is there.",
-        "",
-    ]
+    tables = {}
     for share, group in rows.groupby("budget_share"):
         cells = group.set_index(["chosen_for", "measured_on"])["slower_percent"]
-        lines += [
-            f"Budget at {share:.0%} of the way from the fastest to the slowest subnet:",
-            "",
-            *table_lines(
-                ["chosen for, measured on", *devices],
-                [[name, *(f"{cells[name, other]:+.1f} %" for other in devices)] for name in devices],
-            ),
-            "",
-        ]
-    other = rows[rows["chosen_for"] != rows["measured_on"]]["slower_percent"]
-    same = rows[rows["chosen_for"] == rows["measured_on"]]["slower_percent"]
-    return [
-        *lines,
-        f"On another device than the one it was chosen for, a subnet is {other.mean():.1f} % slower on average "
-        f"({other.min():+.1f} to {other.max():+.1f} %) than the one chosen for that device; the diagonal, where both "
-        f"are the same choice, shows {same.abs().mean():.1f} % of noise.",
-        "",
-    ]
+        tables[share] = table_text(
+            ["chosen for, measured on", *devices],
+            [[name, *(f"{cells[name, other]:+.1f} %" for other in devices)] for name in devices],
+        )
+    is_same = rows["chosen_for"] == rows["measured_on"]
+    return {"tables": tables, "other": rows["slower_percent"][~is_same], "same": rows["slower_percent"][is_same]}
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named"
-    )
+    parser = parser_of(__doc__, SECTIONS)
     parser.add_argument("--devices", nargs="+", default=list(DEVICES))
     parser.add_argument("--resolutions", type=int, nargs="*", default=[], help="of tables; all if none is named")
     parser.add_argument("--num-resolutions", type=int, help="measure parts at so many and interpolate the others")
@@ -427,21 +375,16 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/bench_latency"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(words)
-    options.words = sys.argv[1:] if words is None else list(words)
-    unknown = [name for name in options.sections if name not in SECTIONS]
-    if unknown:
-        parser.error(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
-    return options
+    return parsed(parser, words, SECTIONS)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     torch.set_num_threads(1)
     doing = {"tables": tables, "fit": fit, "matrix": matrix}
-    for name in options.sections or SECTIONS:
+    for name in options.sections:
         doing[name](options)
-        write_text_atomic(options.out / "latency.md", "\n".join(page(options)).rstrip() + "\n")
+        write_text_atomic(options.out / "latency.md", page_text(options))
         say(f"{name} done; see {options.out / 'latency.md'}")
     return 0
 

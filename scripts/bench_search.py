@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,13 +28,13 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from bench_helper import page, parsed, parser_of, read_rows, say, seconds, table_text
 from scipy.stats import kendalltau
 
 from ofa.cli import progress_bar
 from ofa.cost import LatencyTable, macs, params
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import load_device, measure
-from ofa.hardware.fingerprint import cpu_model
 from ofa.precision import MixedLatency
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator
 from ofa.search import hypervolume, search
@@ -60,21 +59,6 @@ NUM_SPLITS = 5
 CHUNK = 24  # subnets that a process evaluates before it hands them over
 NUM_MIXED = 60  # whole networks of mixed precision that are measured, half of them to fit the cost of boundaries
 NUM_JOINT = 80
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def seconds(action: Callable[[], object], *, repeats: int = 5) -> float:
-    """The least of some runs, after one that does not count."""
-    action()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
@@ -218,12 +202,6 @@ def efficiency(options: argparse.Namespace) -> None:
             rows.append(row)
             write_csv_atomic(path, pd.DataFrame(rows))
             progress(number, len(tasks), "searching")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [{str(name): value for name, value in row.items()} for row in pd.read_csv(path).to_dict("records")]
 
 
 # -- predictors --------------------------------------------------------------------------------------------------------
@@ -382,92 +360,74 @@ def precision(options: argparse.Namespace) -> None:
         write_csv_atomic(options.out / "search" / f"{name}.csv", rows)
 
 
-def precision_lines(folder: Path) -> list[str]:
-    table, picks = pd.read_csv(folder / "precision.csv"), pd.read_csv(folder / "precision_picks.csv")
-    (errors,) = pd.read_csv(folder / "precision_held_out.csv").to_dict("records")
-    reference = table[["top1_error_percent", "latency_ms"]].max().to_numpy()
-    volumes = {
-        kind: hypervolume(own[["top1_error_percent", "latency_ms"]].to_numpy(), reference)
-        for kind, own in table.groupby("kind", sort=False)
-    }
-    lines = [
-        "\n## Precision as a dim\n",
-        f"Accuracy (search split) of quantized graphs run in ONNX Runtime, and latency on one thread. {NUM_JOINT} "
-        f"evaluations each. Latencies of {NUM_MIXED - NUM_MIXED // 2} held-out networks of mixed precision: "
-        f"{errors['mape_percent']:.1f} % mean error, Spearman {errors['spearman']:.3f} "
-        f"({errors['without_boundaries_mape_percent']:.1f} % if changes of precision were free).\n",
-        "| space | hypervolume, percent x ms | picks: predicted, measured, accuracy |",
-        "|---|---|---|",
-    ]
-    for kind, volume in volumes.items():
-        own = picks[picks["kind"] == kind]
-        cells = "; ".join(
-            f"{row.latency_ms:.3f} ms, {row.measured_latency_ms:.3f} ms, {row.top1_percent:.2f} %"
-            for row in own.itertuples()
-        )
-        lines.append(f"| {kind} | {volume:.3f} | {cells} |")
-    return lines
-
-
 # -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def efficiency_tables(rows: pd.DataFrame) -> dict[str, str]:
+    """Means and standard deviations over seeds, for each truth."""
+    tables = {}
+    for truth, part in rows.fillna({"truth": "as evaluated"}).groupby("truth"):
+        means, stds = (
+            part.pivot_table("hypervolume_share_percent", "method", "num_evaluations", name, sort=False)
+            for name in ("mean", "std")
+        )
+        cells = [
+            [method, *("" if np.isnan(row[num]) else f"{row[num]:.2f} ± {stds.loc[method, num]:.2f}" for num in means)]
+            for method, row in means.iterrows()
+        ]
+        tables[str(truth)] = table_text(["method", *means.columns], cells)
+    return tables
+
+
+def predictor_table(rows: pd.DataFrame) -> str:
+    taus = rows.pivot_table("kendall_tau", ["predictor", "inputs"], "num_samples", sort=False)
+    times = rows[rows["num_samples"] == max(NUM_SAMPLES)].set_index(["predictor", "inputs"])["fit_seconds"]
+    return table_text(
+        ["predictor", "inputs", *taus.columns, f"fit at {max(NUM_SAMPLES)}, s"],
+        [[*key, *(f"{tau:.3f}" for tau in row), f"{times.get(key, np.nan):.2f}"] for key, row in taus.iterrows()],
+    )
+
+
+def precision_part(folder: Path) -> dict[str, Any]:
+    found, picks = pd.read_csv(folder / "precision.csv"), pd.read_csv(folder / "precision_picks.csv")
+    (errors,) = read_rows(folder / "precision_held_out.csv")
+    columns = ["top1_error_percent", "latency_ms"]
+    rows = []
+    for kind, own in found.groupby("kind", sort=False):
+        cells = (
+            f"{row.latency_ms:.3f} ms, {row.measured_latency_ms:.3f} ms, {row.top1_percent:.2f} %"
+            for row in picks[picks["kind"] == kind].itertuples()
+        )
+        volume = hypervolume(own[columns].to_numpy(), found[columns].max().to_numpy())
+        rows.append([kind, f"{volume:.3f}", "; ".join(cells)])
+    return {
+        "num_joint": NUM_JOINT,
+        "num_held_out": NUM_MIXED - NUM_MIXED // 2,
+        "errors": errors,
+        "table": table_text(["space", "hypervolume, percent x ms", "picks: predicted, measured, accuracy"], rows),
+    }
 
 
 def write_page(options: argparse.Namespace) -> None:
     """``search.md``, from the rows that are there."""
     folder = options.out / "search"
-    text = ["# Search\n", f"`python scripts/bench_search.py`, {cpu_model()}, {datetime.date.today()}.\n"]
-    if (folder / "speed.csv").exists():
-        rows = pd.read_csv(folder / "speed.csv")
-        text += ["## Speed at predicted cost\n", "| | |", "|---|---|"]
-        text += [f"| {row.what} | {row.value:,.2f} |" for row in rows.itertuples()]
-    if (folder / "efficiency.csv").exists():
-        paths = [folder / name for name in ("efficiency.csv", "dynast.csv")]
-        table = pd.concat([pd.read_csv(path) for path in paths if path.exists()])
-        text += [
-            "\n## What each evaluation gives\n",
-            "Share of the true hypervolume in percent (mean of ten seeds, standard deviation), by evaluations; 2,592 "
-            "subnets of the Fashion-MNIST supernet, accuracy against MACs. *MACs learnt*: as if these were not free to "
-            "know. `dynast`: `python scripts/bench_dynast.py`, five seeds; it may evaluate a subnet twice. *Noise "
-            "removed*: what boosted trees say of all accuracies is taken as the truth, so that luck does not count.",
-        ]
-        for truth, part in table.fillna({"truth": "as evaluated"}).groupby("truth"):
-            means, stds = (
-                part.pivot_table("hypervolume_share_percent", "method", "num_evaluations", name, sort=False)
-                for name in ("mean", "std")
-            )
-            text += [
-                f"\nAccuracies {truth}:\n",
-                "| method | " + " | ".join(map(str, means.columns)) + " |",
-                "|---" * (len(means.columns) + 1) + "|",
-            ]
-            for method, row in means.iterrows():
-                cells = [
-                    "" if np.isnan(value) else f"{value:.2f} ± {stds.loc[method, column]:.2f}"
-                    for column, value in row.items()
-                ]
-                text.append(f"| {method} | " + " | ".join(cells) + " |")
-    if (folder / "predictors.csv").exists():
-        table = pd.read_csv(folder / "predictors.csv")
-        taus = table.pivot_table("kendall_tau", ["predictor", "inputs"], "num_samples", sort=False)
-        times = table[table["num_samples"] == max(NUM_SAMPLES)].set_index(["predictor", "inputs"])["fit_seconds"]
-        text += [
-            "\n## Predictors\n",
-            f"Kendall tau on {NUM_TEST} held-out random subnets of the Fashion-MNIST supernet, by samples; mean of "
-            f"{NUM_SPLITS} splits. The last column is the time of one fit.\n",
-            "| predictor | inputs | " + " | ".join(map(str, taus.columns)) + f" | fit at {max(NUM_SAMPLES)}, s |",
-            "|---" * (len(taus.columns) + 3) + "|",
-        ]
-        for key, row in taus.iterrows():
-            cells = " | ".join(f"{value:.3f}" for value in row)
-            text.append(f"| {key[0]} | {key[1]} | {cells} | {times.get(key, np.nan):.2f} |")
-    if (folder / "precision_picks.csv").exists():
-        text += precision_lines(folder)
-    write_text_atomic(options.out / "search.md", "\n".join(text) + "\n")
+    speeds = [[row["what"], f"{row['value']:,.2f}"] for row in read_rows(folder / "speed.csv")]
+    shares = read_rows(folder / "efficiency.csv")
+    scores = read_rows(folder / "predictors.csv")
+    text = page(
+        "search.md",
+        speed=table_text(["", ""], speeds) if speeds else "",
+        efficiency=efficiency_tables(pd.DataFrame(shares + read_rows(folder / "dynast.csv"))) if shares else {},
+        num_test=NUM_TEST,
+        num_splits=NUM_SPLITS,
+        predictors=predictor_table(pd.DataFrame(scores)) if scores else "",
+        precision=precision_part(folder) if (folder / "precision_picks.csv").exists() else None,
+    )
+    write_text_atomic(options.out / "search.md", text)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", default=SECTIONS, help=f"of {', '.join(SECTIONS)}")
+    parser = parser_of(__doc__, SECTIONS)
     parser.add_argument("--run", type=Path, help="run folder of a Fashion-MNIST supernet (ofa_mobilenetv3_tiny)")
     parser.add_argument("--data-root", help="where the run's data is, if it moved")
     parser.add_argument("--table", type=Path, default=Path("latency_tables/cpu-1t/ofa_mobilenetv3_w1.0.csv"))
@@ -475,10 +435,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench_search"))
     parser.add_argument("--jobs", type=int, default=-1, help="processes that evaluate; -1 is one per core")
-    options = parser.parse_args()
+    options = parsed(parser, None, SECTIONS)
     for name in options.sections:
-        if name not in SECTIONS:
-            parser.error(f"unknown section {name!r}; known: {', '.join(SECTIONS)}")
         if name != "speed" and options.run is None:
             parser.error(f"section {name} needs --run, a trained supernet")
     for name in options.sections:

@@ -24,7 +24,6 @@ import json
 import os
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import timm
 import torch
+from bench_helper import median_and_range, parsed, parser_of, read_rows, say, table_text
+from bench_helper import page as filled
 from scipy.stats import kendalltau
 from steps import (
     CALIBRATION_BATCH,
@@ -97,10 +97,7 @@ class Rows:
         self.by_key = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        if not self.path.exists():
-            return {}
-        table = pd.read_csv(self.path, dtype={"key": str, "run": str})
-        return {row["key"]: {str(name): value for name, value in row.items()} for row in table.to_dict("records")}
+        return {row["key"]: row for row in read_rows(self.path, key=str, run=str)}
 
     def __contains__(self, key: str) -> bool:
         return key in self.by_key
@@ -205,10 +202,6 @@ def log_lines(title: str, every_seconds: float = 30.0) -> Progress:
             say(f"  {title}: {what}  {done}/{total}")
 
     return log
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class Bench:
@@ -529,17 +522,6 @@ def accuracy_of(evaluator: SubnetEvaluator, arch: Arch) -> float:
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 
-PENDING = "*Not measured yet with these settings.*"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
-
-
-def paragraph(text: str) -> list[str]:
-    """Lines of running text, and an empty one."""
-    return [*textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False), ""]
-
 
 def arch_text(arch: Arch) -> str:
     """``28 px, depths 3-3-2-1``."""
@@ -566,10 +548,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def median_and_range(values: npt.NDArray[np.float64]) -> str:
-    return f"{np.median(values):.3f} ({values.min():.3f} to {values.max():.3f})"
-
-
 def shown_command(words: Sequence[str]) -> str:
     """The command line without folders of this machine."""
     return " ".join(
@@ -580,30 +558,23 @@ def shown_command(words: Sequence[str]) -> str:
 def page(bench: Bench) -> list[str]:
     """Everything that is known with the present settings."""
     options = bench.options
-    images = f"{options.limit:,} training images" if options.limit else "all training images"
-    lines = ["# Training", ""]
-    lines += paragraph(
-        f"`{shown_command(options.words)}`, {datetime.date.today()}; {machine(bench.device)}, "
-        f"{torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.2f}; torch {torch.__version__}, "
-        f"timm {timm.__version__}."
+    text = filled(
+        "training.md",
+        command=shown_command(options.words),
+        where=machine(bench.device),
+        threads=torch.get_num_threads(),
+        load=os.getloadavg()[0],
+        options=options,
+        data=bench.data,
+        model=MODEL,
+        num_subnets=bench.space.num_archs,
+        warmup_percent=100 * WARMUP_SHARE,
+        gap=gap_page(bench),
+        strategies=strategies_page(bench),
+        calibration=calibration_page(bench),
+        throughput=throughput_page(bench),
     )
-    lines += paragraph(
-        f"Data: {bench.data}, {images} besides those held back for BN calibration and search. Space: `{MODEL}` at "
-        f"{', '.join(map(str, options.resolutions))} px, {bench.space.num_archs:.3g} subnets. Batches of "
-        f"{options.batch_size}; warm-up over {100 * WARMUP_SHARE:g} % of a run, everything else as in the recipes. "
-        "Accuracies are of the test split, each subnet extracted and with batch-norm statistics of its own; costs are "
-        "multiply-accumulates of training, backward counted as two forward passes. One row per run, subnet and timing: "
-        "[training/](training/)."
-    )
-    parts = {
-        "Subnets against the same subnets trained alone": gap_page,
-        "Strategies at equal cost": strategies_page,
-        "BN calibration": calibration_page,
-        "Throughput of the sandwich": throughput_page,
-    }
-    for title, write in parts.items():
-        lines += [f"## {title}", "", *(write(bench) or [PENDING, ""])]
-    return lines[:-1]
+    return text.splitlines()
 
 
 @dataclass(frozen=True)
@@ -631,14 +602,14 @@ def seed_gap(bench: Bench, seed: int) -> SeedGap | None:
     return SeedGap(seed, alone, supernet, bench.runs.by_key[job.key], [bench.runs.by_key[own.key] for own in jobs])
 
 
-def gap_page(bench: Bench) -> list[str]:
-    options, archs = bench.options, bench.gap_archs
-    found = [gap for seed in options.seeds if (gap := seed_gap(bench, seed)) is not None]
+def gap_page(bench: Bench) -> dict[str, Any] | None:
+    archs = bench.gap_archs
+    found = [gap for seed in bench.options.seeds if (gap := seed_gap(bench, seed)) is not None]
     if not found:
-        return []
+        return None
     rows = [
         [
-            str(gap.seed),
+            gap.seed,
             f"{arch['resolution']} px",
             depths(arch),
             f"{num_macs / 1e6:.2f} M",
@@ -653,22 +624,15 @@ def gap_page(bench: Bench) -> list[str]:
     if len(found) > 1:
         by_seed["all"] = np.concatenate([gap.gaps for gap in found])
     summary = [[seed, f"{gaps.mean():+.2f}", f"{gaps.min():+.2f}"] for seed, gaps in by_seed.items()]
-    return [
-        *paragraph(
-            f"One supernet (recipe `bignas`) and {len(archs)} subnets trained alone (recipe `plain`: labels only), "
-            f"{epochs_text(options.epochs)} each with the same optimiser, learning rate, weight decay, augmentation "
-            "and label smoothing; the supernet's residual blocks begin as identities, as its recipe says. The gap is "
-            "supernet minus alone, in points: a positive one means that sharing weights cost nothing."
-        ),
-        *table(["seed", "resolution", "depths", "MACs", "alone %", "supernet %", "gap"], rows),
-        "",
-        *table(["seed", "mean gap", "worst gap"], summary),
-        "",
-        *gap_costs(found),
-    ]
+    return {
+        "num_archs": len(archs),
+        "table": table_text(["seed", "resolution", "depths", "MACs", "alone %", "supernet %", "gap"], rows),
+        "summary": table_text(["seed", "mean gap", "worst gap"], summary),
+        "costs": gap_costs(found),
+    }
 
 
-def gap_costs(found: Sequence[SeedGap]) -> list[str]:
+def gap_costs(found: Sequence[SeedGap]) -> str:
     """What the supernets cost against the subnets one by one."""
     rows = []
     for gap in found:
@@ -677,15 +641,7 @@ def gap_costs(found: Sequence[SeedGap]) -> list[str]:
             own, alone = gap.supernet_run[what], [run[what] for run in gap.alone_runs]
             row += [text(own), text(sum(alone)), f"{pays_off_after(own, alone):.1f}"]
         rows.append(row)
-    header = ["seed", "supernet", "all alone", "pays off after", "supernet", "all alone", "pays off after"]
-    return [
-        *table(header, rows),
-        "",
-        *paragraph(
-            "*Pays off after*: the cost of the supernet over the mean cost of one subnet alone, which is the number of "
-            "targets from which on one supernet is cheaper than a network for each."
-        ),
-    ]
+    return table_text(["seed", *["supernet", "all alone", "pays off after"] * 2], rows)
 
 
 def pays_off_after(supernet: float, alone: Sequence[float]) -> float:
@@ -699,30 +655,19 @@ def rank_correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> 
     return "not defined" if np.isnan(tau) else f"{tau:.2f}"
 
 
-def strategies_page(bench: Bench) -> list[str]:
-    options, base = bench.options, bench.runs.get(bench.base_job.key)
-    rows = strategy_rows(bench)
+def strategies_page(bench: Bench) -> dict[str, Any] | None:
+    base, rows = bench.runs.get(bench.base_job.key), strategy_rows(bench)
     if base is None or not rows:
-        return []
+        return None
     header = ["recipe", "epochs", "cost", "of budget", "time", "mean %", "worst %", "best %", "tau", "own chain %"]
-    return [
-        *paragraph(
-            f"The budget is what `bignas` costs for {epochs_text(options.strategy_epochs)}: "
-            f"{cost_text(base['train_macs'])}. The others' epochs are chosen to cost the same, as told by a run of "
-            f"{options.probe_steps} small steps that has all phases. Seed {options.strategy_seed}. Accuracies are over "
-            f"{len(bench.fixed_archs)} fixed subnets, the bounds among them. *tau* is Kendall's, between accuracy in "
-            f"the supernet and accuracy trained alone for {epochs_text(options.epochs)} (mean over seeds), over the "
-            f"{len(bench.gap_archs)} subnets of the table above."
-        ),
-        *table(header, rows),
-        "",
-        *paragraph(
-            f"`sortednet` trains a chain of nested sub-models and few of the fixed subnets; {len(bench.chain_archs)} "
-            "sub-models of its chain are in the last column (mean, worst). The matrices of kernel transforms in "
-            "`progressive_shrinking` are not counted as cost."
-        ),
-        *curve_page(bench),
-    ]
+    return {
+        "budget": cost_text(base["train_macs"]),
+        "num_archs": len(bench.fixed_archs),
+        "num_alone": len(bench.gap_archs),
+        "num_chain": len(bench.chain_archs),
+        "table": table_text(header, rows),
+        **curve_page(bench),
+    }
 
 
 def strategy_rows(bench: Bench) -> list[list[str]]:
@@ -752,7 +697,7 @@ def strategy_rows(bench: Bench) -> list[list[str]]:
     return rows
 
 
-def curve_page(bench: Bench) -> list[str]:
+def curve_page(bench: Bench) -> dict[str, str | None]:
     """What DepS needs to be as accurate, as far as two budgets of bignas tell."""
     points: dict[str, list[tuple[float, float]]] = {"bignas": [], "deps": []}
     rows = []
@@ -760,18 +705,14 @@ def curve_page(bench: Bench) -> list[str]:
         job = bench.planned(recipe, share)
         scores = bench.top1(job, bench.fixed_archs) if job else None
         if job is None or scores is None:
-            return []
+            return {"curve": None}
         cost = float(bench.runs.by_key[job.key]["train_macs"])
         points[recipe].append((cost, float(scores.mean())))
         rows.append([f"`{recipe}`", f"{share:g}", cost_text(cost), f"{scores.mean():.2f}", f"{scores.min():.2f}"])
-    return [
-        *table(["recipe", "share of budget", "cost", "mean %", "worst %"], rows),
-        "",
-        *paragraph(
-            "DepS is published as needing 2.5 times less training than once-for-all training at equal accuracy. "
-            + factor_text(points["deps"][0], points["bignas"])
-        ),
-    ]
+    return {
+        "curve": table_text(["recipe", "share of budget", "cost", "mean %", "worst %"], rows),
+        "saving": factor_text(points["deps"][0], points["bignas"]),
+    }
 
 
 def factor_text(ours: tuple[float, float], reference: Sequence[tuple[float, float]]) -> str:
@@ -802,32 +743,28 @@ def cost_at(curve: Sequence[tuple[float, float]], accuracy: float) -> float | No
     return None
 
 
-def calibration_page(bench: Bench) -> list[str]:
+def calibration_page(bench: Bench) -> dict[str, Any] | None:
     job, archs = bench.supernet_job(bench.options.seeds[0]), bench.fixed_archs
     rows = []
     for num_images in CALIBRATION_IMAGES:
         scores = bench.top1(job, archs, num_images=num_images)
         if scores is not None:
             found = [bench.calibration_times.get(bench.time_key(job, arch, num_images)) for arch in archs]
-            ratios = np.array([row["ratio"] for row in found if row is not None])
+            ratios = [row["ratio"] for row in found if row is not None]
             timed = median_and_range(ratios) if len(ratios) == len(archs) else ""
             rows.append([f"{num_images:,}", f"{scores.mean():.2f}", f"{scores.min():.2f}", timed])
     if not rows:
-        return []
-    return [
-        *paragraph(
-            f"{len(archs)} subnets of the supernet of seed {job.seed} above ({epochs_text(job.epochs)}), extracted, "
-            "with statistics recomputed from so many images; with none they are those of the largest subnet. Time is "
-            f"that of BN calibration over a forward pass in eval mode of the same batches of {CALIBRATION_BATCH}: the "
-            f"median of {bench.options.pairs} pairs one after the other in random order, of which median and range "
-            "over the subnets. Target: at most 1.1."
-        ),
-        *table(["images", "mean %", "worst %", "time / forward pass"], rows),
-        "",
-    ]
+        return None
+    return {
+        "num_archs": len(archs),
+        "seed": job.seed,
+        "epochs": job.epochs,
+        "batch": CALIBRATION_BATCH,
+        "table": table_text(["images", "mean %", "worst %", "time / forward pass"], rows),
+    }
 
 
-def throughput_page(bench: Bench) -> list[str]:
+def throughput_page(bench: Bench) -> dict[str, Any] | None:
     rows = []
     for settings in bench.step_settings:
         found = [bench.steps.get(bench.step_key(settings, draw)) for draw in range(bench.options.draws)]
@@ -836,39 +773,24 @@ def throughput_page(bench: Bench) -> list[str]:
             rows.append(
                 [
                     settings.text,
-                    str(len(done)),
+                    len(done),
                     f"{np.median([row['sandwich_ms'] for row in done]):.1f} ms",
                     f"{np.median([row['static_ms'] for row in done]):.1f} ms",
-                    median_and_range(np.array([row["ratio"] for row in done])),
+                    median_and_range(row["ratio"] for row in done),
                     "at least 0.95",
                 ]
             )
     if not rows:
-        return []
+        return None
     header = ["where", "draws", "sandwich step", "four static steps", "static / sandwich", "target"]
-    compiled = "Where bounds are compiled they are so on both sides, and random subnets on neither."
-    return [
-        *paragraph(
-            f"`{THROUGHPUT_MODEL}`, random weights, 10 classes, channels-last: one step of the largest, two random and "
-            "the smallest subnet through the supernet with one optimiser, against steps of the same four subnets "
-            "extracted, each with an optimiser of its own. They take turns; each time is a 10th percentile over "
-            "rounds, then the median over draws of random subnets. The ratio is images per second of the sandwich over "
-            "that of the four networks."
-        ),
-        *table(header, rows),
-        "",
-        *paragraph(compiled if bench.device == "cuda" else "No GPU was at hand: steps on one were not timed."),
-    ]
+    return {"model": THROUGHPUT_MODEL, "table": table_text(header, rows), "on_gpu": bench.device == "cuda"}
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named"
-    )
+    parser = parser_of(__doc__, SECTIONS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/fashion-mnist"), help="IDX files, or digits")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench_training"), help="run folders")
@@ -889,15 +811,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=6, help="random subnets of throughput")
     parser.add_argument("--rounds", type=int, default=9, help="timings per draw; five times as many on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="of training and BN calibration")
-    options = parser.parse_args(words)
-    options.words = sys.argv[1:] if words is None else list(words)
-    unknown = [name for name in options.sections if name not in SECTIONS]
-    if unknown:
-        parser.error(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
+    options = parsed(parser, words, SECTIONS)
     for name in ("gap_archs", "num_archs"):
         if getattr(options, name) < 2:
             parser.error(f"--{name.replace('_', '-')} must be at least 2, the bounds")
-    options.sections = [name for name in SECTIONS if name in options.sections or not options.sections]
     return options
 
 

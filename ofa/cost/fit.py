@@ -30,7 +30,7 @@ import pandas as pd
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize, nnls
 
-from ofa.cost.correction import Correction
+from ofa.cost.correction import Correction, Floats
 from ofa.cost.cost_model import macs
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import LATENCIES, LatencyTable, SlotLike, stage_of
@@ -38,7 +38,6 @@ from ofa.errors import OfaError, UsageError
 from ofa.files import sha256_of_file
 from ofa.space import Arch, Population, SearchSpace, SpaceError
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
 MIN_ARCHS = 10
@@ -76,11 +75,6 @@ class LatencyFit:
     table: LatencyTable
     _parts: _Parts
     _posterior: _Posterior
-
-    def relative_uncertainty(self, archs: Arch | Sequence[Arch] | Population) -> Floats:
-        """Standard deviations of predicted latencies, relative to them, shape ``(N,)``; measurement noise excluded."""
-        features = self._posterior.features(self._parts, self.table.space.to_population(archs))
-        return np.sqrt(self._posterior.variances(features))
 
     def propose(self, num: int, *, rng: np.random.Generator, pool_size: int = 2000) -> list[Arch]:
         """Architectures to measure next.
@@ -349,9 +343,6 @@ class _Posterior:
         blocks = _family_sums(parts, self.prior_ms, population)
         total = parts.sums(self.prior_ms[:, None], population) + self.call_ms
         return np.hstack([self.strengths[name] * block for name, block in blocks.items()]) / total
-
-    def variances(self, features: Floats) -> Floats:
-        return np.maximum(np.einsum("nf,fg,ng->n", features, self.covariance, features, optimize=True), 0.0)
 
 
 def _family_sums(parts: _Parts, prior_ms: Floats, population: Population) -> dict[str, Floats]:

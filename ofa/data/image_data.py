@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,7 @@ from ofa.data.mixing import mix
 from ofa.data.readers import Source, read_source
 from ofa.data.resizing import to_pixels
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
-
-Progress: TypeAlias = Callable[[int, int, str], None]
+from ofa.progress import Progress
 
 MEMORY_LIMIT_BYTES = 2 * 10**9
 NUM_IMAGES_FOR_STATISTICS = 10_000

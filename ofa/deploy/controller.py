@@ -10,11 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from ofa.deploy.elastic_format import ElasticError
-
-Floats = npt.NDArray[np.float32]
+from ofa.deploy.elastic_format import ElasticError, Floats
 
 
 class Subnet(Protocol):

@@ -14,6 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ofa.config import ConfigError, from_mapping
 from ofa.deploy.checked_folder import PLAIN_NAME, CheckedFolder, check_entries, refused
 from ofa.errors import OfaError
@@ -24,6 +27,9 @@ FORMAT = 1
 INFO, WEIGHTS = "elastic.json", "weights.safetensors"
 SUBNET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_GRAPH_BYTES = 1 << 28
+
+Floats = npt.NDArray[np.float32]
+"""Images ``(N, C, H, W)`` and logits ``(N, num_classes)`` of requests, and weights."""
 MAX_WEIGHTS_BYTES = 1 << 34
 MAX_SUBNETS = 256
 MAX_RESOLUTION = 4096

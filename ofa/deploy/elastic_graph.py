@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, Floats
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-Array = npt.NDArray[np.float32]
 Runs = tuple[tuple[tuple[int, int], ...], ...]
 """For each axis the runs of indices that are kept, as ``(start, length)``."""
 
@@ -48,7 +47,7 @@ class Weight:
 
     key: str
     runs: Runs
-    values: Array
+    values: Floats
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Reference:
     key: str
     runs: Runs
     transposed: bool = False
-    scale: Array | None = None
+    scale: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Stored:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def find_references(model: ModelProto, weights: Mapping[str, Weight]) -> tuple[dict[str, Reference], dict[str, Array]]:
+def find_references(model: ModelProto, weights: Mapping[str, Weight]) -> tuple[dict[str, Reference], dict[str, Floats]]:
     """What of a graph's large constants is a parameter of the subnet: as it is, transposed, or scaled per channel.
 
     Args:
@@ -93,7 +92,7 @@ def find_references(model: ModelProto, weights: Mapping[str, Weight]) -> tuple[d
                 by_values.setdefault(_digest(weight.values.T), (weight, True))
             by_values[_digest(weight.values)] = (weight, False)
     references: dict[str, Reference] = {}
-    others: dict[str, Array] = {}
+    others: dict[str, Floats] = {}
     for tensor in model.graph.initializer:
         if tensor.data_type != FLOAT or 4 * math.prod(tensor.dims) < MIN_SHARED_BYTES:
             continue
@@ -107,11 +106,11 @@ def find_references(model: ModelProto, weights: Mapping[str, Weight]) -> tuple[d
     return references, others
 
 
-def _digest(array: Array) -> tuple[tuple[int, ...], bytes]:
+def _digest(array: Floats) -> tuple[tuple[int, ...], bytes]:
     return array.shape, sha256(np.ascontiguousarray(array).tobytes()).digest()
 
 
-def _scale(values: Array, array: Array) -> Array | None:
+def _scale(values: Floats, array: Floats) -> Floats | None:
     """Factor per output channel that makes ``array`` of ``values``; ``None`` if there is none."""
     if values.shape != array.shape or values.ndim < 2:
         return None
@@ -143,7 +142,7 @@ def _expression(name: str, reference: Reference, stored: Stored) -> tuple[list[N
     """Nodes whose last output is ``name``, and the constants that they read."""
     from onnx import helper, numpy_helper
 
-    steps: list[tuple[str, list[Array | npt.NDArray[np.int64]], dict[str, Any]]] = []
+    steps: list[tuple[str, list[Floats | npt.NDArray[np.int64]], dict[str, Any]]] = []
     narrowed = {
         axis: runs
         for axis, (runs, size) in enumerate(zip(reference.runs, stored.shape, strict=True))

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_graph
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, Floats, SubnetInfo, read_graph
 from ofa.deploy.elastic_graph import CUT, common_tail, parse_graph, split
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Floats = npt.NDArray[np.float32]
 EXACT = 1
 """The arena grows by what is asked for, not to twice its size."""
 

@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
+from ofa.deploy.elastic_format import (
+    ElasticError,
+    ElasticInfo,
+    Floats,
+    LatencyMs,
+    Measurement,
+    SubnetInfo,
+    read_elastic,
+)
 from ofa.errors import OfaError, unknown_name_message
 from ofa.progress import Progress
 from ofa.setting import Setting
@@ -26,7 +33,6 @@ from ofa.setting import Setting
 if TYPE_CHECKING:
     from ofa.hardware.timing import TimedBlock
 
-Floats = npt.NDArray[np.float32]
 RuntimeName = Literal["onnxruntime", "torch"]
 
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ofa.config import from_mapping
-from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, Floats, SubnetInfo
 from ofa.deploy.elastic_weights import WeightMap, bounds_of
 from ofa.nn.structure import clone_structure
 from ofa.training.recipe import ModelConfig
 from ofa.training.run import build_supernet
-
-Floats = npt.NDArray[np.float32]
 
 
 class TorchSubnets:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ofa.data.readers.folder import EXTENSIONS
 from ofa.data.readers.source import DECODING_ERRORS
 from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, BundleError, BundleInfo, Latency, read_bundle
 from ofa.deploy.checked_folder import SUMS, refused, sums_text
@@ -20,6 +21,7 @@ from ofa.deploy.parity import Images, Outputs, ParityError, compare_outputs, loa
 from ofa.errors import unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.hardware import Device
+from ofa.hardware.profiler import MAX_REPEATABILITY_PERCENT
 from ofa.hardware.runtimes import ModelError, NotInstalledError
 from ofa.progress import Progress
 from ofa.setting import Setting
@@ -27,8 +29,6 @@ from ofa.tasks.predict_class import preprocess
 
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64
-MAX_REPEATABILITY_PERCENT = 3.0  # above it a table is refused, and here no more is granted
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Labels = npt.NDArray[np.int64]
 Measure = Callable[[Sequence[Path]], list[Latency]]
@@ -236,7 +236,7 @@ def _labelled(folder: Path, info: BundleInfo) -> list[tuple[Path, int]]:
         (file, info.classes.index(place.name))
         for place in places
         for file in sorted(place.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        if file.suffix.lower() in EXTENSIONS
     ]
     if not found:
         raise BundleError(f"{folder} holds no pictures; they go into a folder per class, such as {info.classes[0]}/")

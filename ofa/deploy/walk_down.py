@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ofa.deploy.artefact import (
     on_disk,
 )
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
+from ofa.deploy.verify import Measure
 from ofa.files import FileFormatError, read_json
 from ofa.hardware import Device, measure
 from ofa.metrics import metric_of
@@ -29,7 +30,6 @@ from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator
 
-Measure = Callable[[Sequence[Path]], list[Latency]]
 Candidate = Mapping[str, Any]
 
 HEADROOM = 0.02

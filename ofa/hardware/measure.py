@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,7 @@ from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import anchor_model
 from ofa.hardware.timing import TimedBlock
-
-Progress = Callable[[int, int, str], None]
+from ofa.progress import Progress
 
 QUANTILES = range(0, 101, 5)
 

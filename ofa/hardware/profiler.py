@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable, macs
-from ofa.cost.correction import Correction, fit_correction
+from ofa.cost.correction import Correction, Floats, fit_correction
 from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import ENERGY, SlotLike
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 MAX_REPEATABILITY_PERCENT = 3.0
 CALL = "(call)"  # the empty graph, measured like a part
-
-Floats = npt.NDArray[np.float64]
 
 
 class PartLike(Protocol):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from ofa.cost.correction import Floats
 from ofa.cost.cost_model import CostModel, Factor
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import LatencyTable, SlotLike, stage_of
@@ -29,7 +30,6 @@ from ofa.precision.mixed_space import (
 )
 from ofa.space import Arch, Population, SearchSpace
 
-Floats = npt.NDArray[np.float64]
 _FourSums: TypeAlias = tuple[list[Factor], list[Factor], list[Factor], list[Factor]]
 
 MIN_MIXED = 8

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ofa.files import FileFormatError, read_json
 from ofa.metrics import Metric, metric_of
+from ofa.search.pick import HEADROOM
 from ofa.space import Arch, SearchSpace, SpaceError
 
 BUNDLE_FORMATS = (1, 2)
@@ -58,7 +59,7 @@ class DeviceResults:
     @property
     def headroom(self) -> float:
         """How far a pick's measured median stays below its budget, as a share of the median."""
-        return self.selected.get("headroom_percent", 3.0) / 100 if self.selected else 0.03
+        return (self.selected or {}).get("headroom_percent", 100 * HEADROOM) / 100
 
     def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> Bundle | None:
         """The bundle of an architecture, made for ``budget_ms`` if that is given."""

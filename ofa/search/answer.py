@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from ofa.cost.latency_table import LATENCIES
 from ofa.files import read_json, write_csv_atomic, write_json_atomic
 from ofa.metrics import metric_of
-from ofa.search.pick import LATENCIES, best_within, pick_entry
+from ofa.search.pick import best_within, pick_entry
 from ofa.space import Arch
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ofa.errors import UsageError, unknown_name_message
 from ofa.metrics import TOP1
+from ofa.progress import Progress
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS
 from ofa.search.pareto import Evaluations, non_dominated
@@ -19,7 +20,6 @@ from ofa.search.sampling import take_unseen
 from ofa.space import Arch, Population, SearchSpace
 
 MANY = 5000
-Progress = Callable[[int, int, str], None]
 
 
 def search(

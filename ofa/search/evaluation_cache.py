@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ofa.files import FileFormatError, write_text_atomic
+from ofa.files import FileFormatError
 from ofa.metrics import TOP1, Metric
 from ofa.space import Arch
 
@@ -97,11 +97,6 @@ class EvaluationCache:
         if new:
             self.add(new, [theirs[arch] for arch in new])
         return len(new)
-
-    def export_csv(self, path: Path | str) -> None:
-        """Write what is known of this one thing to a file that :meth:`import_csv` reads."""
-        rows = [(*self.key.values(), arch.to_json(), *map(repr, row)) for arch, row in self._known.items()]
-        write_text_atomic(Path(path), _csv_text([self.columns, *rows]))
 
     def _append(self, path: Path, rows: list[tuple[str, ...]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.cost.latency_table import LATENCIES
 from ofa.errors import OfaError
 from ofa.metrics import Metric
 from ofa.space import Arch
 
-LATENCIES = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
+HEADROOM = 0.03
 MAX_ROUNDS = 5
 
 
@@ -43,7 +44,7 @@ def pick_within_budgets(
     measure_ms: Callable[[list[Arch]], pd.DataFrame],
     device: str,
     num_candidates: int = 4,
-    headroom: float = 0.03,
+    headroom: float = HEADROOM,
     also: Sequence[int] = (),
 ) -> tuple[pd.DataFrame, list[int]]:
     """Evaluate and measure the most promising candidates, a few per budget and round, and pick among these.

@@ -108,11 +108,6 @@ class Problem:
         """Columns of the values that only an evaluation tells."""
         return [column for column in range(self.num_objectives) if column not in self.free]
 
-    def free_values(self, population: Population) -> Values:
-        """Shape ``(N, F)``: the free columns in ascending order."""
-        columns = [self.free[column](population) for column in sorted(self.free)]
-        return np.stack(columns, axis=1) if columns else np.empty((len(population), 0))
-
     # -- feasibility -------------------------------------------------------------------------------------------------
 
     def violation(self, population: Population) -> Values:

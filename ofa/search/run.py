@@ -11,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.cost.latency_table import LATENCIES
 from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.metrics import Metric, name_in_file
+from ofa.progress import Progress
 from ofa.search.driver import check_method, search
 from ofa.search.evaluation_cache import Scores
 from ofa.search.methods.guided import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
-from ofa.search.pick import LATENCIES, InfeasibleBudgetError, pick_entry, pick_within_budgets
+from ofa.search.pick import HEADROOM, InfeasibleBudgetError, pick_entry, pick_within_budgets
 from ofa.search.predictors import check_predictors
 from ofa.search.problem import Constraint, Cost, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
@@ -95,8 +97,8 @@ def run_search(
     identity: Mapping[str, Any] | None = None,
     num_candidates: int = 4,
     num_measured: int = 16,
-    headroom: float = 0.03,
-    progress: Callable[[int, int, str], None] | None = None,
+    headroom: float = HEADROOM,
+    progress: Progress | None = None,
 ) -> dict[str, SearchResult]:
     """Search the front of each device, and pick a measured subnet for each budget.
 

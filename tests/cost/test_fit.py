@@ -167,8 +167,12 @@ def test_proposals_are_what_is_not_known_yet(net):
     share = np.mean([arch["stage2.block0.kernel"] == 7 for arch in proposed])
     assert share >= 0.5 > 1 / 3
     assert len(set(proposed)) == 6
-    seen, new = fit.relative_uncertainty(without).mean(), fit.relative_uncertainty(proposed).mean()
-    assert new > 1.2 * seen
+
+    def relative_uncertainty(archs):
+        features = fit._posterior.features(fit._parts, net.space.to_population(archs))
+        return np.sqrt(np.einsum("nf,fg,ng->n", features, fit._posterior.covariance, features)).mean()
+
+    assert relative_uncertainty(proposed) > 1.2 * relative_uncertainty(without)
     with pytest.raises(ValueError, match="at least 1, not 0"):
         fit.propose(0, rng=np.random.default_rng(0))
 

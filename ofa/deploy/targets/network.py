@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from ofa.deploy.parity import Images, Outputs
 from ofa.errors import OfaError
 
 NUM_TOGETHER = 8
 
-Images = npt.NDArray[np.generic]
-Outputs = npt.NDArray[np.float32]
 Reference = Callable[[Images], Outputs]
 
 

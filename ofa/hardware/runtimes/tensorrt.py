@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
-from ofa.hardware.timing import PERCENTILES, SystemClock, time_models
 from ofa.optional import NotInstalledError, extra, require
 from ofa.setting import Setting
 
@@ -48,7 +46,7 @@ class TensorRt:
 
     Which kernels ("tactics") an engine gets depends on timings that TensorRT takes while it builds. They are kept in a
     timing cache, one per GPU, version and flags, so that the parts and the whole networks of a table get the same ones.
-    How much another draw would change is what :meth:`build_spread_percent` says. fp32 means fp32: TF32 is off.
+    fp32 means fp32: TF32 is off.
     """
 
     format: Format = "onnx"
@@ -93,32 +91,6 @@ class TensorRt:
 
     def _cached(self, model: Model, setting: Setting, versions: dict[str, str]) -> Path:
         return cache_file("engine", read_model(model), setting.batch, BUILD_FLAGS, versions)
-
-    def build_spread_percent(
-        self, model: Model, setting: Setting, *, rng: np.random.Generator, num_builds: int = 3
-    ) -> float:
-        """By how many percent the slowest of several independent builds is slower than the fastest one.
-
-        Each build times all tactics anew; nothing of it is kept. The low percentiles are compared, measured in turn.
-
-        Raises:
-            ValueError: If ``num_builds`` is less than 2.
-        """
-        if num_builds < 2:
-            raise UsageError(f"num_builds must be at least 2, not {num_builds}")
-        what = check_exists(model, "an ONNX")
-        self.versions()
-        runs: dict[str, Run] = {}
-        for number in range(num_builds):
-            engine, _ = self._build(model, what, setting.batch, b"")
-            session = self._built(engine, what, setting.batch)
-            runs[str(number)] = session.prepared(session.random_inputs(rng))
-        result = time_models(runs, anchor=runs["0"], rng=rng, clock=SystemClock(on_cpu=False))
-        durations_ns = [
-            np.concatenate([block.durations_ns for block in result.blocks if block.name == name]) for name in runs
-        ]
-        low = [float(np.percentile(durations, PERCENTILES[0])) for durations in durations_ns]
-        return (max(low) / min(low) - 1) * 100
 
     def versions(self) -> dict[str, str]:
         trt = require("tensorrt", EXTRA)

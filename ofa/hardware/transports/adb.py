@@ -27,6 +27,7 @@ import numpy as np
 
 from ofa.config import ConfigError
 from ofa.files import sha256_of_file
+from ofa.hardware.fingerprint import GOVERNOR
 from ofa.hardware.runner import MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import check_exists
@@ -48,7 +49,6 @@ PROPERTIES = {
     "android": "ro.build.version.release",
     "build": "ro.build.id",
 }
-GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 CANNOT_START = (126, 127)
 LINKER = "CANNOT LINK EXECUTABLE"
 

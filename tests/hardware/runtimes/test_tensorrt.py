@@ -585,28 +585,6 @@ def test_versions_name_tensorrt_driver_and_gpu(trt):
     assert TensorRt().versions() == {"tensorrt": trt.__version__, **GPU}
 
 
-def test_the_spread_of_builds_is_that_of_their_speeds(trt, monkeypatch):
-    durations_ns = iter([1000, 1100, 1050])
-
-    class Session:
-        def __init__(self, *_):
-            self.duration_ns = next(durations_ns)
-
-        def random_inputs(self, rng):
-            return {}
-
-        def prepared(self, inputs):
-            duration_ns = self.duration_ns
-            return type("Run", (), {"durations_ns": lambda self, block_ns, min_runs: [duration_ns] * min_runs})()
-
-    monkeypatch.setattr(tensorrt, "TensorRtSession", Session)
-    spread = TensorRt().build_spread_percent(doubling(), device(), rng=np.random.default_rng(0))
-    assert spread == pytest.approx(10)
-    assert trt.timing_caches == [b""] * 3
-    with pytest.raises(ValueError, match="num_builds must be at least 2, not 1"):
-        TensorRt().build_spread_percent(doubling(), device(), rng=np.random.default_rng(0), num_builds=1)
-
-
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(NotInstalledError, match=r"tensorrt cannot be imported.*ofa-toolkit\[tensorrt\]"):

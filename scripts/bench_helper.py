@@ -1,0 +1,108 @@
+"""What the benchmarks share: sections, rows that are kept, timing, and pages made of a template and tables.
+
+The words of a page are in ``templates/<name>``, with the places of numbers and tables; a script fills them in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import timm
+import torch
+
+from ofa.hardware.fingerprint import cpu_model
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH = 120
+AS_WRITTEN = ("#", "|", "-")  # first characters of blocks that are not running text
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parser_of(description: str | None, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """A parser that shows a script's description as it is written; with sections, of which it takes some or all."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if sections:
+        parser.add_argument(
+            "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; all if none is named"
+        )
+    return parser
+
+
+def parsed(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None, sections: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Options, with their ``words``, and the ``sections`` that are to be done in the order in which they are known."""
+    options = parser.parse_args(words)
+    options.words = sys.argv[1:] if words is None else list(words)
+    if sections:
+        unknown = [name for name in options.sections if name not in sections]
+        if unknown:
+            parser.error(f"unknown section {unknown[0]!r}; known: {', '.join(sections)}")
+        options.sections = [name for name in sections if name in options.sections or not options.sections]
+    return options
+
+
+def read_rows(path: Path, **types: type) -> list[dict[str, Any]]:
+    """Rows of a CSV file, none without it."""
+    if not path.exists():
+        return []
+    rows = pd.read_csv(path, dtype=types).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def seconds(action: Callable[[], object], *, repeats: int = 5, percentile: float = 0) -> float:
+    """A percentile of some runs, by default the least, after one that does not count."""
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return float(np.percentile(times, percentile))
+
+
+def median_and_range(values: Iterable[float]) -> str:
+    found = np.array(list(values))
+    return f"{np.median(found):.3f} ({found.min():.3f} to {found.max():.3f})"
+
+
+def table_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def page(template: str, **values: Any) -> str:
+    """A template with its values, running text in lines of equal width."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    known = {
+        "date": datetime.date.today(),
+        "cpu": cpu_model(),
+        "machine": f"{cpu_model()}, {platform.machine()}",
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+    blocks = environment.get_template(template).render(**known, **values).split("\n\n")
+    return "\n\n".join(map(_block, filter(None, (block.strip("\n") for block in blocks)))) + "\n"
+
+
+def _block(text: str) -> str:
+    if text.startswith(AS_WRITTEN):
+        return text
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
