@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import safetensors
 import safetensors.torch
 
@@ -75,7 +76,11 @@ class Run:
             FileFormatError: If the folder holds none, or a damaged one.
         """
         path = Path(path)
-        info = read_json(path / "supernet.json", kind="run folder", remedy=REMEDY)
+        return cls.of(path, read_json(path / "supernet.json", kind="run folder", remedy=REMEDY))
+
+    @classmethod
+    def of(cls, path: Path, info: dict[str, Any]) -> Run:
+        """A run whose ``supernet.json`` has been read; :class:`FileFormatError` if something of it is missing."""
         missing = {"model", "num_classes", "space", "data", "recipe", "weights_sha256"} - set(info)
         if missing:
             raise FileFormatError(f"{path / 'supernet.json'} lacks {', '.join(sorted(missing))}; {REMEDY}")
@@ -107,6 +112,12 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         return Recipe.from_json(self.info["recipe"], where=f"recipe in {self.path / 'supernet.json'}")
+
+    def bounds(self) -> tuple[float, float]:
+        """What the largest and the smallest subnet were worth on the search split at the end of training."""
+        last = pd.read_csv(self.path / "metrics.csv").iloc[-1]
+        metric = self.task.metric
+        return float(last[metric.of("largest")]), float(last[metric.of("smallest")])
 
     @property
     def task(self) -> Task:

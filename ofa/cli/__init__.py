@@ -1,0 +1,53 @@
+"""The ``ofa`` command: options and printing; what is done is in :mod:`ofa.workflow`."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+from rich.markup import escape
+
+import ofa
+from ofa.cli.commands import app
+from ofa.cli.printing import progress_bar, say
+from ofa.errors import OfaError
+
+__all__ = ["app", "main", "progress_bar", "say"]
+
+REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "give a place that you may read and write, or change its permissions",
+    errno.EPERM: "give a place that you may read and write, or change its permissions",
+    errno.EROFS: "give a place that can be written",
+    errno.ENOSPC: "make space, or give another place",
+    errno.EDQUOT: "make space, or give another place",
+}
+
+
+def main() -> None:
+    """Run the command; the user's mistakes end with a message and exit status 2, our own with a traceback and 70."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept")
+        sys.exit(130)
+    except OfaError as error:
+        say(f"{'[red]error:[/] ' if error.exit_status == 2 else ''}{escape(str(error))}")
+        sys.exit(error.exit_status)
+    except OSError as error:
+        say(f"[red]error:[/] {escape(refusal_message(error))}")
+        sys.exit(2)
+    # The last door: what was not meant for the user is ours, and said to be so.
+    except Exception as error:
+        traceback.print_exception(error)
+        say(f"[red]this is a fault of ofa {ofa.__version__}, not yours:[/] please report it with the lines above")
+        sys.exit(70)
+
+
+def refusal_message(error: OSError) -> str:
+    """What the system refused, of which file, and what to do about it."""
+    paths = " -> ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+    where = f"{paths}: " if paths else ""
+    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+    return f"{where}{error.strerror or error}{remedy}"

@@ -1,0 +1,220 @@
+"""The commands: what each prints of the call of :mod:`ofa.workflow` that it makes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ofa import workflow
+from ofa.cli.printing import (
+    check_rows,
+    escaped,
+    print_json,
+    print_picks,
+    print_promises,
+    print_table,
+    say,
+    say_exported,
+)
+from ofa.cli.skin import command
+
+if TYPE_CHECKING:
+    from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
+    from ofa.supernet.inspect import Inspection
+    from ofa.training import Run
+
+app = typer.Typer(
+    name="ofa",
+    help="Train once, deploy everywhere: any timm model, any device, any latency budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+command_of = partial(command, app)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo leaves.")] = Path("runs/demo"),
+    device: Annotated[str, typer.Option(help="Device: a name in devices/ or a YAML file.", metavar="NAME")] = "cpu-1t",
+) -> None:
+    """The whole way on scikit-learn's digits: train, profile, search, export, verify, report. Needs no network."""
+    tables = out / "latency_tables"
+    say(f"[bold]1/6  train[/]    a supernet on digits, into {out}")
+    train(recipe="demo", overrides=[], out=out, resume=True, as_json=False)
+    say(f"[bold]2/6  profile[/]  its parts on device {device}")
+    profile(run=str(out), device=device, out=tables, force=True, as_json=False)
+    budgets_ms = workflow.demo_budgets(out, device, tables=tables)
+    say(f"[bold]3/6  search[/]   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}")
+    search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables, as_json=False)
+    say("[bold]4/6  export[/]   a bundle per budget")
+    bundles = [out / "bundles" / f"{device}-{budget:g}ms" for budget in budgets_ms]
+    for bundle, budget in zip(bundles, budgets_ms, strict=True):
+        export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True, as_json=False)
+    say("[bold]5/6  verify[/]   each bundle again")
+    results = [workflow.verify(bundle, device=device) for bundle in bundles]
+    print_promises(results, workflow.searched(out / "search" / device))
+    say("[bold]6/6  report[/]")
+    report(run=out, tables=tables, as_json=False)
+    say(f"Open {out / 'report.html'} in a browser. Training curves: tensorboard --logdir {out / 'tensorboard'}")
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+@command_of(workflow.inspect, arguments={"model": "MODEL", "overrides": "key=value"})
+def inspect(result: Inspection, model: str, **_: Any) -> None:
+    from ofa.cli.inspection import print_inspection
+
+    print_inspection(model, result)
+
+
+@command_of(workflow.train, arguments={"recipe": "RECIPE", "overrides": "key=value"})
+def train(result: Run, **_: Any) -> None:
+    metric, (largest, smallest) = result.task.metric, result.bounds()
+    say(
+        f"{result.space.num_archs:.3g} subnets in one set of weights; {metric.title} on the search split: largest "
+        f"{metric.text(largest)}, smallest {metric.text(smallest)}"
+    )
+
+
+@app.command()
+def recipes() -> None:
+    """List the packaged recipes."""
+    from ofa.training import list_recipes, load_recipe
+
+    print_table(["recipe", "what it does"], [[name, load_recipe(name).description] for name in list_recipes()])
+
+
+@command_of(workflow.profile)
+def profile(result: workflow.Profiled, **_: Any) -> bool:
+    table, held_out = result.table, result.table.held_out
+    if not result.is_new:
+        say(f"{result.csv_path} has every part already; --fresh measures it anew")
+    say(
+        f"{len(table.entries)} parts; {held_out['num']} unseen whole subnets predicted with "
+        f"{held_out['mape_percent']:.1f} % mean error, rank correlation {held_out['spearman']:.3f} "
+        f"(MACs alone {held_out['macs_only_spearman']:.3f}); measurements repeat to {table.repeatability_percent:.1f} %"
+    )
+    if table.refused:
+        say("[red]that is too noisy to search with; measure in a quieter hour, or keep the table with --force[/]")
+    return not table.refused
+
+
+@command_of(workflow.search)
+def search(result: workflow.Searched, **_: Any) -> None:
+    for name, selected in result.selected.items():
+        print_picks(name, selected)
+    if not result.is_new:
+        say("answered from what the earlier search measured; --refine looks closer at these budgets")
+    if result.files is not None:
+        say(f"the picks are ONNX files in {result.files}, INT8 where that pays, for ONNX Runtime")
+
+
+@command_of(workflow.export)
+def export(result: ExportResult, out: Path, **_: Any) -> None:
+    for miss in result.too_slow:
+        say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
+    say_exported(out, result.info)
+
+
+@command_of(workflow.deploy)
+def deploy(result: list[Deployed], run: Path, out: Path | None, **_: Any) -> bool:
+    rows = [
+        [
+            entry.path.name,
+            info.model.files[0],
+            f"{sum(info.files[name]['bytes'] for name in info.model.files) / 1e6:.2f} MB",
+            f"{info.latency_ms.p50:.3f} ms",
+            info.task.metric.interval_text(info.score),
+            "kept" if entry.kept else f"{len(entry.too_slow)} missed before" if entry.too_slow else "",
+        ]
+        for entry in result
+        if (info := entry.info) is not None
+    ]
+    print_table(["bundle", "file", "size", "p50", "test split", ""], rows)
+    for entry in result:
+        if entry.error:
+            say(f"[red]{entry.path.name}:[/] {escape(entry.error)}")
+    say(f"{len(rows)} of {len(result)} bundles in {out or run / 'deploy'}")
+    return len(rows) == len(result)
+
+
+@command_of(workflow.elastic)
+def elastic(result: ElasticRuntime, out: Path, **_: Any) -> None:
+    metric = result.info.metric
+    rows = [
+        [each.name, f"{each.resolution} px", f"{each.latency_ms:.3f} ms", metric.text(each.score)]
+        for each in result.subnets
+    ]
+    print_table(["subnet", "resolution", "measured p50", "test split"], rows)
+    num_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    say(f"{out}: {len(rows)} subnets in {num_bytes / 1e6:.2f} MB")
+
+
+@command_of(workflow.verify, arguments={"bundle": "BUNDLE"})
+def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
+    print_table(["check", "holds", "expected", "found"], check_rows(result.checks))
+    if result.ok:
+        say(f"{bundle} holds what it promises ({len(result.checks)} checks)")
+    else:
+        failed = ", ".join(check.name for check in result.failed)
+        say(f"[red]{escape(str(bundle))} does not hold what it promises: {escape(failed)}[/]")
+    return result.ok
+
+
+@command_of(workflow.report)
+def report(result: workflow.Written, **_: Any) -> None:
+    for path in result.paths:
+        say(f"wrote {path}")
+
+
+@command_of(workflow.plot)
+def plot(result: workflow.Written, **_: Any) -> None:
+    for path in result.paths:
+        say(f"wrote {path}")
+
+
+@command_of(workflow.measure, arguments={"models": "MODEL…"})
+def measure(result: workflow.Measured, **_: Any) -> None:
+    rows = [
+        [
+            name,
+            *(f"{row[f'latency_ms_p{p}']:.3f} ms" for p in (10, 50, 90)),
+            int(row["num_runs"]),
+            f"{row['repeatability_percent']:.1f} %",
+        ]
+        for name, row in result.table.iterrows()
+    ]
+    title = f"{result.device.name}: {result.device.description}"
+    print_table(["model", "p10", "p50", "p90", "runs", "repeats to"], rows, title=title)
+    timing = result.table.attrs["timing"]
+    causes = ", ".join(f"{cause} × {count}" for cause, count in timing["causes"].items()) or "none disturbed"
+    say(f"{timing['rejected_percent']:g} % of {timing['num_blocks']} blocks measured again ({causes})")
+
+
+@command_of(workflow.fit)
+def fit(result: workflow.Fitted, **_: Any) -> None:
+    if result.table is None:
+        print_json(result.proposals)
+        return
+    held_out = result.table.held_out
+    say(
+        f"{result.csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % "
+        f"mean error, rank correlation {held_out['spearman']:.3f} (MACs alone "
+        f"{held_out['macs_only_mape_percent']:.1f} %, {held_out['macs_only_spearman']:.3f})"
+    )
+    for arch in result.proposals:
+        say(f"measure next: {escape(str(arch))}")
+
+
+@command_of(workflow.devices)
+def devices(result: workflow.KnownDevices, **_: Any) -> None:
+    header = ["device", "what it is for", "batch", "threads", "installed", "tables"]
+    names = ("name", "description", "batch", "threads", "installed")
+    print_table(header, escaped([*(str(row[n]) for n in names), ", ".join(row["tables"])] for row in result.rows))

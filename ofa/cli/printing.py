@@ -1,0 +1,153 @@
+"""What the commands print: for people on standard error, for scripts as JSON on standard output."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from ofa.progress import Progress
+
+if TYPE_CHECKING:
+    from ofa.deploy import BundleInfo, Check, VerifyResult
+
+
+def say(text: str) -> None:
+    """Print for people, on standard error, so that ``--json`` leaves standard output to the result."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print a table; columns of numbers are aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for index, name in enumerate(header):
+        numbers = all(not isinstance(cell := row[index], str) or re.fullmatch(r"[\d.]+( \S+)?", cell) for row in rows)
+        table.add_column(name, justify="right" if rows and numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(stderr=True)
+    console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
+
+
+def escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def check_rows(checks: Sequence[Check]) -> list[list[str]]:
+    """Checks for people: checksums cut short, sample pictures that are as they should be counted in one row."""
+
+    def short(text: str) -> str:
+        return re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]{52}", r"\1…", text)
+
+    folded = [check for check in checks if check.ok and check.name.startswith("samples/")]
+    rows = [
+        [check.name, "yes" if check.ok else "NO", short(check.expected), short(check.found)]
+        for check in checks
+        if check not in folded
+    ]
+    return rows + ([["samples/", "yes", f"{len(folded)} files as listed", "the same"]] if folded else [])
+
+
+def print_picks(device: str, selected: Mapping[str, Any]) -> None:
+    from ofa.metrics import metric_of
+
+    metric, tau = metric_of(selected), selected["predictor"]["kendall_tau"]
+    volume = selected["hypervolume"]
+    rows = [
+        [
+            f"{pick['budget_ms']:g} ms",
+            f"{pick['measured_latency_ms']:.3f} ms",
+            f"{pick['predicted_latency_ms']:.3f} ms",
+            "{} ({:.1f} to {:.1f})".format(metric.text(pick[metric.of("measured")]), *pick[metric.interval_key]),
+            f"{pick['macs'] / 1e6:.2f} M",
+            f"{pick['params'] / 1e6:.3f} M",
+        ]
+        for pick in selected["picks"]
+    ]
+    header = ["budget", "measured p50", "predicted", "search split", "MACs", "params"]
+    print_table(header, rows, title=f"picks on {device}")
+    say(
+        f"{selected['num_evaluations']} subnets evaluated; predictor rank correlation (held out) "
+        f"{'unknown' if tau is None else f'{tau:.2f}'}; hypervolume {volume['front']:.4g} against "
+        f"{volume['random']:.4g} of random search with as many evaluations"
+    )
+
+
+def say_exported(path: object, info: BundleInfo) -> None:
+    metric, quantization = info.task.metric, info.model.quantization
+    say(
+        f"{escape(str(path))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
+        f"{metric.title} on the test split {metric.interval_text(info.score)}"
+    )
+    if quantization is not None:
+        say(
+            f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
+            f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
+        )
+
+
+def print_promises(results: Sequence[VerifyResult], searched: Mapping[Any, Mapping[str, Any]]) -> None:
+    """What each bundle promises beside what the search said of it, by architecture, and whether it holds."""
+    rows = []
+    for result in results:
+        info, entry = result.info, searched[frozenset(result.info.arch.items())]
+        rows.append(
+            [
+                f"{info.budget_ms:g} ms",
+                f"{entry['predicted_latency_ms']:.3f} ms",
+                f"{info.latency_ms.p50:.3f} ms",
+                f"{info.latency_ms.p90:.3f} ms",
+                f"{entry['macs'] / 1e6:.2f} M",
+                f"{entry['params'] / 1e6:.3f} M",
+                info.task.metric.text(info.score.value),
+                "yes" if result.ok else "NO",
+            ]
+        )
+    print_table(["budget", "predicted", "p50", "p90", "MACs", "params", "test split", "holds"], rows)
+    for result in results:
+        for check in result.failed:
+            say(f"[red]does not hold:[/] {escape(f'{result.path.name}: {check.name}: {check.found}')}")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress callback that draws a bar where there is a terminal, and prints a line now and then where not."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log_progress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what)
+
+
+def _log_progress(every_seconds: float = 15.0) -> Progress:
+    last = time.monotonic()
+
+    def log(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every_seconds:
+            last = time.monotonic()
+            say(f"  {what}: {done}/{total}")
+
+    return log
