@@ -121,3 +121,23 @@ def test_without_a_card_it_says_so(script: Path, tmp_path: Path, capsys: pytest.
     assert gpu.Parent(options, dict(os.environ), time.monotonic()).run() == 2
     assert "no card: torch sees no CUDA device" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_pytest_says_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = gpu.Tally()
+    for line in (
+        "[gw0] [ 25%] PASSED tests/a/test_a.py::test_one[cuda-x] \n",
+        "tests/a/test_a.py::test_two FAILED   [ 50%]\n",
+        "tests/a/test_a.py::test_three SKIPPED (torch sees no CUDA device)\n",
+        "E   AssertionError: FAILED\n",
+        "===== short test summary info =====\n",
+        "FAILED tests/a/test_a.py::test_two - AssertionError: 1 != 2\n",
+        "ERROR tests/b/test_b.py - ModuleNotFoundError: No module named 'c'\n",
+        "=== 1 failed, 1 passed, 1 skipped, 1 error in 1.00s ===\n",
+    ):
+        tally.read(line)
+    assert tally.counts == {"PASSED": 1, "FAILED": 1, "ERROR": 1, "SKIPPED": 1}
+    tally.rows(gpu.Context(argparse.Namespace(device="cpu", small=True, seconds=1)), tally.last.strip("= "))
+    out = capsys.readouterr().out
+    assert '"what": "a/test_a.py::test_two", "value": "failed", "unit": "", "note": "AssertionError: 1 != 2"' in out
+    assert "b/test_b.py" in out and "1 error in 1.00s" in out

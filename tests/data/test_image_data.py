@@ -345,14 +345,14 @@ def test_the_training_split_is_moved_once(digits: ImageData) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("kind", ["grey", "rgb"])
-def test_cuda_gives_what_the_cpu_gives(kind: str, lazy: bool, tmp_path: Path) -> None:
+def test_cuda_gives_what_the_cpu_gives(kind: str, lazy: bool, tmp_path: Path, cuda: str) -> None:
     plain = _varied(tmp_path, kind, lazy=lazy, horizontal_flip=True)
-    for (images, labels), (expected, expected_labels) in zip(_list(plain, device="cuda"), _list(plain), strict=True):
+    for (images, labels), (expected, expected_labels) in zip(_list(plain, device=cuda), _list(plain), strict=True):
         assert images.is_cuda
         torch.testing.assert_close(images.cpu(), expected)
         assert torch.equal(labels.cpu(), expected_labels)
     mixed = _varied(tmp_path, kind, lazy=lazy, **MIXED)
-    for (images, targets), (expected, shares) in zip(_list(mixed, device="cuda"), _list(mixed), strict=True):
+    for (images, targets), (expected, shares) in zip(_list(mixed, device=cuda), _list(mixed), strict=True):
         torch.testing.assert_close(targets.cpu(), shares)
         # Other rounding moves a few pixels by a grey value, or by a neighbour.
         assert (images.cpu() - expected).abs().gt(0.05).float().mean() < 0.02
