@@ -1,6 +1,23 @@
 """The whole way, one call per command of the command line: what it reads, what it leaves, and results as objects.
 
-Heavy libraries are loaded by the call that needs them. Every call takes ``progress``, see :mod:`ofa.progress`.
+Heavy libraries are loaded by the call that needs them. The command line makes its options and help of these signatures
+and docstrings (:mod:`ofa.cli.skin`); what several calls take means the same in all of them:
+
+Args:
+    run: Run folder that `ofa train` left.
+    device: Device: a name in devices/ or a YAML file.
+    devices: Devices, one or several.
+    budgets_ms: Latency budgets, one or several.
+    tables: Folder of latency tables.
+    any_machine: Take a table that was measured elsewhere or with other software too.
+    data_root: Where the run's data is now, if it moved.
+    dynamic_batch: Leave the network's batch free; the default is the device's.
+    from_pixels: The network takes uint8 pictures (NHWC) and gives probabilities.
+    max_loss: Points of the metric on the search split that INT8 may cost; more stays in floating point.
+    overwrite: Replace what is there, if it is of the same kind.
+    fresh: Make everything anew, whatever is there.
+    seed: Decides what is drawn and the order of measuring; the same seed gives the same.
+    progress: See :mod:`ofa.progress`.
 """
 
 from __future__ import annotations
@@ -20,7 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ofa.cost import LatencyTable
-    from ofa.deploy import Deployed, ElasticRuntime, ExportOptions, ExportResult, Measure, VerifyResult
+    from ofa.deploy import Deployed, ElasticRuntime, ExportOptions, ExportResult, VerifyResult
+    from ofa.deploy.verify import Measure
     from ofa.hardware import Device
     from ofa.space import Arch, SearchSpace
     from ofa.supernet import Supernet
@@ -31,27 +49,31 @@ TABLES = Path("latency_tables")
 TRAIN_FIRST = "train it with `ofa train`"
 
 
-def inspect(model: str, choices: Mapping[str, Any] | None = None) -> Inspection:
-    """Take stock of a model without reading or making a weight.
+def inspect(model: str, overrides: Sequence[str] = (), *, choices: Mapping[str, Any] | None = None) -> Inspection:
+    """Tell what is elastic in a model, what is not and why, and between which costs its subnets lie.
+
+    Takes seconds, whatever the size of the model: no weight is read or made.
 
     Args:
         model: timm model, preset, or run folder.
-        choices: Arguments of :func:`ofa.elasticize`, for a model that is no run.
+        overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]
+        choices: The same as arguments of :func:`ofa.elasticize`.
 
     Raises:
         UsageError: If choices are given for a run, whose space is settled, or if its space is no longer what it was.
     """
+    from ofa.config import apply_overrides
     from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import create_without_weights
     from ofa.supernet.inspect import inspect as take_stock
     from ofa.training import Run
 
-    choices = dict(choices or {})
-    check_choices(choices)
+    wanted = apply_overrides(dict(choices or {}), overrides)
+    check_choices(wanted)
     if not is_run_folder(model):
-        return take_stock(create_without_weights(model, **choices))
-    if choices:
-        raise UsageError(f"the space of run {model} is settled; choices such as {next(iter(choices))!r} are for others")
+        return take_stock(create_without_weights(model, **wanted))
+    if wanted:
+        raise UsageError(f"the space of run {model} is settled; choices such as {next(iter(wanted))!r} are for others")
     run = Run.open(model)
     config = run.recipe.model
     supernet = create_without_weights(config.name, num_classes=int(run.info["num_classes"]), **config.choices())
@@ -64,18 +86,25 @@ def inspect(model: str, choices: Mapping[str, Any] | None = None) -> Inspection:
 
 
 def train(
-    recipe: Recipe | str | Path,
-    out: Path | str,
-    *,
+    recipe: Recipe | Path | str,
     overrides: Sequence[str] = (),
+    *,
+    out: Path | str,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Train a supernet: :func:`ofa.training.train`.
+    """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN.
+
+    On several GPUs: ``torchrun --nproc_per_node=4 -m ofa train ...``; the batch size is that of all of them together.
 
     Args:
-        recipe: A recipe, or the name or path of one.
-        overrides: ``section.key=value`` words that are laid over a recipe that is read.
+        recipe: Packaged recipe, or a .yaml file; see `ofa recipes`.
+        overrides: Settings to change: train.epochs=90 data.root=photos
+        out: Run folder to make.
+        resume: Continue from the latest checkpoint.
+
+    Raises:
+        RunError, ConfigError, DivergedError, StoppedError: See :func:`ofa.training.train`.
     """
     import ofa.training
 
@@ -92,10 +121,13 @@ class Profiled:
     table: LatencyTable
     is_new: bool
 
+    def to_json(self) -> dict[str, Any]:
+        return {"csv": str(self.csv_path), "held_out": self.table.held_out}
+
 
 def profile(
-    model: str,
-    device: str | Path,
+    run: str,
+    device: str,
     *,
     out: Path | str = TABLES,
     resolutions: Sequence[int] = (),
@@ -108,11 +140,19 @@ def profile(
     energy: bool = False,
     progress: Progress | None = None,
 ) -> Profiled:
-    """Measure the parts of a space on a device: :func:`ofa.hardware.profile`; leaves ``out/DEVICE/SPACE.csv``.
+    """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
+
+    Continues where it stopped, and adds to a table that is there only what it lacks.
 
     Args:
-        model: Run folder, preset or timm model.
-        device: Name or YAML file.
+        run: Run folder, preset or timm model.
+        out: Folder of latency tables to add to.
+        resolutions: Measure only these resolutions.
+        num_resolutions: Measure parts at so many resolutions, interpolate the others.
+        num_fit: Whole subnets that the correction is fitted on.
+        num_held_out: Other whole subnets that the table is judged on.
+        force: Keep a table even if measurements do not repeat well.
+        energy: Measure energy too, where this machine has a counter that can be read.
 
     Raises:
         UsageError: If both ``resolutions`` and ``num_resolutions`` are given.
@@ -124,7 +164,7 @@ def profile(
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
     target = ofa.hardware.load_device(device)
-    supernet, space_name = _open_supernet(model)
+    supernet, space_name = _open_supernet(run)
     csv_path = Path(out) / target.name / f"{space_name}.csv"
     steps: list[int] = []
 
@@ -153,30 +193,22 @@ def profile(
 # -- search ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchSettings:
-    """What a search of devices is besides its budgets: what it found holds for these only.
-
-    Args:
-        num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
-        method, predictor: See :func:`ofa.search.search`.
-        limits: ``cost=limit`` words; a limit is in the cost's unit or a share of the largest, such as ``macs=60%``.
-        seed: The same seed gives the same search.
-    """
-
-    num_evaluations: int = 80
-    method: str = "auto"
-    predictor: str = "auto"
-    limits: tuple[str, ...] = ()
-    seed: int = 0
-
-
 @dataclass(frozen=True)
 class Searched:
-    """Device -> the content of its ``selected.json``; ``is_new`` unless an earlier search had measured enough."""
+    """What was picked.
+
+    Args:
+        selected: Device -> the content of its ``selected.json``.
+        is_new: Unless an earlier search had measured enough.
+        files: Folder of the picks' own files, where precision was searched too.
+    """
 
     selected: dict[str, dict[str, Any]]
-    is_new: bool
+    is_new: bool = True
+    files: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return self.selected
 
 
 def search(
@@ -184,25 +216,39 @@ def search(
     devices: Sequence[str],
     budgets_ms: Sequence[float],
     *,
-    settings: SearchSettings | None = None,
     tables: Path | str = TABLES,
     out: Path | str | None = None,
+    num_evaluations: int = 80,
+    method: str = "auto",
+    predictor: str = "auto",
+    limits: Sequence[str] = (),
     fleet: bool = False,
+    precision: str | None = None,
+    int8_device: str | None = None,
     start_from: Sequence[Path] = (),
     evaluations: Sequence[Path] = (),
     refine: bool = False,
+    seed: int = 0,
     any_machine: bool = False,
     data_root: str | None = None,
     progress: Progress | None = None,
 ) -> Searched:
-    """Search the front of each device and pick a measured subnet per budget: :func:`ofa.search.run.run_search`.
+    """Search the front of each device and pick a measured subnet per budget.
+
+    Asked again with other budgets, it answers at once from what it measured. Interrupted, it goes on.
 
     Args:
-        fleet: Also the best single subnet for all devices together.
-        start_from: ``front.csv`` of other searches, whose fronts are evaluated first.
-        evaluations: ``evaluations.csv`` from elsewhere, of the same weights: not evaluated again.
+        out: Instead of RUN/search (RUN/mixed with --precision).
+        num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
+        method: Search method: auto, linas, thompson, nsga2, local, random.
+        predictor: Predictor that the last candidates are proposed by; auto tries several.
+        limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.
+        fleet: Also find the best single subnet for all devices together.
+        precision: Search precision too, fp32 or INT8: of the whole network, or of each block (network, block).
+        int8_device: With --precision: the same device in INT8, for its latency table.
+        start_from: front.csv of another search, whose front is evaluated first.
+        evaluations: evaluations.csv from elsewhere, of the same weights: not evaluated again.
         refine: Look closely at new budgets, rather than answer from what was measured before.
-        any_machine: Take a table that was measured elsewhere, too.
 
     Raises:
         UsageError: If a table is missing or of another space, or options do not go together.
@@ -212,9 +258,25 @@ def search(
     from ofa.search.pick import HEADROOM
     from ofa.search.run import FLEET, check_feasible
 
-    job = _DeviceSearch(
-        Path(run), Path(tables), Path(out or Path(run) / "search"), devices, settings or SearchSettings()
-    )
+    options = {"num_evaluations": num_evaluations, "method": method, "predictor": predictor, "seed": seed}
+    if precision is not None:
+        given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
+        for name in (name for name, value in given.items() if value):
+            raise UsageError(f"{name} does not go with --precision; leave one of them out")
+        return _search_mixed(
+            run,
+            _pair_of_devices(devices, int8_device, precision),
+            budgets_ms,
+            per=precision,
+            tables=Path(tables),
+            out=Path(out or Path(run) / "mixed"),
+            any_machine=any_machine,
+            data_root=data_root,
+            progress=progress,
+            **options,
+        )
+    folder = Path(out or Path(run) / "search")
+    job = _DeviceSearch(Path(run), Path(tables), folder, devices, limits, options)
     if fleet and len(job.names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     wanted = [*job.names, *([FLEET] if fleet else [])]
@@ -231,7 +293,7 @@ def search(
     predictions = {name: table.predict_ms for name, table in job.tables.items() if job.is_of_this_space(table)}
     for name, predict_ms in predictions.items():  # before anything heavy is loaded
         space = job.tables[name].space
-        check_feasible(space, {name: predict_ms}, budgets_ms, headroom=HEADROOM, seed=job.settings.seed)
+        check_feasible(space, {name: predict_ms}, budgets_ms, headroom=HEADROOM, seed=seed)
     results = job.run(
         budgets_ms,
         start_from=start_from,
@@ -242,17 +304,26 @@ def search(
         headroom=HEADROOM,
         progress=progress,
     )
-    return Searched({name: result.selected for name, result in results.items()}, is_new=True)
+    return Searched({name: result.selected for name, result in results.items()})
 
 
 class _DeviceSearch:
     """Files of a search: each is read once."""
 
-    def __init__(self, run: Path, tables: Path, folder: Path, devices: Sequence[str], settings: SearchSettings) -> None:
+    def __init__(
+        self,
+        run: Path,
+        tables: Path,
+        folder: Path,
+        devices: Sequence[str],
+        limits: Sequence[str],
+        options: Mapping[str, Any],
+    ) -> None:
         from ofa.cost.latency_table import LatencyTable
         from ofa.files import read_json
 
-        self.path, self.tables_dir, self.folder, self.devices, self.settings = run, tables, folder, devices, settings
+        self.path, self.tables_dir, self.folder, self.devices = run, tables, folder, devices
+        self.limits, self.options = limits, options
         self.names = [Path(device).stem for device in devices]
         self.info = read_json(run / "supernet.json", kind="run folder", remedy=TRAIN_FIRST)
         paths = {name: tables / name / f"{self.info.get('space_name')}.csv" for name in self.names}
@@ -263,16 +334,7 @@ class _DeviceSearch:
             ]
             for name in self.tables
         }
-        self.facts = {
-            "settings": {
-                "num_evaluations": settings.num_evaluations,
-                "method": settings.method,
-                "predictor": settings.predictor,
-                "max": sorted(settings.limits),
-                "devices": self.names,
-                "seed": settings.seed,
-            }
-        }
+        self.facts = {"settings": {**options, "max": sorted(limits), "devices": self.names}}
 
     def sums(self, names: Sequence[str]) -> dict[str, Any]:
         """What a result of some devices goes by: checksums of the weights and of their tables."""
@@ -297,7 +359,7 @@ class _DeviceSearch:
         from ofa.search.run import Target, run_search
         from ofa.training import Run
 
-        opened, settings = Run.of(self.path, self.info), self.settings
+        opened, seed = Run.of(self.path, self.info), self.options["seed"]
         metric = opened.task.metric
         devices = [ofa.hardware.load_device(name) for name in self.devices]
         tables = [
@@ -311,7 +373,7 @@ class _DeviceSearch:
         initial = [arch for path in start_from for arch in _read_front(path, opened)]
         judge = evaluator(opened)
         num_images = len(judge.data.splits.search)
-        costs, constraints = _costs(opened.space, judge.supernet, tables, settings.limits)
+        costs, constraints = _costs(opened.space, judge.supernet, tables, self.limits)
         return run_search(
             opened.space,
             scores=Scores(metric, judge.race, num_images, cache, chunk_size=judge.num_together),
@@ -319,7 +381,7 @@ class _DeviceSearch:
                 Target(
                     device.name,
                     table.predict_ms,
-                    partial(_measure_archs, judge.supernet, device, settings.seed),
+                    partial(_measure_archs, judge.supernet, device, seed),
                     {"tables_sha256": self.sums([device.name])["tables_sha256"]},
                 )
                 for device, table in zip(devices, tables, strict=True)
@@ -329,11 +391,8 @@ class _DeviceSearch:
             out_dir=self.folder,
             constraints=constraints,
             initial=initial,
-            num_evaluations=settings.num_evaluations,
-            method=settings.method,
-            predictor=settings.predictor,
-            seed=settings.seed,
             identity={**self.facts, "weights_sha256": opened.weights_sha256},
+            **self.options,
             **options,
         )
 
@@ -364,30 +423,9 @@ def _costs(
     return costs, constraints
 
 
-def search_mixed(
-    run: Path | str,
-    devices: Sequence[str],
-    int8_device: str | None,
-    budgets_ms: Sequence[float],
-    *,
-    per: str,
-    settings: SearchSettings | None = None,
-    tables: Path | str = TABLES,
-    out: Path | str | None = None,
-    any_machine: bool = False,
-    data_root: str | None = None,
-    progress: Progress | None = None,
-) -> Searched:
-    """Search architecture and precision together: :func:`ofa.precision.mixed_search.search_mixed`.
-
-    Args:
-        devices, int8_device: One device in fp32, and the same in INT8, for its latency tables.
-        per: ``network`` or ``block``.
-    """
-    import ofa.cost
+def _pair_of_devices(devices: Sequence[str], int8_device: str | None, per: str) -> tuple[Device, Device]:
+    """The same device in fp32 and in INT8."""
     from ofa.hardware import load_device
-    from ofa.precision.mixed_search import search_mixed as run_mixed
-    from ofa.training import Run
 
     if per not in ("network", "block"):
         raise UsageError(f"--precision is network or block, not {per!r}")
@@ -402,26 +440,44 @@ def search_mixed(
             f"ONNX Runtime mixes precisions; {fp32.name} is {fp32.setting.precision} on {fp32.setting.runtime}, "
             f"{int8.name} {int8.setting.precision} on {int8.setting.runtime}"
         )
-    opened, settings = Run.open(run), settings or SearchSettings()
-    both = [open_table(opened, each, Path(tables), any_machine=any_machine) for each in (fp32, int8)]
+    return fp32, int8
+
+
+def _search_mixed(
+    run: Path | str,
+    pair: tuple[Device, Device],
+    budgets_ms: Sequence[float],
+    *,
+    per: Any,
+    tables: Path,
+    out: Path,
+    any_machine: bool,
+    data_root: str | None,
+    progress: Progress | None,
+    **options: Any,
+) -> Searched:
+    """Architecture and precision together: :func:`ofa.precision.mixed_search.search_mixed`."""
+    import ofa.cost
+    from ofa.precision.mixed_search import search_mixed
+    from ofa.training import Run
+
+    opened = Run.open(run)
+    fp32, int8 = (open_table(opened, each, tables, any_machine=any_machine) for each in pair)
     evaluator = open_evaluator(opened, data_root, progress)
-    result = run_mixed(
+    result = search_mixed(
         evaluator,
-        fp32,
-        fp32=both[0],
-        int8=both[1],
-        per="network" if per == "network" else "block",
+        pair[0],
+        fp32=fp32,
+        int8=int8,
+        per=per,
         costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
         budgets_ms=budgets_ms,
-        out_dir=Path(out or Path(run) / "mixed"),
+        out_dir=out,
         weights_sha256=opened.weights_sha256,
-        num_evaluations=settings.num_evaluations,
-        method=settings.method,
-        predictor=settings.predictor,
-        seed=settings.seed,
         progress=progress,
+        **options,
     )
-    return Searched({fp32.name: result.selected}, is_new=True)
+    return Searched({pair[0].name: result.selected}, files=out / pair[0].name)
 
 
 # -- what leaves -----------------------------------------------------------------------------------------------------
@@ -433,16 +489,26 @@ def export(
     budget_ms: float,
     out: Path | str,
     *,
-    options: ExportOptions | None = None,
-    search_dir: Path | str | None = None,
+    dynamic_batch: bool = False,
+    from_pixels: bool = False,
+    max_loss: float = 0.5,
     overwrite: bool = False,
+    search_dir: Path | str | None = None,
     data_root: str | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Export the best subnet within a budget and check it: :func:`ofa.deploy.export_bundle`; leaves a bundle.
+    """Extract, calibrate, export and check the best subnet within a budget; leaves BUNDLE/.
+
+    The device says in what form: ONNX in fp32, fp16 or INT8, OpenVINO IR, an ExecuTorch program, a LiteRT file, a
+    TensorRT engine. Where a file misses the budget, the next subnet down the front is exported, until one holds.
 
     Args:
-        search_dir: Where the search left its files, instead of ``RUN/search/DEVICE``.
+        budget_ms: Latency budget that the exported file must keep.
+        out: Bundle folder to make.
+        search_dir: Instead of RUN/search/NAME: where the search left its files.
+
+    Raises:
+        InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
     """
     import ofa.deploy
     import ofa.hardware
@@ -458,10 +524,16 @@ def export(
         budget_ms=budget_ms,
         measure=measure_on(target),
         run_info=opened.info,
-        options=options or ofa.deploy.ExportOptions(),
+        options=_export_options(dynamic_batch, from_pixels, max_loss),
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def _export_options(dynamic_batch: bool, from_pixels: bool, max_loss: float) -> ExportOptions:
+    from ofa.deploy import ExportOptions
+
+    return ExportOptions(dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss)
 
 
 def deploy(
@@ -470,13 +542,25 @@ def deploy(
     budgets_ms: Sequence[float],
     *,
     out: Path | str | None = None,
-    options: ExportOptions | None = None,
+    dynamic_batch: bool = False,
+    from_pixels: bool = False,
+    max_loss: float = 0.5,
     processes: int | None = None,
     fresh: bool = False,
     data_root: str | None = None,
     progress: Progress | None = None,
 ) -> list[Deployed]:
-    """Bundles for several devices and budgets at once: :func:`ofa.deploy.deploy`; leaves them and an index."""
+    """Bundles for several devices and budgets at once; leaves DIR/NAME-BUDGETms/, DIR/index.json and index.csv.
+
+    Interrupted, it goes on: bundles that are there and still hold are kept. Exit status 1 if a budget cannot be kept.
+
+    Args:
+        out: Instead of RUN/deploy.
+        processes: Exports at a time; one per core if not given. Measuring is done alone.
+
+    Raises:
+        TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
+    """
     import ofa.deploy
     import ofa.hardware
     from ofa.training import Run
@@ -493,7 +577,7 @@ def deploy(
         orders,
         out=out or Path(run) / "deploy",
         measure_on=measure_on,
-        options=options or ofa.deploy.ExportOptions(),
+        options=_export_options(dynamic_batch, from_pixels, max_loss),
         data_root=data_root,
         num_processes=processes or os.cpu_count() or 1,
         fresh=fresh,
@@ -511,7 +595,16 @@ def elastic(
     data_root: str | None = None,
     progress: Progress | None = None,
 ) -> ElasticRuntime:
-    """One artefact with the subnets of several budgets: :func:`ofa.deploy.write_elastic`; gives it opened."""
+    """One artefact with the subnets of several budgets, weights stored once, between which a program switches.
+
+    `ofa.deploy.ElasticRuntime(DIR)` runs it; `set_budget_ms` switches between requests.
+
+    Args:
+        out: Folder to make.
+
+    Raises:
+        InfeasibleBudgetError, ElasticError, ParityError: See :func:`ofa.deploy.write_elastic`.
+    """
     import numpy as np
 
     import ofa.deploy
@@ -546,11 +639,15 @@ def verify(
     images: Path | str | None = None,
     progress: Progress | None = None,
 ) -> VerifyResult:
-    """Check a bundle again: :func:`ofa.deploy.verify_bundle`.
+    """Check a bundle again: checksums, parity, accuracy, latency. Exit status 1 if something does not hold.
 
     Args:
-        device: Measure the latency on it too.
-        images: A folder of pictures, one folder per class in it.
+        bundle: Bundle folder that `ofa export` left.
+        device: Measure the latency on this device too.
+        images: Also the accuracy on pictures of yours: FOLDER/<class>/*.
+
+    Raises:
+        BundleError: See :func:`ofa.deploy.verify_bundle`.
     """
     import ofa.deploy
     import ofa.hardware
@@ -560,20 +657,39 @@ def verify(
     return ofa.deploy.verify_bundle(bundle, device=target, measure=measure, images=images, progress=progress)
 
 
-def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | None = None) -> Path:
-    """Write the page of a run: :func:`ofa.report.write_report`; gives its path."""
+@dataclass(frozen=True)
+class Written:
+    """Files to look at."""
+
+    paths: list[Path]
+
+    def to_json(self) -> list[str]:
+        return list(map(str, self.paths))
+
+
+def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | None = None) -> Written:
+    """Write the page to look at: RUN/report.html, self-contained.
+
+    Args:
+        out: Instead of RUN/report.html.
+    """
     import ofa.report
 
-    return ofa.report.write_report(run, tables_dir=tables, out=out)
+    return Written([ofa.report.write_report(run, tables_dir=tables, out=out)])
 
 
 def plot(
-    run: Path | str, *, tables: Path | str = TABLES, out: Path | str | None = None, file_format: str = "png"
-) -> list[Path]:
-    """Write figures of a run for papers: :func:`ofa.report.write_plots`; gives their paths."""
+    run: Path | str, *, out: Path | str | None = None, tables: Path | str = TABLES, file_format: str = "png"
+) -> Written:
+    """Figures for papers, a column wide: fronts, search, prediction error, training, one device against another.
+
+    Args:
+        out: Instead of RUN/plots.
+        file_format: png, pdf or svg.
+    """
     import ofa.report
 
-    return ofa.report.write_plots(run, out or Path(run) / "plots", tables, file_format)
+    return Written(ofa.report.write_plots(run, out or Path(run) / "plots", tables, file_format))
 
 
 # -- latencies of other things -----------------------------------------------------------------------------------------
@@ -581,7 +697,7 @@ def plot(
 
 @dataclass(frozen=True)
 class Measured:
-    """Latencies of models, one row each, see :func:`ofa.hardware.measure`; ``to_json`` is what ``--out`` writes."""
+    """Latencies of models, one row each, see :func:`ofa.hardware.measure`."""
 
     device: Device
     table: pd.DataFrame
@@ -598,17 +714,26 @@ class Measured:
 
 def measure(
     models: Sequence[Path],
-    device: str,
     *,
+    device: str,
     rounds: int = 10,
     block_ms: float = 50.0,
+    out: Path | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Measured:
-    """Time model files on a device, against each other: :func:`ofa.hardware.measure`."""
+    """Time any model file on a device, several against each other, with the care that tables are measured with.
+
+    Args:
+        models: ONNX files (or .pte programs).
+        rounds: Blocks of each model, in random order.
+        block_ms: Length of a block.
+        out: JSON file for results, fingerprint and causes of rejection.
+    """
     import numpy as np
 
     import ofa.hardware
+    from ofa.files import write_json_atomic
 
     target = ofa.hardware.load_device(device)
     table = ofa.hardware.measure(
@@ -619,7 +744,10 @@ def measure(
         block_seconds=block_ms / 1000,
         progress=progress,
     )
-    return Measured(target, table)
+    measured = Measured(target, table)
+    if out is not None:
+        write_json_atomic(out, measured.to_json())
+    return measured
 
 
 @dataclass(frozen=True)
@@ -629,6 +757,10 @@ class Fitted:
     csv_path: Path
     table: LatencyTable | None
     proposals: list[dict[str, Any]]
+
+    def to_json(self) -> Any:
+        held_out = self.table.held_out if self.table is not None else None
+        return {"csv": str(self.csv_path), "held_out": held_out, "proposals": self.proposals}
 
 
 def fit(
@@ -641,12 +773,20 @@ def fit(
     overwrite: bool = False,
     seed: int = 0,
 ) -> Fitted:
-    """Fit a latency table to latencies of whole networks: :func:`ofa.cost.fit.fit_latency_csv`.
+    """Fit a latency table from latencies of whole networks, where nothing else can be measured.
+
+    A few dozen networks are enough to begin with. --propose N on an empty file (only the header) names the first N.
 
     Args:
         space: Preset, timm model or run folder.
-        csv: Columns ``arch`` (JSON) and ``latency_ms``; one without rows gets the first proposals.
+        csv: Columns arch (JSON) and latency_ms.
+        device: What to call the device.
+        out: Folder of latency tables to add to.
         propose: Also name so many subnets to measure next.
+
+    Raises:
+        FitError: If the file does not hold what it should, or too little.
+        UsageError: If there is a table already.
     """
     import numpy as np
 
@@ -664,8 +804,18 @@ def fit(
     return Fitted(csv_path, fitted.table, [dict(arch) for arch in fitted.propose(propose, rng=rng)] if propose else [])
 
 
-def devices(*, tables: Path | str = TABLES) -> list[dict[str, Any]]:
-    """All devices that are known: what each is, what of it is ``installed`` here, and the ``tables`` measured on it."""
+@dataclass(frozen=True)
+class KnownDevices:
+    """A row each: its YAML file, what of it is ``installed`` here, and the spaces of its ``tables``."""
+
+    rows: list[dict[str, Any]]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return self.rows
+
+
+def devices(*, tables: Path | str = TABLES) -> KnownDevices:
+    """List the devices: what each needs, whether that is installed here, and which spaces are measured on it."""
     import ofa.hardware
     from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
 
@@ -683,7 +833,8 @@ def devices(*, tables: Path | str = TABLES) -> list[dict[str, Any]]:
         return sorted(csv.stem for csv in files if csv.with_suffix(".json").exists())
 
     found = [ofa.hardware.load_device(path) for path in ofa.hardware.list_devices().values()]
-    return [{**each.to_json(), "installed": installed(each), "tables": measured(each)} for each in found]
+    rows = [{**each.to_json(), "installed": installed(each), "tables": measured(each)} for each in found]
+    return KnownDevices(rows)
 
 
 # -- the demo ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 import ofa.cli
+import ofa.cli.inspection
 from ofa.training import Run, StoppedError, load_recipe, train
 
 ROOT = Path(__file__).parents[1]
@@ -239,13 +240,13 @@ def test_inspect_of_a_run_tells_its_space(broken: Path, capsys: pytest.CaptureFi
     ("count", "text"), [(12, "12"), (78732, "78,732"), (10**6, "1.0e+6"), (2 * 10**400, "2.0e+400")]
 )
 def test_numbers_of_subnets(count: int, text: str) -> None:
-    assert ofa.cli.count_text(count) == text
+    assert ofa.cli.inspection.count_text(count) == text
 
 
 def test_the_unit_of_a_span_is_that_of_the_larger() -> None:
-    assert ofa.cli.span_text(50_000_000, 570_000_000) == "50 M to 570 M"
-    assert ofa.cli.span_text(50_000_000, 1_570_000_000) == "0.05 G to 1.57 G"
-    assert ofa.cli.span_text(7, 12) == "7 to 12"
+    assert ofa.cli.inspection.span_text(50_000_000, 570_000_000) == "50 M to 570 M"
+    assert ofa.cli.inspection.span_text(50_000_000, 1_570_000_000) == "0.05 G to 1.57 G"
+    assert ofa.cli.inspection.span_text(7, 12) == "7 to 12"
 
 
 @pytest.mark.parametrize("error", [TypeError("a bug"), KeyError("a bug"), ValueError("a bug"), IndexError(3)])

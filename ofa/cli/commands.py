@@ -168,16 +168,12 @@ def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
     return result.ok
 
 
-@command_of(workflow.report)
-def report(result: workflow.Written, **_: Any) -> None:
+def say_written(result: workflow.Written, **_: Any) -> None:
     for path in result.paths:
         say(f"wrote {path}")
 
 
-@command_of(workflow.plot)
-def plot(result: workflow.Written, **_: Any) -> None:
-    for path in result.paths:
-        say(f"wrote {path}")
+report, plot = command_of(workflow.report)(say_written), command_of(workflow.plot)(say_written)
 
 
 @command_of(workflow.measure, arguments={"models": "MODEL…"})

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ofa import workflow
 from ofa.cli.printing import print_json, progress_bar
 
 TYPES: dict[str, Any] = {
@@ -53,7 +54,11 @@ class ManyValues(TyperCommand):
 
 
 def command(
-    app: typer.Typer, call: Callable[..., Any], *, arguments: dict[str, str] | None = None, named: dict[str, str] | None = None
+    app: typer.Typer,
+    call: Callable[..., Any],
+    *,
+    arguments: dict[str, str] | None = None,
+    named: dict[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a call a command of its name, printed by the function that this decorates.
 
@@ -62,9 +67,9 @@ def command(
 
     Args:
         arguments: Parameters that are no options but arguments, with what stands for them in the help.
-        named: Options of this command that are called otherwise than their parameters, see :data:`OPTIONS`.
     """
-    about, helps = explained(call)
+    about, own_helps = explained(call)
+    helps = explained(workflow)[1] | own_helps
     own = [p for p in inspect.signature(call).parameters.values() if p.annotation in TYPES]
 
     def decorate(show: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,7 +84,7 @@ def command(
             if holds is False:
                 raise typer.Exit(1)
 
-        parameters = [_parameter(each, helps, arguments or {}, {**OPTIONS, **(named or {})}) for each in own]
+        parameters = [_parameter(each, helps, arguments or {}) for each in own]
         json_help = typer.Option("--json", help="Print the result as JSON on standard output.")
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter("as_json", keyword, default=False, annotation=Annotated[bool, json_help]))
@@ -91,20 +96,20 @@ def command(
     return decorate
 
 
-def _parameter(
-    own: inspect.Parameter, helps: dict[str, str], arguments: dict[str, str], options: dict[str, str]
-) -> inspect.Parameter:
+def _parameter(own: inspect.Parameter, helps: dict[str, str], arguments: dict[str, str]) -> inspect.Parameter:
     if own.name in arguments:
         info = typer.Argument(help=helps[own.name], metavar=arguments[own.name])
     else:
-        option = options.get(own.name, own.name.replace("_", "-"))
+        option = OPTIONS.get(own.name, own.name.replace("_", "-"))
         info = typer.Option(f"--{option}", help=helps[own.name], metavar=METAVARS.get(own.name))
     default = [] if own.default == () else own.default
-    annotation = Annotated[TYPES[own.annotation], info]
-    return inspect.Parameter(own.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    kind: Any = TYPES[own.annotation]
+    return inspect.Parameter(
+        own.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+    )
 
 
-def explained(call: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+def explained(call: object) -> tuple[str, dict[str, str]]:
     """What a call's docstring says before its sections, and of each argument, as people read it."""
     text = inspect.getdoc(call) or ""
     about, _, rest = text.partition("\nArgs:\n")

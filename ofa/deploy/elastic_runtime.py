@@ -160,6 +160,10 @@ class ElasticRuntime:
         for name in reversed(names[: self._max_loaded]):
             self.use(name)
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``elastic.json`` says."""
+        return self.info.to_json()
+
     # -- what there is -----------------------------------------------------------------------------------------------
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,10 @@ class VerifyResult:
     def ok(self) -> bool:
         """Whether everything holds."""
         return all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        return {"bundle": str(self.path), "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
 
     @property
     def failed(self) -> tuple[Check, ...]:

@@ -51,7 +51,7 @@ def search_mixed(
     out_dir: Path,
     weights_sha256: str,
     seed: int,
-    progress: Progress,
+    progress: Progress | None,
     **settings: Any,
 ) -> SearchResult:
     """Search architecture and precision together; leaves the picks as ONNX files beside the search's own.
@@ -110,7 +110,12 @@ def search_mixed(
 
 
 def _with_boundaries(
-    latency: MixedLatency, mixed: MixedPrecisionEvaluator, device: Device, path: Path, seed: int, progress: Progress
+    latency: MixedLatency,
+    mixed: MixedPrecisionEvaluator,
+    device: Device,
+    path: Path,
+    seed: int,
+    progress: Progress | None,
 ) -> MixedLatency:
     """Measured once: a search that is repeated must find the same predictions to find the same subnets."""
     population = latency.space.sample_population(NUM_MIXED, np.random.default_rng([seed, 2]))

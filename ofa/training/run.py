@@ -113,6 +113,12 @@ class Run:
     def recipe(self) -> Recipe:
         return Recipe.from_json(self.info["recipe"], where=f"recipe in {self.path / 'supernet.json'}")
 
+    def to_json(self) -> dict[str, Any]:
+        """What training left, in short."""
+        bounds = dict(zip(("largest", "smallest"), self.bounds(), strict=True))
+        scores = {self.task.metric.of(which): value for which, value in bounds.items()}
+        return {"run": str(self.path), "num_subnets": self.space.num_archs, **scores}
+
     def bounds(self) -> tuple[float, float]:
         """What the largest and the smallest subnet were worth on the search split at the end of training."""
         last = pd.read_csv(self.path / "metrics.csv").iloc[-1]
