@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # Tests compute on one thread each; a file stays with one worker, which makes what its tests share.
 WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup demo test test-slow check bench docs clean
+.PHONY: help setup demo test test-slow check bench gpu docs package clean
 
 help:  ## List the targets.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ofa needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -40,8 +40,16 @@ check: setup  ## Format, lint, types, tests.
 bench: setup  ## Measured figures of the docs: supernet, search and table speed.
 	$(BIN)/python scripts/bench_core.py
 
+gpu:  ## On a machine with an NVIDIA card: checks and timings, six minutes; WHEELS=DIR PARTS="tests tables" OUT=DIR.
+	$(PYTHON) scripts/gpu.py $(if $(WHEELS),--wheels $(WHEELS)) $(if $(PARTS),--parts $(PARTS)) $(if $(OUT),--out $(OUT))
+
 docs: setup  ## The documentation as pages that need no network: site/index.html.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: setup  ## Wheel and sdist in dist/, tried in an empty environment: minutes and gigabytes, as PyTorch is installed anew.
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python scripts/try_wheel.py dist
 
 clean:  ## Remove what the commands left, the environment too.
 	rm -rf $(VENV) runs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ofa.cost import LatencyTable
     from ofa.deploy import BundleInfo, Check
     from ofa.hardware import Device
+    from ofa.metrics import Metric
     from ofa.search.run import SearchResult
     from ofa.space import Arch, SearchSpace
     from ofa.supernet import Supernet
@@ -170,10 +171,10 @@ def train(
         return
     import pandas as pd
 
-    last = pd.read_csv(out / "metrics.csv").iloc[-1]
+    last, metric = pd.read_csv(out / "metrics.csv").iloc[-1], run.task.metric
     say(
-        f"{run.space.num_archs:.3g} subnets in one set of weights; search-split accuracy: largest "
-        f"{last['largest_top1_percent']:.1f} %, smallest {last['smallest_top1_percent']:.1f} %"
+        f"{run.space.num_archs:.3g} subnets in one set of weights; {metric.title} on the search split: largest "
+        f"{metric.text(last[metric.of('largest')])}, smallest {metric.text(last[metric.of('smallest')])}"
     )
 
 
@@ -452,19 +453,23 @@ def _search(
     import ofa.hardware
     from ofa.cost.energy import ENERGY, energy_mj
     from ofa.search import Constraint
-    from ofa.search.evaluation_cache import Accuracies, EvaluationCache
+    from ofa.search.evaluation_cache import EvaluationCache, Scores
     from ofa.search.run import Target, run_search
     from ofa.training import Run
 
     opened = Run.open(run)
     devices = [ofa.hardware.load_device(name) for name in device]
     latency_tables = [open_table(opened, target, tables, any_machine=any_machine) for target in devices]
+    metric = opened.task.metric
     cache = EvaluationCache(
-        folder / "evaluations.csv", values=Accuracies.VALUES, weights_sha256=opened.weights_sha256, split="search"
+        folder / "evaluations.csv",
+        values=metric.columns,
+        weights_sha256=opened.weights_sha256,
+        split="search",
     )
     for path in evaluations:
         say(f"{path}: {cache.import_csv(path)} evaluated subnets taken over")
-    initial = [arch for path in start_from for arch in read_front(path, opened.space)]
+    initial = [arch for path in start_from for arch in read_front(path, opened.space, metric)]
     evaluator = open_evaluator(opened, data_root)
     supernet = evaluator.supernet
     costs = {"macs": ofa.cost.macs(supernet), "params": ofa.cost.params(supernet)}
@@ -485,8 +490,12 @@ def _search(
     with progress_bar() as progress:
         return run_search(
             opened.space,
-            accuracies=Accuracies(
-                evaluator.race, len(evaluator.data.splits.search), cache, chunk_size=evaluator.num_together
+            scores=Scores(
+                opened.task.metric,
+                evaluator.race,
+                len(evaluator.data.splits.search),
+                cache,
+                chunk_size=evaluator.num_together,
             ),
             targets=[
                 Target(
@@ -565,15 +574,15 @@ def _search_mixed(
         print_json({fp32.name: result.selected})
 
 
-def read_front(path: Path, space: SearchSpace) -> list[Arch]:
+def read_front(path: Path, space: SearchSpace, metric: Metric) -> list[Arch]:
     """The non-dominated architectures of a ``front.csv``."""
     import pandas as pd
 
     from ofa.search import non_dominated
 
     try:
-        table = pd.read_csv(path).dropna(subset=["measured_top1_percent"])
-        values = table.assign(error=-table["measured_top1_percent"])[["error", "predicted_latency_ms"]]
+        table = pd.read_csv(path).dropna(subset=[metric.of("measured")])
+        values = table.assign(error=-metric.sign * table[metric.of("measured")])[["error", "predicted_latency_ms"]]
         return [space.arch(json.loads(text)) for text in table.loc[non_dominated(values), "arch"]]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise UsageError(f"{path} is not the front.csv of a search ({error})") from None
@@ -682,14 +691,14 @@ def deploy(
             progress=progress,
         )
     print_table(
-        ["bundle", "file", "size", "p50", "test accuracy", ""],
+        ["bundle", "file", "size", "p50", "test split", ""],
         [
             [
                 entry.path.name,
                 info.model.files[0],
                 f"{sum(info.files[name]['bytes'] for name in info.model.files) / 1e6:.2f} MB",
                 f"{info.latency_ms.p50:.3f} ms",
-                f"{info.top1_percent.value:.1f} % ({info.top1_percent.low:.1f} to {info.top1_percent.high:.1f})",
+                info.task.metric.interval_text(info.score),
                 "kept" if entry.kept else f"{len(entry.too_slow)} missed before" if entry.too_slow else "",
             ]
             for entry in entries
@@ -752,9 +761,9 @@ def elastic(
         )
     runtime = ofa.deploy.ElasticRuntime(out, threads=target.setting.threads)
     print_table(
-        ["subnet", "resolution", "measured p50", "test accuracy"],
+        ["subnet", "resolution", "measured p50", "test split"],
         [
-            [each.name, f"{each.arch['resolution']} px", f"{each.latency_ms:.3f} ms", f"{each.top1_percent:.1f} %"]
+            [each.name, f"{each.arch['resolution']} px", f"{each.latency_ms:.3f} ms", info.metric.text(each.score)]
             for each in runtime.subnets
         ],
     )
@@ -982,12 +991,12 @@ def open_supernet(name: str) -> tuple[Supernet, str]:
 def open_without_weights(name: str, overrides: Sequence[str]) -> Supernet:
     """The supernet of a run folder, preset or timm model, to be looked at only."""
     from ofa.config import apply_overrides
-    from ofa.supernet.choices import Choices
+    from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import create_without_weights
     from ofa.training import Run
 
     choices = apply_overrides({}, overrides)
-    Choices.from_mapping(choices)
+    check_choices(choices)
     if not (os.sep in name or Path(name).is_dir()):
         return create_without_weights(name, **choices)
     if choices:
@@ -1026,7 +1035,7 @@ def open_evaluator(run: Run, data_root: str | None) -> SubnetEvaluator:
     from ofa.training import SubnetEvaluator
 
     with progress_bar() as progress:
-        return SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress))
+        return SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress), run.task)
 
 
 def demo_budgets(run: Path, device: str, tables: Path, *, num: int = 3) -> list[float]:
@@ -1184,16 +1193,18 @@ def span_text(low: int, high: int) -> str:
 
 
 def print_picks(device: str, selected: dict[str, Any]) -> None:
-    tau = selected["predictor"]["kendall_tau"]
+    from ofa.metrics import metric_of
+
+    metric, tau = metric_of(selected), selected["predictor"]["kendall_tau"]
     volume = selected["hypervolume"]
     print_table(
-        ["budget", "measured p50", "predicted", "search accuracy", "MACs", "params"],
+        ["budget", "measured p50", "predicted", "search split", "MACs", "params"],
         [
             [
                 f"{pick['budget_ms']:g} ms",
                 f"{pick['measured_latency_ms']:.3f} ms",
                 f"{pick['predicted_latency_ms']:.3f} ms",
-                "{:.1f} % ({:.1f} to {:.1f})".format(pick["measured_top1_percent"], *pick["top1_interval_percent"]),
+                "{} ({:.1f} to {:.1f})".format(metric.text(pick[metric.of("measured")]), *pick[metric.interval_key]),
                 f"{pick['macs'] / 1e6:.2f} M",
                 f"{pick['params'] / 1e6:.3f} M",
             ]
@@ -1209,10 +1220,10 @@ def print_picks(device: str, selected: dict[str, Any]) -> None:
 
 
 def say_exported(path: Path, info: BundleInfo) -> None:
-    top1, quantization = info.top1_percent, info.model.quantization
+    metric, quantization = info.task.metric, info.model.quantization
     say(
-        f"{escape(str(path))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, test "
-        f"accuracy {top1.value:.1f} % ({top1.low:.1f} to {top1.high:.1f})"
+        f"{escape(str(path))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
+        f"{metric.title} on the test split {metric.interval_text(info.score)}"
     )
     if quantization is not None:
         say(
@@ -1246,11 +1257,11 @@ def print_bundles(bundles: Sequence[Path], device: str, *, front_csv: Path) -> b
                 f"{info.latency_ms.p90:.3f} ms",
                 f"{entry['macs'] / 1e6:.2f} M",
                 f"{entry['params'] / 1e6:.3f} M",
-                f"{info.top1_percent.value:.1f} %",
+                info.task.metric.text(info.score.value),
                 "yes" if result.ok else "NO",
             ]
         )
-    print_table(["budget", "predicted", "p50", "p90", "MACs", "params", "test accuracy", "holds"], rows)
+    print_table(["budget", "predicted", "p50", "p90", "MACs", "params", "test split", "holds"], rows)
     for line in failed:
         say(f"[red]does not hold:[/] {escape(line)}")
     return not failed

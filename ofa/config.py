@@ -32,7 +32,9 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
         ConfigError: It names the key, the value and what is allowed.
     """
     hints = typing.get_type_hints(config_type)
-    known = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    known: dict[str, dataclasses.Field[Any]] = {}
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        known |= dict.fromkeys(field.metadata.get(_KEYS, [field.name]), field)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a mapping with keys {', '.join(known)}, not {values!r}")
     for name in values:
@@ -41,11 +43,29 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
     for name, field in known.items():
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in values:
             raise ConfigError(f"{where}: key {name!r} is missing")
-    converted = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    converted: dict[str, Any] = {}
+    for name, value in values.items():
+        field = known[name]
+        if _KEYS not in field.metadata:
+            converted[name] = _convert(hints[name], value, f"{where}: {name}")
+        elif value is not None:
+            hint = typing.get_args(hints[field.name])[1]
+            converted.setdefault(field.name, {})[name] = _convert(hint, value, f"{where}: {name}")
     try:
         return config_type(**converted)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+_KEYS = "keys"
+
+
+def keys_of(registry: Mapping[str, object]) -> Mapping[str, object]:
+    """Metadata of a field of type ``dict[str, ...]`` whose entries are keys among the others, named as in a registry.
+
+    What is ``None`` has no entry; plain data has every name.
+    """
+    return {_KEYS: registry}
 
 
 class Named:
@@ -94,7 +114,11 @@ def to_plain(value: Any) -> Any:
     """The inverse of :func:`from_mapping`: dataclasses as mappings, tuples as they are."""
     if not dataclasses.is_dataclass(value):
         return value
-    plain = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        entry = getattr(value, field.name)
+        names = field.metadata.get(_KEYS)
+        plain |= {field.name: to_plain(entry)} if names is None else {name: entry.get(name) for name in names}
     return {"name": value.name, **plain} if isinstance(value, Named) else plain
 
 

@@ -79,7 +79,7 @@ def bench_bundles(run_dir: Path, devices: Sequence[str], num_budgets: int, data_
             continue
         again = verified(entry.path, entry.device)
         (latency,) = (check for check in again["checks"] if check["name"] == "latency")
-        (torch_percent,) = evaluator.top1_percent([run.space.arch(info.arch)], split="test")
+        (torch_percent,) = evaluator.values([run.space.arch(info.arch)], split="test")
         quantization = info.model.quantization
         rows.append(
             {

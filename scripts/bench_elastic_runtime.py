@@ -104,7 +104,8 @@ def prepare(arguments: argparse.Namespace, work: Path) -> ElasticInfo:
         overwrite=True,
         progress=lambda done, num, what: print(f"{done + 1}/{num} {what}", file=sys.stderr),
     )
-    images = next(iter(evaluator.batches("calibration", resolution)))[0][:32].contiguous()
+    (images,) = next(iter(evaluator.batches("calibration", {"resolution": resolution})))[0].rows(slice(32)).tensors
+    images = images.contiguous()
     np.save(work / "images.npy", images.numpy())
     for subnet in info.subnets:
         module = evaluator.calibrated(subnet.arch).cpu().eval()

@@ -287,7 +287,7 @@ def fit_predictor(
     if not path.exists():
         say(f"accuracy of {len(population)} subnets")
         evaluator = SubnetEvaluator(supernet, run.data(root=options.data), num_calibration_images=1024)
-        top1 = evaluator.top1_percent(run.space.to_archs(population), split="search")
+        top1 = evaluator.values(run.space.to_archs(population), split="search")
         write_csv_atomic(path, pd.DataFrame({"top1_percent": top1}))
     top1 = pd.read_csv(path)["top1_percent"].to_numpy()
     tau = held_out_kendall_tau(RidgePredictor, Features(run.space), population, top1, rng=np.random.default_rng(0))

@@ -119,7 +119,7 @@ def evaluator(run: Path, data_root: str | None) -> SubnetEvaluator:
 
 
 def evaluate_here(run: Path, data_root: str | None, archs: list[Arch]) -> npt.NDArray[np.float64]:
-    return evaluator(run, data_root).top1_percent(archs)
+    return evaluator(run, data_root).values(archs)
 
 
 def accuracies(options: argparse.Namespace, archs: list[Arch]) -> npt.NDArray[np.float64]:
@@ -362,7 +362,7 @@ def precision(options: argparse.Namespace) -> None:
         def evaluate(archs: Population, part: SearchSpace = part, kind: str = kind) -> npt.NDArray[np.float64]:
             for number, arch in enumerate(part.to_archs(archs)):
                 if arch not in cache:
-                    cache.add([arch], mixed.top1_percent([arch]))
+                    cache.add([arch], mixed.values([arch])[:, 0])
                     say(f"{kind}: {number + 1} of {len(archs)}: {cache[arch][0]:.2f} %")
             return np.column_stack([100 - cache.get(part.to_archs(archs))[:, 0], predict_ms(archs)])
 

@@ -131,7 +131,7 @@ def empty_row(name: str) -> Row:
 def describe(supernet: ofa.Supernet, row: Row) -> None:
     kinds = {dim.kind for dim in supernet.dims if len(dim.values) > 1}
     assert kinds <= set(KINDS), f"a new kind of dim: {kinds}"
-    reasons = list(supernet.anatomy.notes.values())
+    reasons = list(supernet.analysis.notes.values())
     counts = Counter(reason.partition(":")[0] for reason in reasons)  # what follows has sizes in it
     examples = {reason.partition(":")[0]: reason for reason in reversed(reasons)}
     row |= {

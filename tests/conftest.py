@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -11,3 +12,24 @@ torch.set_num_threads(1)
 # A first example may import, compile or warm something up; no test is judged by its duration.
 settings.register_profile("ofa", deadline=None)
 settings.load_profile("ofa")
+
+
+@pytest.fixture
+def cuda() -> str:
+    """For tests marked `gpu`."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    return "cuda"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def torch_device(request: pytest.FixtureRequest) -> str:
+    """Each in turn; the default tests are those on the CPU, `make gpu` runs the others."""
+    name: str = request.param
+    return str(request.getfixturevalue("cuda")) if name == "cuda" else name
+
+
+@pytest.fixture
+def full_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions without cuDNN, which would round to TF32; torch's other products do not."""
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from steps import Steps, StepSettings
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_training.py"
 TINY = "--data digits --epochs 1 --limit 128 --seeds 0 --gap-archs 2 --num-archs 2 --resolutions 12 16 --threads 1"
@@ -106,12 +107,10 @@ def test_what_deps_saves() -> None:
 
 
 def test_only_the_sandwich_trains_the_supernet() -> None:
-    settings = bench_training.StepSettings(
-        machine="here", device="cpu", threads=1, batch_size=2, resolution=32, rounds=1
-    )
+    settings = StepSettings(machine="here", device="cpu", threads=1, batch_size=2, resolution=32, rounds=1)
     supernet = bench_training.create_supernet("ofa_mobilenetv3_tiny", num_classes=10, resolution=[32]).train()
     archs = [supernet.space.largest(), supernet.space.smallest()]
-    steps = bench_training.Steps(settings)
+    steps = Steps(settings)
     before = copy.deepcopy(supernet.state_dict())
     for step in steps.static(supernet, archs):
         step()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ofa.config import ConfigError, Named, apply_overrides, from_mapping, read_yaml, registry, to_plain
+from ofa.config import ConfigError, Named, apply_overrides, from_mapping, keys_of, read_yaml, registry, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,3 +242,25 @@ def test_settings_of_a_part_by_key() -> None:
     assert from_mapping(Drawing, values, where="drawing") == Drawing(shape=Circle(radius=2))
     values = apply_overrides({"shape": {"name": "circle", "radius": 3}}, ["shape=box", "shape.sides=[1]"])
     assert from_mapping(Drawing, values, where="drawing") == Drawing(shape=Box(sides=(1,)))
+
+
+COLOURS: dict[str, object] = {"red": 1, "green": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paint:
+    name: str
+    shares: dict[str, float | None] = field(default_factory=dict, metadata=keys_of(COLOURS))
+    is_dry: bool = True
+
+
+def test_keys_that_a_registry_names() -> None:
+    paint = from_mapping(Paint, {"name": "mine", "green": 1, "red": None}, where="p")
+    assert paint == Paint(name="mine", shares={"green": 1.0})
+    assert to_plain(paint) == {"name": "mine", "red": None, "green": 1.0, "is_dry": True}
+    assert list(to_plain(paint)) == ["name", "red", "green", "is_dry"]
+    assert from_mapping(Paint, to_plain(paint), where="p") == paint
+    with pytest.raises(ConfigError, match=r"'gren'; did you mean 'green'[?] known: name, red, green, is_dry"):
+        from_mapping(Paint, {"name": "mine", "gren": 1}, where="p")
+    with pytest.raises(ConfigError, match="p: red must be a number, not 'much'"):
+        from_mapping(Paint, {"name": "mine", "red": "much"}, where="p")

@@ -38,7 +38,8 @@ from ofa.search.methods import METHODS
 from ofa.search.predictors import PREDICTORS
 from ofa.setting import Setting
 from ofa.supernet import PRESETS, create_supernet
-from ofa.supernet.choices import Choices
+from ofa.supernet.dims import DIM_KINDS
+from ofa.supernet.elasticize import check_choices
 from ofa.training import SubnetEvaluator, list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +203,7 @@ def check_command(name: str, words: list[str]) -> None:
     if name == "train":
         load_recipe(given["recipe"], given["overrides"] or [])
     if name == "inspect":
-        Choices.from_mapping(apply_overrides({}, given["choices"] or []))
+        check_choices(apply_overrides({}, given["choices"] or []))
     if name == "search":
         assert given["method"] in (*METHODS, "auto") and given["predictor"] in (*PREDICTORS, "auto")
     if name != "fit":  # which names a new one
@@ -316,6 +317,15 @@ def test_keys_of_the_data_have_the_defaults_that_are_said() -> None:
         for name in names(key):
             said = yaml.safe_load(default.removesuffix(" (off)"))
             assert said == known[name.removeprefix("data.")], name
+
+
+def test_every_kind_of_dim_is_there() -> None:
+    said = {
+        names(dim)[0].rpartition(".")[2]: (varies, default) for dim, varies, default, _ in rows("elastic.md", "dim")
+    }
+    assert said.pop("resolution")
+    assert said == {name: (kind.varies, kind.default) for name, kind in DIM_KINDS.items()}
+    assert all(kind.kind == name for name, kind in DIM_KINDS.items())
 
 
 def test_every_preset_is_there() -> None:

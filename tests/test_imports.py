@@ -15,21 +15,23 @@ import ofa
 PACKAGE = Path(ofa.__file__).parent
 
 # Everything may import these; they import nothing but each other.
-BASE = {"errors", "optional", "setting", "space", "files", "config", "confidence"}
+BASE = {"errors", "progress", "optional", "setting", "space", "metrics", "files", "config"}
 
 # Room -> rooms that it may import, besides BASE and itself.
 ALLOWED: dict[str, set[str]] = {
+    "inputs": set(),
     "nn": set(),
-    "supernet": {"nn"},
+    "supernet": {"inputs", "nn"},
     "data": set(),
-    "training": {"nn", "supernet", "data", "cost"},
+    "tasks": {"data"},
     "cost": set(),
+    "training": {"inputs", "nn", "supernet", "data", "tasks", "cost"},
     "formats": {"nn"},
     "hardware": {"cost", "formats"},
     "search": {"cost", "hardware"},
-    "precision": {"supernet", "training", "cost", "formats", "hardware", "search"},
-    "deploy": {"nn", "supernet", "data", "training", "cost", "formats", "hardware", "search"},
-    "report": {"nn", "supernet", "data", "training", "cost", "hardware", "search", "deploy"},
+    "precision": {"supernet", "tasks", "training", "cost", "formats", "hardware", "search"},
+    "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "formats", "hardware", "search"},
+    "report": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search", "deploy"},
 }
 ROOMS = {*ALLOWED, *BASE}
 TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything

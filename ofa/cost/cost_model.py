@@ -177,7 +177,7 @@ def model_bytes(supernet: HasFactors, *, precision: str = "fp32") -> CostModel:
 def peak_activation_bytes(supernet: HasFactors, *, bytes_per_activation: int = 4) -> CostModel:
     """Most memory that the activations of one image need at once: the largest factor, not the sum.
 
-    That is the lower bound of :func:`ofa.cost.memory_plan.plan_onnx` for the exported subnet, which its arena reaches
+    That is the lower bound of an arena for the exported subnet, which a plan (``tests/cost/memory_plan.py``) reaches
     for nearly all networks. It holds for networks whose blocks hand on one tensor each. Where a block also reads what
     much earlier ones made (DenseNet), that is taken at its full width, so the cost is an upper bound; so is that of a
     network that takes more steps with larger images (LSTM).

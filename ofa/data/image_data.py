@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -43,7 +44,7 @@ class ImageData:
         mean: Per channel, of pixels in 0..1.
         std: Likewise.
         pixels: For each split a uint8 tensor ``(n, C, S, S)``, or ``None``: decode as needed.
-        num_workers: Processes that decode as needed.
+        num_workers: Processes that decode as needed, at most one a core.
     """
 
     config: DataConfig
@@ -310,7 +311,7 @@ def _decoded(
         _Batches(source, sizes),
         sampler=batches,  # with batch_size=None an item of the sampler is a batch
         batch_size=None,
-        num_workers=num_workers,
+        num_workers=min(num_workers, cpu_count()),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the global one is advanced
     )

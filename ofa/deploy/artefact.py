@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.confidence import wilson_interval
-from ofa.deploy.bundle import BundleInfo, Latency, ModelInfo, Parity, Preprocessing, Top1, read_bundle, write_bundle
+from ofa.data import Preprocessing
+from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
-from ofa.deploy.inputs import Inputs
+from ofa.deploy.half_precision import HalfPrecision
 from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs, run_outputs
-from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
+from ofa.deploy.targets import Accuracy, Exported, Network, Target, TargetError, target_of
 from ofa.files import atomic_path, write_json_atomic
 from ofa.formats.onnx import INPUT
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
+from ofa.progress import Progress
 from ofa.setting import Setting
 from ofa.space import Arch, Value
+from ofa.tasks import Feed
 from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
 
-Progress = Callable[[int, int, str], None]
-
 NUM_PARITY_IMAGES = 32
+NUM_CALIBRATION_IMAGES = 256
 STEPS = ("calibrating", "exporting", "comparing", "measuring", "testing", "writing")
 
 
@@ -42,7 +44,7 @@ class ExportOptions:
         dynamic_batch: Leave the batch free; otherwise it is the device's.
         from_pixels: The network takes ``(N, H, W, C)`` uint8 pictures and gives probabilities, instead of normalised
             ``(N, C, H, W)`` float32 and logits.
-        max_loss_points: Percentage points of accuracy on the search split that INT8 may cost.
+        max_loss_points: What INT8 may cost of the metric on the search split, in its unit.
         num_samples: Test pictures to put into a bundle.
     """
 
@@ -116,46 +118,45 @@ def make_artefact(
         ParityError: If the file does not compute what it should; it says which layer departs first.
         NotInstalledError: If the exporter or the runtime is not there.
     """
-    clock = clock or Clock()
+    clock, setting = clock or Clock(), device.setting
     canonical: Arch = evaluator.supernet.space.arch(arch)
-    resolution = int(canonical["resolution"])
     name, target = target_of(device)
     if options.dynamic_batch and not target.free_batch:
         raise TargetError(f"target {name} needs a fixed batch; leave --dynamic-batch out, or name another device")
-    inputs = Inputs(evaluator, resolution, options.from_pixels)
-    spec = inputs.preprocessing
+    feed = _feed(evaluator, canonical, from_pixels=options.from_pixels)
+    spec = feed.preprocessing
     with clock.step("calibrating"):
         subnet = evaluator.calibrated(canonical).cpu().eval()
         own_tensors(subnet)  # contiguous: exporters make more nodes of channels-last weights, or refuse them
         num_params = sum(parameter.numel() for parameter in subnet.parameters())
         network = Network(
-            module=inputs.wrap(subnet, device.setting.precision),
+            module=feed.wrap(HalfPrecision(subnet) if setting.precision == "fp16" else subnet),
             input_shape=spec.input_size,
-            dtype=inputs.dtype,
-            batch=None if options.dynamic_batch else device.setting.batch,
-            accuracy=inputs.accuracy(options.max_loss_points) if device.setting.precision == "int8" else None,
+            dtype=feed.dtype,
+            batch=None if options.dynamic_batch else setting.batch,
+            accuracy=_accuracy(evaluator, feed, options.max_loss_points) if setting.precision == "int8" else None,
         )
     with clock.step("exporting"):
-        exported = target.export(network, device.setting)
-    tolerance = TOLERANCES[device.setting.precision]
+        exported = target.export(network, setting)
+    tolerance = TOLERANCES[setting.precision]
     with clock.step("comparing"):
-        images = inputs.first("calibration", NUM_PARITY_IMAGES)
+        images = feed.first("calibration", NUM_PARITY_IMAGES)
         expected = exported.reference(images)
         with on_disk(exported.files) as file:
-            found = run_outputs(file, images, setting=device.setting, batch=network.batch)
+            found = run_outputs(file, images, setting=setting, batch=network.batch)
             try:
                 difference = compare_outputs(expected, found, what=file.name, tolerance=tolerance)
             except ParityError as error:
                 raise ParityError(
-                    _explain(str(error), exported, network, target, device.setting, images, keep_failed)
+                    _explain(str(error), exported, network, target, setting, images, keep_failed)
                 ) from None
-        sample_outputs = exported.reference(inputs.first("test", options.num_samples))
+        sample_outputs = exported.reference(feed.first("test", options.num_samples))
     return Artefact(
         arch=dict(canonical),
         model=ModelInfo(
             target=name,
-            runtime=device.setting.runtime,
-            precision=device.setting.precision,
+            runtime=setting.runtime,
+            precision=setting.precision,
             files=tuple(exported.files),
             input=INPUT,
             batch=network.batch,
@@ -169,7 +170,7 @@ def make_artefact(
             tolerance=tolerance,
             num_images=len(images),
             split="calibration",
-            reference="quantized graph" if device.setting.precision == "int8" else "torch",
+            reference="quantized graph" if setting.precision == "int8" else "torch",
         ),
         preprocessing=spec,
         sample_outputs=sample_outputs,
@@ -182,7 +183,7 @@ def bundle_artefact(
     out: Path | str,
     *,
     device: Device,
-    top1: Top1,
+    score: FileScore,
     latency_ms: Latency,
     budget_ms: float,
     run_info: Mapping[str, Any],
@@ -191,7 +192,7 @@ def bundle_artefact(
     """Write the bundle of an artefact that was measured and tested.
 
     Args:
-        top1: See :func:`judge_artefact`.
+        score: See :func:`judge_artefact`.
         run_info: ``Run.info``: where the weights came from.
 
     Returns:
@@ -200,7 +201,7 @@ def bundle_artefact(
     Raises:
         BundleError: If ``out`` is taken.
     """
-    samples, labels = _inputs_of(evaluator, artefact).samples(len(artefact.sample_outputs))
+    samples, labels = _feed_of(evaluator, artefact).samples(len(artefact.sample_outputs))
     info = BundleInfo(
         arch=artefact.arch,
         model=artefact.model,
@@ -208,12 +209,13 @@ def bundle_artefact(
         fingerprint=device.host.fingerprint(device.setting),
         budget_ms=float(budget_ms),
         latency_ms=latency_ms,
-        top1_percent=top1,
+        score=score,
         parity=artefact.parity,
         preprocessing=artefact.preprocessing,
         classes=evaluator.data.classes,
         provenance=_provenance(run_info),
         sample_labels=labels,
+        task=evaluator.task,
     )
     path = write_bundle(
         out, model=artefact.files, info=info, samples=samples, outputs=artefact.sample_outputs, overwrite=overwrite
@@ -221,29 +223,41 @@ def bundle_artefact(
     return read_bundle(path)
 
 
-def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Device) -> Top1:
-    """Accuracy of the exported files themselves on the test split, in the device's runtime."""
-    inputs = _inputs_of(evaluator, artefact)
-    num_right = num_images = 0
+def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Device) -> FileScore:
+    """What the exported files themselves are worth on the test split, in the device's runtime."""
+    scorer = evaluator.task.scorer(evaluator.data)
     with on_disk(artefact.files) as file:
         run = load_outputs(file, setting=device.setting, batch=artefact.model.batch)
-        for images, labels in inputs.batches("test"):
-            outputs = run(images)
-            num_right += int((outputs.argmax(axis=1) == labels).sum())
-            num_images += len(labels)
-    low, high = wilson_interval(num_right, num_images)
-    return Top1(
-        value=100 * num_right / num_images,
-        low=low,
-        high=high,
-        num_images=num_images,
-        split="test",
-        runtime=device.setting.runtime,
+        for inputs, targets in _feed_of(evaluator, artefact).batches("test"):
+            scorer.update(run(inputs), targets)
+    return FileScore(**vars(scorer.score()), split="test", runtime=device.setting.runtime)
+
+
+def _feed(evaluator: SubnetEvaluator, arch: Mapping[str, Value], *, from_pixels: bool) -> Feed:
+    """The run's samples as a subnet takes them."""
+    sizes = evaluator.supernet.inputs.sizes(arch)
+    return evaluator.task.feed(evaluator.data, sizes, from_pixels=from_pixels)
+
+
+def _feed_of(evaluator: SubnetEvaluator, artefact: Artefact) -> Feed:
+    return _feed(evaluator, artefact.arch, from_pixels=artefact.preprocessing.dtype == "uint8")
+
+
+def _accuracy(evaluator: SubnetEvaluator, feed: Feed, max_loss_points: float) -> Accuracy:
+    """What INT8 may cost on the search split, and the samples that its ranges come from."""
+    inputs, targets = (np.concatenate(arrays) for arrays in zip(*feed.batches("search"), strict=True))
+
+    def worth(outputs: Outputs) -> float:
+        scorer = evaluator.task.scorer(evaluator.data)
+        scorer.update(outputs, targets)
+        return evaluator.metric.sign * scorer.value()
+
+    return Accuracy(
+        calibration_images=feed.first("calibration", NUM_CALIBRATION_IMAGES),
+        images=inputs,
+        worth=worth,
+        max_loss_points=max_loss_points,
     )
-
-
-def _inputs_of(evaluator: SubnetEvaluator, artefact: Artefact) -> Inputs:
-    return Inputs(evaluator, int(artefact.arch["resolution"]), artefact.preprocessing.dtype == "uint8")
 
 
 def _explain(

@@ -7,29 +7,29 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from ofa.config import ConfigError, from_mapping
-from ofa.deploy import predict
+from ofa.config import ConfigError, from_mapping, to_plain
+from ofa.data import Preprocessing
 from ofa.deploy.checked_folder import SUMS, CheckedFolder, check_entries, new_folder
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
+from ofa.metrics import Score
+from ofa.tasks import Classification, Task, task_from_json
 
 FORMAT = 2
 """2: any target, whole distribution of the latency, outputs instead of logits. 1: ``model.onnx`` in fp32 only."""
 
 INFO, CARD, PREDICT, OUTPUTS = ("bundle.json", "README.md", "predict.py", "samples/outputs.npy")
 TOP_LEVEL = {INFO, SUMS, CARD, PREDICT, "samples", *(name for target in TARGETS.values() for name in target.files)}
-MAX_IMAGE_SIZE = 4096
 MAX_BATCH = 4096
 
 
@@ -65,13 +65,9 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Top1:
-    """Accuracy with its 95 % interval (Wilson), in percent, and what it was measured on and with."""
+class FileScore(Score):
+    """What the metric is with its 95 % interval, and what it was measured on and with."""
 
-    value: float
-    low: float
-    high: float
-    num_images: int
     split: str
     runtime: str
 
@@ -132,54 +128,17 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """From a picture to the model's input; made by :func:`ofa.data.preprocessing`, followed by ``predict.py``.
-
-    Raises:
-        ConfigError: If values contradict each other or no image of that size is processed here.
-    """
-
-    color: Literal["L", "RGB"]
-    channels: int
-    resize: tuple[int, ...]
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: tuple[int, ...]
-    layout: Literal["NCHW", "NHWC"]
-    dtype: Literal["float32", "uint8"]
-    steps: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.resize or not all(1 <= size <= MAX_IMAGE_SIZE for size in self.resize):
-            raise ConfigError(f"resize needs sizes of 1 to {MAX_IMAGE_SIZE} pixels, not {list(self.resize)}")
-        size = (self.resize[-1],) * 2
-        pixels = (*size, 1 if self.color == "L" else 3)
-        if (self.layout, self.dtype, self.input_size) not in (
-            ("NCHW", "float32", (self.channels, *size)),
-            ("NHWC", "uint8", pixels),
-        ):
-            raise ConfigError(
-                f"input_size is {list(self.input_size)} in {self.dtype} {self.layout}, which 'color', 'channels' and "
-                "'resize' do not give"
-            )
-        if not len(self.mean) == len(self.std) == self.channels or (self.color == "RGB" and self.channels != 3):
-            raise ConfigError(f"color, channels ({self.channels}), mean and std do not fit together")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or 0 in self.std:
-            raise ConfigError("mean and std must be finite, std not 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class BundleInfo:
     """Contents of ``bundle.json``.
 
     Args:
         device: Name of the device that ``latency_ms`` was measured on.
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of it.
-        top1_percent: On the test split.
+        score: By the task's metric, on the test split; in the file under the metric's name.
         provenance: Model, data, recipe, weights and versions that it came from.
         sample_labels: Class index of each picture in ``samples/``.
         files: Name -> ``{"sha256", "bytes"}``; filled in where they are written.
+        task: In the file only where it is not the default.
     """
 
     arch: dict[str, Any]
@@ -188,18 +147,34 @@ class BundleInfo:
     fingerprint: dict[str, Any]
     budget_ms: float
     latency_ms: Latency
-    top1_percent: Top1
+    score: FileScore
     parity: Parity
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     provenance: dict[str, Any]
     sample_labels: tuple[int, ...]
     files: dict[str, Any] = field(default_factory=dict)
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         if not self.sample_labels or not all(0 <= label < len(self.classes) for label in self.sample_labels):
             raise ConfigError(f"sample_labels must be indices of the {len(self.classes)} classes, at least one")
         check_entries(self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain(self)
+        if self.task == Classification():
+            del plain["task"]
+        return {self.task.metric.name if key == "score" else key: value for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> BundleInfo:
+        """The inverse of :meth:`to_json`; :class:`ConfigError` if a key or value does not fit."""
+        task = task_from_json(data.get("task"), where=where)
+        if "score" in data:
+            raise ConfigError(f"{where}: {unknown_name_message('key', 'score', [task.metric.name])}")
+        renamed = {"score" if key == task.metric.name else key: value for key, value in data.items()}
+        return from_mapping(cls, {**renamed, "task": task}, where=where)
 
     @property
     def sample_names(self) -> list[str]:
@@ -236,8 +211,8 @@ def write_bundle(
     check_destination(out, overwrite=overwrite)
     contents = {
         **model,
-        CARD: model_card(asdict(info), {name: len(data) for name, data in model.items()}).encode(),
-        PREDICT: Path(predict.__file__).read_bytes(),
+        CARD: model_card(info.to_json(), info.task, {name: len(data) for name, data in model.items()}).encode(),
+        PREDICT: info.task.predict_script.read_bytes(),
         OUTPUTS: _npy(outputs),
         **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
     }
@@ -245,7 +220,7 @@ def write_bundle(
         (folder / "samples").mkdir()
         for name, data in contents.items():
             (folder / name).write_bytes(data)
-        FOLDER.seal(folder, asdict(info))
+        FOLDER.seal(folder, info.to_json())
     return Path(out)
 
 
@@ -256,7 +231,7 @@ def read_bundle(path: Path | str) -> BundleInfo:
         BundleError: If it is missing, truncated, of another format, or does not say what it should.
     """
     root = Path(path)
-    return FOLDER.read(root, lambda data: from_mapping(BundleInfo, data, where=str(root / INFO)))
+    return FOLDER.read(root, lambda data: BundleInfo.from_json(data, where=str(root / INFO)))
 
 
 def check_destination(out: Path | str, *, overwrite: bool) -> None:

@@ -25,7 +25,7 @@ class Subnet(Protocol):
     @property
     def latency_ms(self) -> float | None: ...
     @property
-    def top1_percent(self) -> float: ...
+    def worth(self) -> float: ...
 
 
 class Runnable(Protocol):
@@ -196,13 +196,13 @@ class LatencyController:
 
 def _worthwhile(subnets: Sequence[Subnet]) -> list[tuple[float, str]]:
     """Latency and name of the subnets that no other one beats in both, the fastest first."""
-    timed = [(each.latency_ms, -each.top1_percent, each.name) for each in subnets if each.latency_ms is not None]
+    timed = [(each.latency_ms, -each.worth, each.name) for each in subnets if each.latency_ms is not None]
     if len(timed) < len(subnets):
         raise ElasticError("the runtime's subnets have no measured latencies; call its measure() first")
     ladder: list[tuple[float, str]] = []
     best = math.inf
-    for latency_ms, negative_top1, name in sorted(timed):
-        if negative_top1 < best:
+    for latency_ms, negative_worth, name in sorted(timed):
+        if negative_worth < best:
             ladder.append((latency_ms, name))
-            best = negative_top1
+            best = negative_worth
     return ladder

@@ -21,17 +21,16 @@ from ofa.deploy.artefact import (
     make_artefact,
     on_disk,
 )
-from ofa.deploy.bundle import BundleError, BundleInfo, Latency, Top1, check_destination, read_bundle
+from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check_destination, read_bundle
 from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle
 from ofa.deploy.walk_down import Candidate, Measure, Walk
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.hardware import Device
+from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.space import Arch
 from ofa.training import Run, SubnetEvaluator
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class Deployed:
             "target": info.model.target,
             "precision": info.model.precision,
             "latency_ms": {name: getattr(info.latency_ms, name) for name in ("p10", "p50", "p90")},
-            "top1_percent": {name: getattr(info.top1_percent, name) for name in ("value", "low", "high")},
+            info.task.metric.name: {name: getattr(info.score, name) for name in ("value", "low", "high")},
             "model_bytes": sum(info.files[name]["bytes"] for name in info.model.files),
             "num_params": info.model.num_params,
             "arch": info.arch,
@@ -130,7 +129,7 @@ def deploy(
     for device in dict.fromkeys(order.device for order in waiting.values()):
         of_device = {number: order for number, order in waiting.items() if order.device == device}
         known: dict[Arch, tuple[Artefact, Latency]] = {}
-        top1: dict[Arch, Top1] = {}
+        scores: dict[Arch, FileScore] = {}
         while of_device:
             for number, order in list(of_device.items()):
                 try:
@@ -154,14 +153,14 @@ def deploy(
                     continue
                 report(f"testing {order.path.name}")
                 evaluator = _evaluator(run.path, data_root)
-                if order.arch not in top1:
-                    top1[order.arch] = judge_artefact(evaluator, artefact, device)
+                if order.arch not in scores:
+                    scores[order.arch] = judge_artefact(evaluator, artefact, device)
                 info = bundle_artefact(
                     evaluator,
                     artefact,
                     order.path,
                     device=device,
-                    top1=top1[order.arch],
+                    score=scores[order.arch],
                     latency_ms=latency_ms,
                     budget_ms=order.walk.budget_ms,
                     run_info=run.info,
@@ -207,7 +206,7 @@ def _measured(artefacts: Sequence[Artefact], measure: Measure) -> list[tuple[Art
 def _evaluator(run_dir: Path, data_root: str | None) -> SubnetEvaluator:
     """One per process."""
     run = Run.open(run_dir)
-    return SubnetEvaluator(run.supernet(), run.data(root=data_root))
+    return SubnetEvaluator(run.supernet(), run.data(root=data_root), run.task)
 
 
 def _make_all(

@@ -18,6 +18,7 @@ from ofa.config import ConfigError, from_mapping
 from ofa.deploy.checked_folder import PLAIN_NAME, CheckedFolder, check_entries, refused
 from ofa.errors import OfaError
 from ofa.files import sha256_of_file
+from ofa.metrics import METRICS, TOP1, Metric, metric_of, name_in_file
 
 FORMAT = 1
 INFO, WEIGHTS = "elastic.json", "weights.safetensors"
@@ -59,12 +60,14 @@ class Measurement:
     Args:
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of the machine.
         latency_ms: In the order of the subnets.
+        device: What computed them: ``cpu``, ``cuda:0`` ...
     """
 
     runtime: str
     threads: int
     fingerprint: dict[str, Any]
     latency_ms: tuple[LatencyMs, ...]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,8 @@ class SubnetInfo:
     """One subnet.
 
     Args:
-        top1_percent: On the split that the artefact names.
-        low, high: Its 95 % interval (Wilson).
+        score: By the artefact's metric, on the split that it names; in the file under the metric's name.
+        low, high: Its 95 % interval.
         max_abs_difference: Between the logits of a runtime and those of the extracted, calibrated subnet.
         preprocessing: From a picture to its input, see :func:`ofa.data.preprocessing`.
     """
@@ -81,7 +84,7 @@ class SubnetInfo:
     name: str
     arch: dict[str, Any]
     resolution: int
-    top1_percent: float
+    score: float
     low: float
     high: float
     max_abs_difference: dict[str, float]
@@ -109,6 +112,7 @@ class ElasticInfo:
         model: What :class:`ofa.training.recipe.ModelConfig` says of the supernet; without it torch cannot run subnets.
         provenance: Where the weights came from, and with what versions they were written.
         files: Name -> ``{"sha256", "bytes"}``.
+        metric_name: What subnets are compared by; in the file only where it is not top-1 accuracy.
     """
 
     subnets: tuple[SubnetInfo, ...]
@@ -120,6 +124,7 @@ class ElasticInfo:
     model: dict[str, Any] | None
     provenance: dict[str, Any]
     files: dict[str, Any] = field(default_factory=dict)
+    metric_name: str = TOP1.name
 
     def __post_init__(self) -> None:
         names = [subnet.name for subnet in self.subnets]
@@ -132,9 +137,35 @@ class ElasticInfo:
             if not PLAIN_NAME.fullmatch(name):
                 raise ConfigError(f"files: {name!r} leaves the folder, or has odd characters")
 
-    def measured(self, runtime: str, threads: int) -> Measurement | None:
-        """Latencies in a runtime with so many threads, if they were measured."""
-        return next((each for each in self.measurements if (each.runtime, each.threads) == (runtime, threads)), None)
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.metric_name]
+
+    def to_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        del plain["metric_name"]
+        subnets = [_renamed(subnet, "score", self.metric_name) for subnet in plain["subnets"]]
+        return {**plain, "subnets": subnets, **name_in_file(self.metric)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> ElasticInfo:
+        """The inverse of :meth:`to_json`; :class:`ConfigError` or :class:`UsageError` if something does not fit."""
+        name = metric_of(data).name
+        subnets = data.get("subnets")
+        if isinstance(subnets, list):
+            subnets = [_renamed(each, name, "score") if isinstance(each, dict) else each for each in subnets]
+        plain = {key: value for key, value in data.items() if key != "metric"}
+        return from_mapping(cls, {**plain, "subnets": subnets, "metric_name": name}, where=where)
+
+    def measured(self, runtime: str, threads: int, device: str = "cpu") -> Measurement | None:
+        """Latencies in a runtime with so many threads on a device, if they were measured."""
+        wanted = (runtime, threads, device)
+        found = (each for each in self.measurements if (each.runtime, each.threads, each.device) == wanted)
+        return next(found, None)
+
+
+def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if key == old else key: value for key, value in values.items()}
 
 
 def read_elastic(path: Path | str) -> ElasticInfo:
@@ -144,7 +175,7 @@ def read_elastic(path: Path | str) -> ElasticInfo:
         ElasticError: If something is missing, changed, a link, too large, or not what it should be.
     """
     root = Path(path)
-    info = FOLDER.read(root, lambda data: from_mapping(ElasticInfo, data, where=str(root / INFO)))
+    info = FOLDER.read(root, lambda data: ElasticInfo.from_json(data, where=str(root / INFO)))
     for name in (WEIGHTS, *(subnet.graph for subnet in info.subnets)):
         _check_file(root, info, name)
     return info
@@ -160,7 +191,7 @@ def read_graph(root: Path, info: ElasticInfo, subnet: SubnetInfo) -> bytes:
 
 def write_info(folder: Path, info: ElasticInfo) -> ElasticInfo:
     """Write ``elastic.json`` and ``SHA256SUMS`` for the other files of a folder; gives what was written."""
-    FOLDER.seal(folder, asdict(info))
+    FOLDER.seal(folder, info.to_json())
     return read_elastic(folder)
 
 

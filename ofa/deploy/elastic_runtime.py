@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from ofa.deploy.elastic_format import ElasticError, ElasticInfo, LatencyMs, Measurement, SubnetInfo, read_elastic
 from ofa.errors import OfaError, unknown_name_message
+from ofa.progress import Progress
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
     from ofa.hardware.timing import TimedBlock
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[int, int, str], None]
 RuntimeName = Literal["onnxruntime", "torch"]
 
 
@@ -40,19 +40,21 @@ class Subnets(Protocol):
     def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]: ...
 
 
-def _onnxruntime(root: Path, info: ElasticInfo, threads: int) -> Subnets:
+def _onnxruntime(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
     from ofa.deploy.elastic_onnx import OnnxSubnets
 
+    if device != "cpu":
+        raise ElasticError(f"onnxruntime runs subnets on the CPU, not on {device!r}; use runtime='torch'")
     return OnnxSubnets(root, info, threads)
 
 
-def _torch(root: Path, info: ElasticInfo, threads: int) -> Subnets:
+def _torch(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
     from ofa.deploy.elastic_torch import TorchSubnets
 
-    return TorchSubnets(root, info, threads)
+    return TorchSubnets(root, info, threads, device)
 
 
-ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int], Subnets]] = {
+ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int, str], Subnets]] = {
     "onnxruntime": _onnxruntime,
     "torch": _torch,
 }
@@ -66,14 +68,16 @@ class ElasticSubnet:
         resolution: Pixels a side of the images that it takes.
         latency_ms: Median of one image in the runtime and with the threads that the artefact was opened with; ``None``
             if that was not measured.
-        top1_percent: Measured when the artefact was written.
+        score: By the artefact's metric, when it was written.
+        worth: The same, or its negative where less is better.
     """
 
     name: str
     arch: Mapping[str, Any]
     resolution: int
     latency_ms: float | None
-    top1_percent: float
+    score: float
+    worth: float
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,12 @@ class ElasticRuntime:
 
     Args:
         path: What :func:`ofa.deploy.elastic_write.write_elastic` left.
-        runtime: ``onnxruntime`` or ``torch``, on the CPU. torch keeps the number of threads per process, and it is set
-            when images run.
+        runtime: ``onnxruntime``, on the CPU, or ``torch``. torch keeps the number of threads per process, and it is
+            set when images run.
         threads: Threads that compute one image.
+        device: Where ``torch`` has the weights and computes: ``cpu``, ``cuda`` (the first GPU) or ``cuda:1``. Images
+            come from numpy and logits go back there, which is part of a latency. On a GPU torch's convolutions round
+            to TF32 where torch is set so, as it is by default.
         max_loaded: Hold at most so many subnets besides what all have in common. The one that was used longest ago
             goes, and a switch to one that is not held loads it first. By default all are held.
 
@@ -125,6 +132,7 @@ class ElasticRuntime:
         runtime: RuntimeName = "onnxruntime",
         threads: int = 1,
         *,
+        device: str = "cpu",
         max_loaded: int | None = None,
     ) -> None:
         if runtime not in ELASTIC_RUNTIMES:
@@ -134,13 +142,14 @@ class ElasticRuntime:
         if max_loaded is not None and max_loaded < 1:
             raise ElasticError(f"max_loaded must be at least 1, not {max_loaded}; leave it out to hold all")
         self.path, self.runtime, self.threads = Path(path), runtime, threads
+        self.device = "cuda:0" if device == "cuda" else device
         self.info = read_elastic(self.path)
         self._infos = {subnet.name: subnet for subnet in self.info.subnets}
         self._max_loaded = max_loaded or len(self._infos)
-        self._subnets = ELASTIC_RUNTIMES[runtime](self.path, self.info, threads)
+        self._subnets = ELASTIC_RUNTIMES[runtime](self.path, self.info, threads, self.device)
         self._loaded: OrderedDict[str, LoadedSubnet] = OrderedDict()
         self._lock = threading.Lock()
-        self._measurement = self.info.measured(runtime, threads)
+        self._measurement = self.info.measured(runtime, threads, self.device)
         names = [subnet.name for subnet in sorted(self.subnets, key=lambda each: each.latency_ms or math.inf)]
         for name in reversed(names[: self._max_loaded]):
             self.use(name)
@@ -158,7 +167,8 @@ class ElasticRuntime:
                 arch=info.arch,
                 resolution=info.resolution,
                 latency_ms=latency_ms,
-                top1_percent=info.top1_percent,
+                score=info.score,
+                worth=self.info.metric.sign * info.score,
             )
             for info, latency_ms in zip(self.info.subnets, latencies, strict=True)
         )
@@ -179,7 +189,9 @@ class ElasticRuntime:
         from ofa.hardware.fingerprint import fingerprint
 
         measurement = self._measurement
-        return measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._setting())["id"]
+        return (
+            measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._measured_setting())["id"]
+        )
 
     # -- switching ---------------------------------------------------------------------------------------------------
 
@@ -211,20 +223,24 @@ class ElasticRuntime:
         subnets = self.subnets
         timed = [(each.latency_ms, each) for each in subnets if each.latency_ms is not None]
         if not timed:
-            raise ElasticError(
-                f"{self.path} has no latencies of {self.runtime} with threads={self.threads}; call measure() first"
-            )
-        within = [(each.top1_percent, -latency_ms, each) for latency_ms, each in timed if latency_ms <= budget_ms]
+            raise ElasticError(f"{self.path} has no latencies of {self._setting}; call measure() first")
+        within = [(each.worth, -latency_ms, each) for latency_ms, each in timed if latency_ms <= budget_ms]
         if not within:
             latency_ms, fastest = min(timed, key=lambda pair: pair[0])
             nearest_ms = math.ceil(latency_ms * 1000) / 1000
             raise ElasticError(
-                f"no subnet of {self.path} keeps {budget_ms:g} ms in {self.runtime} with threads={self.threads}: the "
-                f"fastest, {fastest.name!r}, takes {latency_ms:.3f} ms; ask for at least {nearest_ms:.3f} ms"
+                f"no subnet of {self.path} keeps {budget_ms:g} ms in {self._setting}: the fastest, {fastest.name!r}, "
+                f"takes {latency_ms:.3f} ms; ask for at least {nearest_ms:.3f} ms"
             )
         chosen = max(within, key=lambda entry: entry[:2])[2]
         self.use(chosen.name)
         return chosen
+
+    @property
+    def _setting(self) -> str:
+        """As messages name it."""
+        where = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.runtime}{where} with threads={self.threads}"
 
     def _load(self, name: str) -> LoadedSubnet:
         info = self._infos[name]
@@ -276,7 +292,7 @@ class ElasticRuntime:
             rng=rng,
             rounds=rounds,
             block_seconds=block_seconds,
-            clock=SystemClock(self.threads),
+            clock=SystemClock(self.threads, on_cpu=self.device == "cpu"),
             on_block=on_block,
         )
         table = result.latencies_ms(list(self._infos))
@@ -284,13 +300,15 @@ class ElasticRuntime:
         self._measurement = Measurement(
             runtime=self.runtime,
             threads=self.threads,
-            fingerprint=fingerprint(self._setting()),
+            device=self.device,
+            fingerprint=fingerprint(self._measured_setting()),
             latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
         )
         return self._measurement
 
-    def _setting(self) -> Setting:
-        return Setting(runtime=self.runtime, threads=self.threads)
+    def _measured_setting(self) -> Setting:
+        runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # whose fingerprint names the GPU
+        return Setting(runtime=runtime, threads=self.threads)
 
 
 def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:
@@ -299,7 +317,10 @@ def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], obj
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps what loading took, as much again as the weights."""
+    """Return freed memory to the system: glibc keeps what loading took, as much again as the weights.
+
+    Other libraries have no such function, and no such habit.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -29,10 +29,10 @@ class TorchSubnets:
     copy them at every call, which takes 5 to 10 % of a subnet's time. Products of matrices take slices as they are.
     """
 
-    def __init__(self, root: Path, info: ElasticInfo, threads: int) -> None:
+    def __init__(self, root: Path, info: ElasticInfo, threads: int, device: str = "cpu") -> None:
         if info.model is None:
             raise ElasticError(f"{root} does not say what model it is of, so torch cannot build it; use onnxruntime")
-        self._threads = threads
+        self._threads, self._device = threads, _device(device)
         config = from_mapping(ModelConfig, info.model, where=f"model in {root}").untrained()
         supernet = build_supernet(config, num_classes=len(info.classes))
         weight_map = WeightMap(supernet)
@@ -40,7 +40,7 @@ class TorchSubnets:
         parts = {name: weight_map.parts(structure) for name, structure in structures.items()}
         bounds = bounds_of(list(parts.values()))
         try:
-            tensors = safetensors.torch.load_file(root / WEIGHTS)
+            tensors = safetensors.torch.load_file(root / WEIGHTS, device=str(self._device))
             for name, tensor in tensors.items():
                 if tensor.ndim == 4:
                     tensors[name] = tensor.contiguous(memory_format=torch.channels_last)
@@ -56,11 +56,12 @@ class TorchSubnets:
                         _replace(structure, path, own)
         except (safetensors.SafetensorError, KeyError, RuntimeError) as error:
             raise ElasticError(f"{root / WEIGHTS} does not fit model {config.name!r} ({error}); {REMEDY}") from None
-        self._modules = {name: structure.eval() for name, structure in structures.items()}
+        # Tensors that are not in the file, such as a grid that a model computes, are still on the CPU.
+        self._modules = {name: structure.eval().to(self._device) for name, structure in structures.items()}
 
     def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]:
         """Logits ``(N, num_classes)`` of images ``(N, C, H, W)``, all at once."""
-        module, threads = clone_structure(self._modules[subnet.name]), self._threads
+        module, threads, device = clone_structure(self._modules[subnet.name]), self._threads, self._device
         for child in module.modules():
             for name, parameter in child._parameters.items():
                 if parameter is not None and not _is_quick(parameter):
@@ -71,10 +72,25 @@ class TorchSubnets:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             with torch.inference_mode():
-                logits: Floats = module(torch.from_numpy(images).to(memory_format=torch.channels_last)).numpy()
+                batch = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
+                logits: Floats = module(batch).cpu().numpy()  # which waits for the device
             return logits
 
         return compute
+
+
+def _device(name: str) -> torch.device:
+    """:class:`ElasticError` unless torch can compute there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ElasticError(f"device must be 'cpu', 'cuda' or 'cuda:1', not {name!r}")
+    num_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise ElasticError(f"torch sees {num_gpus} CUDA devices, so none is {name!r}; use device='cpu'")
+    return device
 
 
 def _replace(module: nn.Module, path: str, tensor: Tensor) -> None:

@@ -64,7 +64,7 @@ class WeightMap:
                 positions = torch.arange(parameter.numel(), dtype=torch.int32).view(parameter.shape)
                 module._parameters[name] = positions  # no Parameter, which would want gradients
                 self._shapes[f"{path}.{name}".lstrip(".")] = tuple(parameter.shape)
-        self._supernet = Supernet(model, supernet.space, supernet.stages, supernet.dims, supernet.anatomy).eval()
+        self._supernet = Supernet(model, supernet.space, supernet.stages, supernet.dims, supernet.analysis).eval()
 
     def structure(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet's modules; their parameters are positions in those of the supernet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,9 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ofa.confidence import wilson_interval
 from ofa.config import to_plain
-from ofa.data import preprocessing
 from ofa.deploy.checked_folder import new_folder
 from ofa.deploy.elastic_format import (
     FOLDER,
@@ -35,16 +33,16 @@ from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
 from ofa.deploy.elastic_weights import Part, WeightMap, bounds_of, box
 from ofa.deploy.parity import TOLERANCES, Outputs, compare_outputs
 from ofa.formats.onnx import to_onnx
+from ofa.metrics import Score
+from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.training import SubnetEvaluator
-from ofa.training.evaluation import top1_percent
+from ofa.training.evaluation import judge
 from ofa.training.recipe import ModelConfig
 from ofa.training.run import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-Progress = Callable[[int, int, str], None]
 
 NUM_PARITY_IMAGES = 32
 
@@ -93,8 +91,7 @@ class _Subnet:
     module: nn.Module
     graph: ModelProto
     parts: Mapping[str, Part]
-    top1_percent: float
-    num_images: int
+    score: Score
 
     @property
     def resolution(self) -> int:
@@ -150,10 +147,11 @@ def write_elastic(
             measurements=(),
             classes=evaluator.data.classes,
             split=options.split,
-            num_images=subnets[0].num_images,
+            num_images=subnets[0].score.num_images,
             channels=evaluator.supernet.input_shape(subnets[0].arch)[0],
             model=None if model is None else json.loads(json.dumps(to_plain(model.untrained()))),
             provenance={**(provenance or {}), "exported_with": versions()},
+            metric_name=evaluator.metric.name,
         )
         info = write_info(folder, info)
         for name in options.runtimes:
@@ -186,7 +184,7 @@ def _prepare(
 ) -> _Subnet:
     steps.begin(f"calibrating and testing {name}")
     module = evaluator.calibrated(arch).eval()
-    top1 = top1_percent(module, evaluator.batches(split, int(arch["resolution"])))
+    score = judge(module, evaluator.batches(split, arch), evaluator.task.scorer(evaluator.data))
     steps.begin(f"exporting {name}")
     module = module.cpu()
     return _Subnet(
@@ -195,22 +193,21 @@ def _prepare(
         module=module,
         graph=to_onnx(module, evaluator.supernet.input_shape(arch)),
         parts=weight_map.parts(weight_map.structure(arch)),
-        top1_percent=top1,
-        num_images=len(evaluator.data.splits[split]),
+        score=score,
     )
 
 
 def _describe(evaluator: SubnetEvaluator, subnet: _Subnet) -> SubnetInfo:
-    low, high = wilson_interval(round(subnet.top1_percent * subnet.num_images / 100), subnet.num_images)
+    feed = evaluator.task.feed(evaluator.data, evaluator.supernet.inputs.sizes(subnet.arch))
     return SubnetInfo(
         name=subnet.name,
         arch=dict(subnet.arch),
         resolution=subnet.resolution,
-        top1_percent=subnet.top1_percent,
-        low=low,
-        high=high,
+        score=subnet.score.value,
+        low=subnet.score.low,
+        high=subnet.score.high,
         max_abs_difference={},
-        preprocessing=preprocessing(evaluator.data, subnet.resolution),
+        preprocessing=dataclasses.asdict(feed.preprocessing),
     )
 
 
@@ -224,7 +221,8 @@ def _with(info: ElasticInfo, runtime: str, differences: Sequence[float], measure
 
 def _check(runtime: ElasticRuntime, evaluator: SubnetEvaluator, subnet: _Subnet) -> float:
     """Largest difference of a logit from the extracted module's; :class:`ParityError` if it is too large."""
-    images = next(iter(evaluator.batches("calibration", subnet.resolution)))[0][:NUM_PARITY_IMAGES].cpu()
+    inputs = next(iter(evaluator.batches("calibration", subnet.arch)))[0].rows(slice(NUM_PARITY_IMAGES))
+    (images,) = inputs.map(lambda tensor: tensor.cpu()).tensors
     with torch.inference_mode():
         expected: Outputs = subnet.module(images).numpy()
     runtime.use(subnet.name)

@@ -7,39 +7,42 @@ from typing import Any
 
 import yaml
 
+from ofa.tasks import Task
+
 LIBRARIES = {"onnxruntime-cuda": "onnxruntime-gpu", "litert": "ai-edge-litert", "executorch": "executorch and torch"}
 
 
-def model_card(info: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+def model_card(info: Mapping[str, Any], task: Task, sizes: Mapping[str, int]) -> str:
     """Markdown with a YAML header, made of what ``bundle.json`` says; the licence is left to whoever publishes it.
 
     Args:
         sizes: Bytes of each file of the model.
     """
     network = info["model"]
-    provenance, top1, latency = info["provenance"], info["top1_percent"], info["latency_ms"]
+    card, metric, score = task.card(info), task.metric, info[task.metric.name]
+    provenance, latency = info["provenance"], info["latency_ms"]
     model, data = provenance.get("model", "subnet"), provenance.get("data", {}).get("name", "unknown")
     header = {
         "library_name": network["target"].partition("-")[0],
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": card.pipeline_tag,
         "tags": [
             network["target"],
             network["runtime"],
             network["precision"],
-            "image-classification",
+            card.pipeline_tag,
             "once-for-all",
             "neural-architecture-search",
             "timm",
         ],
-        "metrics": ["accuracy"],
+        "metrics": [card.metric],
         "model-index": [
             {
                 "name": f"{model}-{info['device']}-{info['budget_ms']:g}ms",
                 "results": [
                     {
-                        "task": {"type": "image-classification"},
-                        "dataset": {"name": data, "type": data, "split": top1["split"]},
-                        "metrics": [{"type": "accuracy", "value": round(top1["value"] / 100, 6), "name": "Top-1"}],
+                        "task": {"type": card.pipeline_tag},
+                        "dataset": {"name": data, "type": data, "split": score["split"]},
+                        "metrics": [{"type": card.metric, "value": card.metric_value, "name": card.metric_title}],
                     }
                 ],
             }
@@ -56,12 +59,12 @@ def model_card(info: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
 # {model} within {info["budget_ms"]:g} ms on {info["device"]}
 
-An image classifier with {len(info["classes"])} classes: the subnet of a once-for-all supernet ({model}, trained on {data})
+{card.what}: the subnet of a once-for-all supernet ({model}, trained on {data})
 that was chosen for device `{info["device"]}` and a budget of {info["budget_ms"]:g} ms per image.
 
 | | |
 |---|---|
-| Top-1 accuracy | {top1["value"]:.2f} % (95 % interval {top1["low"]:.2f} to {top1["high"]:.2f}), {top1["num_images"]} images, {top1["split"]} split |
+| {metric.label} | {metric.text(score["value"], digits=2)} (95 % interval {score["low"]:.2f} to {score["high"]:.2f}), {score["num_images"]} images, {score["split"]} split |
 | Latency | {latency["p50"]:.3f} ms median, {latency["p10"]:.3f} to {latency["p90"]:.3f} ms (p10 to p90), measured on {info["fingerprint"].get("cpu", info["device"])} |
 | Model | {files}; {network["num_params"] / 1e6:.3f} M parameters, {network["precision"]} for {network["runtime"]} |
 | Input | `{network["input"]}`, {info["preprocessing"]["dtype"]}, {layout} {shape}, from a {color} picture of {size} × {size} pixels |

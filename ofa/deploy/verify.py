@@ -10,27 +10,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from ofa.confidence import wilson_interval
 from ofa.data.readers.source import DECODING_ERRORS
 from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, BundleError, BundleInfo, Latency, read_bundle
 from ofa.deploy.checked_folder import SUMS, refused, sums_text
 from ofa.deploy.parity import Images, Outputs, ParityError, compare_outputs, load_outputs
-from ofa.deploy.predict import preprocess
 from ofa.errors import unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.hardware import Device
 from ofa.hardware.runtimes import ModelError, NotInstalledError
+from ofa.progress import Progress
 from ofa.setting import Setting
+from ofa.tasks.predict_class import preprocess
 
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64
 MAX_REPEATABILITY_PERCENT = 3.0  # above it a table is refused, and here no more is granted
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-Progress = Callable[[int, int, str], None]
-
+Labels = npt.NDArray[np.int64]
 Measure = Callable[[Sequence[Path]], list[Latency]]
 
 
@@ -167,15 +167,24 @@ def _check_model(
         yield Check("parity", False, agrees, str(error))
         return
     yield Check("parity", True, agrees, f"largest difference {difference:.2g}")
-    labels = np.array(info.sample_labels)
-    num_right, num_promised = (int((outputs.argmax(axis=1) == labels).sum()) for outputs in (found, expected))
+    metric, labels = info.task.metric, np.array(info.sample_labels)
+    ours, promised = (_value(info, outputs, labels) for outputs in (found, expected))
     # Where the reference is another computation, two classes that are as good as equal may change places.
-    slack = 0 if info.parity.reference == "torch" else 1
+    slack = 0.0 if info.parity.reference == "torch" else abs(metric.perfect) / num
     yield Check(
-        "accuracy", num_right >= num_promised - slack, f"{num_promised} of {num} samples right", f"{num_right} of {num}"
+        "accuracy",
+        metric.sign * ours >= metric.sign * promised - slack - 1e-9,
+        f"{metric.title} {metric.text(promised)} on the {num} samples",
+        metric.text(ours),
     )
     if pictures:
         yield _check_pictures(info, pictures, run, progress)
+
+
+def _value(info: BundleInfo, outputs: Outputs, labels: Labels) -> float:
+    scorer = info.task.scorer(None)
+    scorer.update(outputs, labels)
+    return scorer.value()
 
 
 def _stored_outputs(root: Path, info: BundleInfo) -> Outputs:
@@ -241,7 +250,7 @@ def _check_pictures(
     progress: Progress | None,
 ) -> Check:
     """Accuracy on somebody's own pictures: it holds if the promised one is not surely (95 %) missed."""
-    spec, num_right = asdict(info.preprocessing), 0
+    spec, scorer = asdict(info.preprocessing), info.task.scorer(None)
     for start in range(0, len(pictures), NUM_TOGETHER):
         some = pictures[start : start + NUM_TOGETHER]
         images = []
@@ -251,17 +260,15 @@ def _check_pictures(
                     images.append(preprocess(image, spec))
             except DECODING_ERRORS as error:
                 raise BundleError(f"{file} is no picture that can be read ({error}); take it out") from None
-        right = run(np.stack(images)).argmax(axis=1) == [label for _, label in some]
-        num_right += int(right.sum())
+        scorer.update(run(np.stack(images)), np.array([label for _, label in some]))
         if progress is not None:
             progress(min(start + NUM_TOGETHER, len(pictures)), len(pictures), "classifying pictures")
-    low, high = wilson_interval(num_right, len(pictures))
-    top1 = info.top1_percent
+    metric, found, promised = info.task.metric, scorer.score(), info.score
     return Check(
         "accuracy on pictures",
-        high >= top1.low,
-        f"{top1.value:.1f} % ({top1.low:.1f} to {top1.high:.1f}) as on the test split",
-        f"{100 * num_right / len(pictures):.1f} % ({low:.1f} to {high:.1f}) of {len(pictures)}",
+        found.high >= promised.low if metric.higher_is_better else found.low <= promised.high,
+        f"{metric.interval_text(promised)} as on the test split",
+        f"{metric.interval_text(found)} of {len(pictures)}",
     )
 
 

@@ -16,7 +16,6 @@ from ofa.deploy.artefact import (
     DEFAULTS,
     Clock,
     ExportOptions,
-    Progress,
     bundle_artefact,
     judge_artefact,
     make_artefact,
@@ -25,6 +24,8 @@ from ofa.deploy.artefact import (
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.files import FileFormatError, read_json
 from ofa.hardware import Device, measure
+from ofa.metrics import metric_of
+from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator
 
@@ -51,7 +52,7 @@ class ExportResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "info": self.info.to_json()}
 
 
 @dataclass
@@ -145,14 +146,14 @@ def export_bundle(
         if walk.holds(latency_ms):
             break
     with clock.step("testing"):
-        top1 = judge_artefact(evaluator, artefact, device)
+        score = judge_artefact(evaluator, artefact, device)
     with clock.step("writing"):
         info = bundle_artefact(
             evaluator,
             artefact,
             out,
             device=device,
-            top1=top1,
+            score=score,
             latency_ms=latency_ms,
             budget_ms=budget_ms,
             run_info=run_info,
@@ -199,8 +200,8 @@ def _latency(row: pd.Series, quantiles_ms: Sequence[float]) -> Latency:
 def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, Any]]:
     """What a search left for :func:`export_bundle`, best first.
 
-    The pick for exactly this budget comes first; then all that was evaluated, by accuracy on the search split, so that
-    there is somewhere to go when a file misses the budget. ``latency_ms`` is measured, or else predicted.
+    The pick for exactly this budget comes first; then all that was evaluated, by the metric on the search split, so
+    that there is somewhere to go when a file misses the budget. ``latency_ms`` is measured, or else predicted.
 
     Args:
         search_dir: ``RUN/search/DEVICE``.
@@ -210,17 +211,18 @@ def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, 
     """
     folder = Path(search_dir)
     remedy = "run `ofa search` for this device"
-    picks = read_json(folder / "selected.json", kind="search result", remedy=remedy)["picks"]
+    selected = read_json(folder / "selected.json", kind="search result", remedy=remedy)
+    metric = metric_of(selected)
     try:
         table = pd.read_csv(folder / "front.csv")
         latency_ms = table["measured_latency_ms"].fillna(table["predicted_latency_ms"])
         table = table.assign(latency_ms=latency_ms, arch=table["arch"].map(json.loads))
-        table = table.sort_values(["measured_top1_percent", "latency_ms"], ascending=[False, True])
+        table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
     except (OSError, KeyError, ValueError) as error:
         raise FileFormatError(f"{folder / 'front.csv'} is missing or damaged ({error!r}); {remedy}") from None
     chosen = [
         {"arch": pick["arch"], "latency_ms": pick["measured_latency_ms"]}
-        for pick in picks
+        for pick in selected["picks"]
         if pick["budget_ms"] == budget_ms
     ]
     others = [{"arch": row["arch"], "latency_ms": row["latency_ms"]} for row in table.to_dict("records")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,10 @@ class Device:
 
 def list_devices() -> dict[str, Path]:
     """The YAML file of each device: those of ``devices/`` in the current directory, then those that ``ofa`` brings."""
-    folders = [Path("devices"), Path(__file__).parents[2] / "devices", Path(sys.prefix) / "share" / "ofa" / "devices"]
-    paths = [path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))]
+    package = Path(__file__).parents[1]
+    # In the package where that is installed, beside it in a clone.
+    own = package / "devices" if (package / "devices").is_dir() else package.parent / "devices"
+    paths = [path for folder in (own, Path("devices")) for path in sorted(folder.glob("*.yaml"))]
     return {path.stem: path for path in paths}
 
 

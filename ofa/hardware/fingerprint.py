@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,20 @@ def conditions() -> dict[str, float | None]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's own name."""
+    """The CPU's own name; that of its family where the system tells no more."""
     for line in (_read(cpuinfo) or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
-    return platform.processor() or platform.machine()
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def _sysctl(name: str) -> str | None:
+    """What macOS tells of itself."""
+    if platform.system() != "Darwin":
+        return None
+    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def _digest(data: Mapping[str, Any]) -> str:

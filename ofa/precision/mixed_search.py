@@ -18,12 +18,12 @@ from ofa.hardware import Device, measure
 from ofa.precision.mixed_latency import MixedLatency
 from ofa.precision.mixed_space import Per
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
-from ofa.search.evaluation_cache import Accuracies, EvaluationCache
+from ofa.progress import Progress
+from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.problem import Values
 from ofa.search.run import SearchResult, Target, run_search
 from ofa.space import Arch, Population
 from ofa.training import SubnetEvaluator
-from ofa.training.evaluation import Progress
 
 NUM_MIXED = 32
 
@@ -78,19 +78,22 @@ def search_mixed(
         latency = _with_boundaries(latency, mixed, device, out_dir / "mixed_latencies.csv", seed, progress)
     num_images = len(evaluator.data.splits.search)
 
-    def race(archs: list[Arch], floors_percent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.column_stack([mixed.top1_percent(archs), np.full(len(archs), num_images)])
+    def race(archs: list[Arch], floors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return mixed.values(archs)
 
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
         models = {str(number): mixed.onnx(arch) for number, arch in enumerate(archs)}
         return measure(models, device, rng=np.random.default_rng(seed))
 
     cache = EvaluationCache(
-        out_dir / "evaluations.csv", values=Accuracies.VALUES, weights_sha256=weights_sha256, split="search, quantized"
+        out_dir / "evaluations.csv",
+        values=evaluator.metric.columns,
+        weights_sha256=weights_sha256,
+        split="search, quantized",
     )
     results = run_search(
         mixed.space,
-        accuracies=Accuracies(race, num_images, cache),
+        scores=Scores(evaluator.metric, race, num_images, cache),
         targets=[Target(device.name, latency.predict_ms, measure_ms)],
         costs={name: PlainCost(cost) for name, cost in costs.items()},
         budgets_ms=budgets_ms,

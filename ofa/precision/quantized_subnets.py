@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ofa.errors import UsageError
 from ofa.formats.onnx import INPUT, export_for_timing
 from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.precision.mixed_space import Per, place_of, split_precision, standing_slots, with_precision
+from ofa.progress import Progress
 from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import SubnetEvaluator
-from ofa.training.evaluation import Progress
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -83,10 +82,10 @@ class MixedPrecisionEvaluator:
         """The supernet's space with precision."""
         return with_precision(self.evaluator.supernet.space, self.evaluator.supernet.slots, per=self.per)
 
-    def top1_percent(
+    def values(
         self, archs: Sequence[Arch], *, split: str = "search", progress: Progress | None = None
     ) -> npt.NDArray[np.float64]:
-        """Accuracy of each subnet, shape ``(N,)``, percent.
+        """The metric of each subnet and what is kept of it, shape ``(N, len(metric.columns))``.
 
         Neighbours in ``archs`` that differ in precision only share extraction, export, and calibration.
 
@@ -98,17 +97,15 @@ class MixedPrecisionEvaluator:
             ValueError: If the split holds no images.
             QuantizationError: See :func:`mixed_onnx_for_timing`.
         """
-        scores = np.empty(len(archs))
+        metric = self.evaluator.metric
+        scores = np.empty((len(archs), len(metric.columns)))
         for row, arch in enumerate(archs):
             session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), REFERENCE)
-            num_right = num_images = 0
-            for images, labels in self._batches(split, int(arch["resolution"])):
+            scorer = self.evaluator.task.scorer(self.evaluator.data)
+            for images, labels in self._batches(split, arch):
                 (logits,) = session.run({INPUT: _filled(images, self.batch_size)})
-                num_right += int((logits[: len(labels)].argmax(axis=1) == labels).sum())
-                num_images += len(labels)
-            if num_images == 0:
-                raise UsageError(f"accuracy needs at least one image, but split {split!r} is empty")
-            scores[row] = 100 * num_right / num_images
+                scorer.update(logits[: len(labels)], labels)
+            scores[row] = metric.row(scorer.score())
             if progress is not None:
                 progress(row + 1, len(archs), "evaluating quantized subnets")
         return scores
@@ -127,7 +124,7 @@ class MixedPrecisionEvaluator:
         if not int8_slots:
             return graph.SerializeToString(deterministic=True)
         if self._last_ranges is None:
-            self._last_ranges = activation_ranges(graph, self._calibration_images(int(plain["resolution"]), batch))
+            self._last_ranges = activation_ranges(graph, self._calibration_images(plain, batch))
         float_nodes = _float_nodes(supernet, graph, int8_slots, float_slots)
         quantized = quantize_qdq(graph, self._last_ranges, float_nodes=float_nodes)
         return quantized.SerializeToString(deterministic=True)
@@ -141,16 +138,17 @@ class MixedPrecisionEvaluator:
             self._last, self._last_ranges = (plain, batch, onnx.load_from_string(model)), None
         return self._last[2]
 
-    def _batches(self, split: str, resolution: int) -> Iterator[tuple[Images, npt.NDArray[np.int64]]]:
+    def _batches(self, split: str, arch: Arch) -> Iterator[tuple[Images, npt.NDArray[np.int64]]]:
         """Images ``(N, C, H, W)`` and labels, at most :attr:`batch_size` at a time."""
-        for images, labels in self.evaluator.batches(split, resolution):
+        for inputs, labels in self.evaluator.batches(split, arch):
+            (images,) = inputs.tensors
             for start in range(0, len(labels), self.batch_size):
                 few = slice(start, start + self.batch_size)
                 yield images[few].contiguous().cpu().numpy(), labels[few].cpu().numpy()
 
-    def _calibration_images(self, resolution: int, batch: int) -> Iterator[Images]:
+    def _calibration_images(self, arch: Arch, batch: int) -> Iterator[Images]:
         num_images = 0
-        for images, _ in self._batches("calibration", resolution):
+        for images, _ in self._batches("calibration", arch):
             images = images[: self.num_calibration_images - num_images]
             num_images += len(images)
             for start in range(0, len(images), batch):

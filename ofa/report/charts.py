@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.metrics import Metric
 from ofa.report.palette import DEVICE_ROLES, DEVICE_SYMBOLS
 from ofa.report.points import best_of, describe, plot_points
 from ofa.report.run_files import DeviceResults, RunFiles
@@ -107,18 +108,21 @@ def _short(values: npt.NDArray[np.float64]) -> list[float]:
 
 
 LATENCY = Axis(label="Latency", unit="ms", is_log=True)
-TOP1 = Axis(label="Top-1 accuracy", unit="%")
 
 
-def accuracy_latency(front: pd.DataFrame, budgets_ms: Sequence[float], *, device: str) -> Chart:
+def score_axis(metric: Metric) -> Axis:
+    return Axis(label=metric.label, unit=metric.symbol)
+
+
+def score_latency(front: pd.DataFrame, budgets_ms: Sequence[float], *, device: str, metric: Metric) -> Chart:
     """Every evaluated subnet, both fronts, the picks, and a line at each budget."""
     points = plot_points(front)
     random, searched, picks = (points[points["origin"] == origin] for origin in ("random", "front", "pick"))
     return Chart(
-        label=f"Top-1 accuracy against latency on {device}: evaluated subnets, the best of random search, the Pareto "
+        label=f"{metric.label} against latency on {device}: evaluated subnets, the best of random search, the Pareto "
         "front and the picks.",
         x=LATENCY,
-        y=TOP1,
+        y=score_axis(metric),
         series=(
             _of_points("Random subnets", "random", _thinned(random), size=4.5),
             _of_points(
@@ -135,7 +139,7 @@ def accuracy_latency(front: pd.DataFrame, budgets_ms: Sequence[float], *, device
     )
 
 
-def fronts_of_devices(fronts: Mapping[str, pd.DataFrame]) -> Chart:
+def fronts_of_devices(fronts: Mapping[str, pd.DataFrame], *, metric: Metric) -> Chart:
     """The front of each device: what it gives at any latency."""
     series = []
     for number, (device, front) in enumerate(fronts.items()):
@@ -146,20 +150,20 @@ def fronts_of_devices(fronts: Mapping[str, pd.DataFrame]) -> Chart:
             _of_points(device, role, best, kind="steps", is_dashed=number >= len(DEVICE_ROLES), with_notes=False),
             _of_points(device, role, best, symbol=symbol),
         ]
-    label = f"The Pareto fronts of {', '.join(fronts)}: top-1 accuracy against latency."
-    return Chart(label=label, x=LATENCY, y=TOP1, series=tuple(series))
+    label = f"The Pareto fronts of {', '.join(fronts)}: {metric.title} against latency."
+    return Chart(label=label, x=LATENCY, y=score_axis(metric), series=tuple(series))
 
 
-def measured_front(choices: pd.DataFrame, budgets_ms: Sequence[float], *, device: str) -> Chart:
+def measured_front(choices: pd.DataFrame, budgets_ms: Sequence[float], *, device: str, metric: Metric) -> Chart:
     """What was measured on a device and what a budget can pick of it.
 
     Args:
         choices: As :func:`~ofa.report.points.plot_points` gives it, ``latency_ms`` measured.
     """
     return Chart(
-        label=f"Top-1 accuracy against measured latency on {device}. The marked subnet is described beside the chart.",
+        label=f"{metric.label} against measured latency on {device}. The marked subnet is described beside the chart.",
         x=Axis(label="Measured latency", unit="ms", is_log=True),
-        y=TOP1,
+        y=score_axis(metric),
         series=(
             _of_points("Measured subnets", "random", choices, size=6),
             _of_points("Best within a budget", "front", best_of(choices), kind="steps", with_notes=False),
@@ -182,7 +186,7 @@ def _of_points(name: str, role: str, points: pd.DataFrame, *, with_notes: bool =
         name=name,
         role=role,
         x=points["latency_ms"].to_numpy(dtype=np.float64),
-        y=points["top1_percent"].to_numpy(dtype=np.float64),
+        y=points["score"].to_numpy(dtype=np.float64),
         notes=notes,
         **options,
     )
@@ -223,7 +227,7 @@ def predicted_measured(groups: Mapping[str, tuple[np.ndarray, np.ndarray]], *, d
     )
 
 
-def search_progress(curve: Mapping[str, Sequence[float]], *, device: str) -> Chart:
+def search_progress(curve: Mapping[str, Sequence[float]], *, device: str, metric: Metric) -> Chart:
     """How the hypervolume grew with the evaluations, of the search and of random search.
 
     Args:
@@ -233,7 +237,7 @@ def search_progress(curve: Mapping[str, Sequence[float]], *, device: str) -> Cha
     return Chart(
         label=f"Hypervolume against the number of evaluations on {device}, of the search and of random search.",
         x=Axis(label="Evaluations"),
-        y=Axis(label="Hypervolume", unit="% × ms"),
+        y=Axis(label="Hypervolume", unit=f"{metric.symbol} × ms".removeprefix(" × ")),
         series=tuple(
             Series(
                 name=name,
@@ -253,7 +257,11 @@ LOSSES = {
     "loss_random": ("Random", "random"),
     "loss_smallest": ("Smallest", "random_front"),
 }
-ACCURACIES = {"largest_top1_percent": ("Largest", "front"), "smallest_top1_percent": ("Smallest", "random_front")}
+
+
+def bounds_columns(metric: Metric) -> dict[str, tuple[str, str]]:
+    """Of ``metrics.csv``: what the largest and the smallest subnet are worth."""
+    return {metric.of("largest"): ("Largest", "front"), metric.of("smallest"): ("Smallest", "random_front")}
 
 
 def training_curves(metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]], *, y: Axis) -> Chart | None:
@@ -290,19 +298,23 @@ def training_curves(metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]
 def charts_of(run: RunFiles) -> dict[str, Chart]:
     """All charts that the run's files allow, by names that are good for files too."""
     fronts = {device.name: device.front for device in run.devices if device.front is not None and device.name != FLEET}
-    charts: dict[str, Chart | None] = {"fronts": fronts_of_devices(fronts) if len(fronts) > 1 else None}
+    charts: dict[str, Chart | None] = {
+        "fronts": fronts_of_devices(fronts, metric=run.metric) if len(fronts) > 1 else None
+    }
     for device in run.devices:
         if device.front is not None:
             budgets_ms = sorted({pick["budget_ms"] for pick in device.picks})
-            charts[f"front_{device.name}"] = accuracy_latency(device.front, budgets_ms, device=device.name)
+            charts[f"front_{device.name}"] = score_latency(
+                device.front, budgets_ms, device=device.name, metric=run.metric
+            )
         if device.selected and "hypervolume_curve" in device.selected:
             curve = device.selected["hypervolume_curve"]
-            charts[f"progress_{device.name}"] = search_progress(curve, device=device.name)
+            charts[f"progress_{device.name}"] = search_progress(curve, device=device.name, metric=run.metric)
         if pairs := _prediction_pairs(device):
             charts[f"prediction_{device.name}"] = predicted_measured(pairs, device=device.name)
     if run.metrics is not None and not run.metrics.empty:
         charts["loss"] = training_curves(run.metrics, LOSSES, y=Axis(label="Loss"))
-        charts["accuracy"] = training_curves(run.metrics, ACCURACIES, y=TOP1)
+        charts["accuracy"] = training_curves(run.metrics, bounds_columns(run.metric), y=score_axis(run.metric))
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 

@@ -20,7 +20,7 @@ class OnePick:
     device: str
     arch: Arch
     budget_ms: float
-    top1_percent: float
+    score: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class CrossDevice:
         devices: Names of the ``T`` devices with a table, the columns.
         latency_ms: Shape ``(P, T)``; not-a-number where the table lacks a part.
         slowdown_percent: Shape ``(P, T)``: how much longer the pick takes than the fastest evaluated subnet that is at
-            least as accurate. Accuracy does not depend on the device, so the evaluations of all devices count, and the
+            least as good. Scores do not depend on the device, so the evaluations of all devices count, and the
             pick itself is one of them: it is never below 0.
     """
 
@@ -52,14 +52,14 @@ def cross_device(run: RunFiles) -> CrossDevice | None:
     picks = tuple(_middle_pick(device) for device in run.devices if device.picks)
     if len(csv_of) < 2 or not picks:
         return None
-    top1_of = {pick.arch: pick.top1_percent for pick in picks} | _evaluations(run)
-    archs, top1 = list(top1_of), np.array(list(top1_of.values()))
+    score_of = {pick.arch: pick.score for pick in picks} | _evaluations(run)
+    archs, worth = list(score_of), run.metric.sign * np.array(list(score_of.values()))
     population = run.space.to_population(archs)
     # A table that was refused for its noise is good enough for this, and the page says that it was.
     tables = [LatencyTable.load(path, force=True) for path in csv_of.values()]
     all_ms = np.stack([table.cost_model.predict(population) for table in tables], axis=1)
     rows = [archs.index(pick.arch) for pick in picks]
-    fastest_ms = np.stack([np.nanmin(all_ms[top1 >= top1[row]], axis=0, initial=np.inf) for row in rows])
+    fastest_ms = np.stack([np.nanmin(all_ms[worth >= worth[row]], axis=0, initial=np.inf) for row in rows])
     return CrossDevice(
         picks=picks,
         devices=tuple(csv_of),
@@ -76,16 +76,16 @@ def _middle_pick(device: DeviceResults) -> OnePick:
         device=device.name,
         arch=device.archs[middle],
         budget_ms=pick["budget_ms"],
-        top1_percent=pick["measured_top1_percent"],
+        score=pick["measured_score"],
     )
 
 
 def _evaluations(run: RunFiles) -> dict[Arch, float]:
-    """Accuracy of every subnet that was evaluated for any device."""
+    """Score of every subnet that was evaluated for any device."""
     found: dict[Arch, float] = {}
     for device in run.devices:
         if device.front is not None:
-            evaluated = device.front.dropna(subset=["measured_top1_percent"])
+            evaluated = device.front.dropna(subset=["measured_score"])
             archs = [Arch(json.loads(text)) for text in evaluated["arch"]]
-            found |= zip(archs, evaluated["measured_top1_percent"], strict=True)
+            found |= zip(archs, evaluated["measured_score"], strict=True)
     return found

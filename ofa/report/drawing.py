@@ -23,14 +23,22 @@ MAX_SAMPLES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block of an architecture; sizes are ``None`` where skipped or not elastic. ``expand`` may be an MLP's ratio."""
+    """A block of an architecture, and what its dims choose: kind of dim -> value. What is skipped has none."""
 
     stage: str
     index: int
     is_active: bool
-    kernel: float | None = None
-    expand: float | None = None
-    heads: float | None = None
+    sizes: Mapping[str, Value]
+
+    @property
+    def kernel(self) -> float | None:
+        """``None`` where skipped or not elastic."""
+        return float(self.sizes["kernel"]) if "kernel" in self.sizes else None
+
+    @property
+    def expand(self) -> float | None:
+        """The same, or the ratio of an MLP inside."""
+        return next((float(self.sizes[what]) for what in RATIOS if what in self.sizes), None)
 
 
 def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[Block]]:
@@ -52,9 +60,7 @@ def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[B
         dims = {name.removeprefix(prefix): value for name, value in arch.items() if name.startswith(prefix)}
         # A block with nothing elastic in it has no dims of its own: only the depth says whether it is there.
         is_active = bool(dims) if (stage, index) in known else index < int(arch.get(f"{stage}.depth", index + 1))
-        kernel, heads = (float(dims[what]) if what in dims else None for what in ("kernel", "heads"))
-        expand = next((float(dims[what]) for what in RATIOS if what in dims), None)
-        return Block(stage=stage, index=index, is_active=is_active, kernel=kernel, expand=expand, heads=heads)
+        return Block(stage=stage, index=index, is_active=is_active, sizes=dims)
 
     return {stage: [block(stage, index) for index in range(num)] for stage, num in num_blocks.items()}
 
@@ -85,8 +91,7 @@ def describe_blocks(space: SearchSpace, arch: Mapping[str, Value]) -> str:
 
 
 def _sizes(block: Block) -> str:
-    named = (("kernel", block.kernel), ("expand", block.expand), ("heads", block.heads))
-    sizes = [f"{what} {value:g}" for what, value in named if value]
+    sizes = [f"{what} {value if isinstance(value, str) else f'{value:g}'}" for what, value in block.sizes.items()]
     return f", {' '.join(sizes)}" if sizes else ""
 
 
@@ -147,9 +152,11 @@ def legend_svgs(space: SearchSpace) -> list[tuple[Markup, str]]:
     for kernel in _few(choices(space, "kernel")):
         width, _, opacity = block_rect(space, kernel=kernel, expand=None)
         legend.append((_sample(width, 14, "block", opacity), f"kernel {kernel:g}"))
+    kinds = {dim.name.rpartition(".")[2] for dim in space.dims}
+    ratio = "/".join(what for what in RATIOS if what in kinds)
     for expand in _few(choices(space, "expand")):
         _, height, _ = block_rect(space, kernel=None, expand=expand)
-        legend.append((_sample(5, height * 20 / HEIGHT, "plain", 1), f"expand {expand:g}"))
+        legend.append((_sample(5, height * 20 / HEIGHT, "plain", 1), f"{ratio} {expand:g}"))
     return [*legend, (_sample(9, 10, "skipped", 1), "skipped")]
 
 

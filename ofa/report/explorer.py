@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ofa.confidence import wilson_interval
 from ofa.files import FileFormatError
 from ofa.report.points import best_of, describe, plot_points
 from ofa.report.run_files import Bundle, DeviceResults
@@ -17,18 +16,19 @@ from ofa.space import Arch, SearchSpace, SpaceError
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A measured subnet that is the most accurate one within some budget.
+    """A measured subnet that is the best one within some budget.
 
     Args:
-        interval_percent: 95 % interval of the accuracy; ``None`` where nobody kept the number of images.
+        score: By the run's metric.
+        interval: Its 95 % interval; ``None`` where nobody kept what it follows from.
         latency_ms: Measured percentiles ``p50`` and, where they were kept, ``p10`` and ``p90``.
         bundle: What was exported from it for this device.
     """
 
     arch: Arch
     details: str
-    top1_percent: float
-    interval_percent: tuple[float, float] | None
+    score: float
+    interval: tuple[float, float] | None
     num_images: int | None
     latency_ms: dict[str, float]
     predicted_latency_ms: float
@@ -39,13 +39,13 @@ class Choice:
 
 def measured_points(front: pd.DataFrame) -> pd.DataFrame:
     """The measured and evaluated rows of ``front.csv``, each architecture once, at its measured latency."""
-    measured = front.dropna(subset=["measured_latency_ms", "measured_top1_percent"]).drop_duplicates("arch")
+    measured = front.dropna(subset=["measured_latency_ms", "measured_score"]).drop_duplicates("arch")
     points = plot_points(measured)
     return points.assign(latency_ms=points["measured_latency_ms"]).sort_values("latency_ms", kind="stable")
 
 
 def choices_of(device: DeviceResults, space: SearchSpace) -> tuple[Choice, ...]:
-    """All that any budget can pick, the fastest first: each is more accurate than whatever is as fast.
+    """All that any budget can pick, the fastest first: each is better than whatever is as fast.
 
     A budget's pick is the last whose median times ``1 + headroom`` is within it, as :mod:`ofa.search.pick` picks.
 
@@ -68,13 +68,12 @@ def choices_of(device: DeviceResults, space: SearchSpace) -> tuple[Choice, ...]:
 def _choice(row: pd.Series, space: SearchSpace, device: DeviceResults) -> Choice:
     arch = space.arch(json.loads(row["arch"]))
     num_images = int(row["num_images"]) if np.isfinite(row["num_images"]) else None
-    top1 = float(row["top1_percent"])
     percentiles = {"p10": row["latency_ms_p10"], "p50": row["latency_ms"], "p90": row["latency_ms_p90"]}
     return Choice(
         arch=arch,
         details=describe(arch),
-        top1_percent=top1,
-        interval_percent=wilson_interval(round(top1 / 100 * num_images), num_images) if num_images else None,
+        score=float(row["score"]),
+        interval=device.metric.interval({**row, device.metric.name: row["score"]}) if num_images else None,
         num_images=num_images,
         latency_ms={name: float(value) for name, value in percentiles.items() if np.isfinite(value)},
         predicted_latency_ms=float(row["predicted_latency_ms"]),

@@ -173,7 +173,7 @@ def _explorer(run: RunFiles) -> tuple[list[dict[str, Any]], list[str]]:
                     _choice_data(choice, drawings.setdefault(architecture_svg(run.space, choice.arch), len(drawings)))
                     for choice in measured
                 ],
-                "chart": charts.measured_front(points, budgets_ms, device=device.name).to_json(),
+                "chart": charts.measured_front(points, budgets_ms, device=device.name, metric=run.metric).to_json(),
                 "commands": _export_commands(run, device),
             }
         )
@@ -183,12 +183,13 @@ def _explorer(run: RunFiles) -> tuple[list[dict[str, Any]], list[str]]:
 def _choice_data(choice: Choice, drawing: int) -> dict[str, Any]:
     """A choice as JSON data: ``text`` is shown as it is, the rest decides where things are drawn."""
     bundle = choice.bundle.info if choice.bundle else None
+    test = choice.bundle.score if choice.bundle else None
     latency_ms: dict[str, Any] = bundle["latency_ms"] if bundle else dict(choice.latency_ms)
     quantiles_ms = latency_ms.get("quantiles") or []
     median_ms = choice.latency_ms["p50"]
     text = {
-        "top1": fixed(choice.top1_percent),
-        "interval": "–".join(map(fixed, choice.interval_percent)) if choice.interval_percent else "",
+        "score": fixed(choice.score),
+        "interval": "–".join(map(fixed, choice.interval)) if choice.interval else "",
         "num_images": f"{choice.num_images:,}" if choice.num_images else "",
         "median": ms(median_ms),
         "predicted": ms(choice.predicted_latency_ms),
@@ -198,14 +199,14 @@ def _choice_data(choice: Choice, drawing: int) -> dict[str, Any]:
         "details": choice.details,
         "bundle": choice.bundle.folder if choice.bundle else "",
         "num_runs": f"{latency_ms['num_runs']:,}" if "num_runs" in latency_ms else "",
-        "test": fixed(bundle["top1_percent"]["value"]) if bundle else "",
-        "test_interval": "–".join(fixed(bundle["top1_percent"][side]) for side in ("low", "high")) if bundle else "",
+        "test": fixed(test["value"]) if test else "",
+        "test_interval": "–".join(fixed(test[side]) for side in ("low", "high")) if test else "",
     }
     return {
         "text": text,
         "arch": dict(choice.arch),
         "drawing": drawing,
-        "top1_percent": choice.top1_percent,
+        "score": choice.score,
         "median_ms": median_ms,
         "predicted_ms": choice.predicted_latency_ms,
         "percentiles_ms": {name: latency_ms[name] for name in ("p10", "p50", "p90") if name in latency_ms},
@@ -240,16 +241,16 @@ def _pick_rows(device: DeviceResults) -> Iterator[dict[str, Any]]:
         latency_ms = bundle.info["latency_ms"] if bundle else pick["latency_ms"]
         yield pick | {
             "latency_ms": latency_ms,
-            "test": bundle.info["top1_percent"] if bundle else None,
+            "test": bundle.score if bundle else None,
             "holds": latency_ms["p50"] <= pick["budget_ms"],
         }
 
 
 def _bounds(run: RunFiles) -> list[float]:
-    """Accuracies of the largest and the smallest subnet when they were last evaluated, as far as they were."""
+    """Scores of the largest and the smallest subnet when they were last evaluated, as far as they were."""
     if run.metrics is None:
         return []
-    known = (run.metrics[column].dropna() for column in charts.ACCURACIES if column in run.metrics)
+    known = (run.metrics[column].dropna() for column in charts.bounds_columns(run.metric) if column in run.metrics)
     return [values.iloc[-1] for values in known if len(values)]
 
 

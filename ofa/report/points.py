@@ -12,24 +12,24 @@ from ofa.search.pareto import non_dominated
 
 
 def plot_points(front: pd.DataFrame) -> pd.DataFrame:
-    """The evaluated rows of ``front.csv`` with ``latency_ms`` and ``top1_percent``, the fastest first.
+    """The evaluated rows of ``front.csv`` with ``latency_ms``, ``score`` and ``worth`` (more is better); fastest first.
 
-    Accuracy is measured. Latency is predicted, since only a few subnets are measured and the others stand beside them,
+    Scores are measured. Latency is predicted, since only a few subnets are measured and the others stand beside them,
     but for picks: those are held against their budgets.
     """
-    evaluated = front.dropna(subset=["measured_top1_percent", "predicted_latency_ms"])
+    evaluated = front.dropna(subset=["measured_score", "predicted_latency_ms"])
     is_pick = evaluated["origin"] == "pick"
     return evaluated.assign(
         latency_ms=evaluated["predicted_latency_ms"].mask(is_pick, evaluated["measured_latency_ms"]),
-        top1_percent=evaluated["measured_top1_percent"],
+        score=evaluated["measured_score"],
     ).sort_values("latency_ms", kind="stable")
 
 
 def best_of(points: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other row beats in both latency and accuracy, the fastest first."""
+    """The rows that no other row beats in both latency and worth, the fastest first."""
     if points.empty:
         return points
-    values = np.column_stack([points["latency_ms"], -points["top1_percent"]])
+    values = np.column_stack([points["latency_ms"], -points["worth"]])
     return points[non_dominated(values)].sort_values("latency_ms")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ofa.files import FileFormatError, read_json
+from ofa.metrics import Metric, metric_of
 from ofa.space import Arch, SearchSpace, SpaceError
 
 BUNDLE_FORMATS = (1, 2)
@@ -21,14 +22,22 @@ class Bundle:
 
     folder: str
     info: dict[str, Any]
+    metric: Metric
+
+    @property
+    def score(self) -> dict[str, Any] | None:
+        """What it is worth on the test split; ``None`` where it was judged by another metric than the run."""
+        found: dict[str, Any] | None = self.info.get(self.metric.name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceResults:
     """What is known of one device; whatever has not been made yet is ``None`` or empty.
 
-    ``selected`` is the content of ``selected.json``, ``table`` that of the latency table's JSON file, and ``archs`` are
-    the architectures of ``selected["picks"]``.
+    ``front`` holds the run's metric as ``measured_score`` and ``predicted_score``, and ``worth``, of which more is
+    better. ``selected`` is the content of ``selected.json``, ``table`` that of the latency table's JSON file, and
+    ``archs`` are the architectures of ``selected["picks"]``.
     """
 
     name: str
@@ -38,10 +47,13 @@ class DeviceResults:
     table: dict[str, Any] | None
     table_csv: Path | None
     bundles: tuple[Bundle, ...]
+    metric: Metric
 
     @property
     def picks(self) -> list[dict[str, Any]]:
-        return self.selected["picks"] if self.selected else []
+        """As in ``selected.json``, each with its ``measured_score`` besides."""
+        picks = self.selected["picks"] if self.selected else []
+        return [{**pick, "measured_score": pick[self.metric.of("measured")]} for pick in picks]
 
     @property
     def headroom(self) -> float:
@@ -61,6 +73,7 @@ class RunFiles:
     run_dir: Path
     supernet: dict[str, Any]
     space: SearchSpace
+    metric: Metric
     metrics: pd.DataFrame | None
     devices: tuple[DeviceResults, ...]
 
@@ -79,11 +92,11 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     supernet = read_json(
         run_dir / "supernet.json", kind="run folder", remedy="run `ofa train` first or give another --run"
     )
-    space = SearchSpace.from_json(supernet["space"])
+    space, metric = SearchSpace.from_json(supernet["space"]), metric_of(supernet)
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
     tables = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
-    bundles = [_read_bundle(path, run_dir) for path in paths]
+    bundles = [_read_bundle(path, run_dir, metric) for path in paths]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
     names = dict.fromkeys([*searched, *(bundle.info["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
@@ -91,10 +104,15 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
         run_dir=run_dir,
         supernet=supernet,
         space=space,
+        metric=metric,
         metrics=read_csv(metrics_path, ["epoch", "step"], remedy="train again") if metrics_path.exists() else None,
         devices=tuple(
             _read_device(
-                run_dir / "search" / name, space, tables.get(name), [b for b in bundles if b.info["device"] == name]
+                run_dir / "search" / name,
+                space,
+                metric,
+                tables.get(name),
+                [b for b in bundles if b.info["device"] == name],
             )
             for name in names
         ),
@@ -113,33 +131,26 @@ def read_csv(path: Path, columns: Iterable[str], *, remedy: str) -> pd.DataFrame
     return data
 
 
-FRONT_COLUMNS = (
-    "arch",
-    "predicted_top1_percent",
-    "predicted_latency_ms",
-    "measured_top1_percent",
-    "measured_latency_ms",
-    "macs",
-    "params",
-    "origin",
-)
+FRONT_COLUMNS = ("arch", "predicted_latency_ms", "measured_latency_ms", "macs", "params", "origin")
 
 
-def _read_bundle(path: Path, run_dir: Path) -> Bundle:
+def _read_bundle(path: Path, run_dir: Path, metric: Metric) -> Bundle:
     remedy = "export it again with `ofa export`"
     try:
         info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
     except FileFormatError:
         info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
-    return Bundle(folder=path.parent.relative_to(run_dir).as_posix(), info=info)
+    return Bundle(folder=path.parent.relative_to(run_dir).as_posix(), info=info, metric=metric)
 
 
 # Files of earlier versions lack these.
 LATER_FRONT_COLUMNS = ("latency_ms_p10", "latency_ms_p90", "num_images")
 
 
-def _read_front(path: Path, remedy: str) -> pd.DataFrame:
-    front = read_csv(path, FRONT_COLUMNS, remedy=remedy)
+def _read_front(path: Path, metric: Metric, remedy: str) -> pd.DataFrame:
+    scores = {metric.of(what): f"{what}_score" for what in ("predicted", "measured")}
+    front = read_csv(path, [*FRONT_COLUMNS, *scores], remedy=remedy).rename(columns=scores)
+    front["worth"] = metric.sign * front["measured_score"]
     return front.reindex(columns=list(dict.fromkeys([*front.columns, *LATER_FRONT_COLUMNS])))
 
 
@@ -159,6 +170,7 @@ def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[P
 def _read_device(
     search_dir: Path,
     space: SearchSpace,
+    metric: Metric,
     table: tuple[Path, dict[str, Any]] | None,
     bundles: Iterable[Bundle],
 ) -> DeviceResults:
@@ -171,10 +183,11 @@ def _read_device(
         raise FileFormatError(f"{selected_path} does not fit this run's search space: {error}; {remedy}") from None
     return DeviceResults(
         name=search_dir.name,
-        front=_read_front(front_path, remedy) if front_path.exists() else None,
+        front=_read_front(front_path, metric, remedy) if front_path.exists() else None,
         selected=selected,
         archs=archs,
         table=table[1] if table else None,
         table_csv=table[0].with_suffix(".csv") if table else None,
         bundles=tuple(bundles),
+        metric=metric,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ofa.files import read_json, write_csv_atomic, write_json_atomic
+from ofa.metrics import metric_of
 from ofa.search.pick import LATENCIES, best_within, pick_entry
 from ofa.space import Arch
 
@@ -35,17 +36,18 @@ def answer(
     selected = read_json(folder / "selected.json", kind="search result", remedy="run `ofa search` again")
     if selected.get("facts") != json.loads(json.dumps(facts)):
         return None
-    front = pd.read_csv(folder / "front.csv")
+    front, metric = pd.read_csv(folder / "front.csv"), metric_of(selected)
     measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=LATENCIES)
     measured = measured.drop_duplicates("arch", ignore_index=True)
-    found = [best_within(measured, budget / (1 + headroom)) for budget in budgets_ms]
+    found = [best_within(measured, metric, budget / (1 + headroom)) for budget in budgets_ms]
     rows = [row for row in found if row is not None]
     if len(rows) < len(found):
         return None
     entries = measured.loc[rows].copy()
     entries["arch"] = entries["arch"].map(lambda text: Arch(json.loads(text)))
     selected["picks"] = [
-        pick_entry(row, budget, costs) for row, budget in zip(entries.to_dict("records"), budgets_ms, strict=True)
+        pick_entry(row, metric, budget, costs)
+        for row, budget in zip(entries.to_dict("records"), budgets_ms, strict=True)
     ]
     # What was only a pick before stays in the file, as part of the front.
     front["origin"] = front["origin"].replace("pick", "front")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ofa.errors import UsageError, unknown_name_message
+from ofa.metrics import TOP1
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS
 from ofa.search.pareto import Evaluations, non_dominated
@@ -29,7 +30,7 @@ def search(
     method: str = "auto",
     predictor: str = "auto",
     seed: int = 0,
-    objectives: Sequence[str] = ("top1_error_percent", "latency_ms"),
+    objectives: Sequence[str] = (TOP1.error_name, "latency_ms"),
     free: Mapping[str, Callable[[Population], Values]] | None = None,
     statistics: Sequence[Callable[[Population], Values]] = (),
     constraints: Sequence[Constraint] = (),

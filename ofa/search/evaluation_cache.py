@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ofa.confidence import is_hopeless
 from ofa.files import FileFormatError, write_text_atomic
+from ofa.metrics import TOP1, Metric
 from ofa.space import Arch
 
 
@@ -32,9 +32,7 @@ class EvaluationCache:
         FileFormatError: If a complete line of the file makes no sense.
     """
 
-    def __init__(
-        self, path: Path | str | None = None, *, values: Sequence[str] = ("top1_percent",), **key: str
-    ) -> None:
+    def __init__(self, path: Path | str | None = None, *, values: Sequence[str] = (TOP1.name,), **key: str) -> None:
         self.path = None if path is None else Path(path)
         self.values, self.key = tuple(values), dict(key)
         self._known: dict[Arch, tuple[float, ...]] = {}
@@ -149,36 +147,36 @@ def _bad_line(path: Path, number: int, reason: str) -> FileFormatError:
     )
 
 
-class Accuracies:
-    """True accuracies of architectures, each evaluated once, and given up where it is surely not wanted.
+class Scores:
+    """True scores of architectures, each evaluated once, and given up where it is surely not wanted.
 
     What was given up is kept apart from what was evaluated to the end, so that a search that is repeated finds what it
     found at first, whatever was evaluated since.
 
     Args:
-        race: Maps ``N`` architectures and as many floors, in percent, to ``(N, 2)``: accuracy in percent, and the
-            number of images that it was measured on; fewer than ``num_images`` where that showed that the floor is out
-            of reach. :meth:`ofa.training.SubnetEvaluator.race` is one.
+        metric: What is measured.
+        race: Maps ``N`` architectures and as many floors to ``(N, len(metric.columns))``: the value, the number of
+            images that it was measured on, fewer than ``num_images`` where that showed that the floor is out of reach,
+            and what else the metric keeps. :meth:`ofa.training.SubnetEvaluator.race` is one.
         num_images: Of the whole split.
-        cache: Its values are ``top1_percent`` and ``num_images``; in memory if there is none.
+        cache: Its values are the metric's columns; in memory if there is none.
         chunk_size: Architectures per call of ``race``; the cache is written after each call.
     """
 
-    VALUES = ("top1_percent", "num_images")
-
     def __init__(
         self,
+        metric: Metric,
         race: Callable[[list[Arch], npt.NDArray[np.float64]], npt.NDArray[np.float64]],
         num_images: int,
         cache: EvaluationCache | None = None,
         *,
         chunk_size: int = 1,
     ) -> None:
-        self.num_images, self.chunk_size = num_images, chunk_size
-        self.cache = EvaluationCache(values=self.VALUES) if cache is None else cache
+        self.metric, self.num_images, self.chunk_size = metric, num_images, chunk_size
+        self.cache = EvaluationCache(values=metric.columns) if cache is None else cache
         key = {**self.cache.key, "split": f"{self.cache.key['split']}, given up"} if "split" in self.cache.key else {}
         # Without a split to tell them apart in one file, what was given up is known in memory only.
-        self.given_up = EvaluationCache(self.cache.path if key else None, values=self.VALUES, **key)
+        self.given_up = EvaluationCache(self.cache.path if key else None, values=metric.columns, **key)
         self._race = race
 
     def is_complete(self, arch: Arch) -> bool:
@@ -186,25 +184,25 @@ class Accuracies:
         return arch in self.cache
 
     def known(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
-        """Accuracies in percent and numbers of images, shape ``(N, 2)``; not-a-number where nothing is known."""
-        unknown = (np.nan, np.nan)
+        """The metric's columns, shape ``(N, len(metric.columns))``; not-a-number where nothing is known."""
+        unknown = (np.nan,) * len(self.metric.columns)
         found = [self.cache.find(arch) or self.given_up.find(arch) or unknown for arch in archs]
-        return np.array(found, dtype=np.float64).reshape(len(archs), 2)
+        return np.array(found, dtype=np.float64).reshape(len(archs), len(self.metric.columns))
 
     def __call__(
         self, archs: Sequence[Arch], floors: Callable[[list[Arch]], npt.NDArray[np.float64]] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Accuracies in percent, shape ``(N,)``.
+        """Values of the metric, shape ``(N,)``.
 
         Args:
-            floors: Gives the accuracies, in percent, below which these need not be known exactly, when they are about
-                to be evaluated; without it all are evaluated on all images.
+            floors: Gives the values, worse than which these need not be known exactly, when they are about to be
+                evaluated; without it all are evaluated on all images.
         """
         distinct = list(dict.fromkeys(archs))
         found: dict[Arch, float] = {}
         for start in range(0, len(distinct), self.chunk_size):
             chunk = distinct[start : start + self.chunk_size]
-            below = np.zeros(len(chunk)) if floors is None else floors(chunk)
+            below = np.full(len(chunk), self.metric.worst) if floors is None else floors(chunk)
             missing = [row for row, arch in enumerate(chunk) if self._enough(arch, float(below[row])) is None]
             if missing:
                 self._add([chunk[row] for row in missing], self._race([chunk[row] for row in missing], below[missing]))
@@ -223,11 +221,9 @@ class Accuracies:
             if rows:
                 cache.add([archs[row] for row in rows], values[rows])
 
-    def _enough(self, arch: Arch, floor_percent: float) -> float | None:
+    def _enough(self, arch: Arch, floor: float) -> float | None:
         """What is known, if that is enough for a floor: what was found when it was given up, or else all of it."""
         given_up = self.given_up.find(arch)
-        if given_up is not None:
-            top1_percent, num_images = given_up
-            if is_hopeless(round(top1_percent / 100 * num_images), int(num_images), floor_percent):
-                return top1_percent
+        if given_up is not None and self.metric.is_hopeless(given_up[0], int(given_up[1]), floor):
+            return given_up[0]
         return self.cache[arch][0] if arch in self.cache else None

@@ -1,4 +1,4 @@
-"""Pick the most accurate subnet within each latency budget, measured before it is chosen."""
+"""Pick the best subnet within each latency budget, measured before it is chosen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ofa.confidence import wilson_interval
 from ofa.errors import OfaError
+from ofa.metrics import Metric
 from ofa.space import Arch
 
 LATENCIES = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
@@ -38,7 +38,8 @@ def pick_within_budgets(
     candidates: pd.DataFrame,
     budgets_ms: Sequence[float],
     *,
-    evaluate_top1: Callable[[list[Arch]], npt.NDArray[np.float64]],
+    metric: Metric,
+    evaluate: Callable[[list[Arch]], npt.NDArray[np.float64]],
     measure_ms: Callable[[list[Arch]], pd.DataFrame],
     device: str,
     num_candidates: int = 4,
@@ -47,15 +48,15 @@ def pick_within_budgets(
 ) -> tuple[pd.DataFrame, list[int]]:
     """Evaluate and measure the most promising candidates, a few per budget and round, and pick among these.
 
-    A round proposes, for each budget, the candidates that should keep it and look more accurate than what is known to
-    keep it; "should" compares predicted latency times the slowdown (measured over predicted) found so far. All budgets'
+    A round proposes, for each budget, the candidates that should keep it and look better than what is known to keep it;
+    "should" compares predicted latency times the slowdown (measured over predicted) found so far. All budgets'
     proposals are measured together, so that they can be interleaved. Rounds end when there is nothing to propose, or
     after ``MAX_ROUNDS``; while nothing keeps a budget, the last round tries the fastest.
 
     Args:
-        candidates: One row per architecture: ``arch`` (:class:`Arch`), ``predicted_top1_percent``,
-            ``predicted_latency_ms``, ``measured_top1_percent`` (NaN where unknown) and ``is_front`` (chosen for its
-            prediction).
+        candidates: One row per architecture: ``arch`` (:class:`Arch`), the metric as ``predicted_…`` and ``measured_…``
+            (NaN where unknown), ``predicted_latency_ms``, and ``is_front`` (chosen for its prediction).
+        evaluate: Gives the true metric of each architecture, in order.
         measure_ms: Gives ``latency_ms_p10``, ``latency_ms_p50`` and ``latency_ms_p90`` of each architecture, in order.
         headroom: A pick's measured median must be this fraction below its budget: medians drift on shared machines.
         also: Rows that are measured in the first round in any case.
@@ -70,16 +71,18 @@ def pick_within_budgets(
     table = candidates.reset_index(drop=True).reindex(columns=[*candidates.columns, *LATENCIES])
     limits_ms = [budget / (1 + headroom) for budget in budgets_ms]
     for remaining in reversed(range(MAX_ROUNDS)):
-        proposed = {row for limit in limits_ms for row in _propose(table, limit, num_candidates, remaining == 0)}
+        proposed = {
+            row for limit in limits_ms for row in _propose(table, metric, limit, num_candidates, remaining == 0)
+        }
         wanted = sorted(proposed | (set(also) if remaining == MAX_ROUNDS - 1 else set()))
         if not wanted:
             break
         archs = table.loc[wanted, "arch"].to_list()
-        table.loc[wanted, "measured_top1_percent"] = evaluate_top1(archs)
+        table.loc[wanted, metric.of("measured")] = evaluate(archs)
         table.loc[wanted, LATENCIES] = measure_ms(archs)[LATENCIES].to_numpy(dtype=np.float64)
     picks = []
     for budget, limit in zip(budgets_ms, limits_ms, strict=True):
-        best = best_within(table, limit)
+        best = best_within(table, metric, limit)
         if best is None:
             fastest_ms = float(table["latency_ms_p50"].min())
             raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=device, how="measured")
@@ -87,55 +90,54 @@ def pick_within_budgets(
     return table, picks
 
 
-def best_within(table: pd.DataFrame, limit_ms: float) -> int | None:
-    """The row of the most accurate subnet whose measured median keeps a limit, the fastest of equals; or ``None``."""
+def best_within(table: pd.DataFrame, metric: Metric, limit_ms: float) -> int | None:
+    """The row of the best subnet whose measured median keeps a limit, the fastest of equals; or ``None``."""
     holding = table[table["latency_ms_p50"] <= limit_ms]
-    best = holding.sort_values(["measured_top1_percent", "latency_ms_p50"], ascending=[False, True])
+    best = holding.sort_values([metric.of("measured"), "latency_ms_p50"], ascending=[not metric.higher_is_better, True])
     return None if best.empty else int(best.index[0])
 
 
-def pick_entry(row: Mapping[Hashable, Any], budget_ms: float, costs: Sequence[str]) -> dict[str, Any]:
+def pick_entry(row: Mapping[Hashable, Any], metric: Metric, budget_ms: float, costs: Sequence[str]) -> dict[str, Any]:
     """An entry of ``picks`` in ``selected.json``."""
-    values = ["predicted_top1_percent", "measured_top1_percent", "predicted_latency_ms"]
+    values = [metric.of("predicted"), metric.of("measured"), "predicted_latency_ms"]
     latency_ms = {name.removeprefix("latency_ms_"): row[name] for name in LATENCIES}
-    num_images = int(row["num_images"])
-    num_right = round(row["measured_top1_percent"] / 100 * num_images)
     return {
         "budget_ms": float(budget_ms),
         "arch": dict(row["arch"]),
         **{name: row[name] for name in values},
-        "top1_interval_percent": list(wilson_interval(num_right, num_images)),
-        "num_images": num_images,
+        metric.interval_key: list(metric.interval({**row, metric.name: row[metric.of("measured")]})),
+        "num_images": int(row["num_images"]),
         "measured_latency_ms": latency_ms["p50"],
         "latency_ms": latency_ms,
         **{name: row[name] for name in costs},
     }
 
 
-def _propose(table: pd.DataFrame, limit_ms: float, num: int, is_last_round: bool) -> list[int]:
+def _propose(table: pd.DataFrame, metric: Metric, limit_ms: float, num: int, is_last_round: bool) -> list[int]:
     """Rows worth measuring for one budget, at most ``num``."""
-    top1 = table["measured_top1_percent"].fillna(table["predicted_top1_percent"] - _optimism(table))
+    values = table[metric.of("measured")].fillna(table[metric.of("predicted")] - _optimism(table, metric))
+    worth = metric.sign * values
     measured = table["latency_ms_p50"].notna()
     holding = table["latency_ms_p50"] <= limit_ms
     slowdown = (table["latency_ms_p50"] / table["predicted_latency_ms"]).median() if measured.any() else 1.0
     promising = ~measured & (table["predicted_latency_ms"] * slowdown <= limit_ms)
     if holding.any():
-        promising &= top1 > top1[holding].max()
+        promising &= worth > worth[holding].max()
     elif is_last_round or not promising.any():
         return table.loc[~measured, "predicted_latency_ms"].nsmallest(num).index.to_list()
-    order = table.assign(top1=top1)[promising].sort_values(["top1", "predicted_latency_ms"], ascending=[False, True])
+    order = table.assign(worth=worth)[promising].sort_values(["worth", "predicted_latency_ms"], ascending=[False, True])
     return order.index[:num].to_list()
 
 
-def _optimism(table: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """By how many percent predictions exceed the truth around each row's latency, judged by the evaluated front.
+def _optimism(table: pd.DataFrame, metric: Metric) -> npt.NDArray[np.float64]:
+    """By how much predictions exceed the truth around each row's latency, judged by the evaluated front.
 
     The front is chosen for high predictions, so it gathers those that err upwards; uncorrected, whatever has not been
     evaluated yet would look better than what has.
     """
-    known = table[table["is_front"] & table["measured_top1_percent"].notna()].sort_values("predicted_latency_ms")
+    known = table[table["is_front"] & table[metric.of("measured")].notna()].sort_values("predicted_latency_ms")
     if known.empty:
         return np.zeros(len(table))
-    excess = known["predicted_top1_percent"] - known["measured_top1_percent"]
+    excess = known[metric.of("predicted")] - known[metric.of("measured")]
     smooth = excess.rolling(5, center=True, min_periods=1).median()
     return np.interp(table["predicted_latency_ms"], known["predicted_latency_ms"], smooth)

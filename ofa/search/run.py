@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,9 @@ import pandas as pd
 
 from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
+from ofa.metrics import Metric, name_in_file
 from ofa.search.driver import check_method, search
-from ofa.search.evaluation_cache import Accuracies
+from ofa.search.evaluation_cache import Scores
 from ofa.search.methods.guided import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
@@ -25,7 +25,6 @@ from ofa.search.problem import Constraint, Cost, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
 from ofa.space import Arch, Population, SearchSpace
 
-OBJECTIVES = ("top1_error_percent", "latency_ms")
 FLEET = "fleet"
 CURVE_POINTS = 20
 
@@ -81,7 +80,7 @@ class SearchResult:
 def run_search(
     space: SearchSpace,
     *,
-    accuracies: Accuracies,
+    scores: Scores,
     targets: Sequence[Target],
     costs: Mapping[str, Cost],
     budgets_ms: Sequence[float],
@@ -99,7 +98,7 @@ def run_search(
     headroom: float = 0.03,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, SearchResult]:
-    """Search the accuracy-latency front of each device, and pick a measured subnet for each budget.
+    """Search the front of each device, and pick a measured subnet for each budget.
 
     1. :func:`ofa.search.search` with ``num_evaluations``, for the first device. Each further device begins with what is
        known already and spends a quarter as many.
@@ -108,10 +107,11 @@ def run_search(
     4. The best candidates of each budget, and up to ``num_measured`` of the front, are evaluated and measured on the
        device; picks are taken from what was measured (:func:`pick_within_budgets`).
 
-    The same seed, space, accuracies and latencies give the same result, whether or not accuracies came from the cache.
+    The same seed, space, scores and latencies give the same result, whether or not scores came from the cache.
     Each device's files are in ``out_dir``/NAME. What one that is as fast surely beats is not evaluated to the end.
 
     Args:
+        scores: What subnets are worth, by the metric that the search goes by.
         costs: By name, for the result files: ``macs``, ``params``.
         num_evaluations: Of the first device's search, and again of random search.
         method: See :func:`ofa.search.search`.
@@ -129,7 +129,7 @@ def run_search(
     Raises:
         InfeasibleBudgetError: If no subnet keeps a budget: before anything is evaluated where predictions say so.
         InfeasibleError: If nothing satisfies the constraints.
-        ValueError: If a number or name makes no sense.
+        UsageError: If a number or name makes no sense.
     """
     if num_evaluations < 2:
         raise UsageError(f"num_evaluations is {num_evaluations}; a search needs at least 2, better 100 or more")
@@ -139,95 +139,31 @@ def run_search(
     check_predictors(predictor)
     if with_fleet:
         targets = [*targets, fleet(targets)]
-    check_feasible(
-        space,
-        {target.name: target.predict_ms for target in targets},
-        budgets_ms,
+    predictions = {target.name: target.predict_ms for target in targets}
+    check_feasible(space, predictions, budgets_ms, constraints=constraints, headroom=headroom, seed=seed)
+    run = _DeviceSearches(
+        space=space,
+        scores=scores,
+        targets=targets,
+        costs=costs,
         constraints=constraints,
+        method=method,
+        predictor=predictor,
+        num_evaluations=num_evaluations,
+        num_candidates=num_candidates,
+        num_measured=num_measured,
         headroom=headroom,
         seed=seed,
+        progress=progress,
     )
-
-    num_further = max(num_evaluations // 4, 2)
-    num_all, count = 2 * num_evaluations + (len(targets) - 1) * num_further, itertools.count(1)
-
-    def errors_of(target: Target) -> Callable[[Population], Values]:
-        """Errors and latencies, for one search: it gives up what its own points dominate."""
-        found: dict[Arch, float] = {}
-
-        def floors(archs: list[Arch]) -> npt.NDArray[np.float64]:
-            complete = [arch for arch in found if accuracies.is_complete(arch)]
-            if not complete:
-                return np.zeros(len(archs))
-            top1 = np.array([found[arch] for arch in complete])
-            theirs, ours = (target.predict_ms(space.to_population(some)) for some in (complete, archs))
-            return np.where(theirs <= ours[:, None], top1, 0.0).max(axis=1)
-
-        def values(population: Population) -> Values:
-            archs = space.to_archs(population)
-            top1 = np.empty(len(archs))
-            for start in range(0, len(archs), accuracies.chunk_size):  # what was found so far counts for the next
-                chunk = archs[start : start + accuracies.chunk_size]
-                top1[start : start + len(chunk)] = accuracies(chunk, floors)
-                found.update(zip(chunk, top1[start:], strict=False))
-                if progress is not None:
-                    progress(min(next(count) * accuracies.chunk_size, num_all), num_all, "evaluating subnets")
-            return np.column_stack([100 - top1, target.predict_ms(population)])
-
-        return values
-
-    known = pd.DataFrame({"arch": [], OBJECTIVES[0]: []})
-    searches: dict[str, pd.DataFrame] = {}
-    for number, target in enumerate(targets):
-        priced = known.assign(**{OBJECTIVES[1]: target.predict_ms(space.to_population(list(known["arch"])))})
-        searches[target.name] = search(
-            space,
-            errors_of(target),
-            num_evaluations=num_evaluations if number == 0 else num_further,
-            method=method,
-            predictor=predictor,
-            seed=seed,
-            objectives=OBJECTIVES,
-            free={OBJECTIVES[1]: target.predict_ms},
-            statistics=[cost.predict for cost in costs.values()],
-            constraints=constraints,
-            initial=list(initial) if number == 0 else priced,
-        )
-        known = searches[target.name][["arch", OBJECTIVES[0]]]
-    first = searches[targets[0].name]
-    random = search(
-        space,
-        errors_of(targets[0]),
-        num_evaluations=len(first),
-        method="random",
-        seed=seed + 1,
-        objectives=OBJECTIVES,
-        free={OBJECTIVES[1]: targets[0].predict_ms},
-        constraints=constraints,
-    )
-    everything = pd.concat([known, random[["arch", OBJECTIVES[0]]]]).drop_duplicates("arch", ignore_index=True)
+    found = run.search_all(initial)
     results = {}
     for target in targets:
-        results[target.name] = _settle(
-            space,
-            target,
-            accuracies,
-            everything,
-            searched=list(first["arch"]) if target is targets[0] else list(searches[target.name]["arch"]),
-            random=list(random["arch"]),
-            costs=costs,
-            budgets_ms=budgets_ms,
-            predictor=predictor,
-            constraints=constraints,
-            seed=seed,
-            num_candidates=num_candidates,
-            num_measured=num_measured,
-            headroom=headroom,
-            facts={**(identity or {}), **target.identity},
-        )
+        result = run.settle(target, found, budgets_ms, facts={**(identity or {}), **target.identity})
         folder = Path(out_dir) / target.name
-        write_csv_atomic(folder / "front.csv", results[target.name].front)
-        write_json_atomic(folder / "selected.json", results[target.name].selected)
+        write_csv_atomic(folder / "front.csv", result.front)
+        write_json_atomic(folder / "selected.json", result.selected)
+        results[target.name] = result
     return results
 
 
@@ -257,127 +193,238 @@ def check_feasible(
                 raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=name, how="predicted")
 
 
-def _settle(
-    space: SearchSpace,
-    target: Target,
-    accuracies: Accuracies,
-    everything: pd.DataFrame,
-    *,
-    searched: list[Arch],
-    random: list[Arch],
-    costs: Mapping[str, Cost],
-    budgets_ms: Sequence[float],
-    predictor: str,
-    constraints: Sequence[Constraint],
-    seed: int,
-    num_candidates: int,
-    num_measured: int,
-    headroom: float,
-    facts: Mapping[str, Any],
-) -> SearchResult:
-    """Steps 3 and 4, for one device."""
-    rng = np.random.default_rng([seed, 1])
-    known = space.to_population(list(everything["arch"]))
-    problem = Problem(
-        space, 2, {1: target.predict_ms}, constraints, statistics=[cost.predict for cost in costs.values()]
-    )
-    values = np.column_stack([everything[OBJECTIVES[0]].to_numpy(dtype=np.float64), target.predict_ms(known)])
-    model = PredictedValues.learn(problem, Evaluations(known, values), predictor, rng)
-    front = known[non_dominated(values)]
-    evolved = nsga2(problem, model, rng=rng, initial=front)
-    proposed = evolved.front().population
-    distinct = take_unseen(space, np.concatenate([known, proposed]), set())
-    archs, predicted = space.to_archs(distinct), model(distinct)
-    top1 = dict(zip(everything["arch"], 100 - everything[OBJECTIVES[0]], strict=True))
-    searched_set, random_set = set(searched), set(random)
-    candidates = pd.DataFrame(
-        {
-            "arch": archs,
-            "predicted_top1_percent": 100 - predicted[:, 0],
-            "predicted_latency_ms": predicted[:, 1],
-            "measured_top1_percent": [top1.get(arch, np.nan) for arch in archs],
-            **{name: _whole(cost.predict(distinct)) for name, cost in costs.items()},
-            "is_random": [arch in random_set for arch in archs],
-            "is_front": [arch in searched_set or arch not in random_set for arch in archs],
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was evaluated: by the search of each device, by random search, and all of it once."""
+
+    searched: Mapping[str, list[Arch]]
+    random: list[Arch]
+    everything: pd.DataFrame
+
+
+@dataclass(kw_only=True)
+class _DeviceSearches:
+    """The steps of :func:`run_search`, whose arguments these are."""
+
+    space: SearchSpace
+    scores: Scores
+    targets: Sequence[Target]
+    costs: Mapping[str, Cost]
+    constraints: Sequence[Constraint]
+    method: str
+    predictor: str
+    num_evaluations: int
+    num_candidates: int
+    num_measured: int
+    headroom: float
+    seed: int
+    progress: Callable[[int, int, str], None] | None
+    _num_done: int = 0
+
+    @property
+    def metric(self) -> Metric:
+        return self.scores.metric
+
+    @property
+    def objectives(self) -> tuple[str, str]:
+        return (self.metric.error_name, "latency_ms")
+
+    @property
+    def statistics(self) -> list[Callable[[Population], Values]]:
+        return [cost.predict for cost in self.costs.values()]
+
+    # -- steps 1 and 2 -----------------------------------------------------------------------------------------------
+
+    def search_all(self, initial: Sequence[Arch]) -> _Found:
+        error, latency = self.objectives
+        known = pd.DataFrame({"arch": [], error: []})
+        searched: dict[str, list[Arch]] = {}
+        for number, target in enumerate(self.targets):
+            priced = known.assign(**{latency: target.predict_ms(self.space.to_population(list(known["arch"])))})
+            table = self._search(
+                target,
+                num_evaluations=self.num_evaluations if number == 0 else self._num_further,
+                method=self.method,
+                predictor=self.predictor,
+                seed=self.seed,
+                statistics=self.statistics,
+                initial=list(initial) if number == 0 else priced,
+            )
+            searched[target.name] = list(table["arch"])
+            known = table[["arch", error]]
+        first = self.targets[0]
+        random = self._search(first, num_evaluations=len(searched[first.name]), method="random", seed=self.seed + 1)
+        everything = pd.concat([known, random[["arch", error]]]).drop_duplicates("arch", ignore_index=True)
+        return _Found(searched=searched, random=list(random["arch"]), everything=everything)
+
+    def _search(self, target: Target, **settings: Any) -> pd.DataFrame:
+        return search(
+            self.space,
+            self._values_of(target),
+            objectives=self.objectives,
+            free={self.objectives[1]: target.predict_ms},
+            constraints=self.constraints,
+            **settings,
+        )
+
+    @property
+    def _num_further(self) -> int:
+        return max(self.num_evaluations // 4, 2)
+
+    def _values_of(self, target: Target) -> Callable[[Population], Values]:
+        """Errors and latencies, for one search: it gives up what its own points dominate."""
+        found: dict[Arch, float] = {}
+
+        def floors(archs: list[Arch]) -> npt.NDArray[np.float64]:
+            complete = [arch for arch in found if self.scores.is_complete(arch)]
+            if not complete:
+                return np.full(len(archs), self.metric.worst)
+            known = np.array([found[arch] for arch in complete])
+            theirs, ours = (target.predict_ms(self.space.to_population(some)) for some in (complete, archs))
+            as_fast = np.where(theirs <= ours[:, None], known, self.metric.worst)
+            return as_fast.max(axis=1) if self.metric.higher_is_better else as_fast.min(axis=1)
+
+        def values(population: Population) -> Values:
+            archs, size = self.space.to_archs(population), self.scores.chunk_size
+            now = np.empty(len(archs))
+            for start in range(0, len(archs), size):  # what was found so far counts for the next
+                chunk = archs[start : start + size]
+                now[start : start + len(chunk)] = self.scores(chunk, floors)
+                found.update(zip(chunk, now[start:].tolist(), strict=False))
+                self._report(len(chunk))
+            return np.column_stack([self.metric.error(now), target.predict_ms(population)])
+
+        return values
+
+    def _report(self, num: int) -> None:
+        total = 2 * self.num_evaluations + (len(self.targets) - 1) * self._num_further
+        self._num_done = min(self._num_done + num, total)
+        if self.progress is not None:
+            self.progress(self._num_done, total, "evaluating subnets")
+
+    # -- steps 3 and 4 -----------------------------------------------------------------------------------------------
+
+    def settle(
+        self, target: Target, found: _Found, budgets_ms: Sequence[float], *, facts: Mapping[str, Any]
+    ) -> SearchResult:
+        metric = self.metric
+        errors = found.everything[metric.error_name].to_numpy(dtype=np.float64)
+        measured = dict(zip(found.everything["arch"], metric.value(errors).tolist(), strict=True))
+        candidates, model = self._candidates(target, found, errors, measured)
+        candidates, picks = pick_within_budgets(
+            candidates,
+            budgets_ms,
+            metric=metric,
+            evaluate=self.scores,
+            measure_ms=target.measure_ms,
+            device=target.name,
+            num_candidates=self.num_candidates,
+            headroom=self.headroom,
+            also=self._spread_front(candidates),
+        )
+        columns = [metric.of("measured"), *metric.columns[1:]]
+        candidates[columns] = self.scores.known(list(candidates["arch"]))
+        chosen = model.chosen[0]
+        rows = candidates.loc[picks].to_dict("records")
+        selected = {
+            "format": FORMAT,
+            **name_in_file(metric),
+            "device": target.name,
+            "space_fingerprint": self.space.fingerprint,
+            "seed": self.seed,
+            "num_evaluations": int(candidates[metric.of("measured")].notna().sum()),
+            "predictor": {
+                "name": chosen.name,
+                "kendall_tau": chosen.kendall_tau[chosen.name],
+                "kendall_tau_of_all": dict(chosen.kendall_tau),
+                "num_samples": len(errors),
+            },
+            **self._compare(target, measured, front=found.searched[target.name], random=found.random),
+            "headroom_percent": 100 * self.headroom,
+            "facts": dict(facts),
+            "picks": [
+                pick_entry(row, metric, budget, list(self.costs)) for row, budget in zip(rows, budgets_ms, strict=True)
+            ],
         }
-    )
-    points = np.column_stack([-candidates["measured_top1_percent"], candidates["predicted_latency_ms"]])
-    evaluated = np.flatnonzero(candidates["measured_top1_percent"].notna())
-    best = evaluated[non_dominated(points[evaluated])]
-    best = best[spread(np.log(points[best, 1]), num_measured)]
-    candidates, picks = pick_within_budgets(
-        candidates,
-        budgets_ms,
-        evaluate_top1=accuracies,
-        measure_ms=target.measure_ms,
-        device=target.name,
-        num_candidates=num_candidates,
-        headroom=headroom,
-        also=best.tolist(),
-    )
-    candidates[["measured_top1_percent", "num_images"]] = accuracies.known(list(candidates["arch"]))
-    chosen = model.chosen[0]
-    selected = {
-        "format": FORMAT,
-        "device": target.name,
-        "space_fingerprint": space.fingerprint,
-        "seed": seed,
-        "num_evaluations": int(candidates["measured_top1_percent"].notna().sum()),
-        "predictor": {
-            "name": chosen.name,
-            "kendall_tau": chosen.kendall_tau[chosen.name],
-            "kendall_tau_of_all": dict(chosen.kendall_tau),
-            "num_samples": len(known),
-        },
-        **_compare(space, top1, target, front=searched, random=random),
-        "headroom_percent": 100 * headroom,
-        "facts": dict(facts),
-        "picks": [
-            pick_entry(row, budget, list(costs))
-            for row, budget in zip(candidates.loc[picks].to_dict("records"), budgets_ms, strict=True)
-        ],
-    }
-    return SearchResult(front=_front_table(candidates, picks, costs), selected=selected)
+        return SearchResult(front=self._front_table(candidates, picks), selected=selected)
+
+    def _candidates(
+        self, target: Target, found: _Found, errors: npt.NDArray[np.float64], measured: Mapping[Arch, float]
+    ) -> tuple[pd.DataFrame, PredictedValues]:
+        """All that is known, and what a predictor learns from it to propose beyond."""
+        rng = np.random.default_rng([self.seed, 1])
+        metric, known = self.metric, self.space.to_population(list(found.everything["arch"]))
+        problem = Problem(self.space, 2, {1: target.predict_ms}, self.constraints, statistics=self.statistics)
+        values = np.column_stack([errors, target.predict_ms(known)])
+        model = PredictedValues.learn(problem, Evaluations(known, values), self.predictor, rng)
+        evolved = nsga2(problem, model, rng=rng, initial=known[non_dominated(values)])
+        distinct = take_unseen(self.space, np.concatenate([known, evolved.front().population]), set())
+        archs, predicted = self.space.to_archs(distinct), model(distinct)
+        searched, random = set(found.searched[target.name]), set(found.random)
+        table = pd.DataFrame(
+            {
+                "arch": archs,
+                metric.of("predicted"): metric.value(predicted[:, 0]),
+                "predicted_latency_ms": predicted[:, 1],
+                metric.of("measured"): [measured.get(arch, np.nan) for arch in archs],
+                **{name: _whole(cost.predict(distinct)) for name, cost in self.costs.items()},
+                "is_random": [arch in random for arch in archs],
+                "is_front": [arch in searched or arch not in random for arch in archs],
+            }
+        )
+        return table, model
+
+    def _spread_front(self, candidates: pd.DataFrame) -> list[int]:
+        """Rows of the evaluated front, spread over its latencies, that are measured in any case."""
+        worth = self.metric.sign * candidates[self.metric.of("measured")]
+        points = np.column_stack([-worth, candidates["predicted_latency_ms"]])
+        evaluated = np.flatnonzero(worth.notna())
+        best = evaluated[non_dominated(points[evaluated])]
+        rows: list[int] = best[spread(np.log(points[best, 1]), self.num_measured)].tolist()
+        return rows
+
+    def _compare(self, target: Target, measured: Mapping[Arch, float], **sides: list[Arch]) -> dict[str, Any]:
+        """Hypervolumes, in the metric's unit times milliseconds, of what each side evaluated; the whole, as it grew.
+
+        The reference point is the worst value and the greatest latency of them all.
+        """
+        sign = self.metric.sign
+        points = {
+            name: np.column_stack(
+                [[-sign * measured[arch] for arch in archs], target.predict_ms(self.space.to_population(archs))]
+            )
+            for name, archs in sides.items()
+        }
+        worst = np.max([values.max(axis=0) for values in points.values()], axis=0)
+        numbers = np.unique(np.linspace(1, max(map(len, points.values())), CURVE_POINTS).round().astype(int)).tolist()
+        return {
+            "hypervolume": {name: hypervolume(values, worst) for name, values in points.items()},
+            "hypervolume_reference": {self.metric.name: float(-sign * worst[0]), "latency_ms": float(worst[1])},
+            "hypervolume_num_evaluations": {name: len(values) for name, values in points.items()},
+            "hypervolume_curve": {
+                "num_evaluations": numbers,
+                **{name: [hypervolume(values[:num], worst) for num in numbers] for name, values in points.items()},
+            },
+        }
+
+    def _front_table(self, candidates: pd.DataFrame, picks: list[int]) -> pd.DataFrame:
+        """``front.csv``: everything that was truly evaluated; one row per origin of an architecture."""
+        metric = self.metric
+        known = candidates[metric.of("measured")].notna()
+        groups = {
+            "random": candidates[known & candidates["is_random"]],
+            "front": candidates[known & candidates["is_front"]],
+            "pick": candidates.loc[list(dict.fromkeys(picks))],
+        }
+        table = pd.concat([group.assign(origin=origin) for origin, group in groups.items()], ignore_index=True)
+        table["arch"] = [arch.to_json() for arch in table["arch"]]
+        table["measured_latency_ms"] = table["latency_ms_p50"]
+        table["num_images"] = table["num_images"].astype(np.int64)
+        columns = ["arch", metric.of("predicted"), "predicted_latency_ms", metric.of("measured"), "measured_latency_ms"]
+        percentiles = ["latency_ms_p10", "latency_ms_p90"]
+        return table[[*columns, *self.costs, "origin", *percentiles, *metric.columns[1:]]]
 
 
 def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     """Counts as integers, so that files do not show them as 1234567.0."""
     return values.astype(np.int64) if np.all(values == np.round(values)) else values
-
-
-def _compare(space: SearchSpace, top1: Mapping[Arch, float], target: Target, **sides: list[Arch]) -> dict[str, Any]:
-    """Hypervolumes, in percent times milliseconds, of what each side evaluated; the whole and as it grew.
-
-    The reference point is the least accuracy and the greatest latency of them all.
-    """
-    points = {
-        name: np.column_stack([[-top1[arch] for arch in archs], target.predict_ms(space.to_population(archs))])
-        for name, archs in sides.items()
-    }
-    reference = np.max([values.max(axis=0) for values in points.values()], axis=0)
-    numbers = np.unique(np.linspace(1, max(map(len, points.values())), CURVE_POINTS).round().astype(int)).tolist()
-    return {
-        "hypervolume": {name: hypervolume(values, reference) for name, values in points.items()},
-        "hypervolume_reference": {"top1_percent": float(-reference[0]), "latency_ms": float(reference[1])},
-        "hypervolume_num_evaluations": {name: len(values) for name, values in points.items()},
-        "hypervolume_curve": {
-            "num_evaluations": numbers,
-            **{name: [hypervolume(values[:num], reference) for num in numbers] for name, values in points.items()},
-        },
-    }
-
-
-def _front_table(candidates: pd.DataFrame, picks: list[int], costs: Mapping[str, Cost]) -> pd.DataFrame:
-    """``front.csv``: everything that was truly evaluated; one row per origin of an architecture."""
-    known = candidates["measured_top1_percent"].notna()
-    groups = {
-        "random": candidates[known & candidates["is_random"]],
-        "front": candidates[known & candidates["is_front"]],
-        "pick": candidates.loc[list(dict.fromkeys(picks))],
-    }
-    table = pd.concat([group.assign(origin=origin) for origin, group in groups.items()], ignore_index=True)
-    table["arch"] = [arch.to_json() for arch in table["arch"]]
-    table["measured_latency_ms"] = table["latency_ms_p50"]
-    table["num_images"] = table["num_images"].astype(np.int64)
-    columns = ["arch", "predicted_top1_percent", "predicted_latency_ms", "measured_top1_percent", "measured_latency_ms"]
-    return table[[*columns, *costs, "origin", "latency_ms_p10", "latency_ms_p90", "num_images"]]

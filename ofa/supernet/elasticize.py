@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
-from ofa.nn.conv import add_kernel_transforms
+from ofa.inputs import Inputs, InputSpec
 from ofa.space import Dim, SearchSpace, SpaceError
-from ofa.supernet.anatomy import Anatomy
 from ofa.supernet.channels import sizes_at
-from ofa.supernet.choices import Choice, Choices, Wanted, share_of
-from ofa.supernet.dims import FINDERS, ElasticDim
-from ofa.supernet.dims.depth import ElasticDepth
-from ofa.supernet.structure import Block, Stage
+from ofa.supernet.choices import Allowed, Choice, Choices, Wanted, share_of
+from ofa.supernet.dims import DIM_KINDS, ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
+from ofa.supernet.stages import Block, Stage
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.trial import dims_that_run, failure_of, first_line
 
-DEFAULT_WIDTH = ("50%", "75%", "100%")
+RESOLUTIONS = Allowed(whole=True, by_place=False)
+OPTIONS = ("inputs", "divisor", "coupled", "kernel_transforms")
+"""Arguments of :func:`elasticize` besides choices."""
 
 
 class NothingElasticError(OfaError, ValueError):
@@ -32,125 +33,147 @@ class NotTraceableError(OfaError, ValueError):
 
 def elasticize(
     model: nn.Module,
+    inputs: Any = None,
     *,
-    depth: Wanted | None = None,
-    kernel: Wanted | None = None,
-    expand: Wanted | None = None,
-    mlp_ratio: Wanted | None = None,
-    heads: Wanted | None = None,
-    width: Wanted | None = None,
     resolution: Sequence[Choice] | None = None,
     divisor: int = 8,
     coupled: Sequence[str] = (),
     kernel_transforms: bool = False,
+    **choices: Wanted | None,
 ) -> Supernet:
     """Make a timm model elastic. The model's own layers and weights stay; the largest subnet computes what it computes.
 
     What can vary is found by structure, not by class: the model runs once without values (on the meta device) while
     :mod:`ofa.supernet.channels` follows every channel, and each kind of dim looks for its pattern in what that shows.
-    What turns out not to run when it is narrowed is left whole; the supernet's ``anatomy.notes`` have the reason.
+    What turns out not to run when it is narrowed is left whole; the supernet's ``analysis.notes`` have the reason.
 
     Args:
         model: Any timm model. The supernet takes it over (no copy).
-        depth, kernel, expand, mlp_ratio, heads, width, resolution: See :class:`~ofa.supernet.choices.Choices`; ``None``
-            is a sensible default.
+        inputs: What it is called with, where that is not the square image of timm's configuration: a tensor
+            ``(N, C, H, W)``, or :class:`~ofa.inputs.Inputs`, or a tuple or mapping of arguments; values do not matter.
+        resolution: Input sizes in pixels, of the height where images are not square. Default: four sizes from about 4/7
+            of the model's own to all of it.
         divisor: Channels are rounded to multiples of it.
         coupled: Kinds of dims, such as ``expand``, that follow the depth of their stage instead of being chosen: a
             deeper stage is a wider one (CompOFA, arXiv:2104.12642).
         kernel_transforms: Learn a matrix per step to a smaller kernel (Once-for-All, sec. 3.3), not only crop.
+        choices: By kind of dim (``depth``, ``expand``: see :data:`~ofa.supernet.dims.DIM_KINDS`) a list of values or
+            shares (``"75%"``), or a mapping from stages to lists, see :class:`~ofa.supernet.choices.Choices`. ``None``
+            is the kind's default.
 
     Returns:
         A supernet whose dims are ``resolution`` and, for stage ``i`` and block ``j`` (counted from 0 as in timm's
-        module names), ``stage{i}.width``, ``stage{i}.depth``, ``stage{i}.block{j}.kernel``, ``.expand``, ``.mlp_ratio``
-        and ``.heads``. What cannot vary has no dim.
+        module names), such as ``stage{i}.width``, ``stage{i}.depth`` and ``stage{i}.block{j}.kernel``. What cannot vary
+        has no dim.
 
     Raises:
         NothingElasticError: If nothing can vary; it names the block types found.
         NotTraceableError: If the model does not take an image and give logits.
-        SpaceError: If a list of choices is malformed, or for a stage that the model does not have.
+        SpaceError: If a choice is misspelt, if a list is malformed, or for a stage that the model does not have.
     """
-    choices = Choices.from_mapping(
-        {
-            "depth": depth,
-            "kernel": kernel,
-            "expand": expand,
-            "mlp_ratio": mlp_ratio,
-            "heads": heads,
-            "width": width,
-            "resolution": resolution,
-        }
-    )
-    for kind in coupled:
-        if kind not in FINDERS or kind in ("depth", "width"):
-            inner = [kind for kind in FINDERS if kind not in ("depth", "width")]
-            raise SpaceError(unknown_name_message("kind of dim to couple to the depth", kind, inner))
-    own = own_resolution(model)
-    candidates = _resolutions(own, choices)
-    anatomy = _anatomy(model, own, candidates)
-    choices.check_places([name for name, _ in anatomy.stages] + ["stem", "head"])
-    found = _find_dims(anatomy, choices, divisor)
-    if width is None and len({dim.kind for dim in found.values() if len(dim.values) > 1}) < 2:
-        found = _find_dims(anatomy, dataclasses.replace(choices, width=DEFAULT_WIDTH), divisor)
-    resolutions = _working_resolutions(anatomy, candidates, is_asked=resolution is not None)
-    stages = tuple(_stage(name, blocks, found[f"{name}.depth"]) for name, blocks in anatomy.stages)
-    dims = _in_order(anatomy, stages, found)
-    if all(len(dim.values) == 1 for dim in dims):
-        raise NothingElasticError(_nothing_elastic(anatomy))
-    elastic = [dim for dim in dims if len(dim.values) > 1]
+    asked = check_choices({**choices, "resolution": resolution}, besides=OPTIONS)
+    inner = [name for name, kind in DIM_KINDS.items() if kind.scope == "block"]
+    for name in coupled:
+        if name not in inner:
+            raise SpaceError(unknown_name_message("kind of dim to couple to the depth", name, inner))
+    own = _own_inputs(model) if inputs is None else _image_inputs(inputs)
+    candidates = _resolutions(own.own["resolution"], resolution)
+    analysis = _analyse(model, own, candidates)
+    asked.check_places([name for name, _ in analysis.stages] + ["stem", "head"])
+    found = _find_dims(analysis, asked, divisor)
+    fallbacks = {n: kind.fallback for n, kind in DIM_KINDS.items() if kind.fallback and n not in asked.wanted}
+    if fallbacks and len({dim.kind for dim in found.values() if len(dim.values) > 1}) < 2:
+        found = _find_dims(analysis, Choices({**asked.wanted, **fallbacks}), divisor)
+    resolutions = _working_resolutions(analysis, own.own["resolution"], candidates, is_asked=resolution is not None)
+    stages = tuple(_stage(name, blocks, found) for name, blocks in analysis.stages)
+    elastic = [dim for dim in _in_order(stages, found) if len(dim.values) > 1]
+    if not elastic:
+        raise NothingElasticError(_nothing_elastic(analysis))
     if kernel_transforms:
-        _add_transforms(anatomy, elastic)
+        for dim in elastic:
+            dim.add_transforms(analysis.modules)
     space = SearchSpace((Dim("resolution", resolutions), *(_space_dim(dim, stages, coupled) for dim in elastic)))
-    return Supernet(model, space, stages, elastic, anatomy)
+    return Supernet(model, space, stages, elastic, analysis)
 
 
-def _find_dims(anatomy: Anatomy, choices: Choices, divisor: int) -> dict[str, ElasticDim]:
+def check_choices(given: Mapping[str, object], *, besides: Sequence[str] = ()) -> Choices:
+    """What :func:`elasticize` is given by name, ``None`` left out; :class:`SpaceError` names what is wrong.
+
+    Args:
+        besides: Other names that are no mistake.
+    """
+    known = (*DIM_KINDS, "resolution", *besides)
+    wanted = {}
+    for name, entries in given.items():
+        if name not in known:
+            raise SpaceError(unknown_name_message("elastic choice", name, known))
+        if entries is not None and name not in besides:
+            (DIM_KINDS[name].allowed if name in DIM_KINDS else RESOLUTIONS).check(name, entries)
+            wanted[name] = entries
+    return Choices(wanted)  # type: ignore[arg-type]  # as was checked
+
+
+def _find_dims(analysis: GraphAnalysis, choices: Choices, divisor: int) -> dict[str, ElasticDim]:
+    """Dims by name: of streams, since others refer to them, then of stages, then of blocks."""
     found: dict[str, ElasticDim] = {}
-    anatomy.notes.clear()
-    for find in FINDERS.values():
-        found |= {dim.name: dim for dim in find(anatomy, choices, divisor, found)}
-    return dims_that_run(anatomy, found)
+    analysis.notes.clear()
+    for kind in sorted(DIM_KINDS.values(), key=lambda kind: ("stream", "stage", "block").index(kind.scope)):
+        found |= {dim.name: dim for dim in kind.find(analysis, choices, divisor, found)}
+    return dims_that_run(analysis, found)
 
 
-def own_resolution(model: nn.Module) -> int:
-    """The image size that a model was made for."""
-    return int((getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))[-1])
+def _own_inputs(model: nn.Module) -> InputSpec:
+    """The images that a model was made for, as timm's configuration says, or else 224 pixels a side."""
+    own = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    return InputSpec.images(int(getattr(model, "in_chans", 3)), int(own[-1]))
 
 
-def _resolutions(own: int, choices: Choices) -> tuple[int, ...]:
-    if choices.resolution is not None:
-        sizes = {
-            int(v) if (share := share_of(v)) is None else max(4, round(share * own / 4) * 4) for v in choices.resolution
-        }
+def _image_inputs(given: Any) -> InputSpec:
+    """Images as those that are given."""
+    inputs = Inputs.of(given)
+    if [tensor.ndim for tensor in inputs.tensors] != [4]:
+        raise NotTraceableError(
+            f"a model takes one tensor of images (N, C, H, W), not {inputs}; wrap it in such a module"
+        )
+    return InputSpec(inputs.map(lambda images: images[:1].to("meta")), InputSpec.images(1, 1).axes)
+
+
+def _resolutions(own: int, wanted: Sequence[Choice] | None) -> tuple[int, ...]:
+    if wanted is not None:
+        sizes = {int(v) if (share := share_of(v)) is None else max(4, round(share * own / 4) * 4) for v in wanted}
         return tuple(sorted(sizes))
     step = max(4, own // 7 // 4 * 4)
     return tuple(sorted({value for value in range(own - 3 * step, own + 1, step) if value > 0}))
 
 
-def _anatomy(model: nn.Module, own: int, candidates: tuple[int, ...]) -> Anatomy:
+def _analyse(model: nn.Module, own: InputSpec, candidates: tuple[int, ...]) -> GraphAnalysis:
     """The model taken apart at the largest size that is wanted, or at its own if it takes no other."""
-    for size in dict.fromkeys((max(candidates), own)):
+    for size in dict.fromkeys((max(candidates), own.own["resolution"])):
         try:
-            return Anatomy.of(model, size)
+            return GraphAnalysis.of(model, InputSpec(own.at({"resolution": size}), own.axes))
         # Whatever a model's code raises on such an image is for the user to know.
         except Exception as error:
             failure = error
     raise NotTraceableError(
-        f"{type(model).__name__} does not run on one batch of {own} pixel images: {first_line(failure)}"
+        f"{type(model).__name__} does not run on one batch of {own.own['resolution']} pixel images: "
+        f"{first_line(failure)}"
     ) from failure
 
 
-def _working_resolutions(anatomy: Anatomy, candidates: tuple[int, ...], *, is_asked: bool) -> tuple[int, ...]:
+def _working_resolutions(
+    analysis: GraphAnalysis, own: int, candidates: tuple[int, ...], *, is_asked: bool
+) -> tuple[int, ...]:
     """Image sizes that the model takes without a change of its weights.
 
     Of many sizes a few are tried, neighbours among them, since what fails is nearly always a size that does not divide;
     only if one of them fails, all are. Sizes that were asked for must work.
     """
-    expected = anatomy.trace.output_shape
+    expected, spec = analysis.trace.output_shape, analysis.inputs
 
     def failure(size: int) -> str | None:
-        if size == anatomy.resolution:
+        if size == spec.own["resolution"]:
             return None
-        return failure_of(lambda: sizes_at(anatomy.model, size).output, expected)
+        return failure_of(lambda: sizes_at(analysis.model, spec.at({"resolution": size})).output, expected)
 
     middle = len(candidates) // 2
     if len(candidates) > 6 and not any(failure(candidates[i]) for i in (0, 1, middle, middle + 1)):
@@ -158,58 +181,49 @@ def _working_resolutions(anatomy: Anatomy, candidates: tuple[int, ...], *, is_as
     failures = {size: message for size in candidates if (message := failure(size)) is not None}
     if failures and is_asked:
         raise SpaceError(
-            f"{type(anatomy.model).__name__} does not take images of {', '.join(map(str, failures))} pixels "
-            f"({next(iter(failures.values()))}); its own size is {own_resolution(anatomy.model)}"
+            f"{type(analysis.model).__name__} does not take images of {', '.join(map(str, failures))} pixels "
+            f"({next(iter(failures.values()))}); its own size is {own}"
         )
     if failures:
-        anatomy.notes["resolution"] = "the model takes images of some sizes only"
+        analysis.notes["resolution"] = "the model takes images of some sizes only"
     return tuple(size for size in candidates if size not in failures)
 
 
-def _stage(name: str, blocks: Sequence[Block], depth: ElasticDim) -> Stage:
-    assert isinstance(depth, ElasticDepth)
-    removable = depth.removable if len(depth.values) > 1 else ()
-    return Stage(name, tuple(blocks), depth.values, removable)
+def _stage(name: str, blocks: Sequence[Block], found: Mapping[str, ElasticDim]) -> Stage:
+    """The stage with what its depth leaves out: the blocks that are gone at the least of its values, the last first."""
+    whole = Stage(name, tuple(blocks), (len(blocks),))
+    depth = found.get(whole.depth_name)
+    if depth is None:
+        return whole
+    removed = Narrowing.of([depth], {depth.name: depth.values[0]}).removed
+    removable = tuple(position for position in range(len(blocks) - 1, 0, -1) if blocks[position].path in removed)
+    return Stage(name, tuple(blocks), tuple(map(int, depth.values)), removable)
 
 
-def _in_order(anatomy: Anatomy, stages: Sequence[Stage], found: dict[str, ElasticDim]) -> list[ElasticDim]:
-    """Widths first, since others refer to them; then stage by stage: depth, and block by block the rest."""
-    order = [name for name, dim in found.items() if dim.kind == "width"]
-    for stage in stages:
-        order.append(f"{stage.name}.depth")
-        order += [f"{block.name}.{kind}" for block in stage.blocks for kind in FINDERS]
-    return [found[name] for name in order if name in found]
+def _in_order(stages: Sequence[Stage], found: Mapping[str, ElasticDim]) -> list[ElasticDim]:
+    """Dims of streams first; then stage by stage its own, and block by block the rest."""
+    places = [place for stage in stages for place in (stage.name, *(block.name for block in stage.blocks))]
+    order = {place: number for number, place in enumerate(places)}
+    return sorted(found.values(), key=lambda dim: -1 if dim.scope == "stream" else order[dim.name.rpartition(".")[0]])
 
 
 def _space_dim(dim: ElasticDim, stages: Sequence[Stage], coupled: Sequence[str]) -> Dim:
     for stage in stages:
         for position, block in enumerate(stage.blocks):
             if dim.name.startswith(block.name + ".") and len(stage.depths) > 1:
-                depth = f"{stage.name}.depth"
                 enough = tuple(value for value in stage.depths if value >= stage.needs(position))
-                requires = (depth, enough) if len(enough) < len(stage.depths) else None
-                return Dim(dim.name, dim.values, requires, depth if dim.kind in coupled else None)
+                requires = (stage.depth_name, enough) if len(enough) < len(stage.depths) else None
+                return Dim(dim.name, dim.values, requires, stage.depth_name if dim.kind in coupled else None)
     return Dim(dim.name, dim.values)
 
 
-def _add_transforms(anatomy: Anatomy, dims: Sequence[ElasticDim]) -> None:
-    for dim in dims:
-        if dim.kind == "kernel":
-            for path, size in dim.convolutions:  # type: ignore[attr-defined]
-                sizes = tuple(int(value) for value in dim.values if int(value) <= size)
-                conv = anatomy.modules[path]
-                assert isinstance(conv, nn.Conv2d)
-                if len(sizes) > 1 and conv.kernel_size == (size, size):
-                    add_kernel_transforms(conv, sizes)
-
-
-def _nothing_elastic(anatomy: Anatomy) -> str:
-    blocks = sorted({type(anatomy.modules[block.path]).__name__ for block in anatomy.all_blocks()})
+def _nothing_elastic(analysis: GraphAnalysis) -> str:
+    blocks = sorted({type(analysis.modules[block.path]).__name__ for block in analysis.all_blocks()})
     modules = sorted(
-        {type(module).__name__ for module in anatomy.modules.values() if any(True for _ in module.children())}
+        {type(module).__name__ for module in analysis.modules.values() if any(True for _ in module.children())}
     )
     found = f"blocks of type {', '.join(blocks)}" if blocks else f"no blocks, only {', '.join(modules)}"
-    reasons = sorted(set(anatomy.notes.values()))
-    return f"nothing in {type(anatomy.model).__name__} can be made elastic: found {found}" + (
+    reasons = sorted(set(analysis.notes.values()))
+    return f"nothing in {type(analysis.model).__name__} can be made elastic: found {found}" + (
         f" ({'; '.join(reasons[:4])})" if reasons else ""
     )

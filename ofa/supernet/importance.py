@@ -10,28 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ofa.inputs import Inputs
 from ofa.supernet.channels import ChannelGroup, Site
 from ofa.supernet.supernet import Supernet
 
 
 @torch.no_grad()
-def sort_channels(supernet: Supernet, *, images: Iterable[Tensor] | None = None) -> None:
+def sort_channels(supernet: Supernet, *, inputs: Iterable[Any] | None = None) -> None:
     """Reorder the units of every elastic group, the most important first, in place.
 
     A group's units are permuted in every tensor that carries them, so the largest subnet computes what it did (sums run
     in another order: 1e-6 apart). Groups whose order matters, such as those of efficient channel attention, stay.
 
     Args:
-        images: Batches ``(N, C, H, W)``. Without them, a unit's importance is the L1 norm of the weights that read it
-            (Once-for-All, arXiv:1908.09791, sec. 3.3); with them, the norm of each channel's weights times the mean
-            absolute value of the channel (Wanda, arXiv:2306.11695, eq. 1, with L1 norms). Norms are divided by their
-            mean over the layer, so that each of several layers that read a stream counts the same.
+        inputs: Batches of what the supernet takes. Without them, a unit's importance is the L1 norm of the weights that
+            read it (Once-for-All, arXiv:1908.09791, sec. 3.3); with them, the norm of each channel's weights times the
+            mean absolute value of the channel (Wanda, arXiv:2306.11695, eq. 1, with L1 norms). Norms are divided by
+            their mean over the layer, so that each of several layers that read a stream counts the same.
     """
-    activations = _mean_absolute_inputs(supernet, images) if images is not None else {}
+    activations = _mean_absolute_inputs(supernet, inputs) if inputs is not None else {}
     numbers = {number for dim in supernet.dims for number in dim.groups}
     orders: dict[tuple[str, int], list[tuple[Site, Tensor]]] = {}
     for number in sorted(numbers):
-        group = supernet.anatomy.groups.all[number]
+        group = supernet.analysis.groups.all[number]
         if group.is_ordered:
             continue
         order = importance(supernet.model, group, activations).argsort(descending=True, stable=True)
@@ -69,7 +70,7 @@ def _readers(model: nn.Module, group: ChannelGroup) -> Sequence[Site]:
     return reading or sites
 
 
-def _mean_absolute_inputs(supernet: Supernet, images: Iterable[Tensor]) -> dict[str, Tensor]:
+def _mean_absolute_inputs(supernet: Supernet, inputs: Iterable[Any]) -> dict[str, Tensor]:
     """Path of a convolution or linear layer -> mean absolute value of each input channel."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -89,7 +90,7 @@ def _mean_absolute_inputs(supernet: Supernet, images: Iterable[Tensor]) -> dict[
                 handle = module.register_forward_pre_hook(lambda m, args, path=path: record(path, m, args))
                 hooks.callback(handle.remove)
         largest = supernet.space.largest()
-        for batch in images:
-            supernet(batch, largest)
+        for batch in map(Inputs.of, inputs):
+            supernet(*batch.args, arch=largest, **batch.kwargs)
     supernet.train(was_training)
     return {path: total / counts[path] for path, total in sums.items()}

@@ -15,7 +15,7 @@ from ofa.space import Arch, Dim, Value
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.channels.tracer import on_meta
 from ofa.supernet.presets import create_supernet
-from ofa.supernet.structure import CONTAINERS, Stage
+from ofa.supernet.stages import CONTAINERS, Stage
 from ofa.supernet.supernet import Supernet
 
 
@@ -24,7 +24,7 @@ class ElasticDims:
     """Dims of one kind that have the same values.
 
     Args:
-        kind: ``kernel``, ``width``, ``resolution``: see :data:`ofa.supernet.dims.FINDERS`.
+        kind: ``kernel``, ``width``, ``resolution``: see :data:`ofa.supernet.dims.DIM_KINDS`.
         where: Their places, short: ``block0,2-3``, ``stem``; empty for all of the stage, or for the whole model.
             Of several widths at one place it says which: ``width1-3``, ``stem.width1-3``.
         values: The choices, the model's own last.
@@ -125,14 +125,14 @@ def create_without_weights(name: str, **options: Any) -> Supernet:
 def inspect(supernet: Supernet) -> Inspection:
     """Take stock of a supernet. Its weights are not read; they may be on the meta device."""
     space, stages = supernet.space, supernet.stages
-    weightless = Supernet(on_meta(supernet.model), space, stages, supernet.dims, supernet.anatomy)
+    weightless = Supernet(on_meta(supernet.model), space, stages, supernet.dims, supernet.analysis)
     return Inspection(
         model_class=type(supernet.model).__name__,
-        resolution=supernet.anatomy.resolution,
+        resolution=supernet.inputs.own["resolution"],
         stages=tuple(_stage_report(supernet, stage) for stage in stages),
         dims=_outside(space.dims, {stage.name for stage in stages}),
-        not_elastic=fold_notes(supernet.anatomy.notes, {stage.name: len(stage.blocks) for stage in stages}),
-        unknown_operations=tuple(sorted(supernet.anatomy.trace.unknown_operations)),
+        not_elastic=fold_notes(supernet.analysis.notes, {stage.name: len(stage.blocks) for stage in stages}),
+        unknown_operations=tuple(sorted(supernet.analysis.trace.unknown_operations)),
         num_subnets=space.num_archs,
         smallest=_costs(weightless, space.smallest()),
         largest=_costs(weightless, space.largest()),
@@ -142,7 +142,7 @@ def inspect(supernet: Supernet) -> Inspection:
 def _costs(supernet: Supernet, arch: Arch) -> Costs:
     """Counted on the subnet itself, which takes one run without values; the tables of all choices would take longer."""
     subnet = supernet.extract(arch)
-    sizes = sizes_at(subnet, int(arch["resolution"]))
+    sizes = sizes_at(subnet, supernet.inputs.at(supernet.inputs.sizes(arch)))
     return Costs(
         macs=sum(macs for macs, _, _ in sizes.contractions),
         params=sum(parameter.numel() for parameter in subnet.parameters()),
@@ -150,12 +150,12 @@ def _costs(supernet: Supernet, arch: Arch) -> Costs:
 
 
 def _stage_report(supernet: Supernet, stage: Stage) -> StageReport:
-    modules = supernet.anatomy.modules
+    modules = supernet.analysis.modules
     types = [type(modules[block.path]).__name__ for block in stage.blocks]
     parent = stage.blocks[0].path.rpartition(".")[0]
     is_chain = len(stage.blocks) > 1 or isinstance(modules[parent], CONTAINERS)
     inside = [
-        dim for dim in supernet.space.dims if dim.name.startswith(f"{stage.name}.") and _split(dim.name)[1] != "depth"
+        dim for dim in supernet.space.dims if dim.name.startswith(f"{stage.name}.") and dim.name != stage.depth_name
     ]
     return StageReport(
         name=stage.name,
@@ -211,7 +211,7 @@ def fold_dims(dims: Iterable[Dim], *, num_blocks: int) -> tuple[ElasticDims, ...
 
 
 def fold_notes(notes: Mapping[str, str], num_blocks: Mapping[str, int]) -> tuple[NotElastic, ...]:
-    """Notes of an anatomy; those of one kind with the same reason as one entry.
+    """Notes of an analysis; those of one kind with the same reason as one entry.
 
     Args:
         notes: ``stage1.block0.kernel`` -> reason.

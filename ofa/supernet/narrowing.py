@@ -7,14 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from ofa.nn.conv import narrow_kernel
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
 from ofa.nn.structure import caches_of, clone_structure, forget_cache
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.channels.groups import Ints
-from ofa.supernet.dims import Subnet
-from ofa.supernet.structure import ancestors, common_ancestor, is_within
+from ofa.supernet.dims import Narrowing
+from ofa.supernet.stages import ancestors, common_ancestor, is_within
 
 HEAD_COUNTS = {"num_heads", "num_attention_heads", "n_heads", "heads", "nhead", "num_kv_heads", "num_head"}
 """Attributes of attention modules that count heads."""
@@ -93,20 +92,20 @@ class Narrower:
             self._selections[tensor, axis, kept] = selection
         return selection
 
-    def narrow(self, subnet: Subnet, clones: Mapping[int, nn.Module]) -> None:
+    def narrow(self, narrowing: Narrowing, clones: Mapping[int, nn.Module]) -> None:
         """Narrow the clones that are there.
 
         Args:
             clones: ``id(module of the model) -> its clone``.
         """
         touched: dict[str, nn.Module] = {}
-        for path, kernel_size in subnet.kernels.items():
+        for path, changes in narrowing.layers.items():
             module = clones.get(id(self._modules[path]))
             if module is not None:
-                assert isinstance(module, nn.Conv2d)
-                narrow_kernel(module, kernel_size)
+                for change in changes:
+                    change.narrow(module)
         done: set[tuple[str, int]] = set()
-        for number, units in subnet.units.items():
+        for number, units in narrowing.units.items():
             for site in self._groups[number].sites:
                 if (site.tensor, site.axis) in done:
                     continue
@@ -115,7 +114,7 @@ class Narrower:
                 module = clones.get(id(self._modules[path]))
                 if module is not None:
                     tensors = module._parameters if name in module._parameters else module._buffers
-                    tensors[name] = self._selection(site.tensor, site.axis, subnet.units).take(tensors[name])  # type: ignore[arg-type,assignment]
+                    tensors[name] = self._selection(site.tensor, site.axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type,assignment]
                     touched[path] = module
             for path, name, size in self._attributes.get(number, ()):
                 module = clones.get(id(self._modules[path]))
@@ -132,12 +131,12 @@ class Narrower:
             follow_tensors(module)
 
 
-def build(model: nn.Module, narrower: Narrower, choice: Subnet) -> nn.Module:
+def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Module:
     """A clone of the model's structure that holds only what was chosen."""
     clones: dict[int, nn.Module] = {}
     subnet = clone_structure(model, clones)
-    for path in choice.removed:
+    for path in narrowing.removed:
         parent, _, name = path.rpartition(".")
         del subnet.get_submodule(parent)._modules[name]
-    narrower.narrow(choice, clones)
+    narrower.narrow(narrowing, clones)
     return subnet

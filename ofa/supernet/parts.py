@@ -28,12 +28,12 @@ from ofa.errors import unknown_name_message
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
 from ofa.space import SearchSpace, Value
-from ofa.supernet.anatomy import Anatomy, num_channels
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
-from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.dims import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower
-from ofa.supernet.structure import Stage, ancestors, is_within
+from ofa.supernet.stages import Stage, ancestors, is_within
 
 BYTES_PER_ACTIVATION = 4
 
@@ -108,22 +108,23 @@ class PartIndex:
         space: SearchSpace,
         stages: Sequence[Stage],
         dims: Sequence[ElasticDim],
-        anatomy: Anatomy,
+        analysis: GraphAnalysis,
         narrower: Narrower,
     ) -> None:
         self.space = space
-        self._model, self._anatomy, self._narrower = model, anatomy, narrower
+        self._model, self._analysis, self._narrower = model, analysis, narrower
         self._dims = {dim.name: dim for dim in dims}
-        self._counts = _Counts(anatomy)
-        self._calls = anatomy.trace.calls
-        self._places = _find_places(anatomy, stages, dims, space)
+        self._counts = _Counts(analysis)
+        self._calls = analysis.trace.calls
+        self._places = _find_places(analysis, stages, dims, space)
         self._resolutions = [int(value) for value in space["resolution"].values]
-        self._sizes = [sizes_at(model, resolution) for resolution in self._resolutions]
-        assert all(len(sizes.contractions) == len(anatomy.trace.contractions) for sizes in self._sizes)
+        self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in self._resolutions]
+        assert all(len(sizes.contractions) == len(analysis.trace.contractions) for sizes in self._sizes)
         self._contractions = self._by_place(
-            (contraction.module, (number, contraction)) for number, contraction in enumerate(anatomy.trace.contractions)
+            (contraction.module, (number, contraction))
+            for number, contraction in enumerate(analysis.trace.contractions)
         )
-        self._parameters = self._by_place(_parameters(model, anatomy))
+        self._parameters = self._by_place(_parameters(model, analysis))
         self._sources: dict[str, tuple[_Place, dict[str, Value], int]] = {}
 
     def _by_place(self, entries: Iterable[tuple[str, EntryT]]) -> dict[str, list[EntryT]]:
@@ -146,22 +147,22 @@ class PartIndex:
             place, choice, index = self._sources[key]
         except KeyError:
             raise LookupError(unknown_name_message("part", key, list(self._sources)[:20])) from None
-        subnet = self._subnet(place, choice)
-        module = self._narrowed(place, subnet)
-        fields = {**self._fields(place, module, subnet), "resolution": self._side(place, subnet, index)}
+        narrowing = Narrowing.of(place.dims, choice)
+        module = self._narrowed(place, narrowing)
+        fields = {**self._fields(place, module, narrowing), "resolution": self._side(place, narrowing, index)}
         own_hooks(module)
         own_tensors(module)
-        call, shapes = self._calls[place.paths[0]], self._input_shapes(place, subnet, index)
+        call, shapes = self._calls[place.paths[0]], self._input_shapes(place, narrowing, index)
         if len(call.args) + len(call.kwargs) > 1 or len(shapes) > 1:
             module = _Called(module, call, [shape[1] for shape in shapes] if len(shapes) > 1 else None)
-        return Part(key, fields, module.eval(), self._input_shape(place, subnet, index))
+        return Part(key, fields, module.eval(), self._input_shape(place, narrowing, index))
 
     def factors(self, cost: str) -> list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]:
-        functions: dict[str, Callable[[_Place, Subnet, int], float]] = {
+        functions: dict[str, Callable[[_Place, Narrowing, int], float]] = {
             "macs": self._macs,
-            "params": lambda place, subnet, index: self._params(place, subnet),
-            "weights": lambda place, subnet, index: self._params(place, subnet, kinds=("weight",)),
-            "biases": lambda place, subnet, index: self._params(place, subnet, kinds=("bias",)),
+            "params": lambda place, narrowing, index: self._params(place, narrowing),
+            "weights": lambda place, narrowing, index: self._params(place, narrowing, kinds=("weight",)),
+            "biases": lambda place, narrowing, index: self._params(place, narrowing, kinds=("bias",)),
             "peak_activation_bytes": self._peak_activation_bytes,
         }
         if cost not in functions:
@@ -173,11 +174,12 @@ class PartIndex:
     def _slot(self, place: _Place) -> Slot:
         known: dict[tuple[Any, ...], Fields] = {}
 
-        def key(place: _Place, subnet: Subnet, index: int) -> str:
-            choice = (tuple(subnet.units.items()), tuple(subnet.kernels.items()))
+        def key(place: _Place, narrowing: Narrowing, index: int) -> str:
+            layers = ((path, *changes) for path, changes in narrowing.layers.items())
+            choice = (tuple(narrowing.units.items()), tuple(layers))
             if choice not in known:
-                known[choice] = self._fields(place, self._narrowed(place, subnet), subnet)
-            return part_key({**known[choice], "resolution": self._side(place, subnet, index)})
+                known[choice] = self._fields(place, self._narrowed(place, narrowing), narrowing)
+            return part_key({**known[choice], "resolution": self._side(place, narrowing, index)})
 
         dims, keys = self._tabulate(place, key, np.object_, sources=True)
         return Slot(place.name, dims, keys)
@@ -185,7 +187,7 @@ class PartIndex:
     def _tabulate(
         self,
         place: _Place,
-        value: Callable[[_Place, Subnet, int], float | str],
+        value: Callable[[_Place, Narrowing, int], float | str],
         dtype: type[Any],
         *,
         sources: bool = False,
@@ -200,109 +202,96 @@ class PartIndex:
         )
         for indices in itertools.product(*(range(len(self.space[name].values)) for name in local)):
             choice = {name: self.space[name].values[i] for name, i in zip(local, indices, strict=True)}
-            subnet = self._subnet(place, choice)
+            narrowing = Narrowing.of(place.dims, choice)
             for r in range(len(self._resolutions)):
-                entry = value(place, subnet, r)
+                entry = value(place, narrowing, r)
                 if sources:
                     self._sources.setdefault(str(entry), (place, choice, r))
                 for d in present:
                     table[(r, d, *indices) if place.depth else (r, *indices)] = entry
         return ("resolution", *depth, *local), table
 
-    def _subnet(self, place: _Place, choice: Mapping[str, Value]) -> Subnet:
-        subnet = Subnet()
-        for dim in place.dims:
-            dim.apply(choice, subnet)
-        return subnet
-
     # -- what stands at a place ----------------------------------------------------------------------------------------
 
-    def _narrowed(self, place: _Place, subnet: Subnet) -> nn.Module:
+    def _narrowed(self, place: _Place, narrowing: Narrowing) -> nn.Module:
         clones: dict[int, nn.Module] = {}
         modules = [clone_structure(self._model.get_submodule(path), clones) for path in place.paths]
-        self._narrower.narrow(subnet, clones)
+        self._narrower.narrow(narrowing, clones)
         module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
         return remove_kernel_transforms(module)
 
-    def _input_shapes(self, place: _Place, subnet: Subnet, index: int) -> list[tuple[int, ...]]:
+    def _input_shapes(self, place: _Place, narrowing: Narrowing, index: int) -> list[tuple[int, ...]]:
         """Shapes, with the batch, of the tensors in the first argument."""
         shapes, inputs = self._sizes[index].inputs[place.paths[0]], self._calls[place.paths[0]].inputs
-        return [self._counts.shape(shape, labels, subnet) for shape, (_, labels) in zip(shapes, inputs, strict=False)]
+        return [
+            self._counts.shape(shape, labels, narrowing) for shape, (_, labels) in zip(shapes, inputs, strict=False)
+        ]
 
-    def _input_shape(self, place: _Place, subnet: Subnet, index: int) -> tuple[int, ...]:
+    def _input_shape(self, place: _Place, narrowing: Narrowing, index: int) -> tuple[int, ...]:
         """Shape, without the batch, of what the part takes: tensors of a list stand side by side in one."""
-        first, *others = self._input_shapes(place, subnet, index)
+        first, *others = self._input_shapes(place, narrowing, index)
         if others:
             return (first[1] + sum(shape[1] for shape in others), *first[2:])
         return first[1:]
 
-    def _side(self, place: _Place, subnet: Subnet, index: int) -> int:
+    def _side(self, place: _Place, narrowing: Narrowing, index: int) -> int:
         """Height of the input, or its number of tokens."""
-        shape = self._input_shape(place, subnet, index)
+        shape = self._input_shape(place, narrowing, index)
         return shape[0] if len(shape) < 3 or self._channels_last(place) else shape[1]
 
     def _channels_last(self, place: _Place) -> bool:
         return any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
 
-    def _fields(self, place: _Place, module: nn.Module, subnet: Subnet) -> Fields:
+    def _fields(self, place: _Place, module: nn.Module, narrowing: Narrowing) -> Fields:
         """What a runtime sees of a part, the resolution excepted: readable sizes, and a digest of everything."""
         first, last = self._calls[place.paths[0]], self._calls[place.paths[-1]]
         single = len(place.paths) == 1 and "." in place.name
         fields: Fields = {"kind": type(module).__name__.lower() if single else place.name.partition(".")[0]}
         for name, labels in (("in_channels", first.inputs[0][1]), ("out_channels", last.output_labels)):
-            counts = [self._counts.kept(atoms, subnet) for atoms in labels]
+            counts = [self._counts.kept(atoms, narrowing) for atoms in labels]
             if counts:
                 fields[name] = max(counts)
         for dim in place.dims:
-            if dim.kind in ("expand", "mlp_ratio"):
-                group = self._anatomy.groups.all[dim.groups[0]]
-                kept = subnet.units.get(group.number, group.num_units)
-                fields["mid_channels"] = num_channels(group) * kept // group.num_units
-            elif dim.kind == "heads":
-                group = self._anatomy.groups.all[dim.groups[0]]
-                fields["heads"] = subnet.units.get(group.number, group.num_units)
+            fields |= dim.sizes(narrowing)
         convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
         if convolutions:
             fields["kernel"] = max(max(conv.kernel_size) for conv in convolutions)
             fields["stride"] = max(max(conv.stride) for conv in convolutions)
         split = len(first.args[0]) if isinstance(first.args[0], (list, tuple)) else 1
-        shapes = [self._counts.shape(shape, labels, subnet)[1:] for shape, labels in first.inputs]
+        shapes = [self._counts.shape(shape, labels, narrowing)[1:] for shape, labels in first.inputs]
         constants = [shape[:1] for shape in shapes[:split]] * (split > 1) + shapes[split:]
         fields["digest"] = _digest(module, constants)
         return fields
 
     # -- costs ---------------------------------------------------------------------------------------------------------
 
-    def _macs(self, place: _Place, subnet: Subnet, index: int) -> float:
+    def _macs(self, place: _Place, narrowing: Narrowing, index: int) -> float:
         return float(
             sum(
-                self._counts.scaled(self._sizes[index].contractions[number][0], contraction.labels, subnet)
-                * self._kernel_share(contraction.module, subnet)
+                self._counts.scaled(self._sizes[index].contractions[number][0], contraction.labels, narrowing)
+                * self._layer_share(contraction.module, narrowing)
                 for number, contraction in self._contractions.get(place.name, ())
             )
         )
 
-    def _kernel_share(self, path: str, subnet: Subnet) -> float:
-        if path not in subnet.kernels:
-            return 1
-        before = self._anatomy.modules[path].kernel_size
-        assert isinstance(before, tuple)
-        return prod(min(int(size), subnet.kernels[path]) for size in before) / prod(map(int, before))
+    def _layer_share(self, path: str, narrowing: Narrowing) -> float:
+        """How much of a layer remains besides channels."""
+        return prod(change.share(self._analysis.modules[path]) for change in narrowing.layers.get(path, ()))
 
     def _params(
-        self, place: _Place, subnet: Subnet, kinds: tuple[str, ...] = ("weight", "bias", "norm scale")
+        self, place: _Place, narrowing: Narrowing, kinds: tuple[str, ...] = ("weight", "bias", "norm scale")
     ) -> float:
         return float(
             sum(
-                round(self._counts.scaled(numel, labels, subnet) * self._kernel_share(windowed, subnet))
+                round(self._counts.scaled(numel, labels, narrowing) * self._layer_share(windowed, narrowing))
                 for windowed, numel, labels, kind in self._parameters.get(place.name, ())
                 if kind in kinds
             )
         )
 
-    def _peak_activation_bytes(self, place: _Place, subnet: Subnet, index: int) -> float:
+    def _peak_activation_bytes(self, place: _Place, narrowing: Narrowing, index: int) -> float:
         """Most that is in memory in one step of the place."""
-        labels = self._anatomy.trace.tensor_labels
+        labels = self._analysis.trace.tensor_labels
         # A model that takes other steps at this resolution than where it was traced is taken at its full width.
         is_traced = self._num_tensors[index] == len(labels)
         sizes: dict[int, int] = {}
@@ -310,7 +299,7 @@ class PartIndex:
         for alive in self._alive[index].get(place.name, ()):
             for number, size in alive:
                 if number not in sizes:
-                    sizes[number] = self._counts.scaled(size, labels[number], subnet) if is_traced else size
+                    sizes[number] = self._counts.scaled(size, labels[number], narrowing) if is_traced else size
             peak = max(peak, sum(sizes[number] for number, _ in alive))
         return float(peak * BYTES_PER_ACTIVATION)
 
@@ -335,7 +324,7 @@ class PartIndex:
 
 
 def _alive(steps: Sequence[Step]) -> list[Alive]:
-    """What is in memory during each step; :mod:`ofa.cost.memory_plan` says the same of an exported graph.
+    """What is in memory during each step; ``tests/cost/memory_plan.py`` says the same of an exported graph.
 
     An elementwise step writes over an operand that nobody needs any more. If only elementwise steps read its result, it
     writes nothing: they compute it.
@@ -377,11 +366,11 @@ def _alive(steps: Sequence[Step]) -> list[Alive]:
 def part_key(fields: Fields) -> str:
     """A readable name that two parts share exactly if all their fields agree."""
     words = [str(fields["kind"])]
-    words += [f"{_KEY_PREFIXES[name]}{value}" for name, value in fields.items() if name != "kind"]
+    words += [f"{_KEY_PREFIXES.get(name, name)}{value}" for name, value in fields.items() if name != "kind"]
     return "_".join(words)
 
 
-def _parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, tuple[str, int, Labels, str]]]:
+def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str, tuple[str, int, Labels, str]]]:
     """Module and, of every parameter, the module again if it is its weight, the size, labels, and its kind.
 
     Its kind says what becomes of it in a deployed network: a ``weight`` (a matrix or more), a ``bias`` (a vector), or
@@ -389,26 +378,26 @@ def _parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, tuple
     kernels are left out.
     """
     labels: dict[str, list[Atoms]] = {}
-    for source in anatomy.trace.sources:
+    for source in analysis.trace.sources:
         labels.setdefault(source.tensor, []).append(np.arange(source.first, source.first + source.num))
     for name, parameter in model.named_parameters():
         path, _, own = name.rpartition(".")
         if not own.startswith("kernel_transform_"):
             kind = "weight" if parameter.ndim > 1 else "bias"
-            if own == "weight" and isinstance(anatomy.modules[path], _BatchNorm):
+            if own == "weight" and isinstance(analysis.modules[path], _BatchNorm):
                 kind = "norm scale"
             yield path, (path if own == "weight" else "", parameter.numel(), tuple(labels.get(name, ())), kind)
 
 
 class _Counts:
-    """How many of some atoms a subnet keeps."""
+    """How many of some atoms a narrowing keeps."""
 
-    def __init__(self, anatomy: Anatomy) -> None:
-        self._group_of, self._unit_of = anatomy.groups.group_of, anatomy.groups.unit_of
-        self._num_units = [group.num_units for group in anatomy.groups.all]
+    def __init__(self, analysis: GraphAnalysis) -> None:
+        self._group_of, self._unit_of = analysis.groups.group_of, analysis.groups.unit_of
+        self._num_units = [group.num_units for group in analysis.groups.all]
         self._known: dict[int, tuple[Atoms, int, dict[int, npt.NDArray[np.int64]]]] = {}
 
-    def kept(self, atoms: Atoms, subnet: Subnet) -> int:
+    def kept(self, atoms: Atoms, narrowing: Narrowing) -> int:
         known = self._known.get(id(atoms))
         if known is None:
             groups = self._group_of[atoms].ravel()
@@ -421,20 +410,20 @@ class _Counts:
             self._known[id(atoms)] = known
         _, fixed, cumulative = known
         return fixed + sum(
-            int(counts[subnet.units.get(group, self._num_units[group]) - 1]) for group, counts in cumulative.items()
+            int(counts[narrowing.units.get(group, self._num_units[group]) - 1]) for group, counts in cumulative.items()
         )
 
-    def scaled(self, amount: int, labels: Labels, subnet: Subnet) -> int:
+    def scaled(self, amount: int, labels: Labels, narrowing: Narrowing) -> int:
         """An amount that is proportional to the size of every labelled axis."""
-        kept = prod(self.kept(atoms, subnet) for atoms in labels)
+        kept = prod(self.kept(atoms, narrowing) for atoms in labels)
         return amount * kept // prod(atoms.size for atoms in labels)
 
-    def shape(self, shape: Sequence[int], labels: Labels, subnet: Subnet) -> tuple[int, ...]:
+    def shape(self, shape: Sequence[int], labels: Labels, narrowing: Narrowing) -> tuple[int, ...]:
         sizes = list(shape)
         for atoms in labels:
             axes = [axis for axis, size in enumerate(atoms.shape) if size > 1]
             if len(axes) == 1:
-                sizes[axes[0]] = self.kept(atoms, subnet)
+                sizes[axes[0]] = self.kept(atoms, narrowing)
         return tuple(sizes)
 
 
@@ -490,11 +479,11 @@ def _real(value: Any) -> Any:
 
 
 def _find_places(
-    anatomy: Anatomy, stages: Sequence[Stage], dims: Sequence[ElasticDim], space: SearchSpace
+    analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequence[ElasticDim], space: SearchSpace
 ) -> list[_Place]:
     """Blocks, and between them the modules outside blocks, chained where one hands its output to the next."""
-    calls = anatomy.trace.calls
-    groups_at = _groups_at(anatomy)
+    calls = analysis.trace.calls
+    groups_at = _groups_at(analysis)
     found: list[tuple[int, _Place]] = []
     for stage in stages:
         for position, block in enumerate(stage.blocks):
@@ -503,7 +492,7 @@ def _find_places(
             needs = stage.needs(position)
             depth = None
             if needs > stage.depths[0]:
-                depth = (f"{stage.name}.depth", tuple(d for d in stage.depths if d >= needs))
+                depth = (stage.depth_name, tuple(d for d in stage.depths if d >= needs))
             found.append(
                 (
                     calls[block.path].order,
@@ -514,7 +503,7 @@ def _find_places(
     starts = sorted((min(calls[b.path].order for b in s.blocks if b.path in calls), s.name) for s in stages)
     last = max((calls[path].order for path in blocks if path in calls), default=-1)
     used: dict[str, int] = {}
-    for chain in _chains_outside(anatomy, blocks):
+    for chain in _chains_outside(analysis, blocks):
         order = calls[chain[0]].order
         following = [name for start, name in starts if start > order]
         region = "head" if order > last and stages else f"{following[0]}.entry" if following else "head"
@@ -526,31 +515,34 @@ def _find_places(
         found.append((order, _Place(region + (f"{separator}{number}" if number else ""), tuple(chain), ())))
     found.sort(key=lambda entry: entry[0])
     places = [dataclasses.replace(place, rest=place is found[0][1]) for _, place in found]
-    return [dataclasses.replace(place, dims=_deciding(anatomy, place, groups_at, dims)) for place in places]
+    others = [dim for dim in dims if dim.name not in {stage.depth_name for stage in stages}]
+    return [dataclasses.replace(place, dims=_deciding(analysis, place, groups_at, others)) for place in places]
 
 
-def _groups_at(anatomy: Anatomy) -> dict[str, set[int]]:
+def _groups_at(analysis: GraphAnalysis) -> dict[str, set[int]]:
     """Module path -> numbers of the groups that its tensors carry."""
     result: dict[str, set[int]] = {}
-    for group in anatomy.groups.all:
+    for group in analysis.groups.all:
         for path in group.modules:
             result.setdefault(path, set()).add(group.number)
     return result
 
 
 def _deciding(
-    anatomy: Anatomy, place: _Place, groups_at: Mapping[str, set[int]], dims: Sequence[ElasticDim]
+    analysis: GraphAnalysis, place: _Place, groups_at: Mapping[str, set[int]], dims: Sequence[ElasticDim]
 ) -> tuple[ElasticDim, ...]:
-    """The dims that change what stands at a place, and the widths that ratios there refer to."""
+    """The dims, depths excepted, that change what stands at a place, and the widths that ratios there refer to."""
     here = {n for path, numbers in groups_at.items() if any(is_within(path, p) for p in place.paths) for n in numbers}
     if place.rest:
         here |= groups_at.get("", set())
-    here |= {n for _, labels in anatomy.trace.calls[place.paths[0]].inputs for n in anatomy.numbers_in(labels)}
+    here |= {n for _, labels in analysis.trace.calls[place.paths[0]].inputs for n in analysis.numbers_in(labels)}
+    stage, is_block, _ = place.name.partition(".block")
     direct = {
         dim.name
         for dim in dims
-        if dim.kind != "depth"
-        and (dim.name.startswith(place.name + ".") or (dim.kind == "width" and here & set(dim.groups)))
+        if dim.name.startswith(place.name + ".")
+        or (dim.scope == "stream" and here & set(dim.groups))
+        or (dim.scope == "stage" and is_block and dim.name.rpartition(".")[0] == stage)
     }
     read = {name for dim in dims if dim.name in direct for name in dim.reads}
     return tuple(dim for dim in dims if dim.name in direct | read)
@@ -567,21 +559,21 @@ def _runs_alone(call: Call | None) -> bool:
     return isinstance(first, Tensor)
 
 
-def _chains_outside(anatomy: Anatomy, blocks: set[str]) -> list[list[str]]:
+def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]]:
     """Runs of modules outside blocks: the largest ones that hold no block, each fed by the one before."""
-    calls = anatomy.trace.calls
+    calls = analysis.trace.calls
     holding = {ancestor for path in blocks for ancestor in ancestors(path)}
 
     def outside(path: str) -> Iterable[str]:
         if path in blocks:
             return
         if path and path not in holding:
-            leaves = [child for child in anatomy.modules[path].modules() if not any(True for _ in child.children())]
+            leaves = [child for child in analysis.modules[path].modules() if not any(True for _ in child.children())]
             does_something = not all(_is_identity(leaf) for leaf in leaves)
             if does_something and _runs_alone(calls.get(path)) and calls[path].num_calls == 1:
                 yield path
             return
-        for name, _ in anatomy.modules[path].named_children():
+        for name, _ in analysis.modules[path].named_children():
             yield from outside(f"{path}.{name}".removeprefix("."))
 
     islands = sorted(outside(""), key=lambda path: calls[path].order)

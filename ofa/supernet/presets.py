@@ -20,7 +20,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
-from ofa.supernet.elasticize import elasticize
+from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize
 from ofa.supernet.supernet import Supernet
 
 
@@ -188,9 +188,11 @@ def create_supernet(
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
     Raises:
+        SpaceError: If a choice is misspelt or malformed; before weights are fetched.
         UnknownModelError: If the name is unknown; it names the nearest.
         WeightsError: If the weights cannot be read, or are another model's.
     """
+    check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())))
     model = create_model(
         name,
         num_classes=num_classes,

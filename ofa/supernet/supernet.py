@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
+from ofa.errors import UsageError
+from ofa.inputs import Inputs
 from ofa.nn.conv import remove_kernel_transforms
-from ofa.nn.resolution import resize_images
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
-from ofa.supernet.anatomy import Anatomy
-from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.dims import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.parts import Part, PartIndex, Slot
-from ofa.supernet.structure import Stage
+from ofa.supernet.stages import Stage
 
 
 class Supernet(nn.Module):
@@ -29,7 +31,7 @@ class Supernet(nn.Module):
     state outlives a call. (Published code keeps the active choice in attributes of the layers.)
 
     Shape:
-        - images: ``(N, C, H, W)``, resized to ``(N, C, r, r)`` if ``arch["resolution"]`` is another ``r``
+        - images: ``(N, C, H, W)``, resized to height ``r`` if ``arch["resolution"]`` is another ``r``
         - output: ``(N, num_classes)``
 
     In training mode only the largest subnet updates the running statistics of batch normalisation, so that they stay
@@ -42,21 +44,35 @@ class Supernet(nn.Module):
         space: SearchSpace,
         stages: Sequence[Stage],
         dims: Sequence[ElasticDim],
-        anatomy: Anatomy,
+        analysis: GraphAnalysis,
     ) -> None:
         super().__init__()
         self.model = model
         self.space = space
         self.stages = tuple(stages)
         self.dims = tuple(dims)
-        self.anatomy = anatomy
-        self._narrower = Narrower(model, {n: anatomy.groups.all[n] for dim in dims for n in dim.groups})
+        self.analysis = analysis
+        self._narrower = Narrower(model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups})
         self._largest = space.largest()
+        self.inputs = analysis.inputs
 
-    def forward(self, images: Tensor, arch: Arch | Mapping[str, Value]) -> Tensor:
-        """Logits of one subnet; :class:`~ofa.space.SpaceError` if ``arch`` does not fit the space."""
+    def forward(self, *inputs: Any, arch: Arch | Mapping[str, Value] | None = None, **named_inputs: Any) -> Any:
+        """Outputs of one subnet for inputs that are brought to its sizes.
+
+        Args:
+            arch: May also stand behind the inputs, as the last positional argument.
+
+        Raises:
+            SpaceError: If ``arch`` does not fit the space.
+            UsageError: If there is none.
+        """
+        if arch is None:
+            if not inputs or not isinstance(inputs[-1], Mapping):
+                raise UsageError("which subnet is meant? give an architecture last, or as arch=")
+            *inputs, arch = inputs  # type: ignore[assignment]
         arch = self.space.arch(arch)
-        return self._subnet(arch)(resize_images(images, int(arch["resolution"])))
+        given = Inputs(*inputs, **named_inputs)
+        return self.inputs.resize(given, self.inputs.sizes(arch)).call(self._subnet(arch))
 
     def subnet(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a throwaway module over views of the shared weights.
@@ -74,14 +90,8 @@ class Supernet(nn.Module):
             detach_buffers(subnet)
         return subnet
 
-    def _choice(self, arch: Mapping[str, Value]) -> Subnet:
-        subnet = Subnet()
-        for dim in self.dims:
-            dim.apply(arch, subnet)
-        return subnet
-
     def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
-        return build(self.model, self._narrower, self._choice(arch))
+        return build(self.model, self._narrower, Narrowing.of(self.dims, arch))
 
     def extract(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a module of its own: plain timm and torch layers, contiguous copies of the weights, eval mode.
@@ -94,16 +104,16 @@ class Supernet(nn.Module):
         own_tensors(subnet)
         return subnet.eval()
 
-    def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of the images that the extracted subnet takes."""
-        resolution = int(arch["resolution"])
-        return (int(getattr(self.model, "in_chans", 3)), resolution, resolution)
+    def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, ...]:
+        """Shape, without the batch, of what the extracted subnet takes: ``(channels, height, width)`` of images."""
+        (shape,) = self.inputs.shapes(self.inputs.sizes(arch))
+        return shape[1:]
 
     # -- what its parts are and cost ---------------------------------------------------------------------------------
 
     @cached_property
     def _part_index(self) -> PartIndex:
-        return PartIndex(self.model, self.space, self.stages, self.dims, self.anatomy, self._narrower)
+        return PartIndex(self.model, self.space, self.stages, self.dims, self.analysis, self._narrower)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

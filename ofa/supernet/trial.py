@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from ofa.inputs import Inputs
 from ofa.nn.structure import clone_structure
 from ofa.space import Value
-from ofa.supernet.anatomy import Anatomy
-from ofa.supernet.channels.tracer import QuickMeta, image, on_meta, quiet
-from ofa.supernet.dims import ElasticDim, Subnet
+from ofa.supernet.channels.tracer import QuickMeta, on_meta, quiet
+from ofa.supernet.dims import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower, build
-from ofa.supernet.structure import Block
+from ofa.supernet.stages import Block
 
 
 def failure_of(run: Callable[[], Any], expected: tuple[int, ...]) -> str | None:
@@ -33,17 +34,17 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def dims_that_run(anatomy: Anatomy, found: dict[str, ElasticDim]) -> dict[str, ElasticDim]:
+def dims_that_run(analysis: GraphAnalysis, found: dict[str, ElasticDim]) -> dict[str, ElasticDim]:
     """Dims whose subnets run: code that computes with sizes that nothing narrows shows itself here.
 
     All dims are tried at once in the whole model. If that fails, each block is tried alone on what it was called with;
     then depths and widths, which concern more than one block, join one by one.
     """
-    check = _Check(anatomy, found)
+    check = _Check(analysis, found)
     varying = [dim for dim in found.values() if len(dim.values) > 1]
     if not varying or check.whole(varying) is None:
         return found
-    blocks = {block.name: block for block in anatomy.all_blocks()}
+    blocks = {block.name: block for block in analysis.all_blocks()}
     kept: dict[str, ElasticDim] = {}
     inner: dict[str, list[ElasticDim]] = {}
     for dim in varying:
@@ -53,9 +54,10 @@ def dims_that_run(anatomy: Anatomy, found: dict[str, ElasticDim]) -> dict[str, E
             kept |= {dim.name: dim for dim in check.working(blocks[place], dims)}
     if kept and (message := check.whole(list(kept.values()))) is not None:
         for name in kept:
-            anatomy.notes[name] = _fixed_sizes(message)
+            analysis.notes[name] = _fixed_sizes(message)
         kept = {}
-    for dims in ([dim for dim in varying if dim.kind == "depth"], [dim for dim in varying if dim.kind == "width"]):
+    for scope in ("stage", "stream"):
+        dims = [dim for dim in varying if dim.scope == scope]
         if dims and check.whole([*kept.values(), *dims]) is None:
             kept |= {dim.name: dim for dim in dims}
             continue
@@ -64,7 +66,7 @@ def dims_that_run(anatomy: Anatomy, found: dict[str, ElasticDim]) -> dict[str, E
             if message is None:
                 kept[dim.name] = dim
             else:
-                anatomy.notes[dim.name] = _fixed_sizes(message)
+                analysis.notes[dim.name] = _fixed_sizes(message)
     return {name: kept.get(name, dim.restricted(frozenset())) for name, dim in found.items()}
 
 
@@ -75,55 +77,52 @@ def _fixed_sizes(message: str) -> str:
 class _Check:
     """Runs narrowed models and blocks without values."""
 
-    def __init__(self, anatomy: Anatomy, found: Mapping[str, ElasticDim]) -> None:
-        self.anatomy, self.found = anatomy, found
-        self.model = on_meta(anatomy.model)
+    def __init__(self, analysis: GraphAnalysis, found: Mapping[str, ElasticDim]) -> None:
+        self.analysis, self.found = analysis, found
+        self.model = on_meta(analysis.model)
         self.modules = dict(self.model.named_modules())
 
-    def _choices(self, dims: Sequence[ElasticDim]) -> Iterator[Subnet]:
+    def _narrowings(self, dims: Sequence[ElasticDim]) -> Iterator[Narrowing]:
         """The smallest choice with all blocks, and one in between with the fewest; what is not tried stays as it is."""
         for position, depth in ((0.0, 1.0), (0.5, 0.0)):
             arch = {name: self.found[name].values[-1] for dim in dims for name in dim.reads}
-            shares = {dim.name: depth if dim.kind == "depth" else position for dim in dims}
+            shares = {dim.name: depth if dim.scope == "stage" else position for dim in dims}
             arch |= {dim.name: dim.values[int(shares[dim.name] * (len(dim.values) - 1))] for dim in dims}
-            choice = Subnet()
-            for dim in dims:
-                dim.apply(arch, choice)
-            yield choice
+            yield Narrowing.of(dims, arch)
 
     def _narrower(self, dims: Sequence[ElasticDim]) -> Narrower:
-        return Narrower(self.model, {n: self.anatomy.groups.all[n] for dim in dims for n in dim.groups})
+        return Narrower(self.model, {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups})
 
     def whole(self, dims: Sequence[ElasticDim]) -> str | None:
         """What goes wrong in the whole model, ``None`` if nothing does."""
         narrower = self._narrower(dims)
-        images = image(self.model, self.anatomy.resolution)
-        for choice in self._choices(dims):
-            run = partial(self._shape, narrower, choice, images)
-            message = failure_of(run, self.anatomy.trace.output_shape)
+        inputs = self.analysis.inputs.example
+        for narrowing in self._narrowings(dims):
+            run = partial(self._shape, narrower, narrowing, inputs)
+            message = failure_of(run, self.analysis.trace.output_shape)
             if message is not None:
                 return message
         return None
 
-    def _shape(self, narrower: Narrower, choice: Subnet, images: Tensor) -> tuple[int, ...]:
-        return tuple(build(self.model, narrower, choice)(images).shape)
+    def _shape(self, narrower: Narrower, narrowing: Narrowing, inputs: Inputs) -> tuple[int, ...]:
+        return tuple(inputs.call(build(self.model, narrower, narrowing)).shape)
 
     def block(self, block: Block, dims: Sequence[ElasticDim]) -> str | None:
         """What goes wrong in one block."""
-        call, module = self.anatomy.trace.calls.get(block.path), self.modules[block.path]
+        call, module = self.analysis.trace.calls.get(block.path), self.modules[block.path]
         if call is None or call.output is None:
             return "it does not run by itself"
         narrower = self._narrower(dims)
 
-        def run(choice: Subnet) -> Any:
+        def run(narrowing: Narrowing) -> Any:
             clones: dict[int, nn.Module] = {}
             narrowed = clone_structure(module, clones)
-            narrower.narrow(choice, clones)
+            narrower.narrow(narrowing, clones)
             output = narrowed(*call.args, **call.kwargs)
             return (output[0] if isinstance(output, (list, tuple)) else output).shape
 
-        for choice in self._choices(dims):
-            message = failure_of(lambda c=choice: run(c), call.output)  # type: ignore[misc]
+        for narrowing in self._narrowings(dims):
+            message = failure_of(lambda n=narrowing: run(n), call.output)  # type: ignore[misc]
             if message is not None:
                 return message
         return None
@@ -136,19 +135,23 @@ class _Check:
         for dim in dims:
             message = self.block(block, [*working, dim])
             if message is not None and len(dim.groups) > 1:
-                good = {n for n in dim.groups if self.block(block, [*working, _OneGroup(dim, n)]) is None}
+                good = {
+                    n
+                    for n in dim.groups
+                    if self.block(block, [*working, _OneGroup(dim.name, dim.values, dim, n)]) is None
+                }
                 dim = dim.restricted(good)
                 if len(dim.values) > 1:
                     message = self.block(block, [*working, dim])
             if message is None:
                 working.append(dim)
             else:
-                self.anatomy.notes[dim.name] = _fixed_sizes(message)
+                self.analysis.notes[dim.name] = _fixed_sizes(message)
         return working
 
 
 @dataclass(frozen=True)
-class _OneGroup:
+class _OneGroup(ElasticDim):
     """A dim that narrows one of its groups only."""
 
     dim: ElasticDim
@@ -158,10 +161,10 @@ class _OneGroup:
     def groups(self) -> tuple[int, ...]:
         return (self.group,)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dim, name)
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.dim.reads
 
-    def apply(self, arch: Mapping[str, Value], subnet: Subnet) -> None:
-        mine = Subnet()
-        self.dim.apply(arch, mine)
-        subnet.units.update({n: units for n, units in mine.units.items() if n == self.group})
+    def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
+        units = Narrowing.of([self.dim], arch).units
+        narrowing.units.update({n: kept for n, kept in units.items() if n == self.group})

@@ -1,7 +1,7 @@
 """Training one set of weights for all subnets, and judging the subnets."""
 
 from ofa.training.bn_calibration import calibrate_bn
-from ofa.training.evaluation import SubnetEvaluator, top1_percent
+from ofa.training.evaluation import SubnetEvaluator, judge
 from ofa.training.recipe import Recipe, list_recipes, load_recipe
 from ofa.training.run import Run, RunError, build_supernet
 from ofa.training.strategy import Strategy
@@ -17,8 +17,8 @@ __all__ = [
     "SubnetEvaluator",
     "build_supernet",
     "calibrate_bn",
+    "judge",
     "list_recipes",
     "load_recipe",
-    "top1_percent",
     "train",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.errors import UsageError
+from ofa.inputs import Inputs
 
 
 @contextmanager
@@ -30,14 +32,14 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Tensor]) -> None:
+def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Any]) -> None:
     """Recompute batch-norm statistics, in place, in one forward pass over the images.
 
     Only the batch-norm layers are in training mode meanwhile; dropout and stochastic depth stay off.
 
     Args:
         modules: An extracted subnet, or several, which share the pass; not the supernet, whose statistics are shared.
-        batches: Images ``(N, C, H, W)``; batches should be of equal size, since each counts the same.
+        batches: Inputs; batches should be of equal size, since each counts the same.
 
     Raises:
         ValueError: If there are no batches: the statistics would be lost.
@@ -55,8 +57,8 @@ def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Ten
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
-        raise UsageError("BN calibration needs at least one batch of images")
+        raise UsageError("BN calibration needs at least one batch of inputs")
     with _averaging(norms):
-        for images in chain([first], batches):
+        for inputs in map(Inputs.of, chain([first], batches)):
             for network in networks:
-                network(images)
+                inputs.call(network)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ofa.inputs import Inputs
 from ofa.nn.structure import clone_structure
 from ofa.space import Arch
 
@@ -24,20 +26,20 @@ class CompiledSubnets:
 
     def __init__(self, archs: Collection[Arch]) -> None:
         self._archs = frozenset(archs)
-        self._graphs: dict[Arch, Callable[[dict[str, Tensor], Tensor], Tensor]] = {}
+        self._graphs: dict[Arch, Callable[..., Any]] = {}
 
     def __contains__(self, arch: Arch) -> bool:
         return arch in self._archs
 
-    def __call__(self, arch: Arch, subnet: nn.Module, images: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of ``subnet``, which is ``arch``."""
+    def __call__(self, arch: Arch, subnet: nn.Module, inputs: Inputs) -> Any:
+        """Outputs of ``subnet``, which is ``arch``."""
         if arch not in self._graphs:
             self._graphs[arch] = torch.compile(_function_of(subnet), dynamic=False)
         tensors = {**dict(subnet.named_parameters()), **dict(subnet.named_buffers())}
-        return self._graphs[arch](tensors, images)
+        return self._graphs[arch](tensors, inputs.args, inputs.kwargs)
 
 
-def _function_of(subnet: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+def _function_of(subnet: nn.Module) -> Callable[..., Any]:
     # Tensors of its own, without values: seeing the first call's tensors in here, torch would compile for these alone.
     skeleton = clone_structure(subnet)
     for child in skeleton.modules():
@@ -48,7 +50,7 @@ def _function_of(subnet: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Ten
             if buffer is not None:
                 child._buffers[name] = buffer.to("meta")
 
-    def run(tensors: dict[str, Tensor], images: Tensor) -> Tensor:
-        return torch.as_tensor(functional_call(skeleton, tensors, (images,)))
+    def run(tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return functional_call(skeleton, tensors, args, kwargs)
 
     return run

@@ -1,120 +1,124 @@
-"""True accuracy of subnets: extracted, BN-calibrated, measured on a split."""
+"""True scores of subnets: extracted, BN-calibrated, judged on a split by the task's metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ofa.confidence import is_hopeless
-from ofa.data import ImageData
-from ofa.errors import UsageError
+from ofa.inputs import Inputs, channels_last
+from ofa.metrics import Metric, Score
+from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.supernet import Supernet
+from ofa.tasks import Classification, Scorer, Sizes, Task
 from ofa.training.bn_calibration import calibrate_bn
 
 CACHE_BYTES = 1 << 30
 NUM_TOGETHER = 8
 
-Progress = Callable[[int, int, str], None]
+Batch = tuple[Inputs, Any]
 
 
 @torch.inference_mode()
-def top1_percent(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of images whose largest logit is their label's, in percent; the module's mode is left as it is."""
-    num_right = num_images = 0
-    for images, labels in batches:
-        num_right += int((module(images).argmax(dim=1) == labels).sum())
-        num_images += len(labels)
-    if num_images == 0:
-        raise UsageError("accuracy needs at least one image")
-    return 100.0 * num_right / num_images
+def judge(module: nn.Module, batches: Iterable[tuple[Any, Any]], scorer: Scorer) -> Score:
+    """What a network is worth on batches of inputs and targets; its mode is left as it is."""
+    for inputs, targets in batches:
+        scorer.update(Inputs.of(inputs).call(module), targets)
+    return scorer.score()
 
 
 @dataclass
 class SubnetEvaluator:
-    """Evaluates many subnets over the same images; those that fit are normalised and resized once per resolution.
+    """Evaluates many subnets over the same samples; those that fit into memory are prepared once per size.
 
     Args:
+        data: Of the task.
         num_calibration_images: At most this many of the calibration split; whole batches where there is more than one.
     """
 
     supernet: Supernet
-    data: ImageData
+    data: Any
+    task: Task = field(default_factory=Classification)
     batch_size: int = 256
     num_calibration_images: int = 1024
-    _cache: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[Any, ...], list[Batch]] = field(default_factory=dict, repr=False)
 
-    def batches(self, split: str, resolution: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images and labels of a split, on the supernet's device, channels last."""
-        if (split, resolution) in self._cache:
-            return self._cache[split, resolution]
+    @property
+    def metric(self) -> Metric:
+        """What subnets are compared by."""
+        return self.task.metric
+
+    def batches(self, split: str, arch: Mapping[str, Value]) -> Iterable[Batch]:
+        """Inputs of the sizes that an architecture takes, and targets, on the supernet's device, channels last."""
+        sizes = self.supernet.inputs.sizes(arch)
+        key = (split, *sizes.values())
+        if key in self._cache:
+            return self._cache[key]
         device = next(self.supernet.parameters()).device
-        fresh = (
-            (images.to(memory_format=torch.channels_last), labels)
-            for images, labels in self.data.batches(
-                split, batch_size=self.batch_size, image_size=resolution, device=device
-            )
-        )
-        if not self._fits(split, resolution):
-            return fresh
-        return self._cache.setdefault((split, resolution), list(fresh))
+        found = self.task.batches(self.data, split, batch_size=self.batch_size, sizes=sizes, device=device)
+        fresh = ((channels_last(Inputs.of(inputs)), targets) for inputs, targets in found)
+        return self._cache.setdefault(key, list(fresh)) if self._fits(split, sizes) else fresh
 
-    def _fits(self, split: str, resolution: int) -> bool:
-        """Whether the images of a split are kept in memory."""
-        return len(self.data.splits[split]) * 3 * resolution**2 * 4 <= CACHE_BYTES // 8
+    def _fits(self, split: str, sizes: Sizes) -> bool:
+        """Whether the inputs of a split are kept in memory."""
+        num_numbers = sum(map(prod, self.supernet.inputs.shapes(sizes)))
+        return len(self.data.splits[split]) * num_numbers * 4 <= CACHE_BYTES // 8
 
     def calibrated(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The extracted subnet with BN statistics of its own, from the calibration split."""
         return self._calibrated([arch])[0]
 
     def _calibrated(self, archs: Sequence[Arch | Mapping[str, Value]]) -> list[nn.Module]:
-        """Subnets of one resolution, in one pass over the calibration images."""
-        modules: list[nn.Module] = [self.supernet.extract(arch).to(memory_format=torch.channels_last) for arch in archs]
-        calibrate_bn(modules, self._calibration_images(int(archs[0]["resolution"])))
+        """Subnets of one size of inputs, in one pass over the calibration samples."""
+        modules = [channels_last(self.supernet.extract(arch)) for arch in archs]
+        calibrate_bn(modules, self._calibration_inputs(archs[0]))
         return modules
 
-    def _calibration_images(self, resolution: int) -> Iterable[Tensor]:
+    def _calibration_inputs(self, arch: Mapping[str, Value]) -> Iterable[Inputs]:
         num_images = 0
-        for images, _ in self.batches("calibration", resolution):
-            if num_images and (len(images) < self.batch_size or num_images >= self.num_calibration_images):
+        for inputs, _ in self.batches("calibration", arch):
+            if num_images and (len(inputs) < self.batch_size or num_images >= self.num_calibration_images):
                 return  # every batch counts the same in the statistics, so a short last one is left out
-            num_images += len(images)
-            yield images
+            num_images += len(inputs)
+            yield inputs
 
-    def top1_percent(
+    def values(
         self, archs: Sequence[Arch], *, split: str = "search", progress: Progress | None = None
     ) -> npt.NDArray[np.float64]:
-        """Accuracy of each subnet, shape ``(N,)``, percent."""
-        top1: npt.NDArray[np.float64] = self.race(archs, np.zeros(len(archs)), split=split, progress=progress)[:, 0]
-        return top1
+        """The metric of each subnet, shape ``(N,)``."""
+        floors = np.full(len(archs), self.metric.worst)
+        found: npt.NDArray[np.float64] = self.race(archs, floors, split=split, progress=progress)[:, 0]
+        return found
 
     def race(
         self,
         archs: Sequence[Arch],
-        floors_percent: npt.NDArray[np.float64],
+        floors: npt.NDArray[np.float64],
         *,
         split: str = "search",
         progress: Progress | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Accuracy of each subnet, but given up as soon as it is surely below a floor.
+        """The metric of each subnet, but given up as soon as it is surely worse than a floor.
 
-        Subnets of one resolution share a pass over the images where these are too many to be kept in memory.
+        Subnets of one size of inputs share a pass over the samples where these are too many to be kept in memory.
 
         Args:
-            floors_percent: Shape ``(N,)``; see :func:`ofa.confidence.is_hopeless`.
+            floors: Shape ``(N,)``; see :meth:`ofa.metrics.Metric.is_hopeless`.
 
         Returns:
-            Shape ``(N, 2)``: percent, and the number of images that it was measured on.
+            Shape ``(N, len(metric.columns))``: the value, the number of samples that it was measured on, and what else
+            the metric keeps.
         """
-        found, num_done = np.empty((len(archs), 2)), 0
+        found, num_done = np.empty((len(archs), len(self.metric.columns))), 0
         for rows in self._groups(archs, split):
-            modules = self._calibrated([archs[row] for row in rows])
-            found[rows] = self._count(modules, floors_percent[rows], split, int(archs[rows[0]]["resolution"]))
+            found[rows] = self._race_together([archs[row] for row in rows], floors[rows], split)
             num_done += len(rows)
             if progress is not None:
                 progress(num_done, len(archs), "evaluating subnets")
@@ -122,31 +126,33 @@ class SubnetEvaluator:
 
     @property
     def num_together(self) -> int:
-        """How many subnets are best evaluated at once: several where they share a pass over the images."""
-        return 1 if self._fits("search", int(max(self.supernet.space["resolution"].values))) else NUM_TOGETHER
+        """How many subnets are best evaluated at once: several where they share a pass over the samples."""
+        return 1 if self._fits("search", self.supernet.inputs.largest(self.supernet.space)) else NUM_TOGETHER
 
     def _groups(self, archs: Sequence[Arch], split: str) -> Iterable[list[int]]:
         """Positions that are evaluated together."""
-        by_resolution: dict[int, list[int]] = {}
+        by_sizes: dict[tuple[int, ...], list[int]] = {}
         for row, arch in enumerate(archs):
-            by_resolution.setdefault(int(arch["resolution"]), []).append(row)
-        for resolution, rows in by_resolution.items():
-            size = 1 if self._fits(split, resolution) else NUM_TOGETHER
-            yield from (rows[start : start + size] for start in range(0, len(rows), size))
+            by_sizes.setdefault(tuple(self.supernet.inputs.sizes(arch).values()), []).append(row)
+        for rows in by_sizes.values():
+            num = 1 if self._fits(split, self.supernet.inputs.sizes(archs[rows[0]])) else NUM_TOGETHER
+            yield from (rows[start : start + num] for start in range(0, len(rows), num))
 
     @torch.inference_mode()
-    def _count(
-        self, modules: Sequence[nn.Module], floors_percent: npt.NDArray[np.float64], split: str, resolution: int
-    ) -> npt.NDArray[np.float64]:
-        right, seen = np.zeros(len(modules), dtype=int), np.zeros(len(modules), dtype=int)
-        racing = list(range(len(modules)))
-        for images, labels in self.batches(split, resolution):
+    def _race_together(
+        self, archs: Sequence[Arch], floors: npt.NDArray[np.float64], split: str
+    ) -> list[tuple[float, ...]]:
+        modules = self._calibrated(archs)
+        scorers = [self.task.scorer(self.data) for _ in archs]
+        racing = list(range(len(archs)))
+        for inputs, targets in self.batches(split, archs[0]):
             for row in racing:
-                right[row] += int((modules[row](images).argmax(dim=1) == labels).sum())
-                seen[row] += len(labels)
-            racing = [row for row in racing if not is_hopeless(right[row], seen[row], floors_percent[row])]
+                scorers[row].update(inputs.call(modules[row]), targets)
+            racing = [row for row in racing if not self._is_hopeless(scorers[row], float(floors[row]))]
             if not racing:
                 break
-        if not seen.all():
-            raise UsageError("accuracy needs at least one image")
-        return np.stack([100.0 * right / seen, seen], axis=1)
+        return [self.metric.row(scorer.score()) for scorer in scorers]
+
+    def _is_hopeless(self, scorer: Scorer, floor: float) -> bool:
+        is_raced = self.metric.interval_by == "share"
+        return is_raced and self.metric.is_hopeless(scorer.value(), scorer.num_images, floor)

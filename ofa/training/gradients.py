@@ -63,6 +63,10 @@ def all_reduce_mean(
     *parts, numbers = flat.split([*(piece.numel() for piece in pieces), len(numbers)])
     fresh = iter(parts)
     return [
-        [None if gradient is None else next(fresh).reshape(gradient.shape).to(gradient.dtype) for gradient in named]
+        [
+            # In the gradient's own layout: fused optimisers step through memory, not through indices.
+            None if gradient is None else torch.empty_like(gradient).copy_(next(fresh).view(gradient.shape))
+            for gradient in named
+        ]
         for named in gradients
     ], numbers

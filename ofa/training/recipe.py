@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ofa.config import ConfigError, apply_overrides, from_mapping, read_yaml, to_plain
+from ofa.config import ConfigError, apply_overrides, from_mapping, keys_of, read_yaml, to_plain
 from ofa.data import DataConfig
 from ofa.errors import unknown_name_message
+from ofa.supernet.dims import DIM_KINDS
+from ofa.tasks import LOSSES, Classification, Task
 from ofa.training.strategy import Strategy
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
 Values = dict[str, Any] | tuple[int | float | str, ...] | None
-CHOICES = ("depth", "kernel", "expand", "mlp_ratio", "heads", "width", "resolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,10 @@ class ModelConfig:
             is left out.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
             ``activations`` on 512 training images.
-        depth, kernel, expand, mlp_ratio, heads, width, resolution: Lists of values or shares (``"75%"``), or mappings
-            from stages to lists; see :class:`~ofa.supernet.choices.Choices`.
+        dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
+            lists of values or shares (``"75%"``), or mappings from stages to lists; see
+            :class:`~ofa.supernet.choices.Choices`.
+        resolution: A list of values or shares.
         divisor: Channels are rounded to multiples of it.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
         drop_rate, drop_path_rate: Dropout before the classifier and stochastic depth, of the largest subnet only (see
@@ -46,12 +49,7 @@ class ModelConfig:
     weights: str | None = None
     sort_channels: Literal["none", "l1", "activations"] = "none"
     kernel_transforms: bool = False
-    depth: Values = None
-    kernel: Values = None
-    expand: Values = None
-    mlp_ratio: Values = None
-    heads: Values = None
-    width: Values = None
+    dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
     resolution: tuple[int | str, ...] | None = None
     divisor: int = 8
     coupled: tuple[str, ...] = ()
@@ -66,8 +64,10 @@ class ModelConfig:
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
-        given = {name: getattr(self, name) for name in CHOICES}
-        return {name: value for name, value in given.items() if value is not None} | {
+        resolution = {} if self.resolution is None else {"resolution": self.resolution}
+        return {
+            **self.dims,
+            **resolution,
             "kernel_transforms": self.kernel_transforms,
             "divisor": self.divisor,
             "coupled": self.coupled,
@@ -136,17 +136,29 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run: model × data × strategy × training. :func:`load_recipe` reads one."""
+    """A training run: task × model × data × strategy × training. :func:`load_recipe` reads one."""
 
     name: str = "custom"
     description: str = ""
+    task: Task = field(default_factory=Classification)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     strategy: Strategy = field(default_factory=Strategy)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.strategy.loss, self.task.losses):
+            fitting = [name for name, kind in LOSSES.items() if kind in self.task.losses]
+            raise ConfigError(
+                f"strategy.loss {self.strategy.loss.name} is not for task {self.task.name}; choose one of "
+                f"{', '.join(fitting)}"
+            )
+
     def to_json(self) -> dict[str, Any]:
+        """The recipe as plain data; a task that is the default is left out, as before there were others."""
         plain: dict[str, Any] = to_plain(self)
+        if self.task == Classification():
+            del plain["task"]
         return plain
 
     @classmethod

@@ -11,15 +11,16 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 
-from ofa.data import ImageData, load_data
 from ofa.errors import OfaError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
+from ofa.inputs import channels_last
+from ofa.metrics import name_in_file
+from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
-from ofa.training.evaluation import Progress
-from ofa.training.recipe import CHOICES, ModelConfig, Recipe
+from ofa.tasks import Task, TaskData
+from ofa.training.recipe import ModelConfig, Recipe
 
 REMEDY = "train it with `ofa train`, or name another run folder"
 VERSIONS_OF = ("ofa-toolkit", "torch", "timm", "numpy", "onnx", "onnxruntime")
@@ -51,7 +52,7 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
         drop_path_rate=config.drop_path_rate,
         **config.choices(),
     )
-    return supernet.to(memory_format=torch.channels_last)
+    return channels_last(supernet)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Run:
         return cls(path, info)
 
     @classmethod
-    def save(cls, path: Path, *, recipe: Recipe, supernet: Supernet, data: ImageData) -> Run:
+    def save(cls, path: Path, *, recipe: Recipe, supernet: Supernet, data: TaskData) -> Run:
         """Write ``supernet.safetensors``, then ``supernet.json``, which names its checksum."""
         weights = path / "supernet.safetensors"
         with atomic_path(weights) as temporary:
@@ -89,17 +90,11 @@ class Run:
             safetensors.torch.save_file(tensors, temporary)
         info = {
             "format": FORMAT,
+            **name_in_file(recipe.task.metric),
             "model": recipe.to_json()["model"],
-            "num_classes": data.num_classes,
+            "num_classes": recipe.task.num_classes(data),
             "space": supernet.space.to_json(),
-            "data": {
-                **recipe.to_json()["data"],
-                "classes": list(data.classes),
-                "num_train": len(data.splits.train),
-                "mean": list(data.mean),
-                "std": list(data.std),
-                "splits": data.splits.to_json(),
-            },
+            "data": {**recipe.to_json()["data"], **recipe.task.facts(data)},
             "recipe": recipe.to_json(),
             "versions": versions(),
             "weights_sha256": sha256_of_file(weights),
@@ -114,6 +109,10 @@ class Run:
         return Recipe.from_json(self.info["recipe"], where=f"recipe in {self.path / 'supernet.json'}")
 
     @property
+    def task(self) -> Task:
+        return self.recipe.task
+
+    @property
     def space(self) -> SearchSpace:
         return SearchSpace.from_json(self.info["space"])
 
@@ -121,7 +120,7 @@ class Run:
     def space_name(self) -> str:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
-        if model.divisor == 8 and not model.coupled and all(getattr(model, name) is None for name in CHOICES):
+        if model.divisor == 8 and not model.coupled and not model.dims and model.resolution is None:
             return model.name
         return f"{model.name}-{self.space.fingerprint[:6]}"
 
@@ -153,11 +152,11 @@ class Run:
             raise RunError(f"{weights} does not fit model {config.name!r} ({error}); {REMEDY}") from None
         return supernet.eval()
 
-    def data(self, *, root: str | None = None, progress: Progress | None = None) -> ImageData:
-        """The run's data with the run's splits; ``root`` says where it is now, if it has moved."""
-        stored = self.info["data"]
-        config = dataclasses.replace(self.recipe.data, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
+    def data(self, *, root: str | None = None, progress: Progress | None = None) -> Any:
+        """The run's data with the run's splits, as its task has it; ``root`` says where it is now, if it has moved."""
+        config = self.recipe.data
         if root is not None:
             config = dataclasses.replace(config, root=root)
-        image_size = int(max(self.space["resolution"].values))
-        return load_data(config, image_size=image_size, splits=stored["splits"], progress=progress)
+        axes = [dim for dim in self.space.dims if "." not in dim.name]  # others are of a stage or block
+        sizes = {dim.name: int(max(dim.values)) for dim in axes}
+        return self.task.reload(config, self.info["data"], sizes=sizes, progress=progress)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ofa.config import ConfigError
-from ofa.training.losses import Loss
-from ofa.training.losses.soft_labels import SoftLabels
+from ofa.tasks import Loss
+from ofa.tasks.losses import SoftLabels
 from ofa.training.samplers import Sampler
 from ofa.training.samplers.sandwich import Sandwich
 from ofa.training.schedules import Schedule

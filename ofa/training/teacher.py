@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 
 import timm
-import torch
 from timm.layers import DropPath
-from torch import Tensor, nn
+from torch import nn
 
 from ofa.config import ConfigError
 from ofa.supernet import Supernet
@@ -70,9 +69,3 @@ def without_dropout(module: nn.Module) -> None:
             child.drop_prob = 0.0
         if isinstance(getattr(child, "drop_rate", None), float):
             vars(child)["drop_rate"] = 0.0  # models that call functional.dropout before their classifier
-
-
-@torch.no_grad()
-def probabilities(teacher: nn.Module, images: Tensor) -> Tensor:
-    """What a teacher says of images, ``(N, classes)``."""
-    return torch.as_tensor(teacher(images)).float().softmax(dim=1)

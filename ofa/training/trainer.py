@@ -23,16 +23,18 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.tensorboard import SummaryWriter
 
 from ofa.config import ConfigError
 from ofa.cost import CostModel, macs
-from ofa.data import ImageData, load_data
 from ofa.errors import OfaError
 from ofa.files import write_csv_atomic
-from ofa.nn.resolution import resize_images
+from ofa.inputs import Inputs, channels_last
+from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet, sort_channels
+from ofa.tasks import TaskData, mean_of
 from ofa.training import gradients
 from ofa.training.checkpoint import (
     checkpoints_in,
@@ -42,13 +44,13 @@ from ofa.training.checkpoint import (
     save_checkpoint,
 )
 from ofa.training.compiled import CompiledSubnets
-from ofa.training.evaluation import Progress, SubnetEvaluator
+from ofa.training.evaluation import SubnetEvaluator
 from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
 from ofa.training.samplers import ROLES, Draw
 from ofa.training.schedules import Stretch, stretch_at
 from ofa.training.signals import StopRequest, stop_on_signals
-from ofa.training.teacher import frozen_copy, load_teacher, probabilities, without_dropout
+from ofa.training.teacher import frozen_copy, load_teacher, without_dropout
 from ofa.training.zero_init import zero_init
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -158,18 +160,20 @@ def _fabric(recipe: Recipe) -> Fabric:
 class _Trainer:
     def __init__(self, recipe: Recipe, out: Path, progress: Progress | None, *, resumes: bool = False) -> None:
         self.recipe, self.config, self.out, self.progress = recipe, recipe.train, out, progress
-        self.strategy, config = recipe.strategy, recipe.train
+        self.task, self.strategy, config = recipe.task, recipe.strategy, recipe.train
         self.fabric = _fabric(recipe)
         untrained = recipe.model.untrained()
         with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
-            space = build_supernet(untrained, num_classes=1).space
-        self.data: ImageData = load_data(recipe.data, image_size=int(space["resolution"].values[-1]), progress=progress)
+            outline = build_supernet(untrained, num_classes=1)
+        space = outline.space
+        self.data: TaskData = self.task.load(recipe.data, sizes=outline.inputs.largest(space), progress=progress)
+        num_classes = self.task.num_classes(self.data)
         self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
         self.num_steps = max(1, round(config.epochs * self.steps_per_epoch))
         self.plan = self.strategy.schedule.plan(space, self.num_steps)
         self._check_teacher()
         # A checkpoint brings its own weights.
-        supernet = build_supernet(untrained if resumes else recipe.model, num_classes=self.data.num_classes)
+        supernet = build_supernet(untrained if resumes else recipe.model, num_classes=num_classes)
         if recipe.model.zero_init and not resumes:
             zero_init(supernet)
         if not resumes:
@@ -177,7 +181,10 @@ class _Trainer:
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
-        fused: dict[str, Any] = {"fused": True} if get_optimizer_info(config.optimizer).opt_class in FUSED else {}
+        # A fused step would unscale the gradients of 16-mixed itself, too late for what clips them.
+        clips_scaled = config.precision == "16-mixed" and config.clip_grad_norm > 0
+        can_fuse = get_optimizer_info(config.optimizer).opt_class in FUSED and not clips_scaled
+        fused: dict[str, Any] = {"fused": True} if can_fuse else {}
         optimizer = create_optimizer_v2(
             supernet,
             opt=config.optimizer,
@@ -190,7 +197,7 @@ class _Trainer:
         self.optimizer = cast(_FabricOptimizer, self.fabric.setup_optimizers(optimizer))
         self.ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.average: dict[str, Tensor] = {}
-        self.teacher = load_teacher(self.strategy, num_classes=self.data.num_classes)
+        self.teacher = load_teacher(self.strategy, num_classes=num_classes)
         if self.teacher is not None:
             self.teacher = self.fabric.to_device(self.teacher)
         self.frozen: nn.Module | None = None
@@ -214,9 +221,11 @@ class _Trainer:
         if how == "none":
             return
         batch_size = min(self.config.batch_size, len(self.data.splits.train) // 2 * 2)
-        batches = self.data.train_batches(epoch=0, batch_size=batch_size, seed=self.config.seed, device="cpu")
-        few = (images for images, _ in itertools.islice(batches, max(1, 512 // batch_size)))
-        sort_channels(supernet, images=few if how == "activations" else None)
+        batches = self.task.train_batches(
+            self.data, epoch=0, batch_size=batch_size, seed=self.config.seed, device="cpu"
+        )
+        few = (inputs for inputs, _ in itertools.islice(batches, max(1, 512 // batch_size)))
+        sort_channels(supernet, inputs=few if how == "activations" else None)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -249,7 +258,8 @@ class _Trainer:
         """Train from step ``done`` to the end of its epoch or until a signal; gives the steps done and which it was."""
         epoch, skipped = divmod(done, self.steps_per_epoch)
         end = min((epoch + 1) * self.steps_per_epoch, self.num_steps)
-        batches = self.data.train_batches(
+        batches = self.task.train_batches(
+            self.data,
             epoch=epoch,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
@@ -260,12 +270,12 @@ class _Trainer:
         self.supernet.train()
         sums, started, saved = self.epoch_sums, time.perf_counter(), time.perf_counter()
         seconds_before = sums.seconds
-        for step, (images, targets) in zip(range(done, end), batches, strict=False):
+        for step, (inputs, targets) in zip(range(done, end), batches, strict=False):
             stretch = stretch_at(self.plan, step)
             if step == stretch.first and step > 0:
                 self._begin(stretch)
             self._set_learning_rate(step)
-            losses, stops = self._step(step, stretch, images, targets, stops=request.signum is not None)
+            losses, stops = self._step(step, stretch, Inputs.of(inputs), targets, stops=request.signum is not None)
             now = time.perf_counter()
             sums.add(losses)
             sums.seconds = seconds_before + now - started
@@ -286,7 +296,7 @@ class _Trainer:
         epochs = math.ceil(self.num_steps / self.steps_per_epoch)
         epoch = math.ceil(done / self.steps_per_epoch)
         sums, num_steps = self.epoch_sums, done - (epoch - 1) * self.steps_per_epoch
-        largest, smallest = self._accuracy_of_bounds(epoch, is_last=epoch == epochs)
+        largest, smallest = self._scores_of_bounds(epoch, is_last=epoch == epochs)
         self._average(epochs_left=epochs - epoch)
         row = {
             "epoch": epoch,
@@ -297,8 +307,8 @@ class _Trainer:
             "images_per_second": round(num_steps * self.config.batch_size / sums.seconds, 1),
             "train_macs": self.train_macs,
             **sums.means(),
-            "largest_top1_percent": largest,
-            "smallest_top1_percent": smallest,
+            self.task.metric.of("largest"): largest,
+            self.task.metric.of("smallest"): smallest,
         }
         self.rows.append(row)
         self.epoch_sums = _EpochSums()
@@ -337,7 +347,7 @@ class _Trainer:
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def _step(
-        self, step: int, stretch: Stretch, images: Tensor, targets: Tensor, *, stops: bool
+        self, step: int, stretch: Stretch, inputs: Inputs, targets: Any, *, stops: bool
     ) -> tuple[list[tuple[str, float]], bool]:
         """One optimiser step on the summed gradients of the step's subnets.
 
@@ -345,21 +355,27 @@ class _Trainer:
             Each subnet's role and loss, and whether any process has been asked to stop.
         """
         _seed(self.config.seed, 1, step)  # for dropout
-        images = images.to(memory_format=torch.channels_last)
-        batch = _Batch(self, step, stretch, images, targets)
+        inputs = channels_last(inputs)
+        batch = _Batch(self, step, stretch, inputs, targets)
         draws = self._draws(batch)
-        if len(images) < draws[0].part[1]:
+        if len(inputs) < draws[0].part[1]:
             raise ConfigError(
-                f"{draws[0].part[1]} subnets share a mini-batch of {len(images)} images; raise train.batch_size or "
+                f"{draws[0].part[1]} subnets share a mini-batch of {len(inputs)} images; raise train.batch_size or "
                 "lower strategy.sampler.num_random"
             )
-        losses, set_aside = self._backward(draws, images, targets, others_weight=self._ramp(step, stretch))
+        losses, set_aside = self._backward(draws, inputs, targets, others_weight=self._ramp(step, stretch))
         values, stops = self._finish(losses, set_aside, stops)
         for draw, value in zip(draws, values, strict=True):
             if not math.isfinite(value):
                 raise DivergedError(self._diverged(step, draw))
         if self.config.clip_grad_norm:
-            self.fabric.clip_gradients(self.supernet, self.optimizer, max_norm=self.config.clip_grad_norm)
+            # In 16-mixed gradients overflow now and then; the step is then left out and the scale lowered.
+            self.fabric.clip_gradients(
+                self.supernet,
+                self.optimizer,
+                max_norm=self.config.clip_grad_norm,
+                error_if_nonfinite=self.config.precision != "16-mixed",
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
@@ -367,48 +383,47 @@ class _Trainer:
         return [(draw.role, value) for draw, value in zip(draws, values, strict=True)], stops
 
     def _backward(
-        self, draws: Sequence[Draw], images: Tensor, targets: Tensor, *, others_weight: float
+        self, draws: Sequence[Draw], inputs: Inputs, targets: Any, *, others_weight: float
     ) -> tuple[Tensor, gradients.Gradients | None]:
         """Forward and backward of every draw; gradients add up in the parameters.
 
         Returns:
             Losses ``(num draws,)``, and the largest subnet's gradients where they are to be kept apart.
         """
-        taught = self._teacher_probabilities(images)
-        in_place: Tensor | None = None
+        taught = self._taught(inputs)
+        in_place: Any = None
         set_aside: gradients.Gradients | None = None
         losses: list[Tensor] = []
         joint: list[Tensor] = []
         for draw in draws:
-            rows = _part(len(images), draw.part)
-            logits = self._logits(images[rows], draw)
-            loss = self._loss(draw, logits, targets[rows], None if taught is None else taught[rows], in_place)
+            part = _part(len(inputs), draw.part)
+            outputs = self._outputs(inputs.rows(part), draw)
+            num = part.stop - part.start
+            loss = self._loss(draw, outputs, _rows(targets, part), _rows(taught, part), in_place)
             losses.append(loss.detach())
             is_largest = draw.role == "largest"
             weighted = loss if is_largest else loss * others_weight
             if self.strategy.sampler.joint_backward:
-                joint.append(weighted * (len(logits) / len(targets)))
+                joint.append(weighted * (num / len(inputs)))
             else:
                 self.fabric.backward(weighted)
             if is_largest and self.strategy.loss.needs_teacher:
-                in_place = logits.detach().float().softmax(dim=1)
+                in_place = self.task.teaching(outputs)
             if is_largest and self.strategy.remove_conflicts:
                 set_aside = gradients.take(self.parameters)
-            self._count_macs(draw.arch, PASSES * len(logits))
+            self._count_macs(draw.arch, PASSES * num)
         if joint:
             self.fabric.backward(torch.stack(joint).sum())
         return torch.stack(losses), set_aside
 
-    def _loss(
-        self, draw: Draw, logits: Tensor, targets: Tensor, taught: Tensor | None, in_place: Tensor | None
-    ) -> Tensor:
-        """The largest subnet learns from the labels or from another model, the rest from whatever teaches."""
+    def _loss(self, draw: Draw, outputs: Any, targets: Any, taught: Any, in_place: Any) -> Tensor:
+        """The largest subnet learns from the targets or from another model, the rest from whatever teaches."""
         loss = self.strategy.loss
         if draw.role == "largest":
             teacher = taught if self.teacher is not None else None
         else:
             teacher = _mixed(taught, in_place, share=self.strategy.teacher_share)
-        return loss.label_loss(logits, targets) if teacher is None else loss.distil(logits, targets, teacher)
+        return loss.label_loss(outputs, targets) if teacher is None else loss.distil(outputs, targets, teacher)
 
     def _finish(
         self, losses: Tensor, set_aside: gradients.Gradients | None, stops: bool
@@ -455,26 +470,27 @@ class _Trainer:
         ramp_steps = stretch.phase.ramp * self.num_steps
         return min(1.0, (step - stretch.first + 1) / ramp_steps) if ramp_steps >= 1 else 1.0
 
-    def _teacher_probabilities(self, images: Tensor) -> Tensor | None:
-        """What the frozen copy or the other model says of the images; both, in equal parts, if there are both."""
+    @torch.no_grad()
+    def _taught(self, inputs: Inputs) -> Any:
+        """What the frozen copy or the other model teaches of the inputs; both, in equal parts, if there are both."""
         said = []
         for teacher in (self.frozen, self.teacher):
             if teacher is not None:
                 with self.fabric.autocast():
-                    said.append(probabilities(teacher, images))
+                    outputs = inputs.call(teacher)
+                said.append(self.task.teaching(outputs))
         if self.frozen is not None:
-            self._count_macs(self.supernet.space.largest(), len(images))
-        return sum(said[1:], said[0]) / len(said) if said else None
+            self._count_macs(self.supernet.space.largest(), len(inputs))
+        return mean_of(said) if said else None
 
-    def _logits(self, images: Tensor, draw: Draw) -> Tensor:
+    def _outputs(self, inputs: Inputs, draw: Draw) -> Any:
         subnet = self.supernet.subnet(draw.arch)
         if draw.role != "largest" and self.strategy.drop == "largest" and subnet is not self.supernet.model:
             without_dropout(subnet)
-        images = resize_images(images, int(draw.arch["resolution"]))
+        spec = self.supernet.inputs
+        inputs = spec.resize(inputs, spec.sizes(draw.arch))
         with self.fabric.autocast():
-            if draw.arch in self.compiled:
-                return self.compiled(draw.arch, subnet, images)
-            return torch.as_tensor(subnet(images))
+            return self.compiled(draw.arch, subnet, inputs) if draw.arch in self.compiled else inputs.call(subnet)
 
     def _count_macs(self, arch: Arch, num_passes: int) -> None:
         """Add what this many forward passes of one image cost in every process."""
@@ -513,15 +529,15 @@ class _Trainer:
             else:
                 self.average[name] = tensor.clone()
 
-    def _accuracy_of_bounds(self, epoch: int, *, is_last: bool) -> tuple[float | None, float | None]:
-        """Search-split accuracy of the largest and the smallest subnet, in the epochs that are evaluated."""
+    def _scores_of_bounds(self, epoch: int, *, is_last: bool) -> tuple[float | None, float | None]:
+        """The metric, on the search split, of the largest and the smallest subnet, in the epochs that are evaluated."""
         every = self.config.eval_every_epochs
         scores: tuple[float | None, float | None] = (None, None)
         if is_last or (every and epoch % every == 0):
             if self._is_first:
                 space = self.supernet.space
                 bounds = [space.largest(), space.smallest()]
-                largest, smallest = SubnetEvaluator(self._smoothed, self.data).top1_percent(bounds)
+                largest, smallest = SubnetEvaluator(self._smoothed, self.data, self.task).values(bounds)
                 scores = float(largest), float(smallest)
             self.fabric.barrier()
         return scores
@@ -541,6 +557,7 @@ class _Trainer:
                 "metrics": self.rows,
                 "train_macs": self.train_macs,
                 "epoch_sums": vars(self.epoch_sums),
+                "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
                 "recipe": self.recipe.to_json(),
                 "splits": self.data.splits.to_json(),
             }
@@ -575,14 +592,16 @@ class _Trainer:
         self.rows = state["metrics"]
         self.train_macs = state["train_macs"]
         self.epoch_sums = _EpochSums(**state["epoch_sums"])
+        if scale := state.get("precision"):
+            self.fabric.strategy.precision.load_state_dict(scale)
         return int(state["step"])
 
 
 class _Batch:
     """What a sampler may look at: see :class:`~ofa.training.samplers.Step`."""
 
-    def __init__(self, trainer: _Trainer, step: int, stretch: Stretch, images: Tensor, targets: Tensor) -> None:
-        self._trainer, self.stretch, self._images, self._targets = trainer, stretch, images, targets
+    def __init__(self, trainer: _Trainer, step: int, stretch: Stretch, inputs: Inputs, targets: Any) -> None:
+        self._trainer, self.stretch, self._inputs, self._targets = trainer, stretch, inputs, targets
         self.rng = np.random.default_rng([trainer.config.seed, step, 0, 1])  # not the data's sequence
 
     @cached_property
@@ -596,9 +615,9 @@ class _Batch:
     @torch.no_grad()
     def label_loss(self, arch: Arch) -> float:
         trainer = self._trainer
-        logits = trainer._logits(self._images, Draw(arch))
-        trainer._count_macs(arch, len(self._images))
-        loss = trainer.strategy.loss.label_loss(logits, self._targets).detach()
+        outputs = trainer._outputs(self._inputs, Draw(arch))
+        trainer._count_macs(arch, len(self._inputs))
+        loss = trainer.strategy.loss.label_loss(outputs, self._targets).detach()
         return float(trainer._sum_over_processes(loss))  # all must choose alike
 
 
@@ -639,8 +658,13 @@ def _part(num: int, part: tuple[int, int]) -> slice:
     return slice(num * index // parts, num * (index + 1) // parts)
 
 
-def _mixed(outer: Tensor | None, in_place: Tensor | None, *, share: float) -> Tensor | None:
-    """Probabilities to learn from: ``share`` of the outer teacher's, the rest of the largest subnet's."""
+def _rows(values: Any, rows: slice) -> Any:
+    """Some samples of a pytree of tensors, or of nothing."""
+    return tree_map_only(Tensor, lambda tensor: tensor[rows], values)
+
+
+def _mixed(outer: Any, in_place: Any, *, share: float) -> Any:
+    """What to learn: ``share`` of what the outer teacher says, the rest of what the largest subnet does."""
     if outer is None or in_place is None:
         return in_place if outer is None else outer
-    return outer if share == 1 else share * outer + (1 - share) * in_place
+    return outer if share == 1 else mean_of([outer, in_place], weights=[share, 1 - share])

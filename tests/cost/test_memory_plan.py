@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from ofa.cost.memory_plan import MemoryPlanError, Tensor, plan_memory, plan_onnx
+from tests.cost.memory_plan import MemoryPlanError, Tensor, plan_memory, plan_onnx
 
 
 def test_a_plan_by_hand():

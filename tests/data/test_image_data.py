@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,6 +116,22 @@ def test_decoding_as_needed_equals_memory(folder: DataConfig) -> None:
             assert all(torch.equal(one, other) for pair in pairs for one, other in zip(*pair, strict=True))
     assert torch.equal(_epoch(lazy)[0], _epoch(memory)[0])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def spawned() -> Iterator[None]:
+    """Processes begin as macOS begins them: with an empty memory rather than a copy of this one's."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("spawned")
+def test_workers_that_share_no_memory_decode_too(folder: DataConfig) -> None:
+    memory, lazy = (load_data(folder, image_size=8, memory_limit_bytes=limit, num_workers=1) for limit in (10**6, 0))
+    pairs = zip(*(data.batches("search", batch_size=7) for data in (memory, lazy)), strict=True)
+    assert all(torch.equal(one, other) for pair in pairs for one, other in zip(*pair, strict=True))
 
 
 @pytest.mark.parametrize("memory_limit_bytes", [0, 10**6])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ def exported(
         measure=Stopwatch(5.0, 2.5),
         run_info=RUN_INFO,
     )
+
+
+@pytest.fixture(scope="session")
+def check_sums() -> Callable[[Path], object]:
+    """Checks the ``SHA256SUMS`` of a folder with a program of the system: GNU's, or the one that macOS has."""
+    program = ["sha256sum"] if shutil.which("sha256sum") else ["shasum", "-a", "256"]
+    command = [*program, "--check", "--strict", "--quiet", "SHA256SUMS"]
+    return lambda folder: subprocess.run(command, cwd=folder, check=True)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ Load = Callable[[float, float], float]
 class FakeSubnet:
     name: str
     latency_ms: float | None
-    top1_percent: float
+    worth: float
 
 
 @dataclass

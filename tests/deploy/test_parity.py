@@ -23,7 +23,7 @@ def model(exported: ExportResult) -> Path:
 
 @pytest.fixture(scope="module")
 def images(exported: ExportResult, evaluator: SubnetEvaluator) -> torch.Tensor:
-    return next(iter(evaluator.batches("search", exported.info.arch["resolution"])))[0][:4]
+    return next(iter(evaluator.batches("search", exported.info.arch)))[0].tensors[0][:4]
 
 
 def test_tiny_differences_pass(

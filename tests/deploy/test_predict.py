@@ -13,7 +13,7 @@ from PIL import Image
 
 from ofa.data import DataConfig, ImageData, load_data, preprocessing
 from ofa.deploy import read_bundle
-from ofa.deploy.predict import preprocess
+from ofa.tasks.predict_class import preprocess
 
 
 def test_runs_on_its_own_and_agrees(bundle: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def colours(root: Path) -> ImageData:
 def test_preprocessing_equals_that_of_the_data(kind: str, resolution: int, tmp_path: Path) -> None:
     data = load_data(DataConfig(name="digits"), image_size=32) if kind == "grey" else colours(tmp_path)
     images, _ = next(data.batches("test", batch_size=4, image_size=resolution))
-    spec = preprocessing(data, resolution)
+    spec = asdict(preprocessing(data, resolution))
     found = [preprocess(data.source.images[index], spec) for index in data.splits.test[:4]]
     np.testing.assert_array_equal(np.stack(found), images.numpy())
 

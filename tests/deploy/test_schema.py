@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,16 +12,19 @@ from typing import Any
 import jsonschema
 import pytest
 
+from ofa.config import ConfigError
 from ofa.deploy import TARGETS, ExportResult
-from ofa.deploy.bundle import FORMAT, BundleInfo, Latency, ModelInfo, Parity, Preprocessing, Top1
+from ofa.deploy.bundle import FORMAT, BundleInfo, FileScore, Latency, ModelInfo, Parity, Preprocessing
 from ofa.deploy.targets import Quantization
+from ofa.metrics import METRICS
+from ofa.tasks import Classification
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[2] / "docs/bundle.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 DESCRIBED = {
     BundleInfo: SCHEMA["properties"],
     Latency: SCHEMA["properties"]["latency_ms"]["properties"],
-    Top1: SCHEMA["properties"]["top1_percent"]["properties"],
+    FileScore: SCHEMA["$defs"]["score"]["properties"],
     Parity: SCHEMA["properties"]["parity"]["properties"],
     ModelInfo: SCHEMA["$defs"]["model"]["properties"],
     Quantization: SCHEMA["$defs"]["quantization"]["properties"],
@@ -40,7 +44,9 @@ def test_it_is_a_schema() -> None:
 
 @pytest.mark.parametrize("described", DESCRIBED, ids=lambda described: described.__name__)
 def test_its_keys_are_those_that_are_written(described: type) -> None:
-    names = {field.name for field in fields(described)} | ({"format"} if described is BundleInfo else set())
+    names = {field.name for field in fields(described)}
+    if described is BundleInfo:  # a score is called after its metric
+        names = names - {"score"} | {"format"} | {metric for metric in METRICS}
     assert set(DESCRIBED[described]) == names
 
 
@@ -68,6 +74,19 @@ def test_one_without_a_key_is_not(info: dict[str, Any], place: tuple[str, ...]) 
         assert not VALIDATOR.is_valid(info), name
         at(info, place)[name] = value
     VALIDATOR.validate(info)
+
+
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_score_goes_by_the_name_of_its_metric(exported: ExportResult, name: str) -> None:
+    info = dataclasses.replace(exported.info, task=Classification(judge_by=name))  # type: ignore[arg-type]
+    written = json.loads(json.dumps({"format": FORMAT, **info.to_json()}))
+    VALIDATOR.validate(written)
+    assert [key for key in METRICS if key in written] == [name]
+    assert ("task" in written) == (name != "top1_percent")
+    del written["format"]
+    assert BundleInfo.from_json(written, where="here") == info
+    with pytest.raises(ConfigError, match="here: unknown key 'score'"):
+        BundleInfo.from_json({**written, "score": written[name]}, where="here")
 
 
 def at(info: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]:

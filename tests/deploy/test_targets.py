@@ -12,13 +12,14 @@ from torch import nn
 
 from ofa.deploy.artefact import on_disk
 from ofa.deploy.bundle import TOP_LEVEL
+from ofa.deploy.half_precision import HalfPrecision
 from ofa.deploy.parity import TOLERANCES, compare_outputs, run_outputs
-from ofa.deploy.pixels import FromPixels, HalfPrecision
 from ofa.deploy.targets import TARGETS, Accuracy, Network, TargetError, target_of
 from ofa.formats import FORMATS
 from ofa.hardware import Device, list_devices, load_device
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
 from ofa.setting import Setting
+from ofa.tasks.image_feed import FromPixels
 
 pytestmark = pytest.mark.alone
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -83,9 +84,7 @@ def test_it_computes_what_torch_does(device: Device, module: nn.Module, pixels: 
         input_shape=images.shape[1:],
         dtype=torch.uint8 if from_pixels else torch.float32,
         batch=device.setting.batch,
-        accuracy=Accuracy(
-            calibration_images=images, images=images, top1_percent=lambda outputs: 100.0, max_loss_points=1.0
-        ),
+        accuracy=Accuracy(calibration_images=images, images=images, worth=lambda outputs: 100.0, max_loss_points=1.0),
     )
     exported = target.export(network, device.setting)
     assert tuple(exported.files) == target.files
@@ -107,7 +106,7 @@ def test_it_computes_what_torch_does(device: Device, module: nn.Module, pixels: 
 def check_bytes(device: Device, module: nn.Module, pixels: np.ndarray) -> None:
     _, target = target_of(device)
     images = normalised(pixels)
-    accuracy = Accuracy(calibration_images=images, images=images, top1_percent=lambda _: 1.0, max_loss_points=1.0)
+    accuracy = Accuracy(calibration_images=images, images=images, worth=lambda _: 1.0, max_loss_points=1.0)
     network = Network(module=module, input_shape=(3, 12, 12), accuracy=accuracy)
     first, second = (target.export(network, device.setting).files for _ in range(2))
     assert first == second

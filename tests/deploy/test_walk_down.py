@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,18 @@ import pytest
 import torch
 
 import ofa.formats
-from ofa.deploy import BundleError, ExportResult, ParityError, export_bundle, read_bundle, read_candidates
+from ofa.deploy import (
+    BundleError,
+    ExportResult,
+    ParityError,
+    export_bundle,
+    make_artefact,
+    read_bundle,
+    read_candidates,
+)
 from ofa.files import FileFormatError
 from ofa.search.pick import InfeasibleBudgetError
-from ofa.training import SubnetEvaluator, top1_percent
+from ofa.training import SubnetEvaluator, judge
 
 from .conftest import DEVICE, RUN_INFO, Stopwatch
 
@@ -37,7 +46,7 @@ def test_walks_to_the_first_that_holds(exported: ExportResult, candidates: list[
 def test_bundle_json_tells_what_the_result_tells(exported: ExportResult) -> None:
     info = read_bundle(exported.path)
     assert info.arch == exported.info.arch
-    assert info.top1_percent == exported.info.top1_percent
+    assert info.score == exported.info.score
     assert info.provenance["weights_sha256"] == RUN_INFO["weights_sha256"]
     assert "private" not in (exported.path / "bundle.json").read_text()
     assert info.classes == tuple("0123456789")
@@ -45,16 +54,16 @@ def test_bundle_json_tells_what_the_result_tells(exported: ExportResult) -> None
 
 def test_accuracy_is_that_of_torch_on_the_test_split(exported: ExportResult, evaluator: SubnetEvaluator) -> None:
     arch = evaluator.supernet.space.arch(exported.info.arch)
-    batches = list(evaluator.batches("test", int(arch["resolution"])))
-    top1 = exported.info.top1_percent
-    assert top1.value == pytest.approx(top1_percent(evaluator.calibrated(arch), batches))
+    batches = list(evaluator.batches("test", arch))
+    top1 = exported.info.score
+    assert top1.value == pytest.approx(judge(evaluator.calibrated(arch), batches, evaluator.task.scorer(None)).value)
     assert top1.num_images == sum(len(labels) for _, labels in batches)
     assert top1.low < top1.value < top1.high
 
 
 def test_exported_file_equals_the_calibrated_subnet(exported: ExportResult, evaluator: SubnetEvaluator) -> None:
     arch = evaluator.supernet.space.arch(exported.info.arch)
-    images = next(iter(evaluator.batches("search", int(arch["resolution"]))))[0][:8]
+    (images,) = next(iter(evaluator.batches("search", arch)))[0].rows(slice(8)).tensors
     with torch.inference_mode():
         expected = evaluator.calibrated(arch)(images).numpy()
     assert np.ptp(expected, axis=0).max() > 1e-2  # different pictures give different logits
@@ -139,3 +148,12 @@ def test_a_file_that_computes_something_else_is_kept_and_its_first_wrong_layer_n
     assert {file.name for file in failed.iterdir()} == {"model.onnx", "departure.json"}
     assert "conv_stem" in json.loads((failed / "departure.json").read_text())["message"]
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.gpu
+def test_a_supernet_on_a_gpu_is_exported(evaluator: SubnetEvaluator, cuda: str) -> None:
+    """What was calibrated there, compared on the CPU as everything is."""
+    there = SubnetEvaluator(copy.deepcopy(evaluator.supernet).to(cuda), evaluator.data)
+    artefact = make_artefact(there, there.supernet.space.smallest(), DEVICE)
+    assert artefact.parity.max_abs_difference < 1e-3 and artefact.files
+    assert next(there.supernet.parameters()).is_cuda  # it stays where it is

@@ -5,8 +5,8 @@ import pytest
 from torch import nn
 
 from ofa.formats.onnx import export_for_timing
-from ofa.hardware import Device, load_device, measure
-from ofa.hardware.runtimes import ModelError
+from ofa.hardware import Device, load_device, measure, runner
+from ofa.hardware.runtimes import ModelError, ShapedModule
 from ofa.setting import Setting
 
 
@@ -42,8 +42,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_it_waits_until_the_machine_is_cool(monkeypatch):
-    from ofa.hardware import runner
-
     readings, slept = iter([61_000.0, 60_500.0, 59_000.0]), []
     monkeypatch.setattr(runner, "read_number", lambda path: next(readings))
     monkeypatch.setattr(runner.time, "sleep", slept.append)
@@ -52,3 +50,20 @@ def test_it_waits_until_the_machine_is_cool(monkeypatch):
     model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
     measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
     assert slept == [1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cuda-torch-b1", "cuda-graph-b1"])
+def test_modules_on_a_gpu(name, cuda):
+    small, large = nn.Conv2d(3, 4, 1).eval(), nn.Sequential(*(nn.Conv2d(64, 64, 5) for _ in range(8))).eval()
+    models = {"large": ShapedModule(large, (1, 64, 64, 64)), "small": ShapedModule(small, (1, 3, 4, 4))}
+    table = measure(models, load_device(name), rng=np.random.default_rng(0), rounds=2, block_seconds=0.002)
+    assert list(table.index) == ["large", "small"] and (table["latency_ms_p10"] > 0).all()
+    assert table["latency_ms_p50"]["large"] > table["latency_ms_p50"]["small"]
+    assert table.attrs["timing"]["num_blocks"] == 4
+
+
+def test_a_machine_without_a_thermometer_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "TEMPERATURE", tmp_path / "none")
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: pytest.fail("waits"))
+    runner._cool_down(60)

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ofa.hardware import timing
 from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, time_models
 
 from .fakes import FakeClock, FakeModel
@@ -187,3 +188,16 @@ def test_system_clock(threads):
     assert clock.wall_ns() <= clock.wall_ns()
     assert (clock.cpu_ns() is None) == (threads > 1)
     assert clock.involuntary_switches() >= 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_system_clock_where_linux_is_not(threads, tmp_path, monkeypatch):
+    """The account of one thread is Linux's own; elsewhere that of the process serves."""
+    monkeypatch.delattr(timing.resource, "RUSAGE_THREAD", raising=False)
+    monkeypatch.setattr(timing, "CLOCK_FREQUENCY", tmp_path / "none")
+    clock = SystemClock(threads)
+    assert clock.involuntary_switches() >= 0
+    assert clock.frequency_mhz() is None
+    models = {"model": lambda: sum(range(1000))}
+    result = time_models(models, anchor=models["model"], rng=np.random.default_rng(0), rounds=2, clock=clock)
+    assert len(result.blocks) == 2

@@ -89,11 +89,9 @@ def test_fp32_throughout_is_as_accurate_as_in_torch(mixed: MixedPrecisionEvaluat
     space = mixed.evaluator.supernet.space
     plain = [space.smallest(), space.sample(np.random.default_rng(1))]
     steps: list[tuple[int, int, str]] = []
-    found = mixed.top1_percent(
-        [arch_of(mixed, plain=arch) for arch in plain], progress=lambda *step: steps.append(step)
-    )
+    found = mixed.values([arch_of(mixed, plain=arch) for arch in plain], progress=lambda *step: steps.append(step))
     one_image = 100 / len(mixed.evaluator.data.splits.search)
-    np.testing.assert_allclose(found, mixed.evaluator.top1_percent(plain), atol=1.01 * one_image)
+    np.testing.assert_allclose(found[:, 0], mixed.evaluator.values(plain), atol=1.01 * one_image)
     assert [step[:2] for step in steps] == [(1, 2), (2, 2)]
 
 
@@ -104,17 +102,18 @@ def test_int8_accuracy_is_that_of_the_quantized_file(mixed: MixedPrecisionEvalua
     for arch in (arch_of(mixed, "all"), arch_of(mixed, "stage1.block0", "stage4.block0")):
         session = onnxruntime.InferenceSession(mixed.onnx(arch), providers=["CPUExecutionProvider"])
         right = []
-        for images, labels in mixed.evaluator.batches("search", int(arch["resolution"])):
+        for inputs, labels in mixed.evaluator.batches("search", arch):
+            (images,) = inputs.tensors
             logits = [session.run(None, {"images": image[None].contiguous().numpy()})[0] for image in images]
             right += (np.concatenate(logits).argmax(axis=1) == labels.numpy()).tolist()
-        assert mixed.top1_percent([arch])[0] == pytest.approx(100 * np.mean(right), abs=101 / len(right))
+        assert mixed.values([arch])[0, 0] == pytest.approx(100 * np.mean(right), abs=101 / len(right))
 
 
 def test_int8_logits_resemble_those_of_fp32_and_its_file_is_smaller(mixed: MixedPrecisionEvaluator) -> None:
     import onnxruntime
 
     plain = mixed.evaluator.supernet.space.largest()
-    (images, _), *_ = mixed.evaluator.batches("search", int(plain["resolution"]))
+    ((images,), _), *_ = ((inputs.tensors, labels) for inputs, labels in mixed.evaluator.batches("search", plain))
     models = [mixed.onnx(arch_of(mixed, *int8, plain=plain), batch=len(images)) for int8 in ((), ("all",))]
     logits = []
     for model in models:

@@ -137,7 +137,7 @@ def _search(space: SearchSpace, population: np.ndarray, world: World, rng: np.ra
     """A few generations of mutating the front."""
     for _ in range(6):
         found = _evaluate(space, population, world)
-        front = best_of(found.assign(latency_ms=found["predicted_latency_ms"], top1_percent=found["quality"]))
+        front = best_of(found.assign(latency_ms=found["predicted_latency_ms"], worth=found["quality"]))
         parents = population[front.index]
         children = space.mutate(parents[rng.integers(len(parents), size=250)], rng, probability=0.08)
         population = np.concatenate([parents, children])

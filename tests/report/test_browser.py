@@ -13,18 +13,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ofa.confidence import wilson_interval
+from ofa.metrics import wilson_interval
 from ofa.report import write_report
-from ofa.report.browser import Browser, find_chromium
-from ofa.report.page_check import check_page, contrast
+from tests.report.browser import Browser, chromium, needs_chromium
+from tests.report.page_check import check_page, contrast
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine to look at pages with")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as browser:
-        yield browser
+def opened() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(opened: Any) -> Browser:
+    return Browser(opened)
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +91,23 @@ def agrees(found: dict[str, Any], row: pd.Series, device: str, budget: str) -> N
     assert found["rings"] == 2  # in the explorer and in the device's own front
 
 
-def test_everything_that_pages_promise(browser: Browser, page: Path) -> None:
-    failed = [f"{check.name}: {check.found}" for check in check_page(browser, page) if not check.ok]
+def test_everything_that_pages_promise(opened: Any, page: Path) -> None:
+    failed = [f"{check.name}: {check.found}" for check in check_page(opened, page) if not check.ok]
     assert not failed
+
+
+def test_what_pages_must_not_do_is_found(opened: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<h1>A</h1><h3>B</h3><button></button><p style='color: #999'>pale</p><div style='width: 500px'>wide</div>"
+        "<style>:focus { outline: none }</style><a href='#x'>x</a><img alt='y' src='http://127.0.0.1:1/y.png'>"
+        "<script>document.documentElement.dataset.ready = ''; console.error('z')</script>"
+    )
+    failed = {check.name for check in check_page(opened, page) if not check.ok}
+    assert failed == {
+        *("language", "title", "viewport", "headings", "names for screen readers", "visible focus"),
+        *("contrast, light", "contrast, dark", "fits 360 pixels", "network requests", "console errors"),
+    }
 
 
 def test_the_address_chooses_device_and_budget(browser: Browser, page: Path, three_devices: Path) -> None:
@@ -111,7 +130,7 @@ def test_keys_move_the_slider_and_the_address_follows(browser: Browser, page: Pa
     before = shown(browser)
     browser.js("document.querySelector('[data-part=slider]').focus()")
     for _ in range(40):
-        browser.key("ArrowRight")
+        browser.page.keyboard.press("ArrowRight")
     after = shown(browser)
     assert int(after["slider"]) == int(before["slider"]) + 40
     assert after["spoken"] == f"{after['number']} milliseconds"
@@ -167,18 +186,18 @@ def test_charts_can_be_read_and_reduced_with_the_keyboard(browser: Browser, page
     first, second = (f"{chart}.querySelectorAll('button')[{index}]" for index in (0, 1))
     num_marks = browser.js(f"{chart}.querySelectorAll('.dots > *').length")
     browser.js(f"{second}.focus()")
-    browser.key("Enter")
+    browser.page.keyboard.press("Enter")
     assert browser.js(f"{second}.getAttribute('aria-pressed')") == "false"
     assert browser.js(f"{chart}.querySelectorAll('.plot .dots > *').length") < num_marks
     assert browser.js(f"{first}.getAttribute('aria-pressed')") == "true"
 
     browser.js(f"{chart}.querySelector('.plot').focus()")
-    browser.key("ArrowRight")
+    browser.page.keyboard.press("ArrowRight")
     told = browser.js(f"{chart}.querySelector('.tip').innerText").split("\n")
     assert told[0] == "phone" and told[1].startswith("Top-1 accuracy ") and told[2].endswith(" ms")
-    browser.key("ArrowRight")
+    browser.page.keyboard.press("ArrowRight")
     assert browser.js(f"{chart}.querySelector('.tip').innerText").split("\n") != told
-    browser.key("Escape")
+    browser.page.keyboard.press("Escape")
     assert browser.js(f"{chart}.querySelector('.tip').hidden")
     assert browser.messages == []
 
@@ -216,15 +235,12 @@ def test_hostile_names_only_show(browser: Browser, three_devices: Path, tmp_path
     assert browser.messages == [] and len(browser.requests) == 1
 
 
-def test_without_scripts_the_picks_and_their_drawings_remain(browser: Browser, page: Path) -> None:
-    browser.call("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        browser.load(page.as_uri())
-        tree = browser.call("Accessibility.getFullAXTree")["nodes"]
-    finally:
-        browser.call("Emulation.setScriptExecutionDisabled", value=False)
-    names = [node.get("name", {}).get("value", "") for node in tree if not node["ignored"]]
-    roles = [node.get("role", {}).get("value") for node in tree if not node["ignored"]]
+def test_without_scripts_the_picks_and_their_drawings_remain(opened: Any, page: Path) -> None:
+    browser = Browser(opened, java_script_enabled=False)
+    browser.page.goto(page.as_uri())
+    tree = browser.tree()
+    names = [node.get("name", {}).get("value", "") for node in tree]
+    roles = [node.get("role", {}).get("value") for node in tree]
     assert sum(name.startswith("resolution ") for name in names) == 9
     assert any("need JavaScript" in name for name in names)
     assert "slider" not in roles

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofa.confidence import wilson_interval
 from ofa.files import FileFormatError
+from ofa.metrics import wilson_interval
 from ofa.report.explorer import Choice, budget_range_ms, choices_of
 from ofa.report.run_files import Bundle, DeviceResults, read_run
 from ofa.search.pick import best_within
@@ -56,7 +56,7 @@ def test_any_budget_picks_what_the_search_would_pick(rows: list[tuple[int, int, 
         assert found is None
     else:
         assert found is not None
-        assert found.top1_percent == measured.loc[expected, "measured_top1_percent"]
+        assert found.score == measured.loc[expected, "measured_top1_percent"]
         assert found.latency_ms["p50"] == measured.loc[expected, "latency_ms_p50"]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ofa.report.strategy import LOSSES, SAMPLERS, SCHEDULES, describe_recipe
-from ofa.training import losses, samplers, schedules
+from ofa.tasks import losses
+from ofa.training import samplers, schedules
 from ofa.training.recipe import list_recipes, load_recipe
 
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from ofa.files import FileFormatError
-from ofa.search.evaluation_cache import Accuracies, EvaluationCache
+from ofa.metrics import TOP1
+from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.space import Arch
 
 
@@ -84,7 +85,7 @@ def race_of(asked, num_images=1000):
 
 def test_only_what_is_missing_is_evaluated_once_each(archs):
     asked = []
-    accuracies = Accuracies(race_of(asked), 1000)
+    accuracies = Scores(TOP1, race_of(asked), 1000)
     accuracies.cache.add(archs[:1], [[10.0, 1000]])
     assert accuracies([archs[0], archs[1], archs[1], archs[2]]).tolist() == [10.0, 80.0, 80.0, 80.0]
     assert asked == [([archs[1]], [0.0]), ([archs[2]], [0.0])]
@@ -93,12 +94,12 @@ def test_only_what_is_missing_is_evaluated_once_each(archs):
 
 def test_what_was_given_up_is_finished_only_where_it_may_matter(archs):
     asked = []
-    accuracies = Accuracies(race_of(asked, num_images=300), 1000, chunk_size=4)
+    accuracies = Scores(TOP1, race_of(asked, num_images=300), 1000, chunk_size=4)
     accuracies(archs[:1], lambda some: np.full(len(some), 95.0))  # 80 % on 300 of 1,000 images
     assert not accuracies.is_complete(archs[0])
     accuracies(archs[:1], lambda some: np.full(len(some), 90.0))  # surely below this too
     assert len(asked) == 1
-    asked_for_all = Accuracies(race_of(asked), 1000)
+    asked_for_all = Scores(TOP1, race_of(asked), 1000)
     asked_for_all.given_up.add(archs[:1], [[80.0, 300]])
     asked_for_all(archs[:1], lambda some: np.full(len(some), 82.0))
     assert [floors for _, floors in asked] == [[95.0], [82.0]] and asked_for_all.is_complete(archs[0])
@@ -112,8 +113,8 @@ def test_what_was_given_up_stays_so_for_those_who_gave_it_up(path, archs):
         return np.column_stack([np.where(floors_percent > 0, 79.0, 80.0), num_images])
 
     def open_it():
-        cache = EvaluationCache(path, values=Accuracies.VALUES, weights_sha256="w1", split="search")
-        return Accuracies(race, 1000, cache)
+        cache = EvaluationCache(path, values=TOP1.columns, weights_sha256="w1", split="search")
+        return Scores(TOP1, race, 1000, cache)
 
     high = lambda some: np.full(len(some), 95.0)  # noqa: E731
     assert open_it()(archs[:1], high).tolist() == [79.0]
@@ -130,9 +131,9 @@ def test_what_was_evaluated_before_an_interruption_is_on_disk(path, archs):
             raise KeyboardInterrupt
         return np.full((len(some), 2), 90.0)
 
-    open_it = lambda: EvaluationCache(path, values=Accuracies.VALUES)  # noqa: E731
+    open_it = lambda: EvaluationCache(path, values=TOP1.columns)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
-        Accuracies(race, 90, open_it(), chunk_size=2)(archs[:6])
+        Scores(TOP1, race, 90, open_it(), chunk_size=2)(archs[:6])
     assert [arch in open_it() for arch in archs[:6]] == [True] * 4 + [False] * 2
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ofa.metrics import TOP1
 from ofa.search.pick import InfeasibleBudgetError, pick_within_budgets
 from ofa.space import Dim, SearchSpace
 
@@ -36,7 +37,8 @@ def pick(candidates, budgets_ms, top1, p50_ms, **options):
     table, picks = pick_within_budgets(
         candidates,
         budgets_ms,
-        evaluate_top1=lambda archs: np.array(top1, dtype=float)[[arch["size"] for arch in archs]],
+        metric=TOP1,
+        evaluate=lambda archs: np.array(top1, dtype=float)[[arch["size"] for arch in archs]],
         measure_ms=measure,
         device="cpu-1t",
         **options,

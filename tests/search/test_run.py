@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from ofa.files import read_json
+from ofa.metrics import TOP1
 from ofa.search.answer import answer
-from ofa.search.evaluation_cache import Accuracies, EvaluationCache
+from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.pareto import non_dominated
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.search.problem import Constraint, InfeasibleError
@@ -28,10 +29,10 @@ def target(world, name="cpu-1t"):
 
 def search(world, out_dir, **options):
     settings = {"budgets_ms": BUDGETS_MS, "targets": [target(world)], "seed": 3} | SMALL | options
-    accuracies = Accuracies(world.race, settings.pop("num_images", 1000), settings.pop("cache", None))
+    scores = Scores(TOP1, world.race, settings.pop("num_images", 1000), settings.pop("cache", None))
     results = run_search(
         world.space,
-        accuracies=accuracies,
+        scores=scores,
         costs={"macs": SumCost(world.space), "params": SumCost(world.space)},
         out_dir=out_dir,
         **settings,
@@ -123,16 +124,16 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(space, tmp_path):
 
     interrupted.evaluate_top1 = evaluate_until_killed
     with pytest.raises(KeyboardInterrupt):
-        search(interrupted, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv", values=Accuracies.VALUES))
+        search(interrupted, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv", values=TOP1.columns))
     resumed = World(space)
-    result = search(resumed, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv", values=Accuracies.VALUES))
+    result = search(resumed, tmp_path, cache=EvaluationCache(tmp_path / "cache.csv", values=TOP1.columns))
     assert not set(resumed.evaluated) & set(interrupted.evaluated)
     pd.testing.assert_frame_equal(result.front, whole.front)
     assert result.selected == whole.selected
 
 
 def test_another_budget_evaluates_only_its_candidates(space, tmp_path):
-    cache = EvaluationCache(tmp_path / "cache.csv", values=Accuracies.VALUES)
+    cache = EvaluationCache(tmp_path / "cache.csv", values=TOP1.columns)
     first, second = World(space), World(space)
     search(first, tmp_path, cache=cache)
     assert len(first.evaluated) == len(set(first.evaluated))

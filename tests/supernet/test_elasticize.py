@@ -64,6 +64,14 @@ def test_bad_choices(choices: dict[str, object], message: str) -> None:
         elasticize(timm.create_model("mobilenetv3_small_050"), **choices)  # type: ignore[arg-type]
 
 
+def test_misspelt_arguments_name_the_nearest() -> None:
+    model = timm.create_model("mobilenetv3_small_050")
+    with pytest.raises(SpaceError, match="unknown elastic choice 'divizor'; did you mean 'divisor'"):
+        elasticize(model, divizor=4)  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="unknown elastic choice 'num_clases'; did you mean 'num_classes'"):
+        create_supernet("mobilenetv3_small_050", num_clases=4)
+
+
 class Lonely(nn.Module):
     """Nothing here repeats, and nothing stays inside."""
 
@@ -148,7 +156,7 @@ def test_code_with_fixed_sizes_stays_whole_and_says_so() -> None:
     with torch.device("meta"):
         supernet = elasticize(timm.create_model("beit_base_patch16_224"))
     assert {dim.kind for dim in supernet.dims} == {"depth", "mlp_ratio"}
-    reasons = {name: reason for name, reason in supernet.anatomy.notes.items() if name.endswith("heads")}
+    reasons = {name: reason for name, reason in supernet.analysis.notes.items() if name.endswith("heads")}
     assert len(reasons) == 12
     assert all(
         reason.startswith("its code computes with fixed sizes: shape '[1, 197, 768]'") for reason in reasons.values()

@@ -22,12 +22,12 @@ from ofa.nn.structure import clone_structure, own_tensors
 from ofa.space import Arch
 from ofa.supernet import Supernet, elasticize, sort_channels
 from ofa.supernet.channels import trace
-from ofa.supernet.channels.groups import disagreement
 from ofa.supernet.channels.tracer import on_meta
-from ofa.supernet.dims import FINDERS, Subnet
+from ofa.supernet.dims import DIM_KINDS, Narrowing
+from ofa.supernet.dims.kernel import KernelCentre
 from ofa.supernet.narrowing import Narrower, build
 
-from .helpers import batch_norms, make_images, randomise
+from .helpers import batch_norms, disagreement, make_images, randomise
 
 COVERAGE = Path(__file__).parents[2] / "docs" / "results" / "coverage.csv"
 
@@ -163,12 +163,11 @@ def check_narrowed_equals_masked(supernet: Supernet, images: Tensor) -> None:
     """
     modules = dict(supernet.model.named_modules())
     normalising = ("LayerNorm", "GlobalResponseNorm", "RmsNorm", "GroupNorm1", "SimpleNorm")
-    choice = Subnet()
-    supernet_dims = [dim for dim in supernet.dims if dim.kind in ("expand", "mlp_ratio", "heads", "kernel")]
-    for dim in supernet_dims:
+    choice = Narrowing()
+    for dim in [dim for dim in supernet.dims if dim.scope == "block"]:
         values = {other.name: other.values[-1] for other in supernet.dims} | {dim.name: dim.values[0]}
         dim.apply(values, choice)
-    groups = supernet.anatomy.groups.all
+    groups = supernet.analysis.groups.all
     for number in list(choice.units):
         owners = [modules[path] for path in groups[number].modules]
         is_normalised = any(kind in type(m).__name__ for m in owners for kind in normalising)
@@ -187,8 +186,9 @@ def check_narrowed_equals_masked(supernet: Supernet, images: Tensor) -> None:
                 weight = owner._parameters["weight"].clone()  # type: ignore[union-attr]
                 weight.index_fill_(1, torch.from_numpy(site.indices[units:].ravel()), 0)
                 owner._parameters["weight"] = weight  # type: ignore[assignment]
-    for path, size in choice.kernels.items():
-        owner = masked_modules[path]
+    for path, (change,) in choice.layers.items():
+        assert isinstance(change, KernelCentre)
+        size, owner = change.size, masked_modules[path]
         weight = owner._parameters["weight"].clone()  # type: ignore[union-attr]
         for axis in (2, 3):
             margin = max(0, (weight.shape[axis] - size) // 2)
@@ -200,16 +200,14 @@ def check_narrowed_equals_masked(supernet: Supernet, images: Tensor) -> None:
 
 def check_code_agrees(supernet: Supernet) -> None:
     """The narrowed model's own trace ties the same channels: its code does with fewer what it does with all."""
-    anatomy = supernet.anatomy
-    choice = Subnet()
-    for dim in supernet.dims:
-        if dim.kind != "depth":
-            dim.apply({other.name: other.values[0] for other in supernet.dims}, choice)
+    analysis = supernet.analysis
+    smallest = {dim.name: dim.values[0] for dim in supernet.dims}
+    choice = Narrowing.of([dim for dim in supernet.dims if dim.scope != "stage"], smallest)
     meta = on_meta(supernet.model)
-    narrower = Narrower(meta, {n: anatomy.groups.all[n] for dim in supernet.dims for n in dim.groups})
+    narrower = Narrower(meta, {n: analysis.groups.all[n] for dim in supernet.dims for n in dim.groups})
     narrowed = build(meta, narrower, choice)
     own_tensors(narrowed)
-    found = disagreement(anatomy.trace, anatomy.groups, choice.units, trace(narrowed, anatomy.resolution))
+    found = disagreement(analysis.trace, analysis.groups, choice.units, trace(narrowed, analysis.inputs.example))
     assert found is None, found
 
 
@@ -227,7 +225,7 @@ def check_gradients(supernet: Supernet, images: Tensor) -> None:
     supernet.train()
     supernet(images, supernet.space.largest()).square().sum().backward()
     untouched = [name for name, p in supernet.model.named_parameters() if p.requires_grad and p.grad is None]
-    used = supernet.anatomy.trace.sources
+    used = supernet.analysis.trace.sources
     assert not set(untouched) & {source.tensor for source in used}
     supernet.zero_grad()
 
@@ -249,4 +247,4 @@ def test_different_models_show_every_kind_of_dim() -> None:
     for name in DIFFERENT:
         with torch.device("meta"):
             kinds |= {dim.kind for dim in elasticize(timm.create_model(name)).dims}
-    assert kinds == set(FINDERS)
+    assert kinds == set(DIM_KINDS)

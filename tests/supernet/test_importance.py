@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -64,7 +66,7 @@ def test_activations_find_channels_that_are_silent(supernet: Supernet) -> None:
     images = make_images(supernet, narrow)
     expected = supernet(images, space.largest())
     hooks = sum(len(module._forward_pre_hooks) for module in supernet.model.modules())
-    sort_channels(supernet, images=[images])
+    sort_channels(supernet, inputs=[images])
     torch.testing.assert_close(supernet(images, narrow), expected, atol=1e-5, rtol=1e-5)
     assert sum(len(module._forward_pre_hooks) for module in supernet.model.modules()) == hooks
 
@@ -85,3 +87,21 @@ def test_heads_are_sorted_whole() -> None:
     norms = before.abs().sum((0, 2))
     # Rows moved with the stream; each head is one of the former, the heaviest first.
     torch.testing.assert_close(after.abs().sum((0, 2)), norms.sort(descending=True).values)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by_activations", [False, True], ids=["norms", "activations"])
+def test_the_order_does_not_depend_on_the_device(
+    by_activations: bool, supernet: Supernet, torch_device: str, full_fp32: None
+) -> None:
+    largest = supernet.space.largest()
+    images = make_images(supernet, largest)
+    expected = supernet(images, largest)
+    there = copy.deepcopy(supernet).to(torch_device)
+    sort_channels(supernet, inputs=[images] if by_activations else None)
+    sort_channels(there, inputs=[images.to(torch_device)] if by_activations else None)
+    torch.testing.assert_close(there(images.to(torch_device), largest).cpu(), expected, atol=1e-4, rtol=1e-4)
+    names = [name for name, _ in supernet.named_parameters()]
+    # Units of all but equal importance may change places.
+    same = [torch.equal(supernet.get_parameter(name), there.get_parameter(name).cpu()) for name in names]
+    assert sum(same) >= 0.9 * len(names)

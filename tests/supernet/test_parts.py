@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ofa.cost import model_bytes, peak_activation_bytes
-from ofa.cost.memory_plan import plan_onnx
 from ofa.formats.onnx import export_for_timing
 from ofa.space import Arch
 from ofa.supernet import PRESETS, Supernet, create_supernet, elasticize
 from ofa.supernet.parts import Slot
+from tests.cost.memory_plan import plan_onnx
 
 from .helpers import blocks_of, input_shapes, make_images, tensor_sizes
 

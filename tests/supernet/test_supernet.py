@@ -279,3 +279,43 @@ def test_kernel_transforms_of_the_largest_are_unused_and_learn_in_others() -> No
     )
     supernet(make_images(supernet, small_kernels), small_kernels).square().sum().backward()
     assert all(parameter.grad is not None for parameter in transforms.values())
+
+
+@torch.no_grad()
+def test_on_any_device(tiny: Supernet, torch_device: str, full_fp32: None) -> None:
+    archs = sample(tiny, 2)
+    expected = [tiny(make_images(tiny, arch), arch) for arch in archs]
+    largest = make_images(tiny, tiny.space.largest())
+    resized = tiny(largest, archs[1])
+    tiny.to(torch_device)
+    for arch, logits in zip(archs, expected, strict=True):
+        images = make_images(tiny, arch).to(torch_device)
+        active, extracted = tiny(images, arch), tiny.extract(arch)
+        assert {tensor.device.type for tensor in extracted.state_dict().values()} == {torch_device}
+        torch.testing.assert_close(extracted(images), active, atol=1e-5, rtol=0)
+        torch.testing.assert_close(active.cpu(), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tiny(largest.to(torch_device), archs[1]).cpu(), resized, atol=1e-3, rtol=1e-3)
+
+
+def test_gradients_on_any_device(tiny: Supernet, torch_device: str, full_fp32: None) -> None:
+    """Through views of the shared weights, in the layout of the weights, as fused optimisers want them."""
+    tiny.train().to(memory_format=torch.channels_last)
+    arch = tiny.space.smallest()
+    images = make_images(tiny, arch, num=8)
+
+    def gradients(device: str) -> dict[str, Tensor]:
+        tiny.to(device).zero_grad()
+        for each in (tiny.space.largest(), arch):
+            tiny(images.to(device), each).square().mean().backward()
+        for parameter in tiny.parameters():
+            if parameter.grad is not None and 1 not in parameter.shape:
+                assert parameter.grad.stride() == parameter.stride()
+        return {name: p.grad.cpu().clone() for name, p in tiny.named_parameters() if p.grad is not None}
+
+    expected, found = gradients("cpu"), gradients(torch_device)
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        limit = 1e-3 * max(float(gradient.abs().max()), 1e-2)
+        torch.testing.assert_close(
+            found[name], gradient, atol=limit, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -114,3 +114,14 @@ def test_several_networks_share_a_pass() -> None:
     assert passes == 1
     for one, other in zip(alone, together, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_statistics_do_not_depend_on_the_device(
+    memory_format: torch.memory_format, torch_device: str, full_fp32: None
+) -> None:
+    expected, found = make_model(), make_model().to(torch_device, memory_format=memory_format)
+    calibrate_bn(expected, make_batches(3))
+    calibrate_bn(found, [images.to(torch_device, memory_format=memory_format) for images in make_batches(3)])
+    for one, other in zip(expected.buffers(), found.buffers(), strict=True):
+        torch.testing.assert_close(other.cpu(), one, atol=1e-4, rtol=1e-4)

@@ -5,15 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.training import Run, SubnetEvaluator, calibrate_bn, top1_percent
+from ofa.tasks import Classification
+from ofa.training import Run, SubnetEvaluator, calibrate_bn, judge
 
 
 def test_top1_by_hand() -> None:
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     batches = [(logits[:2], torch.tensor([1, 1])), (logits[2:], torch.tensor([1]))]
-    assert top1_percent(nn.Identity(), batches) == pytest.approx(200 / 3)
+    score = judge(nn.Identity(), batches, Classification().scorer(None))
+    assert score.value == pytest.approx(200 / 3) and score.low < score.value < score.high and score.num_images == 3
     with pytest.raises(ValueError, match="at least one image"):
-        top1_percent(nn.Identity(), [])
+        judge(nn.Identity(), [], Classification().scorer(None))
 
 
 def test_evaluator_extracts_calibrates_and_counts(trained: Run) -> None:
@@ -23,7 +25,7 @@ def test_evaluator_extracts_calibrates_and_counts(trained: Run) -> None:
     archs = [space.largest(), space.smallest(), space.sample(np.random.default_rng(0))]
     calls: list[tuple[int, int, str]] = []
     evaluator = SubnetEvaluator(supernet, data, batch_size=16, num_calibration_images=32)
-    scores = evaluator.top1_percent(archs, progress=lambda *call: calls.append(call))
+    scores = evaluator.values(archs, progress=lambda *call: calls.append(call))
     assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
     for arch, score in zip(archs, scores, strict=True):
         size = int(arch["resolution"])
@@ -34,12 +36,28 @@ def test_evaluator_extracts_calibrates_and_counts(trained: Run) -> None:
         with torch.no_grad():
             right = (module(images).argmax(dim=1) == labels).float().mean().item()
         assert score == pytest.approx(100 * right)
-    assert np.array_equal(evaluator.top1_percent(archs), scores)
+    assert np.array_equal(evaluator.values(archs), scores)
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
 
 
 def test_a_short_last_batch_does_not_count_in_calibration(trained: Run) -> None:
     evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=24)  # 64 images: 24 + 24 + 16
-    assert [len(images) for images in evaluator._calibration_images(16)] == [24, 24]
+    assert [len(images) for images in evaluator._calibration_inputs({"resolution": 16})] == [24, 24]
     evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=100)
-    assert [len(images) for images in evaluator._calibration_images(16)] == [64]
+    assert [len(images) for images in evaluator._calibration_inputs({"resolution": 16})] == [64]
+
+
+def test_accuracy_does_not_depend_on_the_device(trained: Run, torch_device: str) -> None:
+    expected, found = (
+        SubnetEvaluator(trained.supernet().to(device), trained.data(), batch_size=16)
+        for device in ("cpu", torch_device)
+    )
+    space = expected.supernet.space
+    archs = [space.largest(), space.smallest(), space.sample(np.random.default_rng(0))]
+    ((inputs, labels), *_) = found.batches("search", archs[0])
+    (images,) = inputs.tensors
+    assert images.device.type == labels.device.type == torch_device
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    # Two of 32 images may be a matter of rounding: hardly trained, some logits are close to each other.
+    difference = np.abs(found.values(archs) - expected.values(archs))
+    assert difference.max() <= (0 if torch_device == "cpu" else 100 * 2 / 32)

@@ -52,6 +52,19 @@ def test_one_call_averages_gradients_and_numbers() -> None:
             torch.testing.assert_close(after, before)
 
 
+def test_averages_have_the_layout_of_the_gradients() -> None:
+    """torch's fused SGD would pair the elements of a parameter with others of its gradient, and say nothing."""
+    parameter = nn.Parameter(torch.zeros(4, 3, 3, 3).contiguous(memory_format=torch.channels_last))
+    optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
+    gradient = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    mine: list[Tensor | None] = [gradient.contiguous(memory_format=torch.channels_last)]
+    ((averaged,),), _ = all_reduce_mean([mine], torch.zeros(1), lambda flat: flat, 1)
+    assert averaged is not None
+    parameter.grad = averaged
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), -gradient)
+
+
 def test_taken_gradients_can_be_added_again() -> None:
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
     parameters[0].grad = torch.ones(2)
@@ -101,3 +114,12 @@ def test_numbers_are_averaged_where_nothing_has_a_gradient() -> None:
     averaged, numbers = all_reduce_mean([[None]], torch.tensor([4.0]), lambda flat: flat * 2, 2)
     assert averaged == [[None]]
     assert numbers.tolist() == [4]
+
+
+def test_a_conflict_is_removed_where_the_gradients_are(torch_device: str) -> None:
+    largest, others = torch.tensor([1.0, -1.0], device=torch_device), torch.tensor([0.0, 2.0], device=torch_device)
+    (kept, missing, only) = without_conflict([largest, None, None], [others, others, None])
+    assert kept is not None and missing is not None and only is None
+    # The product is -2, the others' square 8: a quarter of them is added.
+    assert (kept.tolist(), missing.tolist()) == ([1, -0.5], [0, 0.5])
+    assert kept.device.type == torch_device

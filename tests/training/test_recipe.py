@@ -56,7 +56,7 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
     assert recipe.model.name == "mobilenetv2_050"
     assert recipe.train.epochs == 5
     assert recipe.train.learning_rate == 0.01
-    assert recipe.model.kernel == (3, 5)
+    assert recipe.model.dims == {"kernel": (3, 5)}
     assert recipe.data.limit == 100
     assert recipe.train.batch_size == TrainConfig().batch_size
 
@@ -80,7 +80,7 @@ def test_choices_leave_out_what_was_not_given() -> None:
         ),
         (
             "trian.epochs=3",
-            r"unknown key 'trian'; did you mean 'train'\? known: name, description, model, data, strategy",
+            r"unknown key 'trian'; did you mean 'train'\? known: name, description, task, model, data, strategy",
         ),
         ("train.epochs=many", "train: epochs must be a number, not 'many'"),
         ("train.epochs=0", "train.epochs must be a number above 0, not 0"),

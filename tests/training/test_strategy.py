@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from ofa.config import ConfigError
+from ofa.tasks.losses import LOSSES
+from ofa.tasks.losses.soft_labels import SoftLabels
 from ofa.training import list_recipes, load_recipe
-from ofa.training.losses import LOSSES
-from ofa.training.losses.soft_labels import SoftLabels
 from ofa.training.samplers import SAMPLERS
 from ofa.training.samplers.attentive import Attentive
 from ofa.training.samplers.sandwich import Sandwich

@@ -9,21 +9,23 @@ from safetensors.torch import save_file
 from ofa.config import ConfigError
 from ofa.supernet import create_supernet
 from ofa.supernet.presets import UnknownModelError, WeightsError, create_model
+from ofa.tasks import Classification
 from ofa.training.strategy import Strategy
-from ofa.training.teacher import frozen_copy, load_teacher, probabilities, without_dropout
+from ofa.training.teacher import frozen_copy, load_teacher, without_dropout
 
 
 def test_a_frozen_copy_does_not_follow_and_has_no_dropout() -> None:
     supernet = create_supernet("ofa_mobilenetv3_tiny", num_classes=10, drop_rate=0.5, drop_path_rate=0.5).train()
     frozen = frozen_copy(supernet)
     images = torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))
-    before = probabilities(frozen, images)
-    assert torch.equal(probabilities(frozen, images), before)
+    said = lambda: Classification().teaching(frozen(images))  # noqa: E731
+    before = said()
+    assert torch.equal(said(), before)
     torch.testing.assert_close(before.sum(1), torch.ones(4))
     with torch.no_grad():
         for parameter in supernet.parameters():
             parameter.add_(1)
-    assert torch.equal(probabilities(frozen, images), before)
+    assert torch.equal(said(), before)
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert supernet.model.drop_rate == 0.5
 
@@ -62,7 +64,7 @@ def test_a_teacher_without_weights_for_these_classes_is_refused_before_anything_
 
 
 def test_an_unknown_teacher_names_the_nearest() -> None:
-    with pytest.raises(UnknownModelError, match=r"unknown .*'resnet19'.*timm models like it: .*resnet1"):
+    with pytest.raises(UnknownModelError, match=r"unknown .*'resnet19'; did you mean 'resnet\d+'\? the nearest of"):
         load_teacher(Strategy(teacher="resnet19"), num_classes=10)
 
 
@@ -72,7 +74,8 @@ def test_a_teacher_has_no_gradients_and_keeps_its_statistics(tmp_path: Path) -> 
     teacher = load_teacher(Strategy(teacher="ofa_mobilenetv3_tiny", teacher_weights=file), num_classes=5)
     assert teacher is not None
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    said = probabilities(teacher, torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0)))
+    images = torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    said = Classification().teaching(teacher(images))
     assert not said.requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
@@ -92,3 +95,13 @@ def test_a_subnet_without_dropout_leaves_it_to_the_supernet(name: str) -> None:
     without_dropout(subnet)
     assert rates(subnet) == []
     assert rates(supernet.model) == before
+
+
+def test_a_frozen_copy_is_on_the_device_of_its_supernet(torch_device: str, full_fp32: None) -> None:
+    supernet = create_supernet("ofa_mobilenetv3_tiny", num_classes=10).train()
+    images = torch.randn(8, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    teach = Classification().teaching
+    expected = teach(frozen_copy(supernet)(images))
+    found = teach(frozen_copy(supernet.to(torch_device))(images.to(torch_device)))
+    assert found.device.type == torch_device
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-3)

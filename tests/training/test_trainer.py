@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from safetensors.torch import load_file, save_file
 
 from ofa.config import ConfigError
@@ -33,6 +35,7 @@ from ofa.training import (
     list_recipes,
     load_recipe,
     train,
+    trainer,
 )
 from ofa.training.checkpoint import checkpoints_in, load_checkpoint
 from ofa.training.recipe import Recipe
@@ -433,3 +436,82 @@ def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: f
     calls = [(tmp_path / f"calls{rank}").read_text().split() for rank in (0, 1)]
     assert len(calls[0]) == len(calls[1]) == 2  # one for each of two steps
     assert alone.space == Run.open(tmp_path / "both").space
+
+
+# -- devices and precisions --------------------------------------------------------------------------------------------
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of the parameters."""
+    names = [name for name in first if "running" not in name and "num_batches" not in name]
+    return sum(float((first[name].double() - second[name].double()).square().sum()) for name in names) ** 0.5
+
+
+def test_a_step_is_that_of_the_cpu(torch_device: str, full_fp32: None, tmp_path: Path) -> None:
+    words = ("train.epochs=1", "data.limit=32", "train.ema_decay=0", "train.warmup_epochs=0")
+    there = train(tiny_recipe(*words, f"train.device={torch_device}"), tmp_path / "there")
+    here = train(tiny_recipe(*words), tmp_path / "here")
+    before = train(tiny_recipe(*words, "train.learning_rate=1e-12"), tmp_path / "before")
+    assert pd.read_csv(here.path / "metrics.csv")["step"].tolist() == [1]
+    moved = distance(weights(here), weights(before))
+    assert moved > 0.01 and distance(weights(there), weights(here)) < 0.01 * moved
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("strategy.remove_conflicts=true",),
+        ("strategy.loss=alpha_divergence", "train.clip_grad_norm=1"),
+        ("train.optimizer=adamw", "train.learning_rate=1e-3", "train.ema_decay=0.9", "train.average_epochs=2"),
+        ("strategy.schedule={name: largest_first, alone: 0.5, sort_channels: true}",),
+        ("data.mixup=0.8", "data.cutmix=1.0"),
+    ],
+    ids=["sandwich", "conflicts", "clipping", "average", "sorting", "mixing"],
+)
+def test_mixed_precision_trains(words: tuple[str, ...], torch_device: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe("train.ema_decay=0", "train.precision=bf16-mixed", f"train.device={torch_device}", *words)
+    run = train(recipe, tmp_path / "run")
+    assert pd.read_csv(run.path / "metrics.csv").filter(like="loss_largest").notna().all(axis=None)
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+
+
+@pytest.mark.parametrize("words", [(), ("train.optimizer=adamw", "train.learning_rate=1e-3")], ids=["sgd", "adamw"])
+def test_a_killed_run_resumes_on_its_device(words: tuple[str, ...], torch_device: str, tmp_path: Path) -> None:
+    """To the same bits on the CPU; on a GPU sums come in any order."""
+    recipe = tiny_recipe(f"train.device={torch_device}", "train.precision=bf16-mixed", *words)
+    whole = train(recipe, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "killed", progress=killer(5))
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    found, expected = weights(resumed), weights(whole)
+    size = distance(expected, {name: torch.zeros_like(tensor) for name, tensor in expected.items()})
+    assert distance(found, expected) <= (0 if torch_device == "cpu" else 0.02 * size)
+
+
+@pytest.fixture
+def half_precision(torch_device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """16-mixed on the CPU, too, where Lightning would take bf16."""
+
+    def fabric(recipe: Recipe) -> Fabric:
+        return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", device="cpu")])
+
+    if torch_device == "cpu":
+        monkeypatch.setattr(trainer, "_fabric", fabric)
+    return torch_device
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_half_precision_trains_and_resumes_with_its_scale(clip: int, half_precision: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe("train.precision=16-mixed", f"train.device={half_precision}", f"train.clip_grad_norm={clip}")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", progress=killer(5))
+    path = checkpoints_in(tmp_path / "run" / "checkpoints")[-1]
+    groups, state = load_checkpoint(path)
+    assert state["precision"]["scale"] > 0
+    state["precision"]["scale"] = 4.0
+    checkpoint.save_checkpoint(path, groups, state)
+    run = train(recipe, tmp_path / "run", resume=True)
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+    _, state = load_checkpoint(checkpoints_in(tmp_path / "run" / "checkpoints")[-1])
+    assert state["precision"]["scale"] == 4.0

@@ -61,3 +61,10 @@ def test_blocks_without_a_scale_are_left_alone() -> None:
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     assert zero_init(supernet) == []
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_on_any_device(torch_device: str) -> None:
+    supernet = create_supernet("ofa_mobilenetv3_tiny", num_classes=10).to(torch_device)
+    for name in zero_init(supernet):
+        parameter = supernet.model.get_parameter(name)
+        assert parameter.device.type == torch_device and not parameter.any()

@@ -44,12 +44,12 @@ def export_int8(network: Network, setting: Setting) -> Exported:
     runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
     plain = model.SerializeToString(deterministic=True)
     nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED_OPERATORS]
-    reference_percent = accuracy.top1_percent(outputs(plain, accuracy.images))
+    reference = accuracy.worth(outputs(plain, accuracy.images))
     few = accuracy.calibration_images[:NUM_RANKING_IMAGES]
 
     def loss_points(float_nodes: Collection[str]) -> float:
         found = outputs(quantize(float_nodes), accuracy.images, runs_here)
-        return reference_percent - accuracy.top1_percent(found)
+        return reference - accuracy.worth(found)
 
     expected = outputs(plain, few)
 

@@ -29,14 +29,14 @@ class Accuracy:
 
     Args:
         calibration_images: Real inputs of the network that give the ranges of activations, ``(N, *input_shape)``.
-        top1_percent: Measures what a batch of outputs ``(N, num_classes)`` of ``images`` is worth.
+        worth: Measures what the outputs of ``images`` are worth; more is better.
         images: Inputs of the split that subnets are compared on, ``(N, *input_shape)``.
-        max_loss_points: By how many percentage points INT8 may be less accurate than floating point, on these.
+        max_loss_points: By how much INT8 may be worth less than floating point, in the metric's unit, on these.
     """
 
     calibration_images: Images
     images: Images
-    top1_percent: Callable[[Outputs], float]
+    worth: Callable[[Outputs], float]
     max_loss_points: float
 
 
@@ -67,10 +67,10 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """What INT8 cost, in top-1 accuracy on the search split, and what was kept in floating point to keep it low.
+    """What INT8 cost, in the metric on the search split, and what was kept in floating point to keep it low.
 
     Args:
-        loss_points: Floating point minus INT8, in percentage points.
+        loss_points: Floating point minus INT8, in the metric's unit.
         all_int8_loss_points: The same with every node in INT8.
         float_nodes: Names of nodes that stay in floating point.
         num_nodes: Nodes that could be in INT8.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -91,34 +92,52 @@ class TorchCuda(TorchEager):
 
 
 class TorchCudaGraph(TorchCuda):
-    """On an NVIDIA GPU, all kernels launched at once as a CUDA graph."""
+    """On an NVIDIA GPU, all kernels launched at once as a CUDA graph.
+
+    The graphs of one runtime compute in the same memory, as a table's hundreds would not fit beside each other: what
+    one gives is good until another runs.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: list[Any] = []  # the first captured, whose memory all take
 
     def _callable(self, torch: Any, module: nn.Module) -> Callable[[Tensor], Any]:
-        return _Captured(torch, module)
+        return _Captured(torch, module, self._graphs)
 
 
 class _Captured:
-    """A module whose kernels are captured at its first call, for the input of that call."""
+    """A module whose kernels are captured at its first call; an input is copied to where they read, once."""
 
-    def __init__(self, torch: Any, module: nn.Module) -> None:
-        self._torch, self._module = torch, module
+    def __init__(self, torch: Any, module: nn.Module, graphs: list[Any]) -> None:
+        self._torch, self._module, self._graphs = torch, module, graphs
         self._graph: Any = None
+        self._copied: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Any:
         if self._graph is None:
-            side = self._torch.cuda.Stream()
-            side.wait_stream(self._torch.cuda.current_stream())
-            with self._torch.cuda.stream(side):
-                for _ in range(NUM_WARM_UP):
-                    self._module(images)
-            self._torch.cuda.current_stream().wait_stream(side)
-            self._input, self._graph = images.clone(), self._torch.cuda.CUDAGraph()
-            with self._torch.cuda.graph(self._graph):
-                self._output = self._module(self._input)
-        if self._input is not images:
+            self._capture(images)
+        if self._copied is not images:
             self._input.copy_(images)
+            self._copied = images
         self._graph.replay()
         return self._output
+
+    def _capture(self, images: Tensor) -> None:
+        cuda = self._torch.cuda
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            for _ in range(NUM_WARM_UP):
+                self._module(images)
+        cuda.current_stream().wait_stream(side)
+        self._input, graph = images.clone(), cuda.CUDAGraph()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The CUDA Graph is empty")  # that of a model that does nothing
+            with cuda.graph(graph, pool=self._graphs[0].pool() if self._graphs else None):
+                self._output = self._module(self._input)
+        self._graph = graph
+        if not self._graphs:
+            self._graphs.append(graph)
 
 
 class TorchSession:

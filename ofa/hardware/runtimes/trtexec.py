@@ -15,19 +15,20 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ofa.files import atomic_path
 from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
 from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
-from ofa.optional import NotInstalledError
+from ofa.optional import NotInstalledError, require
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "TRTEXEC"
 USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")
+ENDS_SUFFIX = ".ends"
 MIN_MAJOR = 10  # strongly typed networks
 BUILD_OPTIONS = ("--stronglyTyped", "--noTF32", "--skipInference")
 TIMING_OPTIONS = ("--noDataTransfers", "--useSpinWait", "--useCudaGraph")
@@ -80,13 +82,8 @@ class TrtExec:
             ModelError: If there is no such file, if trtexec cannot build it, or if another size than the batch is free.
             NotInstalledError: If there is no trtexec of 10.x or later, or no GPU.
         """
-        what = check_exists(model, "an ONNX")
-        data = read_model(model)
-        try:
-            inputs, outputs = graph_ends(data)
-        except (ValueError, IndexError) as error:
-            raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
-        shapes = _shapes(inputs, setting.batch)
+        what, (inputs, outputs) = check_exists(model, "an ONNX"), graph_ends(model)
+        data, shapes = read_model(model), _shapes(inputs, setting.batch)
         versions, options = self.versions(), self._program.known(BUILD_OPTIONS)
         engine = cache_file("engine", data, shapes, options, versions)
         if not engine.is_file():
@@ -298,74 +295,37 @@ def _shapes(inputs: Sequence[Input], batch: int) -> tuple[str, ...]:
     return (f"--shapes={','.join(spec)}",) if spec else ()
 
 
-ELEMENT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}
-
-
-def graph_ends(model: bytes) -> tuple[list[Input], list[str]]:
-    """Inputs of an ONNX model and names of its outputs, read without the onnx package, which devices lack.
-
-    The numbers are those of the fields in ``onnx.proto``.
+def graph_ends(model: Model) -> tuple[list[Input], list[str]]:
+    """Inputs of an ONNX model and names of its outputs, from the file of :func:`ends_file` beside it if there is one.
 
     Raises:
-        ValueError: If it is no ONNX model.
-        IndexError: If it ends too early.
+        ModelError: If there is no such file, or if it is no ONNX model.
+        NotInstalledError: If it has to be read, and there is no onnx package.
     """
-    graph = _field(memoryview(model), 7)
-    weights = {bytes(_field(tensor, 8)) for tensor in _fields(graph, 5)}
-    inputs = [_value(value) for value in _fields(graph, 11) if bytes(_field(value, 1)) not in weights]
-    return inputs, [bytes(_field(value, 1)).decode() for value in _fields(graph, 12)]
+    what = check_exists(model, "an ONNX")
+    if not isinstance(model, bytes) and (beside := Path(model).with_suffix(ENDS_SUFFIX)).is_file():
+        inputs, outputs = json.loads(beside.read_text(encoding="utf-8"))
+        return [Input(*entry) for entry in inputs], outputs
+    onnx, errors = require("onnx", "onnx"), require("google.protobuf.message", "onnx")
+    try:
+        graph = onnx.load_from_string(read_model(model)).graph
+    except errors.DecodeError as error:
+        raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
+    if not graph.output:
+        raise ModelError(f"{what} is not a valid ONNX model (it has no outputs); export it again")
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [_input(onnx, value) for value in graph.input if value.name not in weights]
+    return inputs, [value.name for value in graph.output]
 
 
-def _value(value: memoryview) -> Input:
-    tensor = _field(_field(value, 2), 1)
-    shape: list[int | str | None] = []
-    for dimension in _fields(_field(tensor, 2), 1):
-        sizes = [entry for number, entry in _message(dimension) if number == 1 and isinstance(entry, int)]
-        shape.append(sizes[0] if sizes else None)
-    (element,) = [entry for number, entry in _message(tensor) if number == 1 and isinstance(entry, int)]
-    return Input(bytes(_field(value, 1)).decode(), shape, ELEMENT_TYPES.get(element, f"type {element}"))
+def ends_file(model: Model) -> bytes:
+    """What has to lie beside an ONNX model, as ``.ends``, on a machine without the onnx package, as devices are."""
+    inputs, outputs = graph_ends(model)
+    return json.dumps([[astuple(entry) for entry in inputs], outputs]).encode()
 
 
-def _field(data: memoryview, number: int) -> memoryview:
-    found = _fields(data, number)
-    if not found:
-        raise ValueError(f"a field {number} is missing")
-    return found[-1]
-
-
-def _fields(data: memoryview, number: int) -> list[memoryview]:
-    return [value for found, value in _message(data) if found == number and isinstance(value, memoryview)]
-
-
-def _message(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Numbered fields of a protobuf message: integers, and the bytes of everything else."""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        kind = key & 7
-        if kind == 0:
-            number, position = _varint(data, position)
-            yield key >> 3, number
-            continue
-        if kind == 2:
-            size, position = _varint(data, position)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"no protobuf field has type {kind}")
-        if position + size > len(data):
-            raise ValueError("it is truncated")
-        yield key >> 3, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the low ones first, and where the next field begins."""
-    number = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, position
-        shift += 7
+def _input(onnx: ModuleType, value: Any) -> Input:
+    tensor = value.type.tensor_type
+    shape = [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return Input(value.name, shape, "float32" if dtype == "float" else dtype)

@@ -26,8 +26,9 @@ from typing import IO, Any
 from ofa.config import ConfigError
 from ofa.files import FORMAT, sha256_of_file
 from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
-from ofa.hardware.runtimes import RUNTIMES, Model, ModelError
+from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
 from ofa.hardware.runtimes.session import check_exists
+from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports.bundle import Bundle, build_bundle
 from ofa.hardware.transports.host import Host, HostError
@@ -156,7 +157,8 @@ class Ssh(Host):
         A job that this process left behind, by a crash or Ctrl-C, is taken up again.
         """
         models, rounds = job.models, job.rounds
-        suffix = RUNTIMES[job.setting.runtime]().format
+        runtime = RUNTIMES[job.setting.runtime]()
+        suffix = runtime.format
         files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
         anchor_file = _File.of("anchor: ", job.anchor, suffix)
         blocks: dict[tuple[str, int], TimedBlock] = {
@@ -171,8 +173,9 @@ class Ssh(Host):
         }
         name = hashlib.sha256(json.dumps([request, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
         request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
-        weights = [file for name, model in models.items() for file in files[name].beside(model)]
-        self._push({file.path: file for file in (*files.values(), *weights, anchor_file)})
+        sources = [("anchor", job.anchor, anchor_file), *((name, models[name], file) for name, file in files.items())]
+        beside = [other for name, model, file in sources for other in file.beside(f"{name}: ", model, runtime)]
+        self._push({file.path: file for file in (*files.values(), *beside, anchor_file)})
         arrived: set[tuple[str, int]] = set()
 
         def keep(lines: Sequence[str]) -> None:
@@ -511,11 +514,17 @@ class _File:
         """Where it is, from the folder of the machine on; some runtimes tell formats by the suffix."""
         return f"models/{self.stem or self.sha256}.{self.suffix}"
 
-    def beside(self, model: Model) -> list[_File]:
-        """Files that the runtime looks for beside this one: the weights of an OpenVINO IR."""
+    def beside(self, what: str, model: Model, runtime: Runtime) -> list[_File]:
+        """Files that the runtime looks for beside this one: the weights of an OpenVINO IR, what trtexec has to know."""
+        if isinstance(runtime, TrtExec):
+            try:
+                data = ends_file(model)
+            except ModelError as error:
+                raise ModelError(f"{what}{error}") from None
+            return [replace(_File.of(what, data, ENDS_SUFFIX.removeprefix(".")), stem=self.sha256)]
         if self.suffix != "xml" or isinstance(model, bytes):
             return []
-        return [replace(_File.of("weights: ", Path(model).with_suffix(".bin"), "bin"), stem=self.stem)]
+        return [replace(_File.of(what, Path(model).with_suffix(".bin"), "bin"), stem=self.stem)]
 
     @classmethod
     def of(cls, what: str, model: Model, suffix: str) -> _File:

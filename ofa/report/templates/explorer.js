@@ -112,7 +112,7 @@ class Explorer {
     );
   }
 
-  /** The most accurate subnet whose measured median keeps the budget, with headroom. */
+  /** The best subnet whose measured median keeps the budget, with headroom. */
   pick() {
     const { choices, headroom, name, where } = this.device;
     const budget = this.budget, limit = budget / (1 + headroom);
@@ -129,10 +129,10 @@ class Explorer {
       this.at("nearest").textContent = `Use ${short4(this.nearest)} ms`;
     } else {
       const spare = (1 - this.choice.median_ms / budget) * 100;
-      verdict.textContent = `The most accurate subnet measured on ${where} within ${short4(budget)} ms. Its median stays ${spare.toFixed(0)} % below the budget.`;
+      verdict.textContent = `The best subnet measured on ${where} within ${short4(budget)} ms. Its median stays ${spare.toFixed(0)} % below the budget.`;
       this.describe();
     }
-    const marked = { budget_ms: budget, x: this.choice?.median_ms ?? null, y: this.choice?.top1_percent ?? null };
+    const marked = { budget_ms: budget, x: this.choice?.median_ms ?? null, y: this.choice?.score ?? null };
     for (const chart of [this.chart, ...this.charts]) chart.mark(chart.spec.device === name ? marked : null);
   }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,37 +77,13 @@ def find_groups(trace: Trace) -> Groups:
     """Connected components of the ties, gathered into groups of like units."""
     # What is tied besides, for the sake of code that splits axes, is no part of the trace.
     graph = dataclasses.replace(trace.graph, edges=list(trace.graph.edges), reasons=list(trace.graph.reasons))
-    component = _with_whole_parts(graph, _with_whole_splits(graph, _components(graph.num_atoms, graph.edges)))
-    fixed = component[FIXED]
-
-    num = sum(source.num for source in trace.sources)
-    atom, source_of, position = (np.empty(num, dtype=np.int64) for _ in range(3))
-    start = 0
-    for number, source in enumerate(trace.sources):
-        where = slice(start, start + source.num)
-        atom[where] = np.arange(source.first, source.first + source.num)
-        source_of[where] = number
-        position[where] = np.arange(source.num)
-        start += source.num
+    component = _with_whole_parts(graph, _with_whole_splits(graph, components(graph.num_atoms, graph.edges)))
+    atom, source_of, position = _free_entries(trace.sources, component)
     entry_component = component[atom]
-    free = entry_component != fixed
-    order = np.lexsort((position[free], source_of[free], entry_component[free]))
-    atom, source_of, position = (values[free][order] for values in (atom, source_of, position))
-    entry_component = entry_component[free][order]
-
-    # Units are alike if they touch the same sources and parts equally often: a sum of one random number for each tells.
-    rng = np.random.default_rng(0)
-    draws = rng.integers(1 << 62, size=max(1, len(trace.sources)), dtype=np.uint64)
-    of_parts = np.zeros(component.max() + 1, dtype=np.uint64)
-    for part in graph.parts:
-        np.add.at(of_parts, component[part.ravel()], rng.integers(1 << 62, dtype=np.uint64))
-    starts = (
-        np.flatnonzero(np.r_[True, entry_component[1:] != entry_component[:-1]]) if len(atom) else np.array([], int)
-    )
-    signatures = np.add.reduceat(draws[source_of], starts) if len(starts) else np.array([], np.uint64)
-    signatures += of_parts[entry_component[starts]]
+    starts = np.flatnonzero(np.diff(entry_component, prepend=-1))
     lengths = np.diff(np.r_[starts, len(atom)])
-    first_place = source_of[starts] * (1 << 32) + position[starts] if len(starts) else np.array([], int)
+    first_place = source_of[starts] * (1 << 32) + position[starts]
+    kind = _alike(graph, component, len(trace.sources), source_of, starts, entry_component[starts])
 
     in_heads = np.zeros(component.max() + 1, dtype=bool)
     ordered = np.zeros_like(in_heads)
@@ -118,7 +94,6 @@ def find_groups(trace: Trace) -> Groups:
     group_of = np.full(graph.num_atoms, -1, dtype=np.int64)
     unit_of = np.zeros(graph.num_atoms, dtype=np.int64)
     groups: list[ChannelGroup] = []
-    _, kind = np.unique(signatures, return_inverse=True)
     members = [np.flatnonzero(kind == k) for k in range(kind.max() + 1)] if len(kind) else []
     members.sort(key=lambda units: int(first_place[units].min()))
     for units in members:
@@ -144,43 +119,40 @@ def find_groups(trace: Trace) -> Groups:
             )
         )
     # Atoms of activations only ever come from parameters, so every atom is among the sources.
-    return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, fixed))
+    return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, component[FIXED]))
 
 
-def disagreement(full: Trace, groups: Groups, units: Mapping[int, int], narrow: Trace) -> str | None:
-    """Where a narrowed model ties other channels than the full one does, ``None`` if nowhere.
+def _free_entries(sources: Sequence[Source], component: Ints) -> tuple[Ints, Ints, Ints]:
+    """Atom, number of the source and position in it, of every entry of a source that may go; component by component."""
+    sizes = np.array([source.num for source in sources], dtype=np.int64)
+    source_of = np.repeat(np.arange(len(sources)), sizes)
+    position = np.arange(sizes.sum()) - (sizes.cumsum() - sizes)[source_of]
+    atom = np.array([source.first for source in sources], dtype=np.int64)[source_of] + position
+    free = component[atom] != component[FIXED]
+    order = np.lexsort((position[free], source_of[free], component[atom][free]))
+    return atom[free][order], source_of[free][order], position[free][order]
 
-    Code that runs with fewer channels can still do something else with them: eight channels in four pairs become four
-    channels in four groups of one if the code says *four groups*. Its shapes are right and its weights are not.
 
-    Args:
-        full, groups: The model's trace and groups.
-        units: Group number -> units kept; other groups are whole.
-        narrow: Trace of the narrowed model, which holds tensors of its own (:func:`~ofa.nn.structure.own_tensors`).
+def _alike(
+    graph: AtomGraph, component: Ints, num_sources: int, source_of: Ints, starts: Ints, component_of: Ints
+) -> Ints:
+    """A number for each unit, the same for units that touch the same sources and parts equally often.
+
+    A sum of one random number for each source and part tells.
     """
-    sources = {(source.tensor, source.axis): source for source in full.sources}
-    # As operations tie them: what code that splits axes ties besides was a guess, which is to be confirmed here.
-    expected, found = (_components(graph.num_atoms, graph.edges) for graph in (full.graph, narrow.graph))
-    found_for: dict[int, int] = {}
-    expected_for: dict[int, int] = {}
-    for source in narrow.sources:
-        original = sources[source.tensor, source.axis]
-        atoms = np.arange(original.first, original.first + original.num)
-        number = groups.group_of[atoms]
-        limits = np.array([units.get(n, atoms.size) for n in number.tolist()])
-        kept = (number < 0) | (groups.unit_of[atoms] < limits)
-        if kept.sum() != source.num:
-            return f"{source.tensor} has {source.num} entries on axis {source.axis} instead of {kept.sum()}"
-        now = found[source.first : source.first + source.num]
-        # What shrank to one unit has axes of size 1, which nothing follows.
-        followed = (number[kept] >= 0) & (limits[kept] > 1) & (now != found[FIXED])
-        for before, after in zip(expected[atoms][kept][followed].tolist(), now[followed].tolist(), strict=True):
-            if found_for.setdefault(before, after) != after or expected_for.setdefault(after, before) != before:
-                return f"the channels of {source.tensor} (axis {source.axis}) belong together in another way"
-    return None
+    rng = np.random.default_rng(0)
+    draws = rng.integers(1 << 62, size=max(1, num_sources), dtype=np.uint64)
+    of_parts = np.zeros(component.max() + 1, dtype=np.uint64)
+    for part in graph.parts:
+        np.add.at(of_parts, component[part.ravel()], rng.integers(1 << 62, dtype=np.uint64))
+    if not len(starts):
+        return starts
+    signatures = np.add.reduceat(draws[source_of], starts) + of_parts[component_of]
+    return np.unique(signatures, return_inverse=True)[1]
 
 
-def _components(num_atoms: int, edges: list[tuple[Atoms, Atoms]]) -> Ints:
+def components(num_atoms: int, edges: list[tuple[Atoms, Atoms]]) -> Ints:
+    """Number of the connected component of each atom."""
     first = np.concatenate([edge[0] for edge in edges]) if edges else np.array([], dtype=np.int64)
     second = np.concatenate([edge[1] for edge in edges]) if edges else np.array([], dtype=np.int64)
     matrix = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(num_atoms, num_atoms))
@@ -203,7 +175,7 @@ def _with_whole_splits(graph: AtomGraph, component: Ints) -> Ints:
         if num_units[free] < 2:
             graph.fix(atoms, "split in parts that cannot be narrowed alike")
         graph.edges += _tied_except(atoms, axes, free)
-        component = _components(graph.num_atoms, graph.edges)
+        component = components(graph.num_atoms, graph.edges)
     return component
 
 
@@ -221,14 +193,14 @@ def _with_whole_parts(graph: AtomGraph, component: Ints) -> Ints:
         unequal[component[FIXED] : component[FIXED] + 1] = False
         if unequal.any() and (parts[0] != component[FIXED]).any():
             graph.fix(np.split(atoms, [place], axis)[0], "cut off at a fixed place")
-            component = _components(graph.num_atoms, graph.edges)
+            component = components(graph.num_atoms, graph.edges)
     return component
 
 
 def _num_units(inside: Ints, fixed: int, axes: tuple[int, ...], free: int) -> int:
     """Components that would remain free if all axes but one were tied."""
     _, flat = np.unique(np.append(inside.ravel(), fixed), return_inverse=True)
-    tied = _components(int(flat.max()) + 1, _tied_except(flat[:-1].reshape(inside.shape), axes, free))
+    tied = components(int(flat.max()) + 1, _tied_except(flat[:-1].reshape(inside.shape), axes, free))
     return len(np.setdiff1d(tied, tied[flat[-1]]))
 
 
@@ -250,7 +222,7 @@ def _tied_except(atoms: Atoms, axes: tuple[int, ...], free: int) -> list[tuple[A
 def _reasons(graph: AtomGraph, sources: Iterable[Source], component: Ints, fixed: int) -> dict[tuple[str, int], str]:
     """Why an axis must stay: the first reason that was given for an atom of it, or for one that is tied to it."""
     free_edges = [(first[kept], second[kept]) for first, second in graph.edges if (kept := second != FIXED).any()]
-    tied = _components(graph.num_atoms, free_edges)
+    tied = components(graph.num_atoms, free_edges)
     given = np.zeros(len(tied), dtype=np.int64)
     for number, (atoms, _) in enumerate(graph.reasons, start=1):
         places = tied[atoms]

@@ -552,35 +552,7 @@ def convolution(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, An
     of_batch = tuple(atoms for atoms in labels if atoms.shape[1] == 1)
     inputs = next((atoms.reshape(-1) for atoms in labels if atoms.shape[1] > 1), None)
     by_axis = {axes_of(atoms)[0]: atoms.reshape(-1) for atoms in weights if len(axes_of(atoms)) == 1}
-    in_axis, out_axis = (0, 1) if transposed else (1, 0)
-    outputs = by_axis.get(out_axis)
-    num_in, num_out = x.shape[1], output.shape[1]
-    reason = "a convolution of something of fixed size"
-    summed: Labels = ()
-    if groups == 1:
-        own = by_axis.get(in_axis)
-        if inputs is not None and own is not None:
-            graph.tie(inputs, own)
-            summed = (own,)
-        else:
-            for lone in (inputs, own):
-                if lone is not None:
-                    graph.fix(lone, reason)
-    else:
-        if transposed:
-            for atoms in by_axis.values():
-                graph.fix(atoms, "a transposed convolution in groups")
-            outputs = None
-        elif 1 in by_axis:
-            graph.fix(by_axis[1], "the width of a convolution's groups")
-        if inputs is None or outputs is None:
-            for lone in (inputs, outputs):
-                if lone is not None:
-                    graph.fix(lone, reason)
-        else:
-            entering, leaving = inputs.reshape(groups, -1), outputs.reshape(groups, -1)
-            graph.tie(entering, entering[:, :1])
-            graph.tie(leaving, entering[:, :1])
+    outputs, summed = _tie_convolution(graph, inputs, by_axis, groups, transposed)
     result: Labels = ()
     if outputs is not None and outputs.size > 1:
         result = (outputs.reshape(1, -1, *[1] * (output.ndim - 2)),)
@@ -591,9 +563,42 @@ def convolution(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, An
     result = (*of_batch, *result)
     window = prod(weight.shape[2:])
     positions = prod((x if transposed else output).shape[2:])
-    macs = num_in * num_out // groups * window * positions * x.shape[0]
+    macs = x.shape[1] * output.shape[1] // groups * window * positions * x.shape[0]
     context.record(macs, [result, summed], [x], output, weight)
     return result
+
+
+def _tie_convolution(
+    graph: AtomGraph, inputs: Atoms | None, by_axis: Mapping[int, Atoms], groups: int, transposed: bool
+) -> tuple[Atoms | None, Labels]:
+    """Tie what enters a convolution to the axes of its weight: the atoms of its output, and of what is summed over."""
+    outputs = by_axis.get(1 if transposed else 0)
+    if groups == 1:
+        own = by_axis.get(0 if transposed else 1)
+        if inputs is not None and own is not None:
+            graph.tie(inputs, own)
+            return outputs, (own,)
+        _fix_lone(graph, inputs, own)
+        return outputs, ()
+    if transposed:
+        for atoms in by_axis.values():
+            graph.fix(atoms, "a transposed convolution in groups")
+        outputs = None
+    elif 1 in by_axis:
+        graph.fix(by_axis[1], "the width of a convolution's groups")
+    if inputs is None or outputs is None:
+        _fix_lone(graph, inputs, outputs)
+    else:
+        entering, leaving = inputs.reshape(groups, -1), outputs.reshape(groups, -1)
+        graph.tie(entering, entering[:, :1])
+        graph.tie(leaving, entering[:, :1])
+    return outputs, ()
+
+
+def _fix_lone(graph: AtomGraph, *sides: Atoms | None) -> None:
+    for atoms in sides:
+        if atoms is not None:
+            graph.fix(atoms, "a convolution of something of fixed size")
 
 
 def _slides_over_channels(labels: Labels, x: Tensor, output: Tensor, stride: Sequence[int]) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ofa.inputs import Inputs
 from ofa.nn.structure import clone_structure, own_caches, own_hooks
 from ofa.supernet.channels.labels import AtomGraph, Labels
 from ofa.supernet.channels.rules import RULES, pointwise, unknown
@@ -106,8 +107,8 @@ class _Steps:
         self.tensors: list[Tensor] = []  # by number; alive, so that an id is not used again
         self._numbers: dict[int, int] = {}
 
-    def start(self, image: Tensor) -> None:
-        self._add("", "other", (), [image])
+    def start(self, *inputs: Tensor) -> None:
+        self._add("", "other", (), list(inputs))
 
     def record(self, module: str, func: Any, operands: Iterable[Any], output: Any) -> None:
         reads = tuple(self._numbers[id(value)] for value in _flat(operands) if id(value) in self._numbers)
@@ -422,10 +423,6 @@ def on_meta(model: nn.Module) -> nn.Module:
     return clone
 
 
-def image(model: nn.Module, resolution: int) -> Tensor:
-    return torch.empty(1, int(getattr(model, "in_chans", 3)), resolution, resolution, device="meta")
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     with warnings.catch_warnings(), torch.no_grad():
@@ -433,11 +430,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def trace(model: nn.Module, resolution: int) -> Trace:
-    """Run a model on images of one size and follow its channels.
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """Run a model once and follow its channels.
+
+    Args:
+        inputs: On the meta device.
 
     Raises:
-        Whatever the model raises on such images.
+        Whatever the model raises on such inputs.
     """
     clone = on_meta(model)
     tensors = {**dict(clone.named_parameters()), **dict(clone.named_buffers())}
@@ -480,10 +480,9 @@ def trace(model: nn.Module, resolution: int) -> Trace:
         module.register_forward_hook(
             lambda module, args, kwargs, output, path=path: leave(path, args, kwargs, output), with_kwargs=True
         )
-    images = image(model, resolution)
-    tracer.steps.start(images)
+    tracer.steps.start(*inputs.tensors)
     with quiet(), _Functions(tracer.tie_chunks), tracer:
-        output = clone(images)
+        output = inputs.call(clone)
     if not isinstance(output, Tensor):
         raise TypeError(f"its output is a {type(output).__name__}, not one tensor")
     for atoms in tracer.labels(output):
@@ -501,7 +500,7 @@ def trace(model: nn.Module, resolution: int) -> Trace:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run at one resolution costs.
+    """What a run at one size of the inputs costs.
 
     Args:
         contractions: In the order of :attr:`Trace.contractions`: MACs, elements of each input, elements of the output.
@@ -516,16 +515,16 @@ class Sizes:
     steps: list[Step]
 
 
-def sizes_at(model: nn.Module, resolution: int) -> Sizes:
-    """Run a model without values at one resolution, without following its channels."""
+def sizes_at(model: nn.Module, inputs: Inputs) -> Sizes:
+    """Run a model without values, without following its channels; ``inputs`` are on the meta device."""
     clone = on_meta(model)
     run = _Shapes(clone)
-    inputs: dict[str, list[tuple[int, ...]]] = {}
+    shapes_in: dict[str, list[tuple[int, ...]]] = {}
 
     def enter(path: str, args: tuple[Any, ...]) -> None:
         run.stack.append(path)
         shapes = [tuple(value.shape) for value in _flat(args[:1]) if isinstance(value, Tensor)]
-        inputs.setdefault(path, shapes)
+        shapes_in.setdefault(path, shapes)
 
     def leave(*_: Any) -> None:
         run.stack.pop()
@@ -533,8 +532,7 @@ def sizes_at(model: nn.Module, resolution: int) -> Sizes:
     for path, module in clone.named_modules():
         module.register_forward_pre_hook(lambda module, args, path=path: enter(path, args))
         module.register_forward_hook(leave)
-    images = image(model, resolution)
-    run.steps.start(images)
+    run.steps.start(*inputs.tensors)
     with quiet(), _Functions(), run:
-        output = clone(images)
-    return Sizes(run.contractions, inputs, tuple(output.shape), run.steps.all)
+        output = inputs.call(clone)
+    return Sizes(run.contractions, shapes_in, tuple(output.shape), run.steps.all)

@@ -2,70 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+import dataclasses
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, Self, TypeAlias
+
+from torch import nn
 
 from ofa.space import Value
-from ofa.supernet.anatomy import Anatomy
-from ofa.supernet.choices import Choices
+from ofa.supernet.choices import Allowed, Choices
+from ofa.supernet.graph_analysis import GraphAnalysis
+
+Scope: TypeAlias = Literal["stream", "stage", "block"]
+
+
+class LayerChange(Protocol):
+    """What a dim does to one layer, other than to leave out channels. Equal changes make equal layers."""
+
+    def narrow(self, layer: nn.Module) -> None:
+        """Change a clone of the layer in place; its tensors stay views of the shared ones, or are computed of them."""
+        ...
+
+    def share(self, layer: nn.Module) -> float:
+        """How much of the whole layer's weight, and of its products, remains."""
+        ...
 
 
 @dataclass
-class Subnet:
+class Narrowing:
     """What an architecture means for the model: filled by the dims, read by whoever builds or prices a subnet.
 
     Args:
         units: Group number -> units kept; groups that stay whole are absent.
-        kernels: Path of a convolution -> kernel size.
+        layers: Path of a layer -> what else is done to it, one after another.
         removed: Paths of the blocks that are left out.
     """
 
     units: dict[int, int] = field(default_factory=dict)
-    kernels: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, list[LayerChange]] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
 
+    @classmethod
+    def of(cls, dims: Iterable[ElasticDim], arch: Mapping[str, Value]) -> Narrowing:
+        narrowing = cls()
+        for dim in dims:
+            dim.apply(arch, narrowing)
+        return narrowing
 
-class ElasticDim(Protocol):
-    """One dim at one place of a model."""
 
-    @property
-    def name(self) -> str:
-        """As in the space: ``stage1.block0.kernel``."""
-        ...
+@dataclass(frozen=True)
+class ElasticDim:
+    """One dim at one place of a model. A kind of dim is a subclass, and a line in :data:`~ofa.supernet.dims.DIM_KINDS`.
 
-    @property
-    def values(self) -> tuple[Value, ...]:
-        """The choices, the model's own last."""
-        ...
+    Attributes:
+        kind: Its name, which is the last part of its dims' names and what a user asks for it by.
+        scope: What a dim belongs to: a ``stream``, channels that flow between blocks (or anything else that is in no
+            stage), a ``stage``, or a ``block``. Kinds are found in this order.
+        allowed: How lists of choices are checked.
+        fallback: Choices where the user asks for none and fewer than two kinds vary; else the default holds.
+        varies, default: What varies, and the choices where none are asked for, in words.
 
-    @property
-    def kind(self) -> str: ...
+    Args:
+        name: As in the space: ``stage1.block0.kernel``.
+        values: The choices, the model's own last; a single one says that nothing varies.
+    """
+
+    kind: ClassVar[str]
+    scope: ClassVar[Scope] = "block"
+    allowed: ClassVar[Allowed] = Allowed()
+    fallback: ClassVar[tuple[str, ...]] = ()
+    varies: ClassVar[str]
+    default: ClassVar[str]
+
+    name: str
+    values: tuple[Value, ...]
 
     @property
     def groups(self) -> tuple[int, ...]:
         """Numbers of the channel groups that it narrows."""
-        ...
+        return ()
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of other dims that decide with it."""
-        ...
+        return ()
 
-    def restricted(self, groups: Set[int]) -> ElasticDim:
+    @classmethod
+    def find(
+        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
+    ) -> list[ElasticDim]:
+        """All dims of this kind in a model.
+
+        What could vary and does not is a dim with one value, or has a reason in ``analysis.notes``, or both.
+
+        Args:
+            divisor: Channels are rounded to multiples of it.
+            found: Dims of the kinds before this one.
+        """
+        raise NotImplementedError
+
+    def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
+        """Write into ``narrowing`` what the architecture chooses; leave alone what stays whole."""
+        raise NotImplementedError
+
+    def restricted(self, groups: Set[int]) -> Self:
         """The same dim for some of its groups; with none, one that has a single value."""
-        ...
+        return dataclasses.replace(self, values=self.values[-1:])
 
-    def apply(self, arch: Mapping[str, Value], subnet: Subnet) -> None:
-        """Write into ``subnet`` what the architecture chooses; leave alone what stays whole."""
-        ...
+    def sizes(self, narrowing: Narrowing) -> Mapping[str, int]:
+        """Sizes that the names of parts and the columns of latency tables show, besides channels and kernel."""
+        return {}
 
-
-Finder: TypeAlias = Callable[[Anatomy, Choices, int, Mapping[str, ElasticDim]], "list[ElasticDim]"]
-"""``(anatomy, choices, channel divisor, dims found so far) -> dims``; dims with one value say that nothing varies."""
-
-
-def ratio_text(ratio: float) -> float:
-    """A ratio in at most three digits, whole numbers as such."""
-    rounded = round(ratio, 3)
-    return int(rounded) if rounded == int(rounded) else rounded
+    def add_transforms(self, modules: Mapping[str, nn.Module]) -> None:
+        """Give the model's layers what ``kernel_transforms=True`` asks for."""

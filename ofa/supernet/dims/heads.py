@@ -6,23 +6,25 @@ import dataclasses
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Self
 
 from ofa.space import Value
-from ofa.supernet.anatomy import Anatomy
 from ofa.supernet.channels import ChannelGroup
-from ofa.supernet.choices import Choices, share_of
-from ofa.supernet.dims.elastic import ElasticDim, Subnet
+from ofa.supernet.choices import Allowed, Choices, amounts
+from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
 
 
 @dataclass(frozen=True)
-class ElasticHeads:
+class ElasticHeads(ElasticDim):
     """The size of a head stays (Chen et al., AutoFormer, arXiv:2107.00651, sec. 3.2)."""
 
-    name: str
-    values: tuple[int, ...]
+    kind = "heads"
+    allowed = Allowed(whole=True)
+    varies = "heads of attention, each whole"
+    default = "1/2, 3/4, 1 of them"
+
     members: tuple[ChannelGroup, ...]
-    kind: str = "heads"
-    reads: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -30,31 +32,31 @@ class ElasticHeads:
 
     @classmethod
     def find(
-        cls, anatomy: Anatomy, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
+        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
     ) -> list[ElasticDim]:
         dims: list[ElasticDim] = []
-        for block in anatomy.all_blocks():
-            members = tuple(group for group in anatomy.inside[block.name] if group.is_heads)
+        for block in analysis.all_blocks():
+            members = tuple(group for group in analysis.inside[block.name] if group.is_heads)
             if not members:
                 continue
             full = max(group.num_units for group in members)
-            wanted = choices.at("heads", block.name)
-            if wanted is None:
-                wanted = ("50%", "75%")
-            counts = {int(v) if (share := share_of(v)) is None else math.ceil(share * full) for v in wanted}
+            wanted = choices.at(cls.kind, block.name)
+            counts = set(map(math.ceil, amounts(("50%", "75%") if wanted is None else wanted, full)))
             dims.append(cls(f"{block.name}.heads", (*sorted(value for value in counts if value < full), full), members))
         return dims
 
-    def restricted(self, groups: Set[int]) -> ElasticDim:
+    def restricted(self, groups: Set[int]) -> Self:
         members = tuple(group for group in self.members if group.number in groups)
-        if max((group.num_units for group in members), default=0) < self.values[-1]:
-            return dataclasses.replace(self, values=self.values[-1:])
+        if max((group.num_units for group in members), default=0) < int(self.values[-1]):
+            return super().restricted(groups)
         return dataclasses.replace(self, members=members)
 
-    def apply(self, arch: Mapping[str, Value], subnet: Subnet) -> None:
-        if self.name not in arch:
-            return
-        heads, full = int(arch[self.name]), int(self.values[-1])
+    def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
+        heads, full = int(arch.get(self.name, self.values[-1])), int(self.values[-1])
         if heads < full:
             for group in self.members:
-                subnet.units[group.number] = max(1, round(group.num_units * heads / full))
+                narrowing.units[group.number] = max(1, round(group.num_units * heads / full))
+
+    def sizes(self, narrowing: Narrowing) -> Mapping[str, int]:
+        first = self.members[0]
+        return {"heads": narrowing.units.get(first.number, first.num_units)}

@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from torch import nn
 
 from ofa.space import Value
-from ofa.supernet.anatomy import Anatomy, num_channels, per_unit, units_at
 from ofa.supernet.channels import ChannelGroup
-from ofa.supernet.choices import Choices, share_of
-from ofa.supernet.dims.elastic import ElasticDim, Subnet, ratio_text
-from ofa.supernet.structure import Block, common_ancestor, is_within
+from ofa.supernet.choices import Choice, Choices, amounts
+from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis, num_channels, per_unit, units_at
+from ofa.supernet.stages import Block, common_ancestor, is_within
 
 
 @dataclass(frozen=True)
-class InnerWidth:
+class InnerWidth(ElasticDim):
     """Hidden width over the width of what enters (or, for a bottleneck, leaves) the block.
+
+    Attributes:
+        shares: Of the block's own ratio, the choices where none are asked for.
 
     Args:
         main: The widest group; the ratio is its.
@@ -28,9 +32,8 @@ class InnerWidth:
         stream: The group that carries them, if its width is elastic: its dim and its own number of channels.
     """
 
-    name: str
-    values: tuple[float, ...]
-    kind: str
+    shares: ClassVar[tuple[float, ...]]
+
     main: ChannelGroup
     others: tuple[ChannelGroup, ...]
     followers: tuple[tuple[ChannelGroup, int], ...]
@@ -46,9 +49,52 @@ class InnerWidth:
     def reads(self) -> tuple[str, ...]:
         return () if self.stream is None else (self.stream,)
 
-    def restricted(self, groups: Set[int]) -> ElasticDim:
+    @classmethod
+    def find(
+        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
+    ) -> list[ElasticDim]:
+        dims: list[ElasticDim] = []
+        for block in analysis.all_blocks():
+            hidden = [group for group in analysis.inside[block.name] if not group.is_heads]
+            pooled = [group for group in hidden if is_pooled(analysis, group)]
+            own = [group for group in hidden if group not in pooled and kind_of(analysis, block, group) == cls.kind]
+            if not own:
+                continue
+            own.sort(key=num_channels, reverse=True)
+            followers = []
+            for group in pooled:
+                leader = leader_of(analysis, group)
+                if leader is not None and leader in own:
+                    followers.append((group, leader.number))
+            reference, stream = reference_of(analysis, block, num_channels(own[0]), found)
+            whole = cls(
+                f"{block.name}.{cls.kind}", (), own[0], tuple(own[1:]), tuple(followers), reference, stream, divisor
+            )
+            dims.append(whole._with_values(choices.at(cls.kind, block.name)))
+        return dims
+
+    def _with_values(self, wanted: Sequence[Choice] | None) -> Self:
+        """The dim with the ratios that were wanted, of those that round to one width the first."""
+        own = num_channels(self.main)
+        full = ratio_text(own / self.reference)
+        ratios = [full * share for share in self.shares] if wanted is None else amounts(wanted, full)
+        # 0.35 of 256 channels are 88 after rounding: the model's own width goes by the ratio that was asked for.
+        for ratio in ratios:
+            channels = units_at(self.main, self.reference * ratio, self.divisor) * per_unit(self.main)
+            if abs(ratio / full - 1) < 0.05 and channels == own:
+                full = ratio_text(ratio)
+                break
+        whole = dataclasses.replace(self, values=(full,))
+        by_width: dict[tuple[tuple[int, int], ...], float] = {}
+        for ratio in ratios:
+            units = whole.units(ratio, self.reference)
+            if ratio < full and self.main.number in units:
+                by_width.setdefault(tuple(units.items()), ratio_text(ratio))
+        return dataclasses.replace(self, values=tuple(sorted({*by_width.values(), full})))
+
+    def restricted(self, groups: Set[int]) -> Self:
         if self.main.number not in groups:
-            return dataclasses.replace(self, values=self.values[-1:])
+            return super().restricted(groups)
         leaders = {self.main.number, *(group.number for group in self.others if group.number in groups)}
         return dataclasses.replace(
             self,
@@ -56,12 +102,12 @@ class InnerWidth:
             followers=tuple((group, leader) for group, leader in self.followers if leader in leaders),
         )
 
-    def apply(self, arch: Mapping[str, Value], subnet: Subnet) -> None:
+    def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         if self.name not in arch:
             return
         # A width that turned out not to vary has no dim.
         reference = self.reference if self.stream is None else int(arch.get(self.stream, self.reference))
-        subnet.units.update(self.units(float(arch[self.name]), reference))
+        narrowing.units.update(self.units(float(arch[self.name]), reference))
 
     def units(self, ratio: float, reference: int) -> dict[int, int]:
         """Units kept of each group that does not stay whole."""
@@ -79,132 +125,89 @@ class InnerWidth:
                 whole[group.number] = group.num_units
         return {number: units for number, units in kept.items() if units < whole[number]}
 
-
-def find_inner_widths(
-    kind: str,
-    anatomy: Anatomy,
-    choices: Choices,
-    divisor: int,
-    found: Mapping[str, ElasticDim],
-    shares: Sequence[float],
-) -> list[ElasticDim]:
-    """Dims of one kind, for every block that has channels of it."""
-    dims: list[ElasticDim] = []
-    for block in anatomy.all_blocks():
-        hidden = [group for group in anatomy.inside[block.name] if not group.is_heads]
-        pooled = [group for group in hidden if is_pooled(anatomy, group)]
-        own = [group for group in hidden if group not in pooled and kind_of(anatomy, block, group) == kind]
-        if not own:
-            continue
-        own.sort(key=num_channels, reverse=True)
-        followers = []
-        for group in pooled:
-            leader = leader_of(anatomy, group)
-            if leader is not None and leader in own:
-                followers.append((group, leader.number))
-        reference, stream = reference_of(anatomy, block, num_channels(own[0]), found)
-        full = ratio_text(num_channels(own[0]) / reference)
-        wanted = choices.at(kind, block.name)
-        if wanted is None:
-            ratios = [full * share for share in shares]
-        else:
-            ratios = [float(v) if (share := share_of(v)) is None else share * full for v in wanted]
-        # 0.35 of 256 channels are 88 after rounding: the model's own width goes by the ratio that was asked for.
-        same = [
-            r
-            for r in ratios
-            if abs(r / full - 1) < 0.05 and _channels(own[0], r, reference, divisor) == num_channels(own[0])
-        ]
-        full = ratio_text(same[0]) if same else full
-        dim = InnerWidth(
-            f"{block.name}.{kind}", (full,), kind, own[0], tuple(own[1:]), tuple(followers), reference, stream, divisor
-        )
-        by_width: dict[tuple[tuple[int, int], ...], float] = {}
-        for ratio in ratios:
-            units = dim.units(ratio, reference)
-            if ratio < full and own[0].number in units:
-                by_width.setdefault(tuple(units.items()), ratio_text(ratio))
-        values = tuple(sorted({*by_width.values(), full}))
-        dims.append(InnerWidth(dim.name, values, kind, dim.main, dim.others, dim.followers, reference, stream, divisor))
-    return dims
+    def sizes(self, narrowing: Narrowing) -> Mapping[str, int]:
+        kept = narrowing.units.get(self.main.number, self.main.num_units)
+        return {"mid_channels": num_channels(self.main) * kept // self.main.num_units}
 
 
-def _channels(group: ChannelGroup, ratio: float, reference: int, divisor: int) -> int:
-    return units_at(group, reference * ratio, divisor) * per_unit(group)
+def ratio_text(ratio: float) -> float:
+    """A ratio in at most three digits, whole numbers as such."""
+    rounded = round(ratio, 3)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
-def kind_of(anatomy: Anatomy, block: Block, group: ChannelGroup) -> str:
+def kind_of(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> str:
     """``mlp_ratio`` for what lies in an MLP inside the block, ``expand`` for the rest."""
     owner = common_ancestor(group.modules)
     path = owner.removeprefix(block.path).lower()
-    names = [path, type(anatomy.modules[owner]).__name__.lower() if owner != block.path else ""]
+    names = [path, type(analysis.modules[owner]).__name__.lower() if owner != block.path else ""]
     if any(word in name for name in names for word in ("mlp", "ffn", "feedforward", "glu")):
         return "mlp_ratio"
-    modules = [anatomy.modules[path] for path in group.modules]
+    modules = [analysis.modules[path] for path in group.modules]
     return "mlp_ratio" if any(isinstance(module, nn.Linear) for module in modules) else "expand"
 
 
-def is_pooled(anatomy: Anatomy, group: ChannelGroup) -> bool:
+def is_pooled(analysis: GraphAnalysis, group: ChannelGroup) -> bool:
     """Whether the channels are computed from a spatial mean, as in squeeze-and-excitation."""
     shapes = [
         call.output
         for path in group.modules
-        if (call := anatomy.trace.calls.get(path)) is not None and call.output is not None
+        if (call := analysis.trace.calls.get(path)) is not None and call.output is not None
     ]
     return (
         bool(shapes)
         and all(all(size == 1 for size in shape[2:]) if len(shape) == 4 else len(shape) == 2 for shape in shapes)
-        and not _block_is_pooled(anatomy, group)
+        and not _block_is_pooled(analysis, group)
     )
 
 
-def _block_is_pooled(anatomy: Anatomy, group: ChannelGroup) -> bool:
+def _block_is_pooled(analysis: GraphAnalysis, group: ChannelGroup) -> bool:
     """At a feature map of one pixel everything looks pooled."""
     owner = common_ancestor(group.modules)
-    for block in anatomy.all_blocks():
+    for block in analysis.all_blocks():
         if is_within(owner, block.path):
-            call = anatomy.trace.calls.get(block.path)
+            call = analysis.trace.calls.get(block.path)
             shape = call.inputs[0][0] if call is not None and call.inputs else ()
             return len(shape) == 4 and all(size == 1 for size in shape[2:])
     return False
 
 
-def leader_of(anatomy: Anatomy, group: ChannelGroup) -> ChannelGroup | None:
+def leader_of(analysis: GraphAnalysis, group: ChannelGroup) -> ChannelGroup | None:
     """The group that enters the layer which makes this one."""
     for site in group.sites:
-        call = anatomy.trace.calls.get(site.tensor.rpartition(".")[0])
+        call = analysis.trace.calls.get(site.tensor.rpartition(".")[0])
         if site.axis == 0 and call is not None and call.inputs:
-            leader = anatomy.group_of(call.inputs[0][1])
+            leader = analysis.group_of(call.inputs[0][1])
             if leader is not None and leader is not group:
                 return leader
     return None
 
 
 def reference_of(
-    anatomy: Anatomy, block: Block, hidden: int, found: Mapping[str, ElasticDim]
+    analysis: GraphAnalysis, block: Block, hidden: int, found: Mapping[str, ElasticDim]
 ) -> tuple[int, str | None]:
     """Channels that a ratio refers to, and the dim that decides them if they are elastic."""
-    call = anatomy.trace.calls.get(block.path)
+    call = analysis.trace.calls.get(block.path)
     if call is None or not call.inputs:
         return hidden, None
     shape, labels = call.inputs[0]
     if call.output is not None:
-        out = anatomy.channels(call.output, call.output_labels)
+        out = analysis.channels(call.output, call.output_labels)
         if hidden <= out:
             shape, labels = call.output, call.output_labels
-    group = anatomy.group_of(labels)
+    group = analysis.group_of(labels)
     stream = next(
         (
             dim.name
             for dim in found.values()
-            if group and dim.kind == "width" and group.number in dim.groups and len(dim.values) > 1
+            if group and dim.scope == "stream" and group.number in dim.groups and len(dim.values) > 1
         ),
         None,
     )
     if (
         stream is not None
         and group is not None
-        and per_unit(group) * group.num_units != anatomy.channels(shape, labels)
+        and per_unit(group) * group.num_units != analysis.channels(shape, labels)
     ):
         stream = None
-    return anatomy.channels(shape, labels), stream
+    return analysis.channels(shape, labels), stream

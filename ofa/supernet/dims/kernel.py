@@ -2,58 +2,83 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
-from ofa.nn.conv import kernel_is_elastic
+from ofa.nn.conv import add_kernel_transforms, kernel_is_elastic, narrow_kernel
 from ofa.space import Value
-from ofa.supernet.anatomy import Anatomy
-from ofa.supernet.choices import Choices
-from ofa.supernet.dims.elastic import ElasticDim, Subnet
-from ofa.supernet.structure import is_within
+from ofa.supernet.choices import Allowed, Choices, amounts
+from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
+from ofa.supernet.stages import is_within
 
 
 @dataclass(frozen=True)
-class ElasticKernel:
-    """Caps the kernel size of every elastic convolution in a block; bands such as 1 × 11 become shorter."""
+class KernelCentre:
+    """Of a convolution's kernel, the centre of this size."""
 
-    name: str
-    values: tuple[int, ...]
+    size: int
+
+    def narrow(self, layer: nn.Module) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        narrow_kernel(layer, self.size)
+
+    def share(self, layer: nn.Module) -> float:
+        assert isinstance(layer, nn.Conv2d)
+        before = [int(size) for size in layer.kernel_size]
+        return prod(min(size, self.size) for size in before) / prod(before)
+
+
+@dataclass(frozen=True)
+class ElasticKernel(ElasticDim):
+    """Caps the kernel size of every elastic convolution in a block; bands such as 1 × 11 become shorter.
+
+    Args:
+        convolutions: Paths and own kernel sizes.
+    """
+
+    kind = "kernel"
+    allowed = Allowed(whole=True, odd=True)
+    varies = "kernels of the block's convolutions, depthwise or plain, square or bands: their centres"
+    default = "3, 5, 7 and its own"
+
     convolutions: tuple[tuple[str, int], ...]
-    kind: str = "kernel"
-    groups: tuple[int, ...] = ()
-    reads: tuple[str, ...] = ()
 
     @classmethod
     def find(
-        cls, anatomy: Anatomy, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
+        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
     ) -> list[ElasticDim]:
         dims: list[ElasticDim] = []
-        for block in anatomy.all_blocks():
+        for block in analysis.all_blocks():
             convolutions = tuple(
                 (path, max(module.kernel_size))
-                for path, module in anatomy.modules.items()
+                for path, module in analysis.modules.items()
                 if is_within(path, block.path) and isinstance(module, nn.Conv2d) and kernel_is_elastic(module)
             )
             if not convolutions:
-                anatomy.notes[f"{block.name}.kernel"] = "no convolution with an odd kernel and same padding"
+                analysis.notes[f"{block.name}.kernel"] = "no convolution with an odd kernel and same padding"
                 continue
             own = max(size for _, size in convolutions)
             if own == 3:
-                anatomy.notes[f"{block.name}.kernel"] = "3×3 is the smallest kernel"
-            wanted = choices.at("kernel", block.name)
-            smaller = sorted(int(v) for v in ((3, 5, 7) if wanted is None else wanted) if v != "100%" and int(v) < own)
+                analysis.notes[f"{block.name}.kernel"] = "3×3 is the smallest kernel"
+            wanted = choices.at(cls.kind, block.name)
+            smaller = sorted(int(size) for size in amounts((3, 5, 7) if wanted is None else wanted, own) if size < own)
             dims.append(cls(f"{block.name}.kernel", (*smaller, own), convolutions))
         return dims
 
-    def restricted(self, groups: Set[int]) -> ElasticDim:
-        return dataclasses.replace(self, values=self.values[-1:])
+    def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
+        kernel_size = int(arch.get(self.name, self.values[-1]))
+        for path, size in self.convolutions:
+            if kernel_size < size:
+                narrowing.layers.setdefault(path, []).append(KernelCentre(kernel_size))
 
-    def apply(self, arch: Mapping[str, Value], subnet: Subnet) -> None:
-        if self.name not in arch:
-            return
-        kernel_size = int(arch[self.name])
-        subnet.kernels.update({path: kernel_size for path, size in self.convolutions if kernel_size < size})
+    def add_transforms(self, modules: Mapping[str, nn.Module]) -> None:
+        for path, size in self.convolutions:
+            sizes = tuple(int(value) for value in self.values if int(value) <= size)
+            conv = modules[path]
+            assert isinstance(conv, nn.Conv2d)
+            if len(sizes) > 1 and conv.kernel_size == (size, size):
+                add_kernel_transforms(conv, sizes)

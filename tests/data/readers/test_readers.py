@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -44,6 +45,8 @@ def test_contract(name: str, tmp_path: Path) -> None:
     assert source.labels.dtype == np.int64
     assert sorted(set(source.labels)) == list(range(len(source.classes)))
     assert isinstance(source.images[len(source.labels) - 1], Image.Image)
+    elsewhere = pickle.loads(pickle.dumps(source))  # as worker processes get it where they share no memory
+    assert elsewhere.images[0].tobytes() == source.images[0].tobytes()
 
 
 @pytest.mark.parametrize("name", sorted(set(READERS) - {"digits"}))

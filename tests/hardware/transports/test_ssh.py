@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from ofa.formats.onnx import export_for_timing
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
 from ofa.hardware.runner import Job
-from ofa.hardware.runtimes import ModelError, NotInstalledError
+from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 from ofa.hardware.timing import TimedBlock
 from ofa.hardware.transports import HostError, Local, Ssh, ssh
 from ofa.hardware.transports.bundle import build_bundle
@@ -387,6 +388,18 @@ def test_a_missing_runtime_is_told_by_the_machine(device, models, anchor, tmp_pa
         measure(dataclasses.replace(device, host=host), models, anchor)
 
 
+def test_a_runtime_that_cannot_read_models_is_told_what_they_take(device, models, anchor):
+    board = dataclasses.replace(device, runtime="trtexec")
+    with pytest.raises(NotInstalledError, match="trtexec does not start"):
+        measure(board, models, anchor)
+    folder = Path(device.host.folder, "models")
+    assert {path.stem for path in folder.glob("*.onnx")} == {path.stem for path in folder.glob("*.ends")}
+    anchor_file = folder / f"{hashlib.sha256(anchor).hexdigest()}.ends"
+    assert json.loads(anchor_file.read_text()) == [[["input", [1, 3, 16, 16], "float32"]], ["output"]]
+    with pytest.raises(ModelError, match=r"^broken: model is not a valid ONNX model"):
+        measure(board, {"broken": b"not a model"}, anchor)
+
+
 def test_a_missing_numpy_is_named(device, models, anchor, tmp_path):
     host = dataclasses.replace(device.host, python=bare_python(tmp_path))
     for ask in (
@@ -419,9 +432,9 @@ def test_the_weights_of_an_ir_go_with_it(tmp_path):
         (tmp_path / name / "model.bin").write_bytes(weights)
     first, second = (ssh._File.of("", tmp_path / name / "model.xml", "onnx") for name in "ab")
     assert first.path.endswith(".xml") and first.path != second.path
-    (weights,) = second.beside(tmp_path / "b" / "model.xml")
+    (weights,) = second.beside("b: ", tmp_path / "b" / "model.xml", RUNTIMES["openvino"]())
     assert weights.path == second.path.removesuffix(".xml") + ".bin" and weights.num_bytes == 1
-    assert ssh._File.of("", b"onnx", "onnx").beside(b"onnx") == []
+    assert ssh._File.of("", b"onnx", "onnx").beside("", b"onnx", RUNTIMES["onnxruntime"]()) == []
 
 
 def test_settings_are_checked():

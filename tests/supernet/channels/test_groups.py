@@ -19,12 +19,15 @@ from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ofa.inputs import InputSpec
 from ofa.nn.structure import own_tensors
 from ofa.supernet.channels import Trace, find_groups, trace
-from ofa.supernet.channels.groups import Groups, disagreement
-from ofa.supernet.dims import Subnet
+from ofa.supernet.channels.groups import Groups
+from ofa.supernet.dims import Narrowing
 from ofa.supernet.narrowing import Narrower
 from ofa.supernet.supernet import build
+
+from ..helpers import disagreement
 
 SIZE = 8
 TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
@@ -48,7 +51,7 @@ def randomised(model: nn.Module) -> Any:
 
 
 def groups_of(model: nn.Module) -> Groups:
-    return find_groups(trace(model, SIZE))
+    return find_groups(trace(model, InputSpec.images(3, SIZE).example))
 
 
 def told(groups: Groups) -> set[tuple[str, frozenset[str]]]:
@@ -65,7 +68,7 @@ def told(groups: Groups) -> set[tuple[str, frozenset[str]]]:
 
 
 def narrowed(model: nn.Module, groups: Groups, units: Mapping[int, int]) -> Any:
-    return build(model, Narrower(model, {n: groups.all[n] for n in units}), Subnet(units=dict(units)))
+    return build(model, Narrower(model, {n: groups.all[n] for n in units}), Narrowing(units=dict(units)))
 
 
 @torch.no_grad()
@@ -539,7 +542,7 @@ def test_units_can_change_places(named: tuple[str, Any, Groups]) -> None:
 
 def test_finding_groups_leaves_the_trace_alone(named: tuple[str, Any, Groups]) -> None:
     _, model, groups = named
-    traced = trace(model, SIZE)
+    traced = trace(model, InputSpec.images(3, SIZE).example)
     before = len(traced.graph.edges), len(traced.graph.reasons)
     assert told(find_groups(traced)) == told(find_groups(traced)) == told(groups)
     assert (len(traced.graph.edges), len(traced.graph.reasons)) == before
@@ -547,7 +550,7 @@ def test_finding_groups_leaves_the_trace_alone(named: tuple[str, Any, Groups]) -
 
 def test_every_atom_belongs_to_the_unit_that_its_site_says(named: tuple[str, Any, Groups]) -> None:
     _, model, _ = named
-    traced = trace(model, SIZE)
+    traced = trace(model, InputSpec.images(3, SIZE).example)
     groups = find_groups(traced)
     first = {(source.tensor, source.axis): source.first for source in traced.sources}
     seen = np.full(len(groups.group_of), -1)
@@ -842,7 +845,7 @@ def group_deviation(x: Tensor) -> Tensor:
 def retraced(model: nn.Module, groups: Groups, units: Mapping[int, int]) -> Trace:
     narrow = narrowed(model, groups, units)
     own_tensors(narrow)
-    return trace(narrow, SIZE)
+    return trace(narrow, InputSpec.images(3, SIZE).example)
 
 
 FOUR_OF_ANY_SIZE: dict[str, Callable[[], Net]] = {
@@ -855,7 +858,7 @@ FOUR_OF_ANY_SIZE: dict[str, Callable[[], Net]] = {
 @pytest.mark.parametrize("name", sorted(FOUR_OF_ANY_SIZE))
 def test_code_that_makes_a_fixed_number_of_groups_is_found_out(name: str) -> None:
     model = randomised(FOUR_OF_ANY_SIZE[name]())
-    full = trace(model, SIZE)
+    full = trace(model, InputSpec.images(3, SIZE).example)
     groups = find_groups(full)
     units = {0: 2}
     narrow = narrowed(model, groups, units)
@@ -868,14 +871,14 @@ def test_code_that_makes_a_fixed_number_of_groups_is_found_out(name: str) -> Non
 
 def test_narrowed_models_agree_with_the_full_one(named: tuple[str, Any, Groups]) -> None:
     _, model, groups = named
-    full = trace(model, SIZE)
+    full = trace(model, InputSpec.images(3, SIZE).example)
     for units in choices(groups):
         assert disagreement(full, groups, units, retraced(model, groups, units)) is None
 
 
 def test_other_sizes_than_expected_disagree() -> None:
     model = randomised(between(torch.relu))
-    full = trace(model, SIZE)
+    full = trace(model, InputSpec.images(3, SIZE).example)
     groups = find_groups(full)
     message = disagreement(full, groups, {0: 4}, retraced(model, groups, {0: 6}))
     assert message == "a.weight has 6 entries on axis 0 instead of 4"

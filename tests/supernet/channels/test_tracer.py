@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ofa.inputs import InputSpec
 from ofa.supernet.channels import sizes_at, trace
 
 
@@ -23,9 +24,11 @@ class Rows(nn.Module):
 
 
 def test_steps_with_one_weight_are_one_product_at_every_resolution() -> None:
-    found = trace(Rows(), 6)
+    found = trace(Rows(), InputSpec.images(3, 6).example)
     # From the input and from the state before, in both directions: 4 gates of 5; and the halves.
     macs = {6: [36 * 3 * 20, 36 * 5 * 20] * 2 + [36 * 40] * 2, 4: [16 * 3 * 20, 16 * 5 * 20] * 2 + [16 * 40] * 2}
     assert sorted(contraction.macs for contraction in found.contractions) == sorted(macs[6])
     for resolution, expected in macs.items():
-        assert sorted(contraction[0] for contraction in sizes_at(Rows(), resolution).contractions) == sorted(expected)
+        assert sorted(
+            contraction[0] for contraction in sizes_at(Rows(), InputSpec.images(3, resolution).example).contractions
+        ) == sorted(expected)

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ofa.errors import OfaError
-
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
@@ -31,7 +29,7 @@ MAX_REPAIRS = 100
 MAX_CONSTANT = 1024  # elements of what may be a shape or a scale; larger ones are weights
 
 
-class MemoryPlanError(OfaError, ValueError):
+class MemoryPlanError(ValueError):
     """A graph whose tensors have no fixed sizes cannot be planned."""
 
 

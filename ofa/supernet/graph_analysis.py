@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from ofa.inputs import InputSpec
 from ofa.supernet.channels import ChannelGroup, Trace, find_groups, trace
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Labels
-from ofa.supernet.structure import Block, ancestors, common_ancestor, find_stages
+from ofa.supernet.stages import Block, ancestors, common_ancestor, find_stages
 
 
 @dataclass
-class Anatomy:
+class GraphAnalysis:
     """A model taken apart.
 
     Args:
-        resolution: The image size that it was traced at.
+        inputs: What it takes; its example is what it was traced with.
         stages: Name and blocks of each stage.
         inside: Block name -> groups whose channels never leave the block.
         streams: Groups that flow between blocks.
@@ -28,7 +29,7 @@ class Anatomy:
     """
 
     model: nn.Module
-    resolution: int
+    inputs: InputSpec
     trace: Trace
     groups: Groups
     stages: list[tuple[str, list[Block]]]
@@ -38,8 +39,8 @@ class Anatomy:
     notes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, resolution: int) -> Anatomy:
-        traced = trace(model, resolution)
+    def of(cls, model: nn.Module, inputs: InputSpec) -> GraphAnalysis:
+        traced = trace(model, inputs.example)
         groups = find_groups(traced)
         found = find_stages(model, traced, groups.all)
         stages = [
@@ -53,7 +54,7 @@ class Anatomy:
             owner = common_ancestor(group.modules)
             name = next((blocks[path] for path in (owner, *ancestors(owner)) if path in blocks), None)
             (streams if name is None else inside[name]).append(group)
-        return cls(model, resolution, traced, groups, stages, inside, streams, dict(model.named_modules()))
+        return cls(model, inputs, traced, groups, stages, inside, streams, dict(model.named_modules()))
 
     def all_blocks(self) -> Iterable[Block]:
         return (block for _, elements in self.stages for block in elements)

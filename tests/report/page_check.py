@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ofa.report.browser import Browser
+from tests.report.browser import Browser
 
 MAX_BYTES = 6_000_000
 MIN_CONTRAST = 4.5
@@ -75,42 +75,37 @@ class PageCheck:
     found: str
 
 
-def check_page(browser: Browser, path: Path | str) -> list[PageCheck]:
+def check_page(chromium: Any, path: Path) -> list[PageCheck]:
     """Open a page, wide and narrow, light and dark, and look at it.
 
     Args:
-        browser: An open one; it is left at the page.
+        chromium: That of :func:`tests.report.browser.chromium`.
         path: The HTML file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        BrowserError: If the browser does not answer.
     """
-    path = Path(path)
     num_bytes = path.stat().st_size
-    browser.scheme("light")
-    browser.size(WIDE_PIXELS)
-    browser.open(path)
-    browser.js("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-    checks = [PageCheck(name="size", ok=num_bytes < MAX_BYTES, found=f"{num_bytes / 1e6:.2f} MB")]
-    checks += _semantics(browser)
-    for scheme in ("light", "dark"):
-        browser.scheme(scheme)
-        ratio, text = min(_contrasts(browser.js(TEXTS)), default=(21.0, ""))
+    wide = Browser(chromium, viewport={"width": WIDE_PIXELS, "height": 900})
+    narrow = Browser(chromium, viewport={"width": NARROW_PIXELS, "height": 900}, is_mobile=True)
+    for browser in (wide, narrow):
+        browser.open(path)
+        browser.js("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        browser.settle()
+    checks = [PageCheck(name="size", ok=num_bytes < MAX_BYTES, found=f"{num_bytes / 1e6:.2f} MB"), *_semantics(wide)]
+    for scheme in ("dark", "light"):
+        wide.page.emulate_media(color_scheme=scheme)
+        wide.settle()
+        ratio, text = min(_contrasts(wide.js(TEXTS)), default=(21.0, ""))
         checks.append(
             PageCheck(name=f"contrast, {scheme}", ok=ratio >= MIN_CONTRAST, found=f"{ratio:.2f}, least at {text!r}")
         )
-    browser.scheme("light")
-    checks.append(_focus(browser))
-    browser.size(NARROW_PIXELS)
-    width = browser.js("document.scrollingElement.scrollWidth")
+    checks.append(_focus(wide))
+    width = narrow.js("document.scrollingElement.scrollWidth")
     checks.append(PageCheck(name=f"fits {NARROW_PIXELS} pixels", ok=width <= NARROW_PIXELS, found=f"{width} pixels"))
-    browser.size(WIDE_PIXELS)
     # The page's own address is the first request; all that happened above counts.
     own = path.resolve().as_uri()
-    others = [url for url in browser.requests if not url.startswith((own, "data:", "blob:"))]
+    others = [url for url in (*wide.requests, *narrow.requests) if not url.startswith((own, "data:", "blob:"))]
     checks.append(PageCheck(name="network requests", ok=not others, found=_listed(others)))
-    checks.append(PageCheck(name="console errors", ok=not browser.messages, found=_listed(browser.messages)))
+    messages = [*wide.messages, *narrow.messages]
+    checks.append(PageCheck(name="console errors", ok=not messages, found=_listed(messages)))
     return checks
 
 
@@ -158,10 +153,8 @@ def _semantics(browser: Browser) -> Iterator[PageCheck]:
     yield PageCheck(name="headings", ok=is_right, found=" ".join(f"h{level}" for level in levels) or "none")
     nameless = [
         f"{role} {node['nodeId']}"
-        for node in browser.call("Accessibility.getFullAXTree")["nodes"]
-        if not node["ignored"]
-        and (role := node.get("role", {}).get("value")) in NAMED_ROLES
-        and not node.get("name", {}).get("value")
+        for node in browser.tree()
+        if (role := node.get("role", {}).get("value")) in NAMED_ROLES and not node.get("name", {}).get("value")
     ]
     yield PageCheck(name="names for screen readers", ok=not nameless, found=_listed(nameless, none="all there"))
 
@@ -171,7 +164,7 @@ def _focus(browser: Browser) -> PageCheck:
     browser.js("document.activeElement?.blur()")
     num_stops, unseen = 0, []
     while num_stops < MAX_TABS:
-        browser.key("Tab")
+        browser.page.keyboard.press("Tab")
         stop = browser.js(FOCUSED)
         if stop is None:
             break

@@ -1,10 +1,10 @@
 """Losses of one subnet on one mini-batch. A new one is a file here and a line below."""
 
 from ofa.config import registry
-from ofa.training.losses.alpha_divergence import AlphaDivergence
-from ofa.training.losses.labels import Labels
-from ofa.training.losses.loss import Loss
-from ofa.training.losses.soft_labels import SoftLabels
+from ofa.tasks.losses.alpha_divergence import AlphaDivergence
+from ofa.tasks.losses.labels import Labels
+from ofa.tasks.losses.loss import Loss
+from ofa.tasks.losses.soft_labels import SoftLabels
 
 LOSSES: dict[str, type[Loss]] = registry(
     Loss,
@@ -15,4 +15,4 @@ LOSSES: dict[str, type[Loss]] = registry(
     },
 )
 
-__all__ = ["LOSSES", "Loss"]
+__all__ = ["LOSSES", "AlphaDivergence", "Labels", "Loss", "SoftLabels"]

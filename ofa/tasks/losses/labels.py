@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ofa.training.losses.loss import Loss
+from ofa.tasks.losses.loss import Loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,13 @@ class Stage:
     depths: tuple[int, ...]
     removable: tuple[int, ...] = ()
 
+    @property
+    def depth_name(self) -> str:
+        """The dim that says how many blocks are there."""
+        return f"{self.name}.depth"
+
     def depth(self, arch: Mapping[str, Value]) -> int:
-        return int(arch[f"{self.name}.depth"]) if len(self.depths) > 1 else self.depths[-1]
+        return int(arch[self.depth_name]) if len(self.depths) > 1 else self.depths[-1]
 
     def needs(self, position: int) -> int:
         """The least depth at which a block is there: 0 for one that always is."""

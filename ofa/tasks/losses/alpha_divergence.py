@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ofa.config import ConfigError
-from ofa.training.losses.loss import Loss
+from ofa.tasks.losses.loss import Loss
 
 
 @dataclass(frozen=True, kw_only=True)

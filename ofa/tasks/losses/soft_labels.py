@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ofa.config import ConfigError
-from ofa.training.losses.loss import Loss
+from ofa.tasks.losses.loss import Loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ofa.config import ConfigError
-from ofa.training.losses import LOSSES
-from ofa.training.losses.alpha_divergence import AlphaDivergence
-from ofa.training.losses.alpha_divergence import _divergence as divergence_of
-from ofa.training.losses.soft_labels import SoftLabels
+from ofa.tasks.losses import LOSSES
+from ofa.tasks.losses.alpha_divergence import AlphaDivergence
+from ofa.tasks.losses.alpha_divergence import _divergence as divergence_of
+from ofa.tasks.losses.soft_labels import SoftLabels
 
 
 def example(seed: int = 0, *, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

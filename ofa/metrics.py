@@ -1,0 +1,181 @@
+"""What a figure of merit is called and how it is read: name, unit, direction, interval. Tasks compute it.
+
+Files and columns are named after the metric: ``measured_top1_percent``, ``top1_interval_percent``. Nothing but a
+:class:`Metric` knows these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.errors import UsageError, unknown_name_message
+
+Values = TypeVar("Values", float, npt.NDArray[np.float64])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What was measured: a value with its 95 % interval, and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    num_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure of merit of a subnet.
+
+    Args:
+        quantity, unit: As in names of columns: ``top1`` and ``percent`` make ``top1_percent``.
+        title: In words, within a sentence: ``top-1 accuracy``.
+        symbol: What stands behind a number.
+        perfect: The value that a search strives for; errors are distances from it.
+        interval_by: ``share``: the value is a percentage of samples, whose interval follows from their number (Wilson);
+            subnets can be raced by it. ``bootstrap``: the task draws samples again; nothing is known before the end.
+    """
+
+    quantity: str
+    unit: str
+    title: str
+    symbol: str
+    higher_is_better: bool = True
+    perfect: float = 100.0
+    interval_by: Literal["share", "bootstrap"] = "share"
+
+    @property
+    def name(self) -> str:
+        return "_".join(filter(None, (self.quantity, self.unit)))
+
+    @property
+    def label(self) -> str:
+        """The title as a heading."""
+        return self.title[:1].upper() + self.title[1:]
+
+    def of(self, what: str) -> str:
+        """Name of a column or key: ``measured_top1_percent`` for ``measured``."""
+        return f"{what}_{self.name}"
+
+    @property
+    def interval_key(self) -> str:
+        return "_".join(filter(None, (self.quantity, "interval", self.unit)))
+
+    @property
+    def error_name(self) -> str:
+        """Of what a search minimises: ``top1_error_percent``."""
+        return "_".join(filter(None, (self.quantity, "error", self.unit)))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is kept of an evaluated subnet; the interval too where it does not follow from the number of samples."""
+        return (self.name, "num_images", *(() if self.interval_by == "share" else ("low", "high")))
+
+    def row(self, score: Score) -> tuple[float, ...]:
+        """A score in the order of :attr:`columns`."""
+        return (score.value, score.num_images, *(() if self.interval_by == "share" else (score.low, score.high)))
+
+    # -- direction ---------------------------------------------------------------------------------------------------
+
+    @property
+    def sign(self) -> int:
+        """What values are multiplied by so that more is better."""
+        return 1 if self.higher_is_better else -1
+
+    def error(self, value: Values) -> Values:
+        """What a search minimises: the distance from perfection."""
+        return self.perfect - value if self.higher_is_better else value - self.perfect
+
+    def value(self, error: Values) -> Values:
+        """The inverse of :meth:`error`."""
+        return self.perfect - error if self.higher_is_better else self.perfect + error
+
+    # -- how sure a value is -----------------------------------------------------------------------------------------
+
+    def interval(self, row: Mapping[Any, Any]) -> tuple[float, float]:
+        """95 % interval of a row that has :attr:`columns`."""
+        if self.interval_by == "bootstrap":
+            return float(row["low"]), float(row["high"])
+        num_images = int(row["num_images"])
+        return wilson_interval(round(row[self.name] / 100 * num_images), num_images)
+
+    def is_hopeless(self, value: float, num_images: int, floor: float) -> bool:
+        """Whether what was found on so many samples is surely (99.9 %, one-sided) worse than ``floor``."""
+        if self.interval_by != "share":
+            return False
+        low, high = wilson_interval(round(value / 100 * num_images), num_images, confidence=0.998)
+        return high < floor if self.higher_is_better else low > floor
+
+    @property
+    def worst(self) -> float:
+        """A floor that nothing is below."""
+        return 0.0 if self.higher_is_better else np.inf
+
+    def text(self, value: float, *, digits: int = 1) -> str:
+        """``97.5 %``"""
+        return f"{value:.{digits}f} {self.symbol}".strip()
+
+    def interval_text(self, score: Score) -> str:
+        """``97.5 % (95.3 to 98.7)``"""
+        return f"{self.text(score.value)} ({score.low:.1f} to {score.high:.1f})"
+
+
+TOP1 = Metric(quantity="top1", unit="percent", title="top-1 accuracy", symbol="%")
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        TOP1,
+        Metric(
+            quantity="balanced_accuracy",
+            unit="percent",
+            title="balanced accuracy",
+            symbol="%",
+            interval_by="bootstrap",
+        ),
+        Metric(
+            quantity="worst_class_accuracy",
+            unit="percent",
+            title="accuracy of the worst class",
+            symbol="%",
+            interval_by="bootstrap",
+        ),
+    )
+}
+"""All that a file may name; a task says which of them it computes."""
+
+
+def metric_of(info: Mapping[str, Any]) -> Metric:
+    """The metric that a file goes by; files that name none are of top-1 accuracy.
+
+    Raises:
+        UsageError: If it is not known here.
+    """
+    name = info.get("metric", TOP1.name)
+    if name not in METRICS:
+        raise UsageError(unknown_name_message("metric", name, METRICS))
+    return METRICS[name]
+
+
+def name_in_file(metric: Metric) -> dict[str, str]:
+    """What a file says of its metric, for :func:`metric_of`: nothing where it is top-1 accuracy, as of old."""
+    return {} if metric == TOP1 else {"metric": metric.name}
+
+
+def wilson_interval(num_right: int, num_images: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a share, by Wilson's score; it holds for few images and near 100 % too.
+
+    Returns:
+        Lower and upper bound, in percent.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = num_right / num_images, z**2 / num_images
+    middle = (share + weight / 2) / (1 + weight)
+    reach = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
+    return 100 * max(middle - reach, 0.0), 100 * min(middle + reach, 1.0)

@@ -1,0 +1,37 @@
+"""What networks learn and are judged by. A new task is a file here and a line in :data:`TASKS`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ofa.config import from_mapping, registry
+from ofa.tasks.classification import Classification
+from ofa.tasks.losses import LOSSES, Loss
+from ofa.tasks.task import Batches, Feed, Scorer, Sizes, Task, TaskData, mean_of
+
+TASKS: dict[str, type[Task]] = registry(Task, {"classification": Classification})
+
+
+def task_from_json(value: Any, *, where: str) -> Task:
+    """The task that a file names, or, where it names none, classification, as before there were others."""
+    return from_mapping(_Named, {} if value is None else {"task": value}, where=where).task
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    task: Task = field(default_factory=Classification)
+
+
+__all__ = [
+    "LOSSES",
+    "TASKS",
+    "Batches",
+    "Classification",
+    "Feed",
+    "Loss",
+    "Scorer",
+    "Sizes",
+    "Task",
+    "TaskData",
+    "mean_of",
+    "task_from_json",
+]

@@ -1,0 +1,97 @@
+"""The images of a run's splits as an exported network takes them.
+
+Shapes: N images of H x W pixels, C channels (1 or 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ofa.data import ImageData, Preprocessing, preprocessing
+from ofa.data.resizing import to_pixels
+
+BATCH_SIZE = 256
+
+Images = npt.NDArray[np.generic]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageFeed:
+    """At one resolution; ``from_pixels`` as ``(N, H, W, C)`` uint8, else normalised as ``(N, C, H, W)`` float32."""
+
+    data: ImageData
+    resolution: int
+    from_pixels: bool = False
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a bundle says of its input."""
+        return preprocessing(self.data, self.resolution, in_graph=self.from_pixels)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8 if self.from_pixels else torch.float32
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """A network that takes these inputs, of one that takes normalised images."""
+        return FromPixels(network, mean=self.data.mean, std=self.data.std) if self.from_pixels else network
+
+    def batches(self, split: str) -> Iterator[tuple[Images, Labels]]:
+        """Inputs and labels of a split."""
+        for images, labels in self.data.batches(split, batch_size=BATCH_SIZE, image_size=self.resolution):
+            yield self._inputs(images), labels.numpy()
+
+    def first(self, split: str, num: int) -> Images:
+        """The first inputs of a split, at most so many."""
+        batches = self.data.batches(split, batch_size=num, image_size=self.resolution)
+        return self._inputs(next(iter(batches))[0])
+
+    def samples(self, num: int) -> tuple[list[Image.Image], tuple[int, ...]]:
+        """The first test pictures and their labels. (Any run of a split holds the classes in proportion.)
+
+        They are cropped and resized to the first of the preprocessing's sizes; doing that again changes nothing.
+        """
+        data = self.data
+        rows = data.splits.test[:num]
+        grey, size = data.source.grey, data.resize_steps(self.resolution)[:1]
+        pixels = [to_pixels(data.source.images[index], size, grey=grey) for index in rows]
+        pictures = [Image.fromarray(array[0] if grey else array.transpose(1, 2, 0)) for array in pixels]
+        return pictures, tuple(int(label) for label in data.source.labels[rows])
+
+    def _inputs(self, images: Tensor) -> Images:
+        images = images.contiguous()
+        if not self.from_pixels:
+            return images.numpy()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.data.mean, self.data.std))
+        pixels = ((images * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)  # exact: they were 8 bits
+        return pixels[..., : 1 if self.data.source.grey else 3].contiguous().numpy()
+
+
+class FromPixels(nn.Module):
+    """A network behind its own preprocessing: ``(N, H, W, C)`` uint8 to probabilities ``(N, num_classes)``.
+
+    Args:
+        module: Takes normalised images ``(N, len(mean), H, W)``.
+        mean: Per channel, of pixels between 0 and 1; a grey picture is repeated for each.
+    """
+
+    def __init__(self, module: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.module = module
+        scale = 1 / torch.tensor(std, dtype=torch.float32)
+        self.scale = nn.Buffer((scale / 255)[:, None, None])
+        self.shift = nn.Buffer((-torch.tensor(mean, dtype=torch.float32) * scale)[:, None, None])
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        logits: Tensor = self.module(pixels * self.scale + self.shift)
+        return logits.softmax(dim=1)
