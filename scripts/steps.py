@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import ofa
 from ofa.hardware.fingerprint import cpu_model
-from ofa.inputs import Inputs
+from ofa.inputs import Inputs, channels_last
 from ofa.space import Arch
 from ofa.supernet import create_supernet
 from ofa.tasks.losses import SoftLabels
