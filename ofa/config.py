@@ -127,11 +127,11 @@ _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
+        return value  # made already
     if isinstance(hint, type) and issubclass(hint, Named):
         return _named(hint, value, where)
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
-            return value
         return from_mapping(hint, value, where=where)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
         options = typing.get_args(hint)

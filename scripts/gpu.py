@@ -734,6 +734,7 @@ def tables(context: Context) -> None:
 
     from ofa.hardware import Device
     from ofa.hardware.profiler import profile
+    from ofa.setting import Setting
     from ofa.supernet import create_supernet
 
     if context.small:
@@ -755,7 +756,8 @@ def tables(context: Context) -> None:
         print(f"-- {name}", flush=True)
         context.forget_peak()
         started = time.monotonic()
-        device = Device(name=f"{runtime}-b{batch}", runtime=runtime, precision=precision, batch=batch)  # type: ignore[arg-type]
+        setting = Setting(runtime=runtime, precision=precision, batch=batch)  # type: ignore[arg-type]
+        device = Device(name=f"{runtime}-b{batch}", setting=setting)
         shutil.rmtree(folder / f"{device.name}.csv.partial", ignore_errors=True)
         try:
             table = profile(

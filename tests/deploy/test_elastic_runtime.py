@@ -543,9 +543,7 @@ def test_a_graph_that_reads_other_files_is_refused(artefact: Path) -> None:
 def read_with_new_sums(path: Path) -> ElasticInfo:
     """The description as it was, of files that are no longer as they were."""
     data = json.loads((path / INFO).read_text(encoding="utf-8"))
-    from ofa.config import from_mapping
-
-    return from_mapping(ElasticInfo, {key: value for key, value in data.items() if key != "format"}, where="test")
+    return ElasticInfo.from_json({key: value for key, value in data.items() if key != "format"}, where="test")
 
 
 def test_torch_refuses_models_that_do_not_fit(artefact: Path) -> None:

@@ -255,24 +255,6 @@ def test_numbers_of_resolutions_that_make_no_sense(tmp_path):
         call(tmp_path, FakeSupernet(), num_resolutions=3)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["cuda-torch-b1", "cuda-torch-b64", "cuda-graph-b1", "cuda-graph-b64"])
-def test_a_real_measurement_on_a_gpu(name, cuda, tmp_path):
-    supernet = FakeSupernet()
-    table = profile(
-        supernet,
-        load_device(name),
-        csv_path=tmp_path / "table.csv",
-        rng=np.random.default_rng(0),
-        block_seconds=0.001,
-        force=True,
-        **ARGUMENTS,
-    )
-    assert (table.predict_ms(every(supernet.space)) > 0).all()
-    assert len(table.entries) == 8 and table.held_out["num"] == 4
-    assert table.fingerprint["runtime"]["gpu"]
-
-
 class TimeCounter:
     """Counts 10 watts, whatever runs."""
 
@@ -326,3 +308,21 @@ def test_no_counter_is_said_before_anything_is_measured(tmp_path, measured, monk
     far = dataclasses.replace(load_device("cpu-1t"), host=Ssh(address="board"))
     with pytest.raises(UsageError, match="device cpu-1t is reached by ssh, but energy is measured on this machine"):
         model_energies.counter_for(far)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cuda-torch-b1", "cuda-torch-b64", "cuda-graph-b1", "cuda-graph-b64"])
+def test_a_real_measurement_on_a_gpu(name, cuda, tmp_path):
+    supernet = FakeSupernet()
+    table = profile(
+        supernet,
+        load_device(name),
+        csv_path=tmp_path / "table.csv",
+        rng=np.random.default_rng(0),
+        block_seconds=0.001,
+        force=True,
+        **ARGUMENTS,
+    )
+    assert (table.predict_ms(every(supernet.space)) > 0).all()
+    assert len(table.entries) == 8 and table.held_out["num"] == 4
+    assert table.fingerprint["runtime"]["gpu"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ofa.hardware.export import empty_model, export_model
 from torch import nn
 
-from ofa.hardware import Device
 from ofa.hardware.runtimes import RUNTIMES
+from ofa.hardware.timed_models import empty_model, export_model
+from ofa.setting import Setting
 from ofa.supernet import create_supernet
 
 RUNTIME_NAMES = [
@@ -48,8 +48,8 @@ def close(found, expected, percent):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_outputs_are_those_of_the_module(runtime_name, batch, subnet, full_fp32):
     module, shape = subnet
-    device = Device(name="here", runtime=runtime_name, batch=batch)
-    session = RUNTIMES[runtime_name]().prepare(export_model(module, shape, device), device)
+    setting = Setting(runtime=runtime_name, batch=batch)
+    session = RUNTIMES[runtime_name]().prepare(export_model(module, shape, setting), setting)
     rng = np.random.default_rng(0)
     for _ in range(3):  # with a graph: captured, then replayed with other inputs
         inputs = session.random_inputs(rng)
@@ -60,8 +60,8 @@ def test_outputs_are_those_of_the_module(runtime_name, batch, subnet, full_fp32)
 
 def test_what_was_prepared_keeps_its_own_inputs(runtime_name, subnet, full_fp32):
     module, shape = subnet
-    device = Device(name="here", runtime=runtime_name, batch=2)
-    session = RUNTIMES[runtime_name]().prepare(export_model(module, shape, device), device)
+    setting = Setting(runtime=runtime_name, batch=2)
+    session = RUNTIMES[runtime_name]().prepare(export_model(module, shape, setting), setting)
     rng = np.random.default_rng(0)
     inputs = [session.random_inputs(rng) for _ in range(2)]
     expected = [outputs(module, images) for one in inputs for images in one.values()]
@@ -73,11 +73,11 @@ def test_what_was_prepared_keeps_its_own_inputs(runtime_name, subnet, full_fp32)
 def test_sessions_of_one_runtime_do_not_disturb_each_other(runtime_name, subnet, full_fp32):
     """Graphs compute in one memory."""
     module, shape = subnet
-    device, runtime = Device(name="here", runtime=runtime_name), RUNTIMES[runtime_name]()
+    setting, runtime = Setting(runtime=runtime_name), RUNTIMES[runtime_name]()
     rng = np.random.default_rng(0)
     others = [nn.Conv2d(3, channels, 3).eval() for channels in (8, 64, 16)]
     modules = [module, *others, module]
-    sessions = [runtime.prepare(export_model(each, shape, device), device) for each in modules]
+    sessions = [runtime.prepare(export_model(each, shape, setting), setting) for each in modules]
     for turn in (0, 1, 2, 3, 4, 0, 2, 4, 1, 3, 0):
         inputs = sessions[turn].random_inputs(rng)
         assert close(sessions[turn].run(inputs)[0], outputs(modules[turn], *inputs.values()), 0.01)
@@ -88,8 +88,8 @@ def test_sessions_of_one_runtime_do_not_disturb_each_other(runtime_name, subnet,
 
 
 def test_a_model_that_does_nothing(runtime_name):
-    device = Device(name="here", runtime=runtime_name, batch=2)
-    session = RUNTIMES[runtime_name]().prepare(empty_model(device), device)
+    setting = Setting(runtime=runtime_name, batch=2)
+    session = RUNTIMES[runtime_name]().prepare(empty_model(setting), setting)
     for seed in range(2):
         inputs = session.random_inputs(np.random.default_rng(seed))
         np.testing.assert_array_equal(session.run(inputs)[0], *inputs.values())
@@ -100,8 +100,8 @@ def test_a_model_that_does_nothing(runtime_name):
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precisions(precision, runtime_name, subnet, cuda):
     module, shape = subnet
-    device = Device(name="here", runtime=runtime_name, precision=precision, batch=4)
-    session = RUNTIMES[runtime_name]().prepare(export_model(module, shape, device), device)
+    setting = Setting(runtime=runtime_name, precision=precision, batch=4)
+    session = RUNTIMES[runtime_name]().prepare(export_model(module, shape, setting), setting)
     inputs = session.random_inputs(np.random.default_rng(0))
     (found,), expected = session.run(inputs), outputs(module, *inputs.values())
     assert found.dtype == np.float32 and np.isfinite(found).all()

@@ -389,13 +389,13 @@ def test_a_missing_runtime_is_told_by_the_machine(device, models, anchor, tmp_pa
 
 
 def test_a_runtime_that_cannot_read_models_is_told_what_they_take(device, models, anchor):
-    board = dataclasses.replace(device, runtime="trtexec")
+    board = dataclasses.replace(device, setting=Setting(runtime="trtexec"))
     with pytest.raises(NotInstalledError, match="trtexec does not start"):
         measure(board, models, anchor)
     folder = Path(device.host.folder, "models")
     assert {path.stem for path in folder.glob("*.onnx")} == {path.stem for path in folder.glob("*.ends")}
     anchor_file = folder / f"{hashlib.sha256(anchor).hexdigest()}.ends"
-    assert json.loads(anchor_file.read_text()) == [[["input", [1, 3, 16, 16], "float32"]], ["output"]]
+    assert json.loads(anchor_file.read_text()) == [[["images", [1, 3, 16, 16], "float32"]], ["logits"]]
     with pytest.raises(ModelError, match=r"^broken: model is not a valid ONNX model"):
         measure(board, {"broken": b"not a model"}, anchor)
 
