@@ -247,7 +247,7 @@ def _text(arguments: Mapping[str, Any]) -> str:
 
 def _module_of(path: Path) -> ModuleType:
     """The file as a module of its own, executed once however often it is asked for."""
-    from joblib.externals import cloudpickle
+    import cloudpickle
 
     source, absolute = path.read_bytes(), path.resolve()
     name = f"ofa_model_{hashlib.sha256(f'{absolute} '.encode() + source).hexdigest()[:16]}"
