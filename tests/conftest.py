@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -12,6 +14,14 @@ torch.set_num_threads(1)
 # A first example may import, compile or warm something up; no test is judged by its duration.
 settings.register_profile("ofa", deadline=None)
 settings.load_profile("ofa")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_list_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests train with goes on no list of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
 from ofa.setting import Setting
 from ofa.space import Arch, Value
+from ofa.supernet.model_sources import public_name
 from ofa.tasks import Feed
 from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
@@ -292,9 +293,12 @@ def _explain(
 
 def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``supernet.json`` is worth sending around: neither the indices of the splits nor where the data lay."""
+    name = public_name(run_info["model"]["name"])
     recipe = {**run_info["recipe"], "data": {**run_info["recipe"]["data"], "root": None}}
+    if "model" in recipe:
+        recipe["model"] = {**recipe["model"], "name": name}
     return {
-        "model": run_info["model"]["name"],
+        "model": name,
         "data": {"name": run_info["data"]["name"], "num_train": run_info["data"]["num_train"]},
         "recipe": recipe,
         "weights_sha256": run_info["weights_sha256"],

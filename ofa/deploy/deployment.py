@@ -143,7 +143,7 @@ def deploy(
                 arch for arch in {order.arch: None for order in of_device.values() if order.arch} if arch not in known
             ]
             report(f"exporting for {device.name}")
-            artefacts = _make_all(run.path, data_root, new, device, options, root, num_processes)
+            artefacts = _make_all(run, data_root, new, device, options, root, num_processes)
             report(f"measuring on {device.name}")
             known |= dict(zip(new, _measured(artefacts, measure_on(device)), strict=True))
             for number, order in list(of_device.items()):
@@ -152,7 +152,7 @@ def deploy(
                 if not order.walk.holds(latency_ms):
                     continue
                 report(f"testing {order.path.name}")
-                evaluator = _evaluator(run.path, data_root)
+                evaluator = _evaluator(run.path, run.trust_code, data_root)
                 if order.arch not in scores:
                     scores[order.arch] = judge_artefact(evaluator, artefact, device)
                 info = bundle_artefact(
@@ -203,14 +203,14 @@ def _measured(artefacts: Sequence[Artefact], measure: Measure) -> list[tuple[Art
 
 
 @lru_cache(maxsize=1)
-def _evaluator(run_dir: Path, data_root: str | None) -> SubnetEvaluator:
+def _evaluator(run_dir: Path, trust_code: bool, data_root: str | None) -> SubnetEvaluator:
     """One per process."""
-    run = Run.open(run_dir)
+    run = Run.open(run_dir, trust_code=trust_code)
     return SubnetEvaluator(run.supernet(), run.data(root=data_root), run.task)
 
 
 def _make_all(
-    run_dir: Path,
+    run: Run,
     data_root: str | None,
     archs: Sequence[Arch],
     device: Device,
@@ -218,7 +218,8 @@ def _make_all(
     out: Path,
     num_processes: int,
 ) -> list[Artefact]:
-    tasks = [(run_dir, data_root, dict(arch), device, options, out / f"{device.name}.failed") for arch in archs]
+    source, keep = (run.path, run.trust_code, data_root), out / f"{device.name}.failed"
+    tasks = [(source, dict(arch), device, options, keep) for arch in archs]
     if min(num_processes, len(tasks)) < 2:
         return [_make(*task) for task in tasks]
     made: list[Artefact] = joblib.Parallel(n_jobs=min(num_processes, len(tasks)), batch_size=1)(
@@ -228,9 +229,9 @@ def _make_all(
 
 
 def _make(
-    run_dir: Path, data_root: str | None, arch: Mapping[str, Any], device: Device, options: ExportOptions, keep: Path
+    source: tuple[Path, bool, str | None], arch: Mapping[str, Any], device: Device, options: ExportOptions, keep: Path
 ) -> Artefact:
-    return make_artefact(_evaluator(run_dir, data_root), arch, device, options=options, keep_failed=keep)
+    return make_artefact(_evaluator(*source), arch, device, options=options, keep_failed=keep)
 
 
 def _write_index(root: Path, run: Run, entries: Sequence[Deployed]) -> None:

@@ -14,6 +14,7 @@ from ofa.config import from_mapping
 from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, Floats, SubnetInfo
 from ofa.deploy.elastic_weights import WeightMap, bounds_of
 from ofa.nn.structure import clone_structure
+from ofa.supernet.model_sources import check_code
 from ofa.training.recipe import ModelConfig
 from ofa.training.run import build_supernet
 
@@ -30,6 +31,12 @@ class TorchSubnets:
             raise ElasticError(f"{root} does not say what model it is of, so torch cannot build it; use onnxruntime")
         self._threads, self._device = threads, _device(device)
         config = from_mapping(ModelConfig, info.model, where=f"model in {root}").untrained()
+        check_code(
+            config.name,
+            info.provenance.get("code_sha256"),
+            where=f"elastic artefact {root}",
+            remedy="put it there with ofa.trust.trust(path); or use onnxruntime, which executes nothing",
+        )
         supernet = build_supernet(config, num_classes=len(info.classes))
         weight_map = WeightMap(supernet)
         structures = {each.name: weight_map.structure(supernet.space.arch(each.arch)) for each in info.subnets}

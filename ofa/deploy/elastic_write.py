@@ -36,6 +36,7 @@ from ofa.formats.onnx import to_onnx
 from ofa.metrics import Score
 from ofa.progress import Progress
 from ofa.space import Arch, Value
+from ofa.supernet.model_sources import code_sha256
 from ofa.training import SubnetEvaluator
 from ofa.training.evaluation import judge
 from ofa.training.recipe import ModelConfig
@@ -150,7 +151,7 @@ def write_elastic(
             num_images=subnets[0].score.num_images,
             channels=evaluator.supernet.input_shape(subnets[0].arch)[0],
             model=None if model is None else json.loads(json.dumps(to_plain(model.untrained()))),
-            provenance={**(provenance or {}), "exported_with": versions()},
+            provenance={**(provenance or {}), **_code(model), "exported_with": versions()},
             metric_name=evaluator.metric.name,
         )
         info = write_info(folder, info)
@@ -162,6 +163,12 @@ def write_elastic(
             measurement = runtime.measure(rng=rng, rounds=options.rounds, block_seconds=options.block_seconds)
             info = write_info(folder, _with(info, name, differences, measurement))
     return read_elastic(out)
+
+
+def _code(model: ModelConfig | None) -> dict[str, str]:
+    """Which code torch will have to execute, if the model is from a file."""
+    sha256 = None if model is None else code_sha256(model.name)
+    return {} if sha256 is None else {"code_sha256": sha256}
 
 
 def _named(

@@ -32,7 +32,7 @@ def model_card(info: Mapping[str, Any], task: Task, sizes: Mapping[str, int]) ->
             card.pipeline_tag,
             "once-for-all",
             "neural-architecture-search",
-            "timm",
+            *([] if ":" in model else ["timm"]),
         ],
         "metrics": [card.metric],
         "model-index": [

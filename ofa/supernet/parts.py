@@ -429,7 +429,11 @@ class _Counts:
 
 def _is_identity(module: nn.Module) -> bool:
     """Whether a layer does nothing in eval mode."""
-    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in ("DropPath", "PatchDropout")
+    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in (
+        "DropPath",
+        "PatchDropout",
+        "StochasticDepth",
+    )
 
 
 def _digest(module: nn.Module, constants: Iterable[tuple[int, ...]]) -> str:

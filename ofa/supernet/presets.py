@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import timm
+import torch
 from timm.layers import Attention, make_divisible
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
@@ -19,17 +18,11 @@ from timm.models.resnet import Bottleneck, ResNet
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from ofa.errors import OfaError, unknown_name_message
+from ofa.errors import unknown_name_message
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize
+from ofa.supernet.model_sources import UnknownModelError, is_source, model_of_source
 from ofa.supernet.supernet import Supernet
-
-
-class UnknownModelError(OfaError, ValueError):
-    """Neither a preset nor a timm model has this name."""
-
-
-class WeightsError(OfaError, ValueError):
-    """A file of weights cannot be used."""
+from ofa.supernet.weights import load_weights
 
 
 def _mobilenetv3(
@@ -183,7 +176,8 @@ def create_supernet(
     """A supernet by name.
 
     Args:
-        name: A preset (see :data:`PRESETS`) or any timm model that :func:`ofa.elasticize` can convert.
+        name: A preset (see :data:`PRESETS`), or any model that :func:`ofa.elasticize` can convert: timm's,
+            ``torchvision:NAME``, or ``path/file.py:function``, which is executed.
         num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`.
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
@@ -202,7 +196,10 @@ def create_supernet(
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
-    return elasticize(model, **{**(PRESETS[name][1] if name in PRESETS else {}), **choices})
+    own = PRESETS[name][1] if name in PRESETS else {}
+    if is_source(name) and in_chans != 3:
+        own = {"inputs": torch.empty(1, in_chans, 224, 224, device="meta")}
+    return elasticize(model, **{**own, **choices})
 
 
 def create_model(
@@ -216,25 +213,29 @@ def create_model(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> nn.Module:
-    """The model of a preset, or any of timm's.
+    """The model of a preset, any of timm's, or one from elsewhere, see :mod:`ofa.supernet.model_sources`.
 
     Args:
         num_classes: Outputs of the classifier.
         in_chans: Channels of the input images.
-        pretrained: Load timm's weights; presets have none.
-        weights: Load this ``.safetensors`` file instead, see :func:`load_weights`.
+        pretrained: Load timm's or torchvision's weights; presets have none.
+        weights: Load this ``.safetensors`` file instead, see :func:`~ofa.supernet.weights.load_weights`.
         needs_classifier: The file's classifier must be for the same classes.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block, growing linearly up to it; for models that have it.
 
     Raises:
         UnknownModelError: If the name is unknown; it names the nearest.
+        ModelCodeError: If a file of the user's does not give a model.
         WeightsError: If the weights cannot be read, or are another model's.
     """
     settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     settings |= {"drop_rate": drop_rate} if drop_rate else {}
     settings |= {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
-    if name in PRESETS:
+    if is_source(name):
+        settings |= {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+        model = model_of_source(name, pretrained=pretrained, needs_classifier=needs_classifier, **settings)
+    elif name in PRESETS:
         if pretrained:
             raise UnknownModelError(f"preset {name!r} has no pretrained weights; use pretrained=False or a timm model")
         model = PRESETS[name][0](**settings)
@@ -254,46 +255,3 @@ def create_model(
     if weights is not None:
         load_weights(model, weights, needs_classifier=needs_classifier)
     return model
-
-
-def load_weights(model: nn.Module, path: str | Path, *, needs_classifier: bool = False) -> None:
-    """Load a ``.safetensors`` file with timm's parameter names.
-
-    Args:
-        needs_classifier: Otherwise a classifier for other classes stays untrained.
-
-    Raises:
-        WeightsError: If the file is missing or damaged, or does not fit the model; it names the first misfit.
-    """
-    remedy = "give a .safetensors file with the names of timm's model"
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"weights {path} cannot be read ({error}); {remedy}") from None
-    own = model.state_dict()
-    heads = set() if needs_classifier else _classifier_names(model)
-    misfits = [
-        name
-        for name in sorted({*own, *tensors})
-        if (name not in own or name not in tensors or own[name].shape != tensors[name].shape)
-        and name.rpartition(".")[0] not in heads
-    ]
-    if misfits:
-        first = misfits[0]
-        shapes = [tuple(each[first].shape) if first in each else "nothing" for each in (own, tensors)]
-        raise WeightsError(
-            f"weights {path} do not fit {type(model).__name__}: {first!r} is {shapes[0]} in the model and {shapes[1]} "
-            f"in the file ({len(misfits)} such tensors); {remedy}"
-        )
-    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
-    model.load_state_dict(fitting, strict=False)
-
-
-def _classifier_names(model: nn.Module) -> set[str]:
-    """Paths of the layers that give the logits, as timm's configuration has them."""
-    names = (getattr(model, "default_cfg", None) or {}).get("classifier")
-    if names is None:
-        getter = getattr(model, "get_classifier", None)
-        heads = getter() if getter is not None else None
-        return {path for path, module in model.named_modules() if module is heads}
-    return set(names) if isinstance(names, (list, tuple)) else {names}

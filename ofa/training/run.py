@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import safetensors
 import safetensors.torch
+import torch
 
 from ofa.errors import OfaError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
@@ -20,6 +21,7 @@ from ofa.metrics import name_in_file
 from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
+from ofa.supernet.model_sources import check_code, name_in_files
 from ofa.tasks import Task, TaskData
 from ofa.training.recipe import ModelConfig, Recipe
 
@@ -63,14 +65,20 @@ class Run:
     Args:
         path: The folder.
         info: Contents of ``supernet.json``.
+        trust_code: Whether a file of code that the run names may be executed as it is, see :meth:`open`.
     """
 
     path: Path
     info: dict[str, Any]
+    trust_code: bool = field(default=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path | str) -> Run:
-        """Read ``supernet.json``.
+    def open(cls, path: Path | str, *, trust_code: bool = False) -> Run:
+        """Read ``supernet.json``. Nothing that it names is executed before :meth:`supernet` or :meth:`outline`.
+
+        Args:
+            trust_code: Where the model is ``path/file.py:function``, put that file on the user's list of trusted files;
+                otherwise it must be there, and be what was trained with.
 
         Raises:
             FileFormatError: If the folder holds none, or a damaged one.
@@ -84,11 +92,17 @@ class Run:
         missing = {"model", "num_classes", "space", "data", "recipe", "weights_sha256"} - set(info)
         if missing:
             raise FileFormatError(f"{path / 'supernet.json'} lacks {', '.join(sorted(missing))}; {REMEDY}")
-        return cls(path, info)
+        return cls(path, info, trust_code)
 
     @classmethod
-    def save(cls, path: Path, *, recipe: Recipe, supernet: Supernet, data: TaskData) -> Run:
-        """Write ``supernet.safetensors``, then ``supernet.json``, which names its checksum."""
+    def save(
+        cls, path: Path, *, recipe: Recipe, supernet: Supernet, data: TaskData, code_sha256: str | None = None
+    ) -> Run:
+        """Write ``supernet.safetensors``, then ``supernet.json``, which names its checksum.
+
+        Args:
+            code_sha256: Of the file that the model is from, if it is from one.
+        """
         weights = path / "supernet.safetensors"
         with atomic_path(weights) as temporary:
             tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
@@ -103,6 +117,7 @@ class Run:
             "recipe": recipe.to_json(),
             "versions": versions(),
             "weights_sha256": sha256_of_file(weights),
+            **({} if code_sha256 is None else {"code_sha256": code_sha256}),
         }
         run = cls(path, info)
         info["space_name"] = run.space_name  # for those who read the file without this library
@@ -137,9 +152,10 @@ class Run:
     def space_name(self) -> str:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
+        name = name_in_files(model.name, self.info.get("code_sha256"))
         if model.divisor == 8 and not model.coupled and not model.dims and model.resolution is None:
-            return model.name
-        return f"{model.name}-{self.space.fingerprint[:6]}"
+            return name
+        return f"{name}-{self.space.fingerprint[:6]}"
 
     @property
     def weights_sha256(self) -> str:
@@ -150,24 +166,42 @@ class Run:
 
         Raises:
             RunError: If the weights are missing or changed, or the model's space is no longer the one that was trained.
+            UntrustedCodeError: If the model is in a file that is not on the user's list, or no longer what it was.
         """
         weights = self.path / "supernet.safetensors"
         if not weights.is_file():
             raise RunError(f"{weights} is missing; {REMEDY}")
         if sha256_of_file(weights) != self.weights_sha256:
             raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
+        supernet = self._build()
+        try:
+            supernet.model.load_state_dict(safetensors.torch.load_file(weights))
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            name = self.recipe.model.name
+            raise RunError(f"{weights} does not fit model {name!r} ({error}); {REMEDY}") from None
+        return supernet.eval()
+
+    def outline(self) -> Supernet:
+        """The supernet without weights, on the meta device; raises what :meth:`supernet` does."""
+        with torch.device("meta"):
+            return self._build()
+
+    def _build(self) -> Supernet:
         config = self.recipe.model.untrained()
+        check_code(
+            config.name,
+            self.info.get("code_sha256"),
+            where=f"run folder {self.path}",
+            remedy="add --trust-code (Run.open(..., trust_code=True) in Python)",
+            trust_code=self.trust_code,
+        )
         supernet = build_supernet(config, num_classes=int(self.info["num_classes"]))
         if supernet.space != self.space:
             raise RunError(
                 f"{self.path / 'supernet.json'} describes space {self.space.fingerprint}, but model "
                 f"{config.name!r} gives {supernet.space.fingerprint}; use the versions that it names, or train again"
             )
-        try:
-            supernet.model.load_state_dict(safetensors.torch.load_file(weights))
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise RunError(f"{weights} does not fit model {config.name!r} ({error}); {REMEDY}") from None
-        return supernet.eval()
+        return supernet
 
     def data(self, *, root: str | None = None, progress: Progress | None = None) -> Any:
         """The run's data with the run's splits, as its task has it; ``root`` says where it is now, if it has moved."""

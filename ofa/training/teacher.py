@@ -7,9 +7,11 @@ import copy
 import timm
 from timm.layers import DropPath
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from ofa.config import ConfigError
 from ofa.supernet import Supernet
+from ofa.supernet.model_sources import is_source
 from ofa.supernet.presets import PRESETS, create_model
 from ofa.training.strategy import Strategy
 
@@ -38,7 +40,7 @@ def load_teacher(strategy: Strategy, *, num_classes: int) -> nn.Module | None:
 
 def _check_own_weights(name: str, num_classes: int) -> None:
     """timm would give a model for other classes a classifier that knows nothing."""
-    if name not in PRESETS and not timm.is_model(name):
+    if is_source(name) or (name not in PRESETS and not timm.is_model(name)):
         return  # building it says so
     config = None if name in PRESETS else timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
@@ -67,5 +69,7 @@ def without_dropout(module: nn.Module) -> None:
             child.p = 0.0
         elif isinstance(child, DropPath):
             child.drop_prob = 0.0
+        elif isinstance(child, StochasticDepth):
+            child.p = 0.0
         if isinstance(getattr(child, "drop_rate", None), float):
             vars(child)["drop_rate"] = 0.0  # models that call functional.dropout before their classifier

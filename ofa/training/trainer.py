@@ -34,6 +34,7 @@ from ofa.inputs import Inputs, channels_last
 from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet, sort_channels
+from ofa.supernet.model_sources import code_sha256, trust_code_of
 from ofa.tasks import TaskData, mean_of
 from ofa.training import gradients
 from ofa.training.checkpoint import (
@@ -163,6 +164,8 @@ class _Trainer:
         self.task, self.strategy, config = recipe.task, recipe.strategy, recipe.train
         self.fabric = _fabric(recipe)
         untrained = recipe.model.untrained()
+        # Whoever trains with a file of code runs it; checkpoints and the run say which it was.
+        self.code_sha256 = (trust_code_of if self._is_first else code_sha256)(untrained.name)
         with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
             outline = build_supernet(untrained, num_classes=1)
         space = outline.space
@@ -174,6 +177,7 @@ class _Trainer:
         self._check_teacher()
         # A checkpoint brings its own weights.
         supernet = build_supernet(untrained if resumes else recipe.model, num_classes=num_classes)
+        self._check_outputs(supernet, num_classes)
         if recipe.model.zero_init and not resumes:
             zero_init(supernet)
         if not resumes:
@@ -206,6 +210,15 @@ class _Trainer:
         self.rows: list[dict[str, Any]] = []
         self.train_macs = 0.0
         self.epoch_sums = _EpochSums()
+
+    def _check_outputs(self, supernet: Supernet, num_classes: int) -> None:
+        """What is timm's or torchvision's gives what it is asked for."""
+        shape, name = supernet.analysis.trace.output_shape, self.recipe.model.name
+        if self.code_sha256 is not None and shape[1:] != (num_classes,):
+            raise ConfigError(
+                f"model {name!r} gives outputs of shape {shape[1:]} for one image, but the data has {num_classes} "
+                "classes; let its function take num_classes"
+            )
 
     def _check_teacher(self) -> None:
         strategy = self.strategy
@@ -245,7 +258,9 @@ class _Trainer:
             if writer is not None:
                 writer.close()
         if self._is_first:
-            Run.save(self.out, recipe=self.recipe, supernet=self._result(), data=self.data)
+            Run.save(
+                self.out, recipe=self.recipe, supernet=self._result(), data=self.data, code_sha256=self.code_sha256
+            )
         self.fabric.barrier()
         return Run.open(self.out)
 
@@ -559,6 +574,7 @@ class _Trainer:
                 "epoch_sums": vars(self.epoch_sums),
                 "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
                 "recipe": self.recipe.to_json(),
+                **({} if self.code_sha256 is None else {"code_sha256": self.code_sha256}),
                 "splits": self.data.splits.to_json(),
             }
             save_checkpoint(folder / f"step-{step:09d}.safetensors", groups, state)
@@ -570,6 +586,11 @@ class _Trainer:
     def _restore(self, path: Path) -> int:
         groups, state = load_checkpoint(path)
         _check_same_recipe(self.recipe, state["recipe"], self.out)
+        if state.get("code_sha256") != self.code_sha256:
+            raise RunError(
+                f"the code of model {self.recipe.model.name!r} is not the one that {path} was trained with; restore "
+                "the file, or choose another --out"
+            )
         if state["splits"] != self.data.splits.to_json():
             raise RunError(
                 f"the data set is not the one that {path} was trained on; restore it, or choose another --out"

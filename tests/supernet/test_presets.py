@@ -11,7 +11,8 @@ from torch import nn
 
 from ofa.space import SpaceError
 from ofa.supernet import PRESETS, create_supernet
-from ofa.supernet.presets import UnknownModelError, WeightsError, create_model
+from ofa.supernet.presets import UnknownModelError, create_model
+from ofa.supernet.weights import WeightsError
 
 
 @pytest.mark.parametrize("name", ["ofa_mobilenetv3_w1.0", "ofa_mobilenetv3_w1.2"])

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from ofa.config import ConfigError
 from ofa.supernet import create_supernet
-from ofa.supernet.presets import UnknownModelError, WeightsError, create_model
+from ofa.supernet.presets import UnknownModelError, create_model
+from ofa.supernet.weights import WeightsError
 from ofa.tasks import Classification
 from ofa.training.strategy import Strategy
 from ofa.training.teacher import frozen_copy, load_teacher, without_dropout

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from ofa.config import ConfigError
 from ofa.cost import macs
 from ofa.files import FileFormatError
-from ofa.supernet.presets import WeightsError, create_model
+from ofa.supernet.presets import create_model
+from ofa.supernet.weights import WeightsError
 from ofa.training import (
     DivergedError,
     Run,

@@ -1,0 +1,280 @@
+"""Models from elsewhere than timm and our presets: ``torchvision:NAME``, or ``path/file.py:function`` of the user's.
+
+Such a file is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+
+from ofa.errors import OfaError, unknown_name_message
+from ofa.files import sha256_of_file
+from ofa.supernet.weights import WeightsError, fit_weights
+from ofa.trust import check_trusted, trust
+
+
+class UnknownModelError(OfaError, ValueError):
+    """Nobody has a model of this name, or not with these settings."""
+
+
+class ModelCodeError(OfaError, ValueError):
+    """A file of the user's does not give a model; the message says where in it."""
+
+
+class ModelCode(NamedTuple):
+    """A function, or a class, in a file of the user's that gives the model."""
+
+    path: Path
+    function: str
+
+
+Loader = Callable[..., nn.Module]
+"""``(name, *, num_classes, in_chans, pretrained, needs_classifier, drop_rate, drop_path_rate)``, the name without its
+prefix; see :func:`ofa.supernet.presets.create_model`."""
+
+
+def code_of(name: str) -> ModelCode | None:
+    """What ``path/file.py:function`` says, the path relative to the current folder; ``None`` for other names.
+
+    Raises:
+        UnknownModelError: If the function is missing.
+    """
+    path, _, function = name.rpartition(":")
+    if name.endswith(".py") or (path.endswith(".py") and not function.isidentifier()):
+        raise UnknownModelError(f"model {name!r} must say which function of the file makes it: path/file.py:function")
+    return ModelCode(Path(path).expanduser(), function) if path.endswith(".py") else None
+
+
+def code_sha256(name: str) -> str | None:
+    """Checksum of the file of a ``path/file.py:function``; ``None`` for other names."""
+    code = code_of(name)
+    return None if code is None else sha256_of_file(_existing(code.path))
+
+
+def trust_code_of(name: str) -> str | None:
+    """The same, and put it on the user's list of trusted files."""
+    code = code_of(name)
+    return None if code is None else trust(_existing(code.path))
+
+
+def check_code(name: str, recorded: str | None, *, where: str, remedy: str, trust_code: bool = False) -> None:
+    """Refuse a model that a stored result names if its code may not be executed, see :func:`ofa.trust.check_trusted`.
+
+    Args:
+        trust_code: Put the code on the list, as it is now, instead.
+    """
+    if trust_code:
+        trust_code_of(name)
+    elif (code := code_of(name)) is not None:
+        check_trusted(code.path, recorded=recorded, where=where, remedy=remedy)
+
+
+def is_source(name: str) -> bool:
+    """Whether a model's name says where it is from; otherwise it is a preset or one of timm's."""
+    return ":" in name or code_of(name) is not None
+
+
+def name_in_files(name: str, code: str | None = None) -> str:
+    """What a model is called in names of files: ``resnet18``, ``torchvision-resnet18``, ``function-1a2b3c``.
+
+    Args:
+        code: The sha256 of its file; of the file as it is now, if not given.
+    """
+    own = code_of(name)
+    if own is not None:
+        return f"{own.function}-{(code or sha256_of_file(_existing(own.path)))[:6]}"
+    return re.sub(r"[^\w.-]", "-", name) if is_source(name) else name
+
+
+def public_name(name: str) -> str:
+    """What a model is called in what is given to others: a file without the folder that it is in."""
+    code = code_of(name)
+    return name if code is None else f"{code.path.name}:{code.function}"
+
+
+def model_of_source(name: str, **settings: Any) -> nn.Module:
+    """The model of a name for which :func:`is_source` holds.
+
+    Args:
+        settings: See :data:`Loader`.
+
+    Raises:
+        UnknownModelError: If there is no such source, file, function or model.
+        ModelCodeError: If the user's file raises an error, or gives something else.
+        WeightsError: If pretrained weights cannot be had.
+    """
+    code = code_of(name)
+    if code is not None:
+        return _model_of_code(code, **settings)
+    prefix, _, rest = name.partition(":")
+    if prefix not in SOURCES:
+        raise UnknownModelError(f"model {name!r}: {unknown_name_message('source', prefix, SOURCES)}, path/file.py")
+    return SOURCES[prefix](rest, **settings)
+
+
+# -- torchvision -------------------------------------------------------------------------------------------------------
+
+
+def torchvision_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    pretrained: bool,
+    needs_classifier: bool,
+    drop_rate: float,
+    drop_path_rate: float,
+) -> nn.Module:
+    """One of torchvision's classifiers. A drop rate of 0 leaves what it has of its own."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UnknownModelError(unknown_name_message("model of torchvision", name, known, max_listed=5))
+    settings: dict[str, Any] = {"num_classes": num_classes}
+    settings |= {"dropout": drop_rate} if drop_rate else {}
+    settings |= {"stochastic_depth_prob": drop_path_rate} if drop_path_rate else {}
+    # These would give several outputs in training.
+    settings |= {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    try:
+        if in_chans != 3:
+            raise TypeError(f"its images have 3 channels, not in_chans={in_chans}")
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
+    except TypeError as error:
+        raise UnknownModelError(
+            f"torchvision cannot build {name!r} with {', '.join(f'{k}={v}' for k, v in settings.items())}: {error}"
+        ) from None
+    if pretrained:
+        tensors = _torchvision_weights(name)
+        fit_weights(model, tensors, source=f"torchvision's weights of {name}", needs_classifier=needs_classifier)
+    return model
+
+
+def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError) as error:  # no network; another file than its name says
+        raise WeightsError(
+            f"torchvision's weights of {name} cannot be fetched ({error}); use model.pretrained=false, or put the "
+            f"file {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
+        ) from None
+    return {key: tensor for key, tensor in tensors.items() if not key.lower().startswith("aux")}
+
+
+SOURCES: dict[str, Loader] = {"torchvision": torchvision_model}
+
+
+# -- a file of the user's ----------------------------------------------------------------------------------------------
+
+# What stands for "not asked for"; the number of classes always is.
+_DEFAULTS: Mapping[str, Any] = {"in_chans": 3, "pretrained": False, "drop_rate": 0.0, "drop_path_rate": 0.0}
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UnknownModelError(f"there is no file {path} in {Path.cwd()} to make a model of")
+    return path
+
+
+def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) -> nn.Module:
+    """What the function gives for those of the settings that it names."""
+    module = _module_of(_existing(code.path))
+    known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+    if code.function not in known:
+        raise UnknownModelError(unknown_name_message(f"function of {code.path}", code.function, known, max_listed=5))
+    function = getattr(module, code.function)
+    arguments = _arguments(code, function, settings)
+    try:
+        model = _called(function, arguments)
+    except Exception as error:  # whatever a user's code raises is for the user to know
+        raise _error_in(code.path, error, f"{code.function}({_text(arguments)})") from error
+    if not isinstance(model, nn.Module):
+        raise ModelCodeError(
+            f"{code.function} in {code.path} gave {model!r:.200} of type {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def _called(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """On the meta device too if that is the default: code that needs values runs on the CPU, and draws nothing."""
+    try:
+        return function(**arguments)
+    except Exception:
+        if torch.get_default_device().type != "meta":
+            raise
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        model = function(**arguments)
+        return model.to("meta") if isinstance(model, nn.Module) else model
+
+
+def _arguments(code: ModelCode, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(function)
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    arguments = {}
+    for name, value in settings.items():
+        is_asked = value != _DEFAULTS.get(name)
+        if name in signature.parameters or (takes_all and (is_asked or name == "in_chans")):
+            arguments[name] = value
+        elif is_asked and name != "num_classes":
+            raise ModelCodeError(
+                f"{code.function} in {code.path} has no argument {name}, so {name}={value} cannot be had; add it, or "
+                "leave that out"
+            )
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ModelCodeError(
+            f"{code.function} in {code.path} cannot be called as {code.function}({_text(arguments)}): {error}"
+        ) from None
+    return arguments
+
+
+def _text(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+
+
+def _module_of(path: Path) -> ModuleType:
+    """The file as a module of its own, executed once however often it is asked for."""
+    import cloudpickle
+
+    source, absolute = path.read_bytes(), path.resolve()
+    name = f"ofa_model_{hashlib.sha256(f'{absolute} '.encode() + source).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, absolute)
+    assert spec is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        # An import would take what lies compiled beside the file, which nobody vouched for.
+        exec(compile(source, str(absolute), "exec", dont_inherit=True), vars(module))
+    except Exception as error:  # whatever a user's code raises is for the user to know
+        del sys.modules[name]
+        raise _error_in(path, error, "the file") from error
+    cloudpickle.register_pickle_by_value(module)  # other processes have not got it
+    return module
+
+
+def _error_in(path: Path, error: Exception, what: str) -> ModelCodeError:
+    """The user's own error, at the last of its lines that is in the file."""
+    absolute = str(path.resolve())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == absolute]
+    if isinstance(error, SyntaxError) and error.filename == absolute:
+        lines.append(error.lineno)
+    hint = (
+        "; modules beside the file are found with their folder on PYTHONPATH" if isinstance(error, ImportError) else ""
+    )
+    line = f":{lines[-1]}" if lines else ""
+    message = error.msg if isinstance(error, SyntaxError) else error
+    return ModelCodeError(f"{path}{line}: {what} raises {type(error).__name__}: {message}{hint}")
