@@ -17,6 +17,7 @@ Args:
     overwrite: Replace what is there, if it is of the same kind.
     fresh: Make everything anew, whatever is there.
     seed: Decides what is drawn and the order of measuring; the same seed gives the same.
+    trust_code: Execute the file of code that the run names, and put it on your list of trusted files.
     progress: See :mod:`ofa.progress`.
 """
 
@@ -49,13 +50,19 @@ TABLES = Path("latency_tables")
 TRAIN_FIRST = "train it with `ofa train`"
 
 
-def inspect(model: str, overrides: Sequence[str] = (), *, choices: Mapping[str, Any] | None = None) -> Inspection:
+def inspect(
+    model: str,
+    overrides: Sequence[str] = (),
+    *,
+    choices: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
+) -> Inspection:
     """Tell what is elastic in a model, what is not and why, and between which costs its subnets lie.
 
     Takes seconds, whatever the size of the model: no weight is read or made.
 
     Args:
-        model: timm model, preset, or run folder.
+        model: timm model, preset, torchvision:NAME, path/file.py:function (which is executed), or run folder.
         overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]
         choices: The same as arguments of :func:`ofa.elasticize`.
 
@@ -64,25 +71,12 @@ def inspect(model: str, overrides: Sequence[str] = (), *, choices: Mapping[str, 
     """
     from ofa.config import apply_overrides
     from ofa.supernet.elasticize import check_choices
-    from ofa.supernet.inspect import create_without_weights
     from ofa.supernet.inspect import inspect as take_stock
-    from ofa.training import Run
+    from ofa.training.named import outline_named
 
     wanted = apply_overrides(dict(choices or {}), overrides)
     check_choices(wanted)
-    if not is_run_folder(model):
-        return take_stock(create_without_weights(model, **wanted))
-    if wanted:
-        raise UsageError(f"the space of run {model} is settled; choices such as {next(iter(wanted))!r} are for others")
-    run = Run.open(model)
-    config = run.recipe.model
-    supernet = create_without_weights(config.name, num_classes=int(run.info["num_classes"]), **config.choices())
-    if supernet.space != run.space:
-        raise UsageError(
-            f"{model} has space {run.space.fingerprint}, but model {config.name!r} gives {supernet.space.fingerprint}; "
-            f"use the versions that {Path(model) / 'supernet.json'} names, or train again"
-        )
-    return take_stock(supernet)
+    return take_stock(outline_named(model, wanted, trust_code=trust_code))
 
 
 def train(
@@ -138,6 +132,7 @@ def profile(
     fresh: bool = False,
     force: bool = False,
     energy: bool = False,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Profiled:
     """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
@@ -145,7 +140,7 @@ def profile(
     Continues where it stopped, and adds to a table that is there only what it lacks.
 
     Args:
-        run: Run folder, preset or timm model.
+        run: Run folder, or a model as `ofa inspect` takes it; a file of code is executed.
         out: Folder of latency tables to add to.
         resolutions: Measure only these resolutions.
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
@@ -160,11 +155,12 @@ def profile(
     import numpy as np
 
     import ofa.hardware
+    from ofa.training.named import open_named
 
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
     target = ofa.hardware.load_device(device)
-    supernet, space_name = _open_supernet(run)
+    supernet, space_name = open_named(run, trust_code=trust_code)
     csv_path = Path(out) / target.name / f"{space_name}.csv"
     steps: list[int] = []
 
@@ -231,6 +227,7 @@ def search(
     seed: int = 0,
     any_machine: bool = False,
     data_root: str | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Searched:
     """Search the front of each device and pick a measured subnet per budget.
@@ -272,6 +269,7 @@ def search(
             out=Path(out or Path(run) / "mixed"),
             any_machine=any_machine,
             data_root=data_root,
+            trust_code=trust_code,
             progress=progress,
             **options,
         )
@@ -299,6 +297,7 @@ def search(
         start_from=start_from,
         evaluations=evaluations,
         any_machine=any_machine,
+        trust_code=trust_code,
         evaluator=lambda run: open_evaluator(run, data_root, progress),
         with_fleet=fleet,
         headroom=HEADROOM,
@@ -351,6 +350,7 @@ class _DeviceSearch:
         start_from: Sequence[Path],
         evaluations: Sequence[Path],
         any_machine: bool,
+        trust_code: bool,
         evaluator: Callable[[Run], SubnetEvaluator],
         **options: Any,
     ) -> Any:
@@ -359,7 +359,7 @@ class _DeviceSearch:
         from ofa.search.run import Target, run_search
         from ofa.training import Run
 
-        opened, seed = Run.of(self.path, self.info), self.options["seed"]
+        opened, seed = Run.of(self.path, self.info, trust_code=trust_code), self.options["seed"]
         metric = opened.task.metric
         devices = [ofa.hardware.load_device(name) for name in self.devices]
         tables = [
@@ -453,6 +453,7 @@ def _search_mixed(
     out: Path,
     any_machine: bool,
     data_root: str | None,
+    trust_code: bool,
     progress: Progress | None,
     **options: Any,
 ) -> Searched:
@@ -461,7 +462,7 @@ def _search_mixed(
     from ofa.precision.mixed_search import search_mixed
     from ofa.training import Run
 
-    opened = Run.open(run)
+    opened = Run.open(run, trust_code=trust_code)
     fp32, int8 = (open_table(opened, each, tables, any_machine=any_machine) for each in pair)
     evaluator = open_evaluator(opened, data_root, progress)
     result = search_mixed(
@@ -495,6 +496,7 @@ def export(
     overwrite: bool = False,
     search_dir: Path | str | None = None,
     data_root: str | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Extract, calibrate, export and check the best subnet within a budget; leaves BUNDLE/.
@@ -514,7 +516,7 @@ def export(
     import ofa.hardware
     from ofa.training import Run
 
-    opened, target = Run.open(run), ofa.hardware.load_device(device)
+    opened, target = Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     candidates = ofa.deploy.read_candidates(search_dir or Path(run) / "search" / target.name, budget_ms)
     return ofa.deploy.export_bundle(
         open_evaluator(opened, data_root, progress),
@@ -548,6 +550,7 @@ def deploy(
     processes: int | None = None,
     fresh: bool = False,
     data_root: str | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> list[Deployed]:
     """Bundles for several devices and budgets at once; leaves DIR/NAME-BUDGETms/, DIR/index.json and index.csv.
@@ -565,7 +568,7 @@ def deploy(
     import ofa.hardware
     from ofa.training import Run
 
-    opened = Run.open(run)
+    opened = Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
         (target, budget, ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget))
@@ -593,6 +596,7 @@ def elastic(
     *,
     overwrite: bool = False,
     data_root: str | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> ElasticRuntime:
     """One artefact with the subnets of several budgets, weights stored once, between which a program switches.
@@ -612,7 +616,7 @@ def elastic(
     from ofa.deploy.walk_down import Walk
     from ofa.training import Run
 
-    opened, target = Run.open(run), ofa.hardware.load_device(device)
+    opened, target = Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     archs = {}
     for budget in sorted(set(budgets_ms)):
         candidates = ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget)
@@ -772,13 +776,14 @@ def fit(
     propose: int = 0,
     overwrite: bool = False,
     seed: int = 0,
+    trust_code: bool = False,
 ) -> Fitted:
     """Fit a latency table from latencies of whole networks, where nothing else can be measured.
 
     A few dozen networks are enough to begin with. --propose N on an empty file (only the header) names the first N.
 
     Args:
-        space: Preset, timm model or run folder.
+        space: Run folder, or a model as `ofa inspect` takes it; a file of code is executed.
         csv: Columns arch (JSON) and latency_ms.
         device: What to call the device.
         out: Folder of latency tables to add to.
@@ -791,8 +796,9 @@ def fit(
     import numpy as np
 
     from ofa.cost.fit import fit_latency_csv, read_latencies
+    from ofa.training.named import open_named
 
-    supernet, space_name = _open_supernet(space)
+    supernet, space_name = open_named(space, trust_code=trust_code)
     rng, csv_path = np.random.default_rng(seed), Path(out) / device / f"{space_name}.csv"
     if propose and not len(read_latencies(csv, supernet.space)[0]):
         first = supernet.space.to_archs(supernet.space.sample_population(propose, rng))
@@ -861,22 +867,6 @@ def searched(folder: Path) -> dict[frozenset[tuple[str, Any]], dict[str, Any]]:
 
 
 # -- opening things ----------------------------------------------------------------------------------------------------
-
-
-def is_run_folder(name: str) -> bool:
-    """Whether a run folder is meant, rather than a model's name."""
-    return os.sep in name or Path(name).is_dir()
-
-
-def _open_supernet(name: str) -> tuple[Supernet, str]:
-    """A run's trained supernet, or an untrained one of a preset or timm model, and the name of its space."""
-    from ofa.supernet import create_supernet
-    from ofa.training import Run
-
-    if is_run_folder(name):
-        run = Run.open(name)
-        return run.supernet(), run.space_name
-    return create_supernet(name).eval(), name
 
 
 def open_table(run: Run, device: Device, tables: Path, *, any_machine: bool = False) -> LatencyTable:

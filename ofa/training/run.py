@@ -84,10 +84,11 @@ class Run:
             FileFormatError: If the folder holds none, or a damaged one.
         """
         path = Path(path)
-        return cls.of(path, read_json(path / "supernet.json", kind="run folder", remedy=REMEDY))
+        info = read_json(path / "supernet.json", kind="run folder", remedy=REMEDY)
+        return cls.of(path, info, trust_code=trust_code)
 
     @classmethod
-    def of(cls, path: Path, info: dict[str, Any]) -> Run:
+    def of(cls, path: Path, info: dict[str, Any], *, trust_code: bool = False) -> Run:
         """A run whose ``supernet.json`` has been read; :class:`FileFormatError` if something of it is missing."""
         missing = {"model", "num_classes", "space", "data", "recipe", "weights_sha256"} - set(info)
         if missing:
