@@ -423,7 +423,7 @@ def test_architecture_and_precision_are_searched_together(
         ([*words, "--precision", per], "takes one --device in fp32 and the same in INT8"),
         ([*mixed, "--max", "macs=60%"], "--max does not go with --precision"),
         ([*mixed, "--precision", "layer"], "--precision is network or block, not 'layer'"),
-        ([*mixed, "--int8-device", "cpu-2t"], "cpu-2t fp32 on onnxruntime"),
+        ([*mixed, "--int8-device", "cpu-2t"], "cpu-2t computes in fp32 on onnxruntime"),
     ):
         status, _, err = ofa_command(capsys, *mistake)
         assert status == 2 and message in err
