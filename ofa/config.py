@@ -60,12 +60,12 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
 _KEYS = "keys"
 
 
-def keys_of(registry: Mapping[str, object]) -> Mapping[str, object]:
+def keys_of(members: Mapping[str, object]) -> Mapping[str, object]:
     """Metadata of a field of type ``dict[str, ...]`` whose entries are keys among the others, named as in a registry.
 
     What is ``None`` has no entry; plain data has every name.
     """
-    return {_KEYS: registry}
+    return {_KEYS: members}
 
 
 class Named:
