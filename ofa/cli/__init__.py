@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 
@@ -33,6 +34,8 @@ def main() -> None:
         say("interrupted; what was finished is kept")
         sys.exit(130)
     except OfaError as error:
+        if os.environ.get("OFA_DEBUG"):
+            traceback.print_exception(error)
         say(f"{'[red]error:[/] ' if error.exit_status == 2 else ''}{escape(str(error))}")
         sys.exit(error.exit_status)
     except OSError as error:

@@ -71,6 +71,7 @@ class Deployed:
 
 @dataclass
 class _Order:
+    number: int
     device: Device
     path: Path
     walk: Walk
@@ -110,7 +111,7 @@ def deploy(
         ParityError: If an export does not compute what it should.
     """
     root = Path(out)
-    waiting: dict[int, _Order] = {}
+    waiting: list[_Order] = []
     done: dict[int, Deployed] = {}
     for number, (device, budget_ms, candidates) in enumerate(orders):
         target_of(device)
@@ -120,63 +121,79 @@ def deploy(
         if info is not None:
             done[number] = Deployed(path=path, device=device.name, budget_ms=budget_ms, info=info, kept=True)
         else:
-            waiting[number] = _Order(device, path, Walk(iter(candidates), budget_ms, device.name))
+            waiting.append(_Order(number, device, path, Walk(iter(candidates), budget_ms, device.name)))
 
     def report(what: str) -> None:
         if progress is not None:
             progress(len(done), len(orders), what)
 
-    for device in dict.fromkeys(order.device for order in waiting.values()):
-        of_device = {number: order for number, order in waiting.items() if order.device == device}
-        known: dict[Arch, tuple[Artefact, Latency]] = {}
-        scores: dict[Arch, FileScore] = {}
-        while of_device:
-            for number, order in list(of_device.items()):
-                try:
-                    order.arch = run.space.arch(order.walk.advance()["arch"])
-                except InfeasibleBudgetError as error:
-                    done[number] = Deployed(
-                        path=order.path, device=device.name, budget_ms=order.walk.budget_ms, error=str(error)
-                    )
-                    del of_device[number]
-            new = [
-                arch for arch in {order.arch: None for order in of_device.values() if order.arch} if arch not in known
-            ]
-            report(f"exporting for {device.name}")
-            artefacts = _make_all(run, data_root, new, device, options, root, num_processes)
-            report(f"measuring on {device.name}")
-            known |= dict(zip(new, _measured(artefacts, measure_on(device)), strict=True))
-            for number, order in list(of_device.items()):
-                assert order.arch is not None
-                artefact, latency_ms = known[order.arch]
-                if not order.walk.holds(latency_ms):
-                    continue
-                report(f"testing {order.path.name}")
-                evaluator = _evaluator(run.path, run.trust_code, data_root)
-                if order.arch not in scores:
-                    scores[order.arch] = judge_artefact(evaluator, artefact, device)
-                info = bundle_artefact(
-                    evaluator,
-                    artefact,
-                    order.path,
-                    device=device,
-                    score=scores[order.arch],
-                    latency_ms=latency_ms,
-                    budget_ms=order.walk.budget_ms,
-                    run_info=run.info,
-                    overwrite=True,
-                )
-                done[number] = Deployed(
-                    path=order.path,
-                    device=device.name,
-                    budget_ms=order.walk.budget_ms,
-                    info=info,
-                    too_slow=tuple(order.walk.too_slow),
-                )
-                del of_device[number]
+    for device in dict.fromkeys(order.device for order in waiting):
+        batch = _Batch(run, device, options, root, data_root, num_processes, measure_on(device), report)
+        batch.work_off([order for order in waiting if order.device == device], done)
     entries = [done[number] for number in range(len(orders))]
     _write_index(root, run, entries)
     return entries
+
+
+@dataclass
+class _Batch:
+    """The orders of one device; a subnet of several budgets is exported, measured and judged once."""
+
+    run: Run
+    device: Device
+    options: ExportOptions
+    root: Path
+    data_root: str | None
+    num_processes: int
+    measure: Measure
+    report: Callable[[str], None]
+    _known: dict[Arch, tuple[Artefact, Latency]] = field(default_factory=dict)
+    _scores: dict[Arch, FileScore] = field(default_factory=dict)
+
+    def work_off(self, orders: list[_Order], done: dict[int, Deployed]) -> None:
+        """Until each order has its bundle, or no candidate is left for it."""
+        while orders:
+            for order in list(orders):
+                try:
+                    order.arch = self.run.space.arch(order.walk.advance()["arch"])
+                except InfeasibleBudgetError as error:
+                    done[order.number] = self._deployed(order, error=str(error))
+                    orders.remove(order)
+            self._make([order.arch for order in orders if order.arch is not None])
+            for order in list(orders):
+                assert order.arch is not None
+                if order.walk.holds(self._known[order.arch][1]):
+                    done[order.number] = self._bundle(order, order.arch)
+                    orders.remove(order)
+
+    def _make(self, archs: Sequence[Arch]) -> None:
+        new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
+        self.report(f"exporting for {self.device.name}")
+        artefacts = _make_all(self.run, self.data_root, new, self.device, self.options, self.root, self.num_processes)
+        self.report(f"measuring on {self.device.name}")
+        self._known |= dict(zip(new, _measured(artefacts, self.measure), strict=True))
+
+    def _bundle(self, order: _Order, arch: Arch) -> Deployed:
+        artefact, latency_ms = self._known[arch]
+        self.report(f"testing {order.path.name}")
+        evaluator = _evaluator(self.run.path, self.run.trust_code, self.data_root)
+        if arch not in self._scores:
+            self._scores[arch] = judge_artefact(evaluator, artefact, self.device)
+        info = bundle_artefact(
+            evaluator,
+            artefact,
+            order.path,
+            device=self.device,
+            score=self._scores[arch],
+            latency_ms=latency_ms,
+            budget_ms=order.walk.budget_ms,
+            run_info=self.run.info,
+            overwrite=True,
+        )
+        return self._deployed(order, info=info, too_slow=tuple(order.walk.too_slow))
+
+    def _deployed(self, order: _Order, **what: Any) -> Deployed:
+        return Deployed(path=order.path, device=self.device.name, budget_ms=order.walk.budget_ms, **what)
 
 
 def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: ExportOptions) -> BundleInfo | None:
