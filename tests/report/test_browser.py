@@ -51,7 +51,7 @@ SHOWN = """
 (() => {
   const text = (name) => document.querySelector(`[data-text="${name}"]`).innerText;
   const part = (name) => document.querySelector(`[data-part="${name}"]`);
-  const names = ["top1", "interval", "median", "macs", "params", "bundle"];
+  const names = ["score", "interval", "median", "macs", "params", "bundle"];
   return {
     ...Object.fromEntries(names.map((name) => [name, text(name)])),
     is_picked: part("result").checkVisibility(),
@@ -81,7 +81,7 @@ def agrees(found: dict[str, Any], row: pd.Series, device: str, budget: str) -> N
     low, high = wilson_interval(round(top1 / 100 * num_images), num_images)
     assert found["is_picked"]
     assert (found["device"], found["number"]) == (device, budget)
-    assert found["top1"] == f"{top1:.1f}"
+    assert found["score"] == f"{top1:.1f}"
     assert found["interval"] == f"{low:.1f}–{high:.1f}"
     assert float(found["median"]) == pytest.approx(row["measured_latency_ms"], rel=0.01)
     assert float(found["macs"].split()[0]) == pytest.approx(row["macs"] / 1e6, rel=0.01)
