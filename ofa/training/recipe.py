@@ -184,5 +184,5 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         path = RECIPES_DIR / f"{name_or_path}.yaml"
         if not path.is_file():
             raise ConfigError(unknown_name_message("recipe", str(name_or_path), list_recipes()) + ", or a .yaml file")
-    values = {"name": path.stem, **read_yaml(path, kind="recipe")}
+    values = {"name": path.stem, "task": Classification().name, **read_yaml(path, kind="recipe")}
     return Recipe.from_json(apply_overrides(values, overrides), where=f"recipe {path.name}")
