@@ -91,6 +91,10 @@ class Named:
                 return name
         raise ConfigError(f"{type(self).__name__} has no name; give it one in the registry of {', '.join(known)}")
 
+    def describe(self) -> str:
+        """A sentence for reports: what it does with these settings, or else the first paragraph of its docstring."""
+        return " ".join((self.__doc__ or self.name).partition("\n\n")[0].split())
+
 
 def registry(base: type[NamedT], members: dict[str, type[NamedT]]) -> dict[str, type[NamedT]]:
     """Give the kinds of a configuration their names; ``members`` itself, which may grow."""

@@ -93,7 +93,7 @@ def render(run: RunFiles) -> str:
         legend=legend_svgs(run.space),
         dims=_dims(run),
         commands=_commands(run),
-        strategy=describe_recipe(run.supernet.get("recipe", {})),
+        strategy=describe_recipe(run.supernet.get("recipe", {}), run.space),
         recipe=dict(flatten(run.supernet.get("recipe", {}))),
         fingerprints={
             device.name: dict(flatten((device.table or {}).get("fingerprint", {}))) for device in run.devices

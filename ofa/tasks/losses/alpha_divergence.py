@@ -39,6 +39,12 @@ class AlphaDivergence(Loss):
         if self.clip <= 0:
             raise ConfigError(f"clip must be positive, not {self.clip}")
 
+    def describe(self) -> str:
+        return (
+            f"Their teacher's probabilities, by the larger of two alpha-divergences ({self.alpha_min:g} and "
+            f"{self.alpha_max:g})."
+        )
+
     def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
         student = logits.float().log_softmax(dim=1)
         teacher = teacher.float()

@@ -11,7 +11,10 @@ from ofa.tasks.losses.loss import Loss
 
 @dataclass(frozen=True, kw_only=True)
 class Labels(Loss):
-    """Cross-entropy against the labels, whether there is a teacher or not."""
+    """Every subnet learns from the labels.
+
+    By cross-entropy, whether there is a teacher or not.
+    """
 
     needs_teacher = False
 

@@ -30,6 +30,9 @@ class SoftLabels(Loss):
         if self.label_weight < 0:
             raise ConfigError(f"label_weight must not be negative, but is {self.label_weight}")
 
+    def describe(self) -> str:
+        return "Their teacher's soft labels" + (" and the labels themselves." if self.label_weight else ".")
+
     def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
         loss = functional.cross_entropy(logits.float(), teacher.float())
         return loss + self.label_weight * self.label_loss(logits, targets) if self.label_weight else loss

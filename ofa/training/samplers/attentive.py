@@ -36,6 +36,12 @@ class Attentive(Sampler):
     def __post_init__(self) -> None:
         at_least(1, num_random=self.num_random, num_candidates=self.num_candidates)
 
+    def describe(self) -> str:
+        return (
+            f"The largest subnet, the smallest, and {self.num_random} between, each the {self.choose} of "
+            f"{self.num_candidates} candidates of one cost by its loss on the mini-batch."
+        )
+
     def draw(self, step: Step) -> list[Draw]:
         space = step.space
         pool = np.unique(space.sample_population(POOL, step.rng), axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least
+from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least, random_subnets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class MultiArch(Sampler):
 
     def __post_init__(self) -> None:
         at_least(1, num_random=self.num_random)
+
+    def describe(self) -> str:
+        return f"{random_subnets(self.num_random)}, each on its part of the mini-batch."
 
     def draw(self, step: Step) -> list[Draw]:
         archs = step.space.to_archs(step.space.sample_population(self.num_random, step.rng))

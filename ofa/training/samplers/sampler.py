@@ -72,6 +72,11 @@ class Sampler(Named):
         raise NotImplementedError
 
 
+def random_subnets(num: int) -> str:
+    """``2 random subnets``"""
+    return f"{num} random subnet{'' if num == 1 else 's'}"
+
+
 def at_least(minimum: int, **values: int) -> None:
     """:class:`ConfigError` if a setting is below ``minimum``."""
     for name, value in values.items():

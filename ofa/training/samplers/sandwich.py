@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least
+from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least, random_subnets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,9 @@ class Sandwich(Sampler):
 
     def __post_init__(self) -> None:
         at_least(0, num_random=self.num_random)
+
+    def describe(self) -> str:
+        return f"The sandwich rule: the largest subnet, {random_subnets(self.num_random)} and the smallest."
 
     def draw(self, step: Step) -> list[Draw]:
         space = step.space

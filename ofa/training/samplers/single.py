@@ -32,6 +32,9 @@ class Single(Sampler):
             return space.arch(self.arch)
         return space.largest() if self.bound == "largest" else space.smallest()
 
+    def describe(self) -> str:
+        return "One given subnet." if self.arch else f"The {self.bound} subnet only."
+
     def draw(self, step: Step) -> list[Draw]:
         arch = self.chosen(step.space)
         return [Draw(arch, "largest" if arch == step.space.largest() else "random")]

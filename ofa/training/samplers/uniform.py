@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least
+from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least, random_subnets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class Uniform(Sampler):
 
     def __post_init__(self) -> None:
         at_least(1, num_random=self.num_random)
+
+    def describe(self) -> str:
+        return f"{random_subnets(self.num_random)}, every dim drawn uniformly."
 
     def draw(self, step: Step) -> list[Draw]:
         return [Draw(arch) for arch in step.space.to_archs(step.space.sample_population(self.num_random, step.rng))]

@@ -34,6 +34,10 @@ class LargestFirst(Schedule):
         if not 0 <= self.ramp <= 1 - self.alone:
             raise ConfigError(f"ramp must be from 0 to {1 - self.alone:g}, what is left of the run, not {self.ramp}")
 
+    def describe(self) -> str:
+        sorts = ", its important channels are put first" if self.sort_channels else ""
+        return f"The largest subnet trains alone for {self.alone:.0%} of the run{sorts}, and then everything trains."
+
     def phases(self, space: SearchSpace) -> Sequence[Phase]:
         return [
             Phase(name="largest", share=self.alone, only_largest=True),

@@ -11,7 +11,7 @@ from ofa.training.schedules.schedule import Phase, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class OneStage(Schedule):
-    """Everything trains at once.
+    """The whole space trains from the first step on.
 
     References:
         Yu et al., BigNAS, arXiv:2003.11142.

@@ -16,11 +16,12 @@ PUBLISHED_RATES = {"largest": 0.08125, "kernel": 0.03, "depth": 0.0075, "expand"
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressiveShrinking(Schedule):
-    """The published phases in one run, each a share of it in proportion to its published epochs.
+    """Progressive shrinking: the largest subnet alone, then kernels open, then depths, then widths.
 
-    The largest subnet trains alone; a frozen copy of it then teaches. Each phase opens more of the space, begins from
-    the weights of the one before, and has a learning-rate curve of its own. Phases of dims that the space does not have
-    are left out. Resolution is open all the time.
+    The published phases in one run, each a share of it in proportion to its published epochs. The largest subnet trains
+    alone; a frozen copy of it then teaches. Each phase opens more of the space, begins from the weights of the one
+    before, and has a learning-rate curve of its own. Phases of dims that the space does not have are left out.
+    Resolution is open all the time.
 
     Args:
         largest, kernel, depth, expand: Epochs of each, of which only the proportions count: the published 180, 125,
