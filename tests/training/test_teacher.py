@@ -59,7 +59,7 @@ def test_a_teacher_of_torchvision_or_of_a_file_needs_weights(tmp_path: Path) -> 
     with pytest.raises(WeightsError, match=r"'classifier.3.bias' is \(10,\) in the model and \(5,\) in the file"):
         load_teacher(strategy, num_classes=10)
     code.write_text("from torch import nn\n\n\ndef make(num_classes):\n    return nn.Linear(2, num_classes)\n")
-    with pytest.raises(ModelCodeError, match="make in .*mine.py has no argument pretrained"):
+    with pytest.raises(ModelCodeError, match=r"make in .*mine.py has no argument pretrained"):
         load_teacher(Strategy(teacher=f"{code}:make"), num_classes=5)
 
 
