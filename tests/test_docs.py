@@ -112,6 +112,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.mark.parametrize("page", dict.fromkeys(block.page for block in blocks("python") if not block.is_slow))
 def test_python_runs(page: str, workplace: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
+    for file, code in re.findall(
+        r"this is `(\w+\.py)`:\n\n```python\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE
+    ):
+        (workplace / file).write_text(code)
     for block in blocks("python"):
         if block.page == page and not block.is_slow:
             block.run(names)

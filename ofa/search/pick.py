@@ -80,7 +80,7 @@ def pick_within_budgets(
             break
         archs = table.loc[wanted, "arch"].to_list()
         table.loc[wanted, metric.of("measured")] = evaluate(archs)
-        table.loc[wanted, LATENCIES] = measure_ms(archs)[LATENCIES].to_numpy(dtype=np.float64)
+        table.loc[wanted, list(LATENCIES)] = measure_ms(archs)[list(LATENCIES)].to_numpy(dtype=np.float64)
     picks = []
     for budget, limit in zip(budgets_ms, limits_ms, strict=True):
         best = best_within(table, metric, limit)

@@ -51,7 +51,7 @@ def fleet(targets: Sequence[Target]) -> Target:
     """All devices as one: a subnet takes as long as it does on the slowest for it."""
 
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
-        each = [target.measure_ms(archs)[LATENCIES].to_numpy(dtype=np.float64) for target in targets]
+        each = [target.measure_ms(archs)[list(LATENCIES)].to_numpy(dtype=np.float64) for target in targets]
         return pd.DataFrame(np.max(each, axis=0), columns=LATENCIES)
 
     return Target(

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.ops import StochasticDepth
 
 from ofa.config import ConfigError
 from ofa.supernet import create_supernet
+from ofa.supernet.model_sources import ModelCodeError
 from ofa.supernet.presets import UnknownModelError, create_model
 from ofa.supernet.weights import WeightsError
 from ofa.tasks import Classification
@@ -39,6 +41,26 @@ def test_without_dropout_training_mode_is_repeatable() -> None:
         assert not torch.equal(model(images), model(images))
         without_dropout(model)
         assert torch.equal(model(images), model(images))
+
+
+def test_without_dropout_knows_torchvision() -> None:
+    with torch.device("meta"):
+        model = create_model("torchvision:efficientnet_b0", drop_rate=0.5, drop_path_rate=0.5)
+    without_dropout(model)
+    rates = [module.p for module in model.modules() if isinstance(module, (StochasticDepth, torch.nn.Dropout))]
+    assert len(rates) > 10 and set(rates) == {0.0}
+
+
+def test_a_teacher_of_torchvision_or_of_a_file_needs_weights(tmp_path: Path) -> None:
+    file, code = str(tmp_path / "weights.safetensors"), tmp_path / "mine.py"
+    save_file(create_model("torchvision:mobilenet_v3_small", num_classes=5).state_dict(), file)
+    strategy = Strategy(teacher="torchvision:mobilenet_v3_small", teacher_weights=file)
+    assert load_teacher(strategy, num_classes=5) is not None
+    with pytest.raises(WeightsError, match=r"'classifier.3.bias' is \(10,\) in the model and \(5,\) in the file"):
+        load_teacher(strategy, num_classes=10)
+    code.write_text("from torch import nn\n\n\ndef make(num_classes):\n    return nn.Linear(2, num_classes)\n")
+    with pytest.raises(ModelCodeError, match=r"make in .*mine.py has no argument pretrained"):
+        load_teacher(Strategy(teacher=f"{code}:make"), num_classes=5)
 
 
 def test_teachers_are_checked(tmp_path: Path) -> None:
