@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa.files import FileFormatError
-from ofa.metrics import wilson_interval
+from ofa.metrics import TOP1, wilson_interval
 from ofa.report.explorer import Choice, budget_range_ms, choices_of
 from ofa.report.run_files import Bundle, DeviceResults, read_run
 from ofa.search.pick import best_within
@@ -23,9 +23,10 @@ def device_of(rows: list[tuple[int, int, int | None]], **bundle: object) -> Devi
     front = pd.DataFrame(
         {
             "arch": [json.dumps({"width": width}) for width, _, _ in rows],
-            "predicted_top1_percent": 90.0,
+            "predicted_score": 90.0,
             "predicted_latency_ms": 1.0,
-            "measured_top1_percent": [float(top1) for _, top1, _ in rows],
+            "measured_score": [float(top1) for _, top1, _ in rows],
+            "worth": [float(top1) for _, top1, _ in rows],
             "measured_latency_ms": [float("nan") if ms is None else float(ms) for _, _, ms in rows],
             "macs": 1e6,
             "params": 1e6,
@@ -35,8 +36,9 @@ def device_of(rows: list[tuple[int, int, int | None]], **bundle: object) -> Devi
             "num_images": 500,
         }
     )
-    bundles = (Bundle(folder="bundles/a", info=bundle),) if bundle else ()
-    return DeviceResults(name="a", front=front, selected=None, archs=(), table=None, table_csv=None, bundles=bundles)
+    bundles = (Bundle(folder="bundles/a", info=bundle, metric=TOP1),) if bundle else ()
+    files = {"selected": None, "archs": (), "table": None, "table_csv": None}
+    return DeviceResults(name="a", front=front, bundles=bundles, metric=TOP1, **files)
 
 
 def pick(choices: tuple[Choice, ...], budget_ms: float, headroom: float) -> Choice | None:
@@ -51,19 +53,20 @@ def test_any_budget_picks_what_the_search_would_pick(rows: list[tuple[int, int, 
     assert device.front is not None
     found = pick(choices_of(device, SPACE), budget_ms, 0.03)
     measured = device.front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=["latency_ms_p50"])
-    expected = best_within(measured, budget_ms / 1.03)
+    measured = measured.assign(measured_top1_percent=measured["measured_score"])
+    expected = best_within(measured, TOP1, budget_ms / 1.03)
     if expected is None:
         assert found is None
     else:
         assert found is not None
-        assert found.score == measured.loc[expected, "measured_top1_percent"]
+        assert found.score == measured.loc[expected, "measured_score"]
         assert found.latency_ms["p50"] == measured.loc[expected, "latency_ms_p50"]
 
 
 def test_what_is_known_of_a_choice() -> None:
     (choice,) = choices_of(device_of([(3, 98, 2), (4, 97, 2)], arch={"width": 3}, budget_ms=1.0), SPACE)
     assert dict(choice.arch) == {"width": 3}
-    assert choice.interval_percent == wilson_interval(490, 500)
+    assert choice.interval == wilson_interval(490, 500)
     assert choice.latency_ms == {"p10": 1.0, "p50": 2.0}  # nobody kept the p90
     assert choice.bundle is not None and choice.bundle.folder == "bundles/a"
     assert choices_of(device_of([(3, 98, None)]), SPACE) == ()

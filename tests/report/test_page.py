@@ -305,7 +305,7 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         ("supernet.json", '{"format": 99}', "has format 99"),
         ("search/cpu-1t/selected.json", '{"format": 1, "picks": [', "truncated or not JSON.*ofa search"),
         ("search/cpu-1t/selected.json", '{"format": 1, "picks": [{"arch": {"depth": 3}}]}', "does not fit this run's"),
-        ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns predicted_top1_percent, .*ofa search"),
+        ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns .*predicted_top1_percent, .*ofa search"),
         ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
         ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),
         ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 3}', "has format 3.*ofa export"),
