@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 
 
@@ -18,6 +19,24 @@ class OfaError(Exception):
 
 class UsageError(OfaError, ValueError):
     """An argument makes no sense, or two do not go together."""
+
+
+REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "give a place that you may read and write, or change its permissions",
+    errno.EPERM: "give a place that you may read and write, or change its permissions",
+    errno.EROFS: "give a place that can be written",
+    errno.ENOSPC: "make space, or give another place",
+    errno.EDQUOT: "make space, or give another place",
+}
+
+
+def refusal_message(error: OSError) -> str:
+    """What the system refused, of which file, and what to do about it."""
+    paths = " -> ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+    where = f"{paths}: " if paths else ""
+    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+    return f"{where}{error.strerror or error}{remedy}"
 
 
 def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_listed: int | None = None) -> str:

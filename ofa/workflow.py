@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ def inspect(
 
     wanted = apply_overrides(dict(choices or {}), overrides)
     check_choices(wanted)
-    return take_stock(outline_named(model, wanted, trust_code=trust_code))
+    return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
 
 def train(
@@ -764,8 +764,9 @@ class Fitted:
     proposals: list[dict[str, Any]]
 
     def to_json(self) -> Any:
-        held_out = self.table.held_out if self.table is not None else None
-        return {"csv": str(self.csv_path), "held_out": held_out, "proposals": self.proposals}
+        if self.table is None:
+            return self.proposals
+        return {"csv": str(self.csv_path), "held_out": self.table.held_out, "proposals": self.proposals}
 
 
 def fit(

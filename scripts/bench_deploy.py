@@ -29,13 +29,14 @@ import pandas as pd
 from bench_helper import parser_of, table_text
 
 import ofa
-from ofa.cli import progress_bar, say
+from ofa.cli import say
 from ofa.cost import macs
 from ofa.data import DataConfig, load_data
 from ofa.deploy import deploy, export_bundle, measure_on, read_candidates, verify_bundle
 from ofa.deploy.walk_down import HEADROOM
 from ofa.files import write_csv_atomic
 from ofa.hardware import load_device
+from ofa.progress import progress_bar
 from ofa.training import Run, SubnetEvaluator
 
 DEVICES = ("cpu-1t", "cpu-int8-1t", "openvino-1t", "executorch-1t")

@@ -29,12 +29,12 @@ import torch
 from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 from sklearn.linear_model import RidgeCV
 
-from ofa.cli import progress_bar
 from ofa.cost import LatencyTable, fit_latency, macs
 from ofa.cost.held_out import spearman
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import Device, load_device, measure, profile
 from ofa.hardware.timed_models import export_model
+from ofa.progress import progress_bar
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.predictors import Features, held_out_kendall_tau
 from ofa.search.predictors.ridge import RidgePredictor

@@ -31,12 +31,12 @@ import pandas as pd
 from bench_helper import page, parsed, parser_of, read_rows, say, seconds, table_text
 from scipy.stats import kendalltau
 
-from ofa.cli import progress_bar
 from ofa.cost import LatencyTable, macs, params
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import load_device, measure
 from ofa.precision import MixedLatency
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator
+from ofa.progress import progress_bar
 from ofa.search import hypervolume, search
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS

@@ -49,10 +49,10 @@ from steps import (
 )
 from torch import nn
 
-from ofa.cli import progress_bar
 from ofa.config import read_yaml
 from ofa.cost import CostModel, macs
 from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.progress import progress_bar
 from ofa.search.sampling import sample_distinct
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import create_supernet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -11,19 +10,10 @@ from rich.markup import escape
 
 import ofa
 from ofa.cli.commands import app
-from ofa.cli.printing import progress_bar, say
-from ofa.errors import OfaError
+from ofa.cli.printing import say
+from ofa.errors import OfaError, refusal_message
 
-__all__ = ["app", "main", "progress_bar", "say"]
-
-REMEDIES = {
-    errno.ENOENT: "check the path",
-    errno.EACCES: "give a place that you may read and write, or change its permissions",
-    errno.EPERM: "give a place that you may read and write, or change its permissions",
-    errno.EROFS: "give a place that can be written",
-    errno.ENOSPC: "make space, or give another place",
-    errno.EDQUOT: "make space, or give another place",
-}
+__all__ = ["app", "main", "say"]
 
 
 def main() -> None:
@@ -46,11 +36,3 @@ def main() -> None:
         traceback.print_exception(error)
         say(f"[red]this is a fault of ofa {ofa.__version__}, not yours:[/] please report it with the lines above")
         sys.exit(70)
-
-
-def refusal_message(error: OSError) -> str:
-    """What the system refused, of which file, and what to do about it."""
-    paths = " -> ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
-    where = f"{paths}: " if paths else ""
-    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
-    return f"{where}{error.strerror or error}{remedy}"

@@ -195,10 +195,9 @@ def measure(result: workflow.Measured, **_: Any) -> None:
 
 
 @command_of(workflow.fit)
-def fit(result: workflow.Fitted, **_: Any) -> None:
+def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
     if result.table is None:
-        print_json(result.proposals)
-        return
+        return None if as_json else print_json(result.to_json())
     held_out = result.table.held_out
     say(
         f"{result.csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % "

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-
-from ofa.progress import Progress
 
 if TYPE_CHECKING:
     from ofa.deploy import BundleInfo, Check, VerifyResult
@@ -122,32 +118,3 @@ def print_promises(results: Sequence[VerifyResult], searched: Mapping[Any, Mappi
     for result in results:
         for check in result.failed:
             say(f"[red]does not hold:[/] {escape(f'{result.path.name}: {check.name}: {check.found}')}")
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress callback that draws a bar where there is a terminal, and prints a line now and then where not."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log_progress()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
-        task = bars.add_task("", total=None)
-        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what)
-
-
-def _log_progress(every_seconds: float = 15.0) -> Progress:
-    last = time.monotonic()
-
-    def log(done: int, total: int, what: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every_seconds:
-            last = time.monotonic()
-            say(f"  {what}: {done}/{total}")
-
-    return log

@@ -14,7 +14,8 @@ import typer
 from typer.core import TyperCommand
 
 from ofa import workflow
-from ofa.cli.printing import print_json, progress_bar
+from ofa.cli.printing import print_json
+from ofa.progress import progress_bar
 
 TYPES: dict[str, Any] = {
     **{"str": str, "int": int, "float": float, "bool": bool, "str | None": str | None, "int | None": int | None},
@@ -58,11 +59,10 @@ def command(
     call: Callable[..., Any],
     *,
     arguments: dict[str, str] | None = None,
-    named: dict[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a call a command of its name, printed by the function that this decorates.
 
-    That function takes the result and the parameters by name, and gives ``False`` where the exit status is to be 1.
+    That function takes the result, and by name the parameters and ``as_json``; it gives ``False`` for exit status 1.
     ``--json`` prints the result's ``to_json()`` besides.
 
     Args:
@@ -78,7 +78,7 @@ def command(
             with progress_bar() if os.environ.get("RANK", "0") == "0" else nullcontext() as progress:
                 reports = {"progress": progress} if "progress" in inspect.signature(call).parameters else {}
                 result = call(**given, **reports)
-            holds = show(result, **given)
+            holds = show(result, as_json=as_json, **given)
             if as_json:
                 print_json([each.to_json() for each in result] if isinstance(result, list) else result.to_json())
             if holds is False:

@@ -93,6 +93,7 @@ class Inspection:
         not_elastic: What does not vary, and why.
         unknown_operations: Operations whose channels could not be followed; what they touch stays whole.
         num_subnets: Exact number of different subnets.
+        model: Name that it was asked for by, if any.
     """
 
     model_class: str
@@ -104,6 +105,7 @@ class Inspection:
     num_subnets: int
     smallest: Costs
     largest: Costs
+    model: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data under the names of the fields, here and below; ``blocks`` as ``{"type", "num"}``."""

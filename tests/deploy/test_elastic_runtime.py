@@ -555,7 +555,7 @@ def test_torch_refuses_models_that_do_not_fit(artefact: Path) -> None:
     with pytest.raises(ValueError):
         ElasticRuntime(artefact, "torch")
     write_info(artefact, dataclasses.replace(info, model={**info.model, "name": "hf-hub:someone/model"}))
-    with pytest.raises(ValueError, match="unknown preset or timm model"):
+    with pytest.raises(ValueError, match="unknown source 'hf-hub'"):
         ElasticRuntime(artefact, "torch")
     write_info(artefact, dataclasses.replace(info, classes=tuple("abc")))
     ElasticRuntime(artefact, "torch")  # the classifier is what is stored, whatever it is called
