@@ -101,7 +101,7 @@ def test_json_has_the_documented_keys() -> None:
     data = json.loads(json.dumps(inspect(create_without_weights("resnet18")).to_json()))
     assert set(data) == {
         *("model_class", "resolution", "stages", "dims", "not_elastic", "unknown_operations"),
-        *("num_subnets", "smallest", "largest"),
+        *("num_subnets", "smallest", "largest", "model"),
     }
     assert data["model_class"] == "ResNet"
     stage = data["stages"][0]
