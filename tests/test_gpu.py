@@ -14,7 +14,7 @@ import pytest
 
 def test_every_part_is_there_and_has_a_share() -> None:
     assert set(gpu.DOING) == {gpu.CARD, *gpu.SHARES}
-    assert sum(gpu.SHARES.values()) == 340
+    assert sum(max(gpu.SHARES[part] for part in turn) for turn in gpu.turns_of(list(gpu.SHARES))) == 340
     for _, _, needed_by in gpu.NEEDED.values():
         assert needed_by <= set(gpu.SHARES)
     assert gpu.missing_modules(list(gpu.SHARES)) == []
@@ -70,6 +70,7 @@ HEAD = """
 import json, os, subprocess, sys, time
 def row(**values): print("@row " + json.dumps(values), flush=True)
 part = sys.argv[sys.argv.index("--child") + 1]
+if not sys.stdin.readline(): sys.exit("no turn")
 """
 
 
@@ -80,7 +81,7 @@ def test_a_part_is_stopped_with_all_that_it_started(script: Path) -> None:
     )
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
-    assert gpu.Child("tests", 2.0, [], dict(os.environ), rows.append).run() is None
+    assert gpu.Child("tests", [], dict(os.environ), rows.append).run(2.0) is None
     assert time.monotonic() - started < 8
     assert [row["what"] for row in rows] == ["pid", "after"]
     time.sleep(0.2)
@@ -115,6 +116,22 @@ def test_parts_end_alone_and_leave_their_time_to_others(
     assert "training" in capsys.readouterr().out
 
 
+def test_parts_get_ready_before_their_turn(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "LEAST", 0.0)
+    script.write_text(
+        HEAD.replace("if not", "ready = time.time()\nif not") + "turn = time.time()\n"
+        "if part == 'card': row(card='A card', about='tried')\n"
+        "else: time.sleep(2); row(what='times', value=[ready, turn, time.time()])\n"
+    )
+    parts = ["tests", "training", "tables"]
+    options = argparse.Namespace(minutes=1.0, device="cuda", small=False, out=tmp_path, parts=parts)
+    parent = gpu.Parent(options, dict(os.environ), time.monotonic())
+    assert parent.run() == 0
+    (tests,), (training,), (tables,) = (parent.found[part] for part in parts)
+    assert tests[1] < training[2] and training[1] < tests[2]  # at the same time
+    assert tables[0] < tests[2] < tables[1] and training[2] < tables[1]
+
+
 def test_without_a_card_it_says_so(script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script.write_text(HEAD + "sys.exit('torch sees no CUDA device')")
     options = argparse.Namespace(minutes=1.0, device="cuda", small=False, out=tmp_path / "out", parts=["tests"])
@@ -137,7 +154,7 @@ def test_what_pytest_says_is_counted(capsys: pytest.CaptureFixture[str]) -> None
     ):
         tally.read(line)
     assert tally.counts == {"PASSED": 1, "FAILED": 1, "ERROR": 1, "SKIPPED": 1}
-    tally.rows(gpu.Context(argparse.Namespace(device="cpu", small=True, seconds=1)), tally.last.strip("= "))
+    tally.rows(gpu.Context(argparse.Namespace(device="cpu", small=True)), tally.last.strip("= "))
     out = capsys.readouterr().out
     assert '"what": "a/test_a.py::test_two", "value": "failed", "unit": "", "note": "AssertionError: 1 != 2"' in out
     assert "b/test_b.py" in out and "1 error in 1.00s" in out

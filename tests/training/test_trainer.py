@@ -441,6 +441,9 @@ def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: f
 
 # -- devices and precisions --------------------------------------------------------------------------------------------
 
+# cuDNN plans each shape of a convolution that a process has not met, which takes a tenth of a second and more.
+FEW_SHAPES = ("model.resolution=[16]", "model.kernel=[3]", "model.expand=[2, 4]")
+
 
 def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     """Norm of the difference of the parameters."""
@@ -471,7 +474,9 @@ def test_a_step_is_that_of_the_cpu(torch_device: str, full_fp32: None, tmp_path:
     ids=["sandwich", "conflicts", "clipping", "average", "sorting", "mixing"],
 )
 def test_mixed_precision_trains(words: tuple[str, ...], torch_device: str, tmp_path: Path) -> None:
-    recipe = tiny_recipe("train.ema_decay=0", "train.precision=bf16-mixed", f"train.device={torch_device}", *words)
+    recipe = tiny_recipe(
+        *FEW_SHAPES, "train.ema_decay=0", "train.precision=bf16-mixed", f"train.device={torch_device}", *words
+    )
     run = train(recipe, tmp_path / "run")
     assert pd.read_csv(run.path / "metrics.csv").filter(like="loss_largest").notna().all(axis=None)
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
@@ -480,7 +485,7 @@ def test_mixed_precision_trains(words: tuple[str, ...], torch_device: str, tmp_p
 @pytest.mark.parametrize("words", [(), ("train.optimizer=adamw", "train.learning_rate=1e-3")], ids=["sgd", "adamw"])
 def test_a_killed_run_resumes_on_its_device(words: tuple[str, ...], torch_device: str, tmp_path: Path) -> None:
     """To the same bits on the CPU; on a GPU sums come in any order."""
-    recipe = tiny_recipe(f"train.device={torch_device}", "train.precision=bf16-mixed", *words)
+    recipe = tiny_recipe(*FEW_SHAPES, f"train.device={torch_device}", "train.precision=bf16-mixed", *words)
     whole = train(recipe, tmp_path / "whole")
     with pytest.raises(Killed):
         train(recipe, tmp_path / "killed", progress=killer(5))
@@ -504,7 +509,8 @@ def half_precision(torch_device: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("clip", [0, 1])
 def test_half_precision_trains_and_resumes_with_its_scale(clip: int, half_precision: str, tmp_path: Path) -> None:
-    recipe = tiny_recipe("train.precision=16-mixed", f"train.device={half_precision}", f"train.clip_grad_norm={clip}")
+    words = ("train.precision=16-mixed", f"train.device={half_precision}", f"train.clip_grad_norm={clip}")
+    recipe = tiny_recipe(*FEW_SHAPES, *words)
     with pytest.raises(Killed):
         train(recipe, tmp_path / "run", progress=killer(5))
     path = checkpoints_in(tmp_path / "run" / "checkpoints")[-1]
