@@ -33,9 +33,7 @@ class Sorted(Sampler):
         at_least(1, num_random=self.num_random)
 
     def describe(self) -> str:
-        return (
-            f"{self.num_random} of a nested chain of {self.num_models} sub-models, the smallest first."
-        )
+        return f"{self.num_random} of a nested chain of {self.num_models} sub-models, the smallest first."
 
     def draw(self, step: Step) -> list[Draw]:
         chain = nested_chain(step.space, self.num_models)
