@@ -46,8 +46,8 @@ def _onnx_to_ship(module: nn.Module, input_shape: Shape, batch: int | None, dtyp
     return to_onnx(module, input_shape, batch=batch, dtype=dtype).SerializeToString(deterministic=True)
 
 
-def _slow(export: Callable[[nn.Module, Shape, torch.dtype], bytes]) -> Format:
-    """A format of one exporter, which takes a fixed batch."""
+def fixed_batch(export: Callable[[nn.Module, Shape, torch.dtype], bytes], *, is_slow: bool) -> Format:
+    """A format of one exporter, which is told the shape of the input with the batch."""
 
     def to_ship(module: nn.Module, input_shape: Shape, batch: int | None, dtype: torch.dtype) -> bytes:
         assert batch is not None
@@ -56,13 +56,13 @@ def _slow(export: Callable[[nn.Module, Shape, torch.dtype], bytes]) -> Format:
     return Format(
         to_time=lambda module, input_shape, setting: to_ship(module, input_shape, setting.batch, torch.float32),
         to_ship=to_ship,
-        is_slow=True,
+        is_slow=is_slow,
     )
 
 
 FORMATS = {
     "onnx": Format(to_time=_onnx_to_time, to_ship=_onnx_to_ship),
-    "pte": _slow(export_executorch),
-    "tflite": _slow(export_litert),
+    "pte": fixed_batch(export_executorch, is_slow=True),
+    "tflite": fixed_batch(export_litert, is_slow=True),
 }
 """By the suffix of the file, which is what runtimes call what they take."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from ofa.files import atomic_path
 from ofa.formats import FORMATS
-from ofa.hardware.runtimes import RUNTIMES, Format, Model, ShapedModule
+from ofa.hardware.runtimes import RUNTIMES, Model, ShapedModule
 from ofa.setting import Setting
 
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
@@ -28,7 +28,7 @@ def export_model(module: nn.Module, input_shape: tuple[int, ...], setting: Setti
     Raises:
         NotInstalledError: If the exporter is not there.
     """
-    format: Format = RUNTIMES[setting.runtime]().format
+    format = RUNTIMES[setting.runtime]().format
     if format == "module":
         return ShapedModule(module, (setting.batch, *input_shape))
     return FORMATS[format].to_time(module, input_shape, setting)

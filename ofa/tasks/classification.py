@@ -19,7 +19,7 @@ from ofa.metrics import METRICS, TOP1, Metric, Score, wilson_interval
 from ofa.progress import Progress
 from ofa.tasks import predict_class
 from ofa.tasks.image_feed import ImageFeed
-from ofa.tasks.losses import AlphaDivergence, Labels, SoftLabels
+from ofa.tasks.losses import ClassLoss
 from ofa.tasks.task import Batches, Card, Scorer, Sizes, Task, TaskData
 
 NUM_RESAMPLES = 1000
@@ -37,7 +37,7 @@ class Classification(Task):
 
     judge_by: Literal["top1_percent", "balanced_accuracy_percent", "worst_class_accuracy_percent"] = "top1_percent"
 
-    losses = (Labels, SoftLabels, AlphaDivergence)
+    losses = (ClassLoss,)
 
     @property
     def metric(self) -> Metric:

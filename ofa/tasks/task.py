@@ -58,7 +58,7 @@ class Task(Named):
     """Base of the tasks, which are frozen dataclasses of their settings; ``task:`` of a recipe names one."""
 
     losses: ClassVar[tuple[type[Loss], ...]] = ()
-    """Losses that fit its outputs."""
+    """Bases of the losses that fit its outputs."""
 
     @property
     def metric(self) -> Metric:

@@ -150,7 +150,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy.loss, self.task.losses):
-            fitting = [name for name, kind in LOSSES.items() if kind in self.task.losses]
+            fitting = [name for name, kind in LOSSES.items() if issubclass(kind, self.task.losses)]
             raise ConfigError(
                 f"strategy.loss {self.strategy.loss.name} is not for task {self.task.name}; choose one of "
                 f"{', '.join(fitting)}"

@@ -8,13 +8,13 @@ from ofa.hardware.runtimes.executorch import ExecuTorch
 from ofa.hardware.runtimes.litert import LiteRt
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from ofa.hardware.runtimes.openvino import OpenVino
-from ofa.hardware.runtimes.session import Format, Model, ModelError, Runtime, Session
+from ofa.hardware.runtimes.session import Model, ModelError, Runtime, Session
 from ofa.hardware.runtimes.tensorrt import TensorRt
 from ofa.hardware.runtimes.torch_module import ShapedModule, TorchCompiled, TorchCuda, TorchCudaGraph, TorchEager
 from ofa.hardware.runtimes.trtexec import TrtExec
 from ofa.optional import NotInstalledError
 
-__all__ = ["RUNTIMES", "Format", "Model", "ModelError", "NotInstalledError", "Runtime", "Session", "ShapedModule"]
+__all__ = ["RUNTIMES", "Model", "ModelError", "NotInstalledError", "Runtime", "Session", "ShapedModule"]
 
 RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "onnxruntime": OnnxRuntime,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
 from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
 
@@ -25,7 +25,7 @@ DTYPES = {0: "uint8", 1: "int8", 5: "float16", 6: "float32"}  # torch's numbers 
 class ExecuTorch:
     """Takes programs that were lowered to XNNPACK when they were exported."""
 
-    format: Format = "pte"
+    format: str = "pte"
     precisions: tuple[str, ...] = ("fp32",)
     on_cpu = True
 

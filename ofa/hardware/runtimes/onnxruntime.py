@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """All graph optimisations on: they turn on the blocked layout, without which CPUs are several times slower."""
 
-    format: Format = "onnx"
+    format: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "int8")
     on_cpu: bool = True
     extra = "onnxruntime"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
 from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
 
@@ -20,7 +20,7 @@ EXTRA = extra("openvino")
 class OpenVino:
     """One request at a time, for its latency; computes in the precision that the device names and no lower one."""
 
-    format: Format = "onnx"
+    format: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "int8")
     on_cpu = True
 

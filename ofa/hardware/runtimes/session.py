@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
 Model = bytes | Path | str | Any
 """Bytes or path of a file of the runtime's format; for the runtimes of torch a module with its input shape."""
-
-Format = Literal["onnx", "pte", "tflite", "module"]
-"""What a runtime takes: ONNX, an ExecuTorch program, a LiteRT file, or a torch module in this process."""
 
 
 class ModelError(OfaError, ValueError):
@@ -48,12 +45,12 @@ class Session(Protocol):
 class Runtime(Protocol):
     """Software that runs models. It is made without arguments.
 
-    ``format`` is what it takes, ``precisions`` what it can compute in, ``on_cpu`` whether its work is done by the
-    threads of the calling process.
+    ``format`` is what it takes, a name of :data:`ofa.formats.FORMATS` or ``module``, a torch module in this process;
+    ``precisions`` what it can compute in, ``on_cpu`` whether its work is done by the threads of the calling process.
     """
 
     @property
-    def format(self) -> Format: ...
+    def format(self) -> str: ...
     @property
     def precisions(self) -> tuple[str, ...]: ...
     @property

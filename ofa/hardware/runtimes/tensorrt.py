@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
 from ofa.optional import NotInstalledError, extra, require
 from ofa.setting import Setting
 
@@ -49,7 +49,7 @@ class TensorRt:
     fp32 means fp32: TF32 is off.
     """
 
-    format: Format = "onnx"
+    format: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     on_cpu = False
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
 
@@ -35,7 +35,7 @@ class ShapedModule:
 class TorchEager:
     """A module as it is, channels-last."""
 
-    format: Format = "module"
+    format: str = "module"
     precisions: tuple[str, ...] = ("fp32",)
     on_cpu: bool = True
     accelerator = "cpu"

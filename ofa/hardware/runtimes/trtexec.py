@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import Array, Arrays, Format, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
 from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
 from ofa.optional import NotInstalledError, require
 from ofa.setting import Setting
@@ -67,7 +67,7 @@ class TrtExec:
     off. What computes is what the ONNX graph says, see :mod:`ofa.hardware.runtimes.tensorrt`.
     """
 
-    format: Format = "onnx"
+    format: str = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     on_cpu = False
 

@@ -3,7 +3,7 @@
 from ofa.config import registry
 from ofa.tasks.losses.alpha_divergence import AlphaDivergence
 from ofa.tasks.losses.labels import Labels
-from ofa.tasks.losses.loss import Loss
+from ofa.tasks.losses.loss import ClassLoss, Loss
 from ofa.tasks.losses.soft_labels import SoftLabels
 
 LOSSES: dict[str, type[Loss]] = registry(
@@ -15,4 +15,4 @@ LOSSES: dict[str, type[Loss]] = registry(
     },
 )
 
-__all__ = ["LOSSES", "AlphaDivergence", "Labels", "Loss", "SoftLabels"]
+__all__ = ["LOSSES", "AlphaDivergence", "ClassLoss", "Labels", "Loss", "SoftLabels"]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ofa.config import ConfigError
-from ofa.tasks.losses.loss import Loss
+from ofa.tasks.losses.loss import ClassLoss
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlphaDivergence(Loss):
+class AlphaDivergence(ClassLoss):
     """For each image the larger of two alpha-divergences between teacher and student.
 
     Args:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ofa.tasks.losses.loss import Loss
+from ofa.tasks.losses.loss import ClassLoss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels(Loss):
+class Labels(ClassLoss):
     """Every subnet learns from the labels.
 
     By cross-entropy, whether there is a teacher or not.

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ofa.config import ConfigError
-from ofa.tasks.losses.loss import Loss
+from ofa.tasks.losses.loss import ClassLoss
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftLabels(Loss):
+class SoftLabels(ClassLoss):
     """Cross-entropy against the teacher's soft labels, with or without the labels themselves.
 
     Args:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ofa.config import ConfigError
-from ofa.tasks.losses import LOSSES
+from ofa.tasks.losses import LOSSES, ClassLoss
 from ofa.tasks.losses.alpha_divergence import AlphaDivergence
 from ofa.tasks.losses.alpha_divergence import _divergence as divergence_of
 from ofa.tasks.losses.soft_labels import SoftLabels
+
+NAMES = [name for name, kind in LOSSES.items() if issubclass(kind, ClassLoss)]
 
 
 def example(seed: int = 0, *, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,7 +23,7 @@ def example(seed: int = 0, *, scale: float = 1.0) -> tuple[Tensor, Tensor, Tenso
     return logits, labels, (scale * torch.randn(6, 5, generator=generator)).softmax(1)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_contract(name: str) -> None:
     loss = LOSSES[name]()
     logits, labels, teacher = example(scale=8)
@@ -131,7 +133,7 @@ def test_alpha_divergence_takes_the_larger_of_each_image() -> None:
     torch.testing.assert_close(loss.distil(logits, labels, teacher), torch.stack(each).mean())
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_certain_teachers_and_students_give_finite_gradients(name: str) -> None:
     labels = torch.tensor([0, 1])
     logits = torch.tensor([[200.0, -200.0, 0.0], [200.0, -200.0, 0.0]], requires_grad=True)
@@ -142,7 +144,7 @@ def test_certain_teachers_and_students_give_finite_gradients(name: str) -> None:
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_of_half_precision_lose_nothing_in_the_loss(name: str) -> None:
     logits, labels, teacher = example(scale=4)
     half = logits.detach().bfloat16().requires_grad_()
@@ -156,12 +158,12 @@ def test_label_smoothing_by_hand() -> None:
     logits, labels, _ = example()
     smooth = 0.8 * torch.eye(5)[labels] + 0.2 / 5
     expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
-    for name, loss in LOSSES.items():
-        torch.testing.assert_close(loss(label_smoothing=0.2).label_loss(logits, labels), expected, msg=name)
+    for name in NAMES:
+        torch.testing.assert_close(LOSSES[name](label_smoothing=0.2).label_loss(logits, labels), expected, msg=name)
     torch.testing.assert_close(LOSSES["labels"](label_smoothing=0.2).distil(logits, labels, logits), expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_loss_of_mixed_labels_is_the_mixed_loss(name: str) -> None:
     logits, labels, _ = example()
     one_hot, loss = torch.eye(5)[labels], LOSSES[name]()
