@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search", "deploy"},
 }
 ROOMS = {*ALLOWED, *BASE}
-TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
+TOP = {"cli", "workflow", "__init__", "__main__"}  # may import everything
 NO_TORCH = {*BASE, "cost", "search"}
 
 
