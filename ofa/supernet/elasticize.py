@@ -190,12 +190,12 @@ def _working_resolutions(
 
 
 def _stage(name: str, blocks: Sequence[Block], found: Mapping[str, ElasticDim]) -> Stage:
-    """The stage with what its depth leaves out: the blocks that are gone at the least of its values, the last first."""
+    """The stage with what an elastic depth could leave out: what is gone at a depth of one, the last block first."""
     whole = Stage(name, tuple(blocks), (len(blocks),))
     depth = found.get(whole.depth_name)
-    if depth is None:
+    if depth is None or len(depth.values) == 1:
         return whole
-    removed = Narrowing.of([depth], {depth.name: depth.values[0]}).removed
+    removed = Narrowing.of([depth], {depth.name: 1}).removed
     removable = tuple(position for position in range(len(blocks) - 1, 0, -1) if blocks[position].path in removed)
     return Stage(name, tuple(blocks), tuple(map(int, depth.values)), removable)
 
