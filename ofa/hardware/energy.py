@@ -16,7 +16,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -224,48 +223,6 @@ def _find_card() -> NvmlCounter | None:
         raise EnergyError(f"the energy of the NVIDIA card may not be read ({error}); run as root") from None
     except pynvml.NVMLError:  # no driver, no card, or one that does not count
         return None
-
-
-@dataclass(frozen=True)
-class Energy:
-    """What one run takes.
-
-    Args:
-        joules_per_run: All that the counter saw, what the machine takes anyway included.
-        idle_watts: What it took just before, with nothing to do.
-        seconds_per_run: How long one takes.
-        num_runs: Behind these numbers.
-    """
-
-    joules_per_run: float
-    idle_watts: float
-    seconds_per_run: float
-    num_runs: int
-
-    @property
-    def joules_above_idle_per_run(self) -> float:
-        return self.joules_per_run - self.idle_watts * self.seconds_per_run
-
-
-def measure_energy(
-    run: Callable[[], object], counter: EnergyCounter, *, seconds: float = 5.0, idle_seconds: float = 2.0
-) -> Energy:
-    """Run something for a while and share the energy among its runs.
-
-    Args:
-        run: Runs once, and returns when it is finished, on an accelerator too.
-        seconds: At least so long; counters move in steps of up to a tenth of a second.
-        idle_seconds: Nothing runs for so long before.
-
-    Raises:
-        EnergyError: If the counter does not move.
-    """
-    run()  # the first one loads and allocates
-    start, before = time.monotonic(), counter.read_joules()
-    time.sleep(idle_seconds)
-    idle_watts = (counter.read_joules() - before) / (time.monotonic() - start)
-    joules, seconds_per_run, num_runs = energy_of_runs(run, counter, seconds)
-    return Energy(joules, idle_watts, seconds_per_run, num_runs)
 
 
 def energy_of_runs(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> tuple[float, float, int]:

@@ -149,10 +149,6 @@ class ClassScorer:
             low, high = self._bootstrap()
         return Score(value=value, low=low, high=high, num_images=self.num_images)
 
-    def class_accuracies_percent(self) -> npt.NDArray[np.float64]:
-        """Accuracy of each class ``(num_classes,)``; not-a-number for one that was not seen."""
-        return 100 * _accuracies(*self._seen())
-
     def _seen(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
         right, labels = (np.concatenate(arrays) for arrays in zip(*self._rows, strict=True))
         return right, labels
