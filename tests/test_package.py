@@ -157,7 +157,7 @@ def test_devices_recipes_and_templates_are_found_wherever_the_wheel_is_unpacked(
         "print(ofa.__file__); print(*sorted(list_devices()));"
         "print(*(name for name in list_recipes() if load_recipe(name)));"
         "print(*sorted(file.name for file in (resources.files('ofa.report') / 'templates').iterdir()));"
-        "print(load_device('cpu-1t').runtime)"
+        "print(load_device('cpu-1t').setting.runtime)"
     )
     environment = {**os.environ, "PYTHONPATH": str(built.unpacked), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", script]

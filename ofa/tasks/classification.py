@@ -23,7 +23,6 @@ from ofa.tasks.losses import ClassLoss
 from ofa.tasks.task import Batches, Card, Scorer, Sizes, Task, TaskData
 
 NUM_RESAMPLES = 1000
-MAX_RESAMPLED = 1 << 24  # numbers in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import multiprocessing
 import random
 import re
@@ -391,7 +393,7 @@ def test_preprocessing_reproduces_the_loader_exactly(name: str, resolution: int,
     )
     write_parquet(tmp_path / "parquet" / "train.parquet", 20, ["a", "b"])
     data = load_data(DataConfig(name=name, root=str(tmp_path / name)), image_size=24)
-    description = preprocessing(data, resolution)
+    description = json.loads(json.dumps(dataclasses.asdict(preprocessing(data, resolution))))
     images, _ = next(data.batches("train", batch_size=8, image_size=resolution))
     for index, image in zip(data.splits.train, images.numpy(), strict=False):
         assert (_follow(description, data.source.images[index]) == image).all()
