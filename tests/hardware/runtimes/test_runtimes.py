@@ -126,7 +126,7 @@ def test_a_free_batch_becomes_that_of_the_setting(runtime, setting, module, take
 
 
 def test_other_free_dimensions_are_refused(runtime, setting, module, takes_onnx):
-    with pytest.raises(ModelError, match=r"'input' has free dimensions.*fixed size"):
+    with pytest.raises(ModelError, match=r"'images' has free dimensions.*fixed size"):
         session = runtime.prepare(free_dimension(export_for_timing(module, (3, 6, 6)), 2), setting)
         session.random_inputs(np.random.default_rng(0))
 
@@ -155,16 +155,17 @@ def test_versions(runtime):
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
 def test_what_is_not_installed_says_how_to_install_it(name, monkeypatch):
-    from ofa.hardware.runtimes import onnxruntime, session, torch_module
+    from ofa import optional
+    from ofa.hardware.runtimes import onnxruntime, torch_module
 
     def missing(package):
-        raise session.PackageNotFoundError(package)
+        raise optional.PackageNotFoundError(package)
 
     def cannot_import(module):
         raise ImportError(f"No module named {module!r}")
 
-    monkeypatch.setattr(session, "version", missing)
-    monkeypatch.setattr(session.importlib, "import_module", cannot_import)
+    monkeypatch.setattr(optional, "version", missing)
+    monkeypatch.setattr(optional.importlib, "import_module", cannot_import)
     assert onnxruntime and torch_module
     with pytest.raises(NotInstalledError, match=r"install|GPU|trtexec"):
         RUNTIMES[name]().versions()
