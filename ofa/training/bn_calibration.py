@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -17,18 +17,33 @@ from ofa.inputs import Inputs
 
 @contextmanager
 def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Reset the statistics and average them over the batches that follow (``momentum=None``)."""
+    """Reset the statistics and average them over the calls that follow.
+
+    torch does that by itself with ``momentum=None``, but reads the number of calls from a tensor, for which a GPU stops
+    at every layer.
+    """
     before = [(norm.training, norm.momentum) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-        norm.momentum = None
+    hooks = [norm.register_forward_pre_hook(_equal_weights()) for norm in norms]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, (training, momentum) in zip(norms, before, strict=True):
             norm.train(training)
             norm.momentum = momentum
+
+
+def _equal_weights() -> Callable[[_BatchNorm, Any], None]:
+    calls = count(1)
+
+    def before_call(norm: _BatchNorm, _: Any) -> None:
+        norm.momentum = 1.0 / next(calls)
+
+    return before_call
 
 
 @torch.inference_mode()
