@@ -130,6 +130,8 @@ _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or 
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
         return value  # made already

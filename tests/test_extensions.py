@@ -32,8 +32,19 @@ import ofa.hardware
 import ofa.search
 from ofa.config import ConfigError
 from ofa.cost import LatencyTable, macs, params
-from ofa.data import READERS
-from ofa.deploy import TARGETS, Latency, export_bundle, judge_artefact, make_artefact, verify_bundle
+from ofa.data import READERS, DataError
+from ofa.deploy import (
+    TARGETS,
+    BundleError,
+    ExportOptions,
+    Latency,
+    bundle_artefact,
+    export_bundle,
+    judge_artefact,
+    make_artefact,
+    read_bundle,
+    verify_bundle,
+)
 from ofa.deploy.targets import Target
 from ofa.formats import FORMATS, fixed_batch
 from ofa.hardware import Device, load_device
@@ -196,13 +207,30 @@ def test_the_page_of_a_task_names_its_metric(worth: Run, task: None, tmp_path: P
     assert "ean distance" in page and "top-1" not in page.lower()
 
 
-def test_the_network_of_a_task_is_exported_and_judged(worth: Run, task: None) -> None:
+@pytest.mark.parametrize("from_pixels", [False, True])
+def test_a_bundle_of_a_task(worth: Run, task: None, tmp_path: Path, from_pixels: bool) -> None:
     run, device = Run.open(worth.path), Device(name="cpu-1t", setting=Setting(runtime="onnxruntime"))
     evaluator = SubnetEvaluator(run.supernet(), run.data(), run.task)
-    artefact = make_artefact(evaluator, run.space.smallest(), device)
+    artefact = make_artefact(evaluator, run.space.smallest(), device, options=ExportOptions(from_pixels=from_pixels))
     assert artefact.sample_outputs.shape == (32, 1)
     score = judge_artefact(evaluator, artefact, device)
     assert score.value == pytest.approx(evaluator.values([run.space.smallest()], split="test")[0], rel=1e-3)
+    quick = Latency(p10=1.0, p50=1.0, p90=1.0)
+    bundle = tmp_path / "bundle"
+    info = bundle_artefact(
+        evaluator, artefact, bundle, device=device, score=score, latency_ms=quick, budget_ms=2.0, run_info=run.info
+    )
+    assert (info.task, info.score, info.classes, info.model.output) == (Worth(), score, (), "digits")
+    plain = json.loads((bundle / "bundle.json").read_text())
+    assert plain["task"] == {"name": "worth"} and plain["off_by_digits"]["value"] == score.value
+    assert "× 1 |" in (bundle / "README.md").read_text()
+    checks = {check.name: check for check in verify_bundle(bundle).checks}
+    assert checks["parity"].ok and checks["accuracy"].ok
+    with pytest.raises(DataError, match="a folder does not tell what is right for its files in worth"):
+        verify_bundle(bundle, images=tmp_path)
+    (bundle / "bundle.json").write_text(json.dumps(plain | {"sample_labels": ["seven"] * 32}))
+    with pytest.raises(BundleError, match="sample_labels must be digits"):
+        read_bundle(bundle)
 
 
 def test_losses_are_of_tasks(task: None) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.data import Preprocessing
 from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
 from ofa.deploy.half_precision import HalfPrecision
@@ -71,7 +70,7 @@ class Artefact:
     model: ModelInfo
     files: dict[str, bytes]
     parity: Parity
-    preprocessing: Preprocessing
+    preprocessing: Any
     sample_outputs: Outputs
 
 
@@ -161,7 +160,7 @@ def make_artefact(
             files=tuple(exported.files),
             input=INPUT,
             batch=network.batch,
-            output="probabilities" if options.from_pixels else "logits",
+            output=feed.output,
             num_params=num_params,
             quantization=exported.quantization,
         ),
@@ -213,7 +212,7 @@ def bundle_artefact(
         score=score,
         parity=artefact.parity,
         preprocessing=artefact.preprocessing,
-        classes=evaluator.data.classes,
+        classes=evaluator.task.classes(evaluator.data),
         provenance=_provenance(run_info),
         sample_labels=labels,
         task=evaluator.task,

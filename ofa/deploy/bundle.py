@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from ofa.config import ConfigError, from_mapping, to_plain
-from ofa.data import Preprocessing
 from ofa.deploy.checked_folder import SUMS, CheckedFolder, check_entries, new_folder
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
@@ -97,7 +95,7 @@ class ModelInfo:
         files: The first is the one that the runtime loads.
         input: Name of the input; its shape is the batch and ``preprocessing.input_size``.
         batch: Images in one call; ``None`` if any number will do.
-        output: What it gives, ``(batch, num_classes)``.
+        output: What it gives: ``logits`` or ``probabilities`` of classes.
         num_params: Parameters of the subnet.
 
     Raises:
@@ -110,7 +108,7 @@ class ModelInfo:
     files: tuple[str, ...]
     input: str
     batch: int | None
-    output: Literal["logits", "probabilities"]
+    output: str
     num_params: int
     quantization: Quantization | None = None
 
@@ -136,7 +134,9 @@ class BundleInfo:
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of it.
         score: By the task's metric, on the test split; in the file under the metric's name.
         provenance: Model, data, recipe, weights and versions that it came from.
-        sample_labels: Class index of each picture in ``samples/``.
+        preprocessing: What the task says of its input, :attr:`ofa.tasks.Task.preprocessing`.
+        classes: In the order of the outputs; none where outputs have no names.
+        sample_labels: What is right for each file in ``samples/``: for classification the index of its class.
         files: Name -> ``{"sha256", "bytes"}``; filled in where they are written.
         task: In the file only where it is not the default.
     """
@@ -149,16 +149,15 @@ class BundleInfo:
     latency_ms: Latency
     score: FileScore
     parity: Parity
-    preprocessing: Preprocessing
+    preprocessing: Any
     classes: tuple[str, ...]
     provenance: dict[str, Any]
-    sample_labels: tuple[int, ...]
+    sample_labels: tuple[Any, ...]
     files: dict[str, Any] = field(default_factory=dict)
     task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
-        if not self.sample_labels or not all(0 <= label < len(self.classes) for label in self.sample_labels):
-            raise ConfigError(f"sample_labels must be indices of the {len(self.classes)} classes, at least one")
+        self.task.check_labels(self.sample_labels, self.classes)
         check_entries(self.files)
 
     def to_json(self) -> dict[str, Any]:
@@ -174,12 +173,15 @@ class BundleInfo:
         if "score" in data:
             raise ConfigError(f"{where}: {unknown_name_message('key', 'score', [task.metric.name])}")
         renamed = {"score" if key == task.metric.name else key: value for key, value in data.items()}
+        if "preprocessing" in data:
+            spec = from_mapping(task.preprocessing, data["preprocessing"], where=f"{where}: preprocessing")
+            renamed["preprocessing"] = spec
         return from_mapping(cls, {**renamed, "task": task}, where=where)
 
     @property
     def sample_names(self) -> list[str]:
-        """Where the sample pictures lie in the bundle."""
-        return [f"samples/{index:03}.png" for index in range(len(self.sample_labels))]
+        """Where the samples lie in the bundle."""
+        return [f"samples/{index:03}{self.task.sample_suffix}" for index in range(len(self.sample_labels))]
 
 
 def write_bundle(
@@ -187,7 +189,7 @@ def write_bundle(
     *,
     model: Mapping[str, bytes],
     info: BundleInfo,
-    samples: Sequence[Image.Image],
+    samples: Sequence[bytes],
     outputs: Outputs,
     overwrite: bool = False,
 ) -> Path:
@@ -196,8 +198,8 @@ def write_bundle(
     Args:
         out: Folder to make.
         model: Contents of ``info.model.files``, by name.
-        samples: Real test pictures, one for each of ``info.sample_labels``, small enough to send around.
-        outputs: What the network's reference gives for them, float32 ``(len(samples), num_classes)``.
+        samples: Real test files, one for each of ``info.sample_labels``, small enough to send around.
+        outputs: What the network's reference gives for them, float32 ``(len(samples), ...)``.
         overwrite: Replace a bundle that is there; anything else is never replaced.
 
     Returns:
@@ -206,15 +208,16 @@ def write_bundle(
     Raises:
         BundleError: If ``out`` cannot be made or replaced.
     """
-    assert len(samples) == len(outputs) == len(info.sample_labels) and outputs.shape[1] == len(info.classes)
+    assert len(samples) == len(outputs) == len(info.sample_labels)
     assert tuple(model) == info.model.files
     check_destination(out, overwrite=overwrite)
+    sizes = {name: len(data) for name, data in model.items()}
     contents = {
         **model,
-        CARD: model_card(info.to_json(), info.task, {name: len(data) for name, data in model.items()}).encode(),
+        CARD: model_card(info.to_json(), info.task, output_shape=outputs.shape[1:], sizes=sizes).encode(),
         PREDICT: info.task.predict_script.read_bytes(),
         OUTPUTS: _npy(outputs),
-        **{name: _png(sample) for name, sample in zip(info.sample_names, samples, strict=True)},
+        **dict(zip(info.sample_names, samples, strict=True)),
     }
     with new_folder(Path(out)) as folder:
         (folder / "samples").mkdir()
@@ -242,11 +245,4 @@ def check_destination(out: Path | str, *, overwrite: bool) -> None:
 def _npy(array: Outputs) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    # Without the picture's own metadata, which may hold times and places.
-    Image.fromarray(np.asarray(image)).save(buffer, format="PNG")
     return buffer.getvalue()

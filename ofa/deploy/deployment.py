@@ -207,7 +207,7 @@ def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: Expor
         and (info.device, info.budget_ms) == (device.name, budget_ms)
         and info.fingerprint.get("id") == device.host.fingerprint(device.setting)["id"]
         and info.model.batch == (None if options.dynamic_batch else device.setting.batch)
-        and info.model.output == ("probabilities" if options.from_pixels else "logits")
+        and (info.preprocessing.dtype == "uint8") == options.from_pixels
     )
     return info if is_same and verify_bundle(path).ok else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -13,10 +13,11 @@ from ofa.tasks import Task
 LIBRARIES = {"onnxruntime-cuda": "onnxruntime-gpu", "litert": "ai-edge-litert", "executorch": "executorch and torch"}
 
 
-def model_card(info: Mapping[str, Any], task: Task, sizes: Mapping[str, int]) -> str:
+def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[int], sizes: Mapping[str, int]) -> str:
     """Markdown with a YAML header, made of what ``bundle.json`` says; the licence is left to whoever publishes it.
 
     Args:
+        output_shape: Without the batch.
         sizes: Bytes of each file of the model.
     """
     network = info["model"]
@@ -63,7 +64,13 @@ def model_card(info: Mapping[str, Any], task: Task, sizes: Mapping[str, int]) ->
         score=score,
         network=network,
         spec=info["preprocessing"],
-        shape=" × ".join(map(str, [network["batch"] or "any", *info["preprocessing"]["input_size"]])),
+        input_shape=_shape(network, info["preprocessing"]["input_size"]),
+        output_shape=_shape(network, output_shape),
+        sample=f"samples/000{task.sample_suffix}",
         files=files,
         library=LIBRARIES.get(network["runtime"], network["runtime"]),
     )
+
+
+def _shape(network: Mapping[str, Any], of_one: Sequence[int]) -> str:
+    return " × ".join(map(str, [network["batch"] or "any", *of_one]))

@@ -54,7 +54,7 @@ def check_parity(module: nn.Module, onnx_path: Path | str, images: Tensor) -> fl
 
 
 def compare_outputs(expected: Outputs, found: Outputs, *, what: str, tolerance: float) -> float:
-    """Largest absolute difference of outputs ``(N, num_classes)``.
+    """Largest absolute difference of outputs ``(N, ...)``.
 
     Args:
         tolerance: Share of the largest absolute value in ``expected``.
@@ -64,7 +64,7 @@ def compare_outputs(expected: Outputs, found: Outputs, *, what: str, tolerance: 
     """
     if expected.shape != found.shape:
         raise ParityError(f"{what} gives outputs of shape {found.shape}, not {expected.shape}; export it again")
-    differences = np.abs(expected - found).max(axis=1)
+    differences = np.abs(expected - found).reshape(len(expected), -1).max(axis=1)
     worst = int(np.argmax(differences))  # a NaN counts as the largest
     limit = tolerance * float(np.abs(expected).max())
     if not differences[worst] <= limit:
@@ -98,7 +98,7 @@ def load_outputs(
         runtime: Instead of the setting's.
 
     Returns:
-        A function of images ``(N, *input_shape)``, ``N`` at least 1, that gives ``(N, num_classes)``. It raises
+        A function of images ``(N, *input_shape)``, ``N`` at least 1, that gives the output ``(N, ...)``. It raises
         :class:`ModelError` if the file does not take such images.
 
     Raises:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from ofa.data import DataConfig, ImageData, load_data
-from ofa.errors import UsageError
+from ofa.config import ConfigError
+from ofa.data import DataError, ImageData
+from ofa.data.readers.folder import EXTENSIONS
+from ofa.errors import UsageError, unknown_name_message
 from ofa.metrics import METRICS, TOP1, Metric, Score, wilson_interval
-from ofa.progress import Progress
 from ofa.tasks import predict_class
-from ofa.tasks.image_feed import ImageFeed
+from ofa.tasks.image_task import ImageTask
 from ofa.tasks.losses import ClassLoss
-from ofa.tasks.task import Batches, Card, Scorer, Sizes, Task, TaskData
+from ofa.tasks.task import Card, Scorer
 
 NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification(Task):
+class Classification(ImageTask):
     """Images in, logits ``(N, num_classes)`` out; targets are class indices ``(N,)``.
 
     Args:
@@ -44,43 +43,14 @@ class Classification(Task):
 
     # -- data --------------------------------------------------------------------------------------------------------
 
-    def load(
-        self,
-        config: DataConfig,
-        *,
-        sizes: Sizes,
-        splits: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-    ) -> ImageData:
-        return load_data(config, image_size=sizes["resolution"], splits=splits, progress=progress)
+    def facts(self, data: ImageData) -> dict[str, Any]:
+        return {"classes": list(data.classes), **super().facts(data)}
 
-    def reload(
-        self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None
-    ) -> ImageData:
-        config = dataclasses.replace(config, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
-        return self.load(config, sizes=sizes, splits=stored["splits"], progress=progress)
-
-    def facts(self, data: TaskData) -> dict[str, Any]:
-        assert isinstance(data, ImageData)
-        return {
-            "classes": list(data.classes),
-            "num_train": len(data.splits.train),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "splits": data.splits.to_json(),
-        }
-
-    def num_classes(self, data: TaskData) -> int:
-        assert isinstance(data, ImageData)
+    def num_classes(self, data: ImageData) -> int:
         return data.num_classes
 
-    def batches(
-        self, data: ImageData, split: str, *, batch_size: int, sizes: Sizes, device: torch.device | str | None = None
-    ) -> Batches:
-        return data.batches(split, batch_size=batch_size, image_size=sizes["resolution"], device=device)
-
-    def train_batches(self, data: ImageData, **settings: Any) -> Batches:
-        return data.train_batches(**settings)
+    def classes(self, data: ImageData) -> tuple[str, ...]:
+        return data.classes
 
     # -- learning and judging ----------------------------------------------------------------------------------------
 
@@ -88,13 +58,32 @@ class Classification(Task):
         """The teacher's probabilities ``(N, num_classes)``."""
         return outputs.detach().float().softmax(dim=1)
 
-    def scorer(self, data: TaskData | None) -> Scorer:
+    def scorer(self, data: Any) -> Scorer:
         return ClassScorer(self.metric)
 
     # -- what is shipped ---------------------------------------------------------------------------------------------
 
-    def feed(self, data: ImageData, sizes: Sizes, *, from_pixels: bool = False) -> ImageFeed:
-        return ImageFeed(data, sizes["resolution"], from_pixels)
+    def check_labels(self, labels: Sequence[Any], classes: Sequence[str]) -> None:
+        if not labels or not all(type(label) is int and 0 <= label < len(classes) for label in labels):
+            raise ConfigError(f"sample_labels must be indices of the {len(classes)} classes, at least one")
+
+    def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+        """Pictures, each in a folder that is called as its class."""
+        if not folder.is_dir():
+            raise DataError(f"no folder {folder}; give one that has a folder of pictures per class")
+        places = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+        for place in places:
+            if place.name not in classes:
+                raise DataError(f"{place}: {unknown_name_message('class', place.name, classes)}")
+        found = [
+            (file, classes.index(place.name))
+            for place in places
+            for file in sorted(place.rglob("*"))
+            if file.suffix.lower() in EXTENSIONS
+        ]
+        if not found:
+            raise DataError(f"{folder} holds no pictures; they go into a folder per class, such as {classes[0]}/")
+        return found
 
     @property
     def predict_script(self) -> Path:
@@ -104,6 +93,7 @@ class Classification(Task):
         titles = {TOP1.name: "Top-1"}
         return Card(
             what=f"An image classifier with {len(info['classes'])} classes",
+            input=self.picture(info["preprocessing"]),
             pipeline_tag="image-classification",
             metric="accuracy",
             metric_title=titles.get(self.metric.name, self.metric.title),

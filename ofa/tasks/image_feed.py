@@ -5,7 +5,8 @@ Shapes: N images of H x W pixels, C channels (1 or 3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +22,28 @@ BATCH_SIZE = 256
 
 Images = npt.NDArray[np.generic]
 Labels = npt.NDArray[np.int64]
+Activation = Callable[[Tensor], Tensor]
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities of classes, which are the second axis."""
+    return logits.softmax(dim=1)
 
 
 @dataclass(frozen=True)
 class ImageFeed:
-    """At one resolution; ``from_pixels`` as ``(N, H, W, C)`` uint8, else normalised as ``(N, C, H, W)`` float32."""
+    """At one resolution.
+
+    Args:
+        from_pixels: As ``(N, H, W, C)`` uint8; otherwise normalised as ``(N, C, H, W)`` float32.
+        outputs: What networks are said to give; and those that take pixels, behind ``activation``.
+    """
 
     data: ImageData
     resolution: int
     from_pixels: bool = False
+    outputs: tuple[str, str] = ("logits", "probabilities")
+    activation: Activation = softmax
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -40,9 +54,15 @@ class ImageFeed:
     def dtype(self) -> torch.dtype:
         return torch.uint8 if self.from_pixels else torch.float32
 
+    @property
+    def output(self) -> str:
+        return self.outputs[self.from_pixels]
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """A network that takes these inputs, of one that takes normalised images."""
-        return FromPixels(network, mean=self.data.mean, std=self.data.std) if self.from_pixels else network
+        if not self.from_pixels:
+            return network
+        return FromPixels(network, mean=self.data.mean, std=self.data.std, activation=self.activation)
 
     def batches(self, split: str) -> Iterator[tuple[Images, Labels]]:
         """Inputs and labels of a split."""
@@ -54,8 +74,8 @@ class ImageFeed:
         batches = self.data.batches(split, batch_size=num, image_size=self.resolution)
         return self._inputs(next(iter(batches))[0])
 
-    def samples(self, num: int) -> tuple[list[Image.Image], tuple[int, ...]]:
-        """The first test pictures and their labels. (Any run of a split holds the classes in proportion.)
+    def samples(self, num: int) -> tuple[list[bytes], tuple[int, ...]]:
+        """The first test pictures, as PNG, and their labels. (Any run of a split holds the classes in proportion.)
 
         They are cropped and resized to the first of the preprocessing's sizes; doing that again changes nothing.
         """
@@ -63,7 +83,7 @@ class ImageFeed:
         rows = data.splits.test[:num]
         grey, size = data.source.grey, data.resize_steps(self.resolution)[:1]
         pixels = [to_pixels(data.source.images[index], size, grey=grey) for index in rows]
-        pictures = [Image.fromarray(array[0] if grey else array.transpose(1, 2, 0)) for array in pixels]
+        pictures = [_png(array[0] if grey else array.transpose(1, 2, 0)) for array in pixels]
         return pictures, tuple(int(label) for label in data.source.labels[rows])
 
     def _inputs(self, images: Tensor) -> Images:
@@ -76,16 +96,18 @@ class ImageFeed:
 
 
 class FromPixels(nn.Module):
-    """A network behind its own preprocessing: ``(N, H, W, C)`` uint8 to probabilities ``(N, num_classes)``.
+    """A network behind its own preprocessing: ``(N, H, W, C)`` uint8 to what the activation makes of its outputs.
 
     Args:
         module: Takes normalised images ``(N, len(mean), H, W)``.
         mean: Per channel, of pixels between 0 and 1; a grey picture is repeated for each.
     """
 
-    def __init__(self, module: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, module: nn.Module, *, mean: Sequence[float], std: Sequence[float], activation: Activation = softmax
+    ) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.activation = module, activation
         scale = 1 / torch.tensor(std, dtype=torch.float32)
         self.scale = nn.Buffer((scale / 255)[:, None, None])
         self.shift = nn.Buffer((-torch.tensor(mean, dtype=torch.float32) * scale)[:, None, None])
@@ -93,5 +115,10 @@ class FromPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        logits: Tensor = self.module(pixels * self.scale + self.shift)
-        return logits.softmax(dim=1)
+        return self.activation(self.module(pixels * self.scale + self.shift))
+
+
+def _png(pixels: Images) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -5,21 +5,25 @@ Shapes are the task's own: inputs and targets are what its data gives, outputs w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ofa.config import Named
-from ofa.data import DataConfig
+from ofa.config import ConfigError, Named
+from ofa.data import DataConfig, DataError
 from ofa.data.splits import Splits
 from ofa.metrics import Metric, Score
 from ofa.progress import Progress
 from ofa.tasks.losses import Loss
 
+Array = npt.NDArray[np.generic]
 Batches = Iterator[tuple[Any, Any]]
 Sizes = Mapping[str, int]
 """Of the elastic axes of an input, by name: ``{"resolution": 160}``."""
@@ -54,19 +58,24 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Named):
+class Task(Named, ABC):
     """Base of the tasks, which are frozen dataclasses of their settings; ``task:`` of a recipe names one."""
 
-    losses: ClassVar[tuple[type[Loss], ...]] = ()
+    losses: ClassVar[tuple[type[Loss], ...]]
     """Bases of the losses that fit its outputs."""
+    preprocessing: ClassVar[type[Any]]
+    """Dataclass of what a bundle says of its input: ``input_size`` and ``dtype`` at least."""
+    sample_suffix: ClassVar[str]
+    """Of the files of a bundle's samples."""
 
     @property
+    @abstractmethod
     def metric(self) -> Metric:
         """What subnets are compared by."""
-        raise NotImplementedError
 
     # -- data --------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def load(
         self,
         config: DataConfig,
@@ -84,28 +93,32 @@ class Task(Named):
         Raises:
             DataError: If data is missing or broken, or is not the data that ``splits`` were made for.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def reload(
         self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None
     ) -> TaskData:
         """The data of a run again, from what :meth:`facts` said of it."""
-        raise NotImplementedError
 
-    def facts(self, data: TaskData) -> dict[str, Any]:
+    @abstractmethod
+    def facts(self, data: Any) -> dict[str, Any]:
         """What a run folder keeps of its data, plain."""
-        raise NotImplementedError
 
-    def num_classes(self, data: TaskData) -> int:
+    @abstractmethod
+    def num_classes(self, data: Any) -> int:
         """What models are built with: how many numbers they give (for each pixel, token ...)."""
-        raise NotImplementedError
 
+    def classes(self, data: Any) -> tuple[str, ...]:
+        """What these numbers are called, where they have names."""
+        return ()
+
+    @abstractmethod
     def batches(
         self, data: Any, split: str, *, batch_size: int, sizes: Sizes, device: torch.device | str | None = None
     ) -> Batches:
         """Every sample of a split once, always in the same order; inputs of these sizes, and targets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train_batches(
         self,
         data: Any,
@@ -118,36 +131,56 @@ class Task(Named):
         shard: tuple[int, int] = (0, 1),
     ) -> Batches:
         """Full batches of varied samples of the largest size; see :meth:`ofa.data.ImageData.train_batches`."""
-        raise NotImplementedError
 
     # -- learning and judging ----------------------------------------------------------------------------------------
 
+    @abstractmethod
     def teaching(self, outputs: Any) -> Any:
         """What others learn from a teacher's outputs, without gradient: a pytree of tensors that can be averaged."""
-        raise NotImplementedError
 
-    def scorer(self, data: TaskData | None) -> Scorer:
-        """A new judge; where there is no data set, a bundle's samples are all there is."""
-        raise NotImplementedError
+    @abstractmethod
+    def scorer(self, data: Any) -> Scorer:
+        """A new judge; ``data`` is ``None`` where a bundle's samples are all there is."""
 
     # -- what is shipped ---------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def feed(self, data: Any, sizes: Sizes, *, from_pixels: bool = False) -> Feed:
         """Samples as an exported network takes them."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def read_input(self, file: Path, spec: Any, *, stored: bool = False) -> Array:
+        """One input, without the batch, of a file.
+
+        Args:
+            spec: A bundle's :attr:`preprocessing`.
+            stored: It is a sample of that bundle, and nothing else is read.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+
+    def check_labels(self, labels: Sequence[Any], classes: Sequence[str]) -> None:
+        """:class:`ConfigError` unless each can be what is right for a bundle's sample."""
+        if not all(isinstance(label, int | float) for label in labels):
+            raise ConfigError("sample_labels must be numbers")
+
+    def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Path, Any]]:
+        """Files of a user's own, to judge a bundle by, and what is right for each; :class:`DataError` without any."""
+        raise DataError(f"{folder}: a folder does not tell what is right for its files in {self.name}")
 
     @property
+    @abstractmethod
     def predict_script(self) -> Path:
         """The program that a bundle brings along as ``predict.py``: from a file to what the network says of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def card(self, info: Mapping[str, Any]) -> Card:
         """What a model card says of a network of this task.
 
         Args:
             info: What ``bundle.json`` says.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +189,12 @@ class Card:
 
     Args:
         what: Begins a sentence: ``An image classifier with 10 classes``.
+        input: What an input is made of: ``a RGB picture of 32 × 32 pixels``.
         pipeline_tag, metric: As model hubs name them.
     """
 
     what: str
+    input: str
     pipeline_tag: str
     metric: str
     metric_title: str
@@ -179,6 +214,11 @@ class Feed(Protocol):
         """Of the input."""
         ...
 
+    @property
+    def output(self) -> str:
+        """What the network gives: ``logits``."""
+        ...
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """A network that takes such inputs, of one that takes what it was trained on."""
         ...
@@ -191,8 +231,8 @@ class Feed(Protocol):
         """The first inputs of a split, at most so many."""
         ...
 
-    def samples(self, num: int) -> tuple[list[Any], tuple[int, ...]]:
-        """The first test samples as people see them, and their targets."""
+    def samples(self, num: int) -> tuple[list[bytes], tuple[Any, ...]]:
+        """The first test samples as files, and what is right for each, as JSON has it."""
         ...
 
 

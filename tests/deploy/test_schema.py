@@ -13,8 +13,9 @@ import jsonschema
 import pytest
 
 from ofa.config import ConfigError
+from ofa.data import Preprocessing
 from ofa.deploy import TARGETS, ExportResult
-from ofa.deploy.bundle import FORMAT, BundleInfo, FileScore, Latency, ModelInfo, Parity, Preprocessing
+from ofa.deploy.bundle import FORMAT, BundleInfo, FileScore, Latency, ModelInfo, Parity
 from ofa.deploy.targets import Quantization
 from ofa.metrics import METRICS
 from ofa.tasks import Classification

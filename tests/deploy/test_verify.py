@@ -15,6 +15,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from ofa.data import DataError
 from ofa.deploy import BundleError, read_bundle, verify_bundle
 from ofa.deploy.verify import VerifyResult
 from ofa.hardware import load_device
@@ -268,17 +269,17 @@ def test_accuracy_on_a_folder_of_pictures(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_none_or_of_other_classes_are_named(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"no folder .*nowhere"):
         verify_bundle(bundle, images=tmp_path / "nowhere")
     folder = tmp_path / "pictures"
     (folder / "7").mkdir(parents=True)
-    with pytest.raises(BundleError, match="holds no pictures; they go into a folder per class, such as 0/"):
+    with pytest.raises(DataError, match="holds no pictures; they go into a folder per class, such as 0/"):
         verify_bundle(bundle, images=folder)
     (folder / "7" / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(BundleError, match=r"broken.png is no picture that can be read"):
+    with pytest.raises(DataError, match=r"broken.png is no picture that can be read"):
         verify_bundle(bundle, images=folder)
     (folder / "seven").mkdir()
-    with pytest.raises(BundleError, match="class 'seven'"):
+    with pytest.raises(DataError, match="class 'seven'"):
         verify_bundle(bundle, images=folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def test_a_bundles_preprocessing_gives_these_inputs(own: ImageData, from_pixels:
 
     feed = ImageFeed(own, 20, from_pixels)
     spec = feed.preprocessing
-    pictures, labels = feed.samples(5)
+    files, labels = feed.samples(5)
+    pictures = [Image.open(io.BytesIO(file)) for file in files]
     images = feed.first("test", 5)
     assert images.shape == (5, *spec.input_size) and images.dtype == spec.dtype
     np.testing.assert_array_equal(np.stack([preprocess(picture, asdict(spec)) for picture in pictures]), images)
@@ -67,7 +69,8 @@ def test_normalisation_is_that_of_the_statistics() -> None:
 
 def test_pixels_are_whole_numbers_of_the_picture(own: ImageData, tmp_path: Path) -> None:
     feed = ImageFeed(own, 32, True)
-    pictures, _ = feed.samples(3)
+    files, _ = feed.samples(3)
+    pictures = [Image.open(io.BytesIO(file)) for file in files]
     grey = own.source.grey
     expected = [np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC)) for picture in pictures]
     np.testing.assert_array_equal(feed.first("test", 3), np.stack(expected)[..., None] if grey else np.stack(expected))

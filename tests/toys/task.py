@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ofa.data import DataConfig, ImageData, load_data
+from ofa.config import ConfigError
+from ofa.data import ImageData
 from ofa.errors import UsageError
 from ofa.metrics import METRICS, Metric, Score
 from ofa.tasks.image_feed import ImageFeed
-from ofa.tasks.task import Batches, Card, Sizes, Task
+from ofa.tasks.image_task import ImageTask
+from ofa.tasks.task import Card, Sizes
 
 from .regression_loss import Distance
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worth(Task):
+class Worth(ImageTask):
     """Images in, ``(N, 1)`` out; targets ``(N,)`` are the digits."""
 
     losses = (Distance,)
@@ -30,24 +32,8 @@ class Worth(Task):
     def metric(self) -> Metric:
         return METRICS["off_by_digits"]
 
-    def load(self, config: DataConfig, *, sizes: Sizes, splits: Any = None, progress: Any = None) -> ImageData:
-        return load_data(config, image_size=sizes["resolution"], splits=splits, progress=progress)
-
-    def reload(self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Any = None) -> ImageData:
-        config = dataclasses.replace(config, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
-        return self.load(config, sizes=sizes, splits=stored["splits"], progress=progress)
-
-    def facts(self, data: ImageData) -> dict[str, Any]:  # type: ignore[override]
-        return {"mean": list(data.mean), "std": list(data.std), "splits": data.splits.to_json()}
-
     def num_classes(self, data: Any) -> int:
         return 1
-
-    def batches(self, data: ImageData, split: str, *, batch_size: int, sizes: Sizes, device: Any = None) -> Batches:
-        return data.batches(split, batch_size=batch_size, image_size=sizes["resolution"], device=device)
-
-    def train_batches(self, data: ImageData, **settings: Any) -> Batches:
-        return data.train_batches(**settings)
 
     def teaching(self, outputs: Tensor) -> Tensor:
         return outputs.detach()
@@ -56,7 +42,11 @@ class Worth(Task):
         return Distances()
 
     def feed(self, data: ImageData, sizes: Sizes, *, from_pixels: bool = False) -> ImageFeed:
-        return ImageFeed(data, sizes["resolution"], from_pixels)
+        return ImageFeed(data, sizes["resolution"], from_pixels, ("digits", "digits"), torch.clone)
+
+    def check_labels(self, labels: Sequence[Any], classes: Sequence[str]) -> None:
+        if not all(label in range(10) for label in labels):
+            raise ConfigError("sample_labels must be digits")
 
     @property
     def predict_script(self) -> Path:
@@ -66,6 +56,7 @@ class Worth(Task):
         value = info[self.metric.name]["value"]
         return Card(
             what="It reads digits",
+            input=self.picture(info["preprocessing"]),
             pipeline_tag="image-to-number",
             metric="mae",
             metric_title=self.metric.title,
