@@ -5,6 +5,7 @@ Nothing of a bundle is executed or unpickled. A model is loaded only after every
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ofa.setting import Setting
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64
 MAX_SLACK = 0.01  # share of a metric
+MAX_MEASUREMENTS, PAUSE_SECONDS = 3, 5.0
 
 Labels = npt.NDArray[np.int64]
 Measure = Callable[[Sequence[Path]], list[Latency]]
@@ -104,8 +106,7 @@ def verify_bundle(
     if all(check.ok for check in checks):
         checks += _check_model(root, info, own, progress)
         if device is not None and measure is not None and all(check.ok for check in checks):
-            (latency_ms,) = measure([root / info.model.files[0]])
-            checks.append(_check_latency(info, latency_ms, device))
+            checks.append(_check_latency(info, root / info.model.files[0], device, measure))
     return VerifyResult(root, info, tuple(checks))
 
 
@@ -238,14 +239,25 @@ def _check_own(
     )
 
 
-def _check_latency(info: BundleInfo, latency_ms: Latency, device: Device) -> Check:
-    """The median may exceed the budget by what two measurements on this machine differ by."""
-    repeats = latency_ms.repeatability_percent
-    found = (
-        f"p50 {latency_ms.p50:.3f} ms (p10 {latency_ms.p10:.3f}, p90 {latency_ms.p90:.3f}, repeats to {repeats:.1f} %)"
+def _check_latency(info: BundleInfo, file: Path, device: Device, measure: Measure) -> Check:
+    """The median may exceed the budget by what two measurements on this machine differ by.
+
+    A machine that is busy for some seconds says nothing of the file, so a miss is measured again, some seconds later.
+    """
+    found: list[Latency] = []
+    holds = False
+    while not holds and len(found) < MAX_MEASUREMENTS:
+        if found:
+            time.sleep(PAUSE_SECONDS)
+        found += measure([file])
+        slack = min(found[-1].repeatability_percent, MAX_REPEATABILITY_PERCENT) / 100
+        holds = found[-1].p50 <= info.budget_ms * (1 + slack)
+    best = min(found, key=lambda latency_ms: latency_ms.p50)
+    text = (
+        f"p50 {best.p50:.3f} ms (p10 {best.p10:.3f}, p90 {best.p90:.3f}, repeats to {best.repeatability_percent:.1f} %)"
     )
+    text += f", best of {len(found)} measurements" if len(found) > 1 else ""
     machine = device.host.fingerprint(device.setting)
     if machine["id"] != info.fingerprint.get("id"):
-        found += f" on another machine ({machine['cpu']}) than it was promised for ({info.fingerprint.get('cpu')})"
-    ok = latency_ms.p50 <= info.budget_ms * (1 + min(repeats, MAX_REPEATABILITY_PERCENT) / 100)
-    return Check("latency", ok, f"p50 at most {info.budget_ms:g} ms", found)
+        text += f" on another machine ({machine['cpu']}) than it was promised for ({info.fingerprint.get('cpu')})"
+    return Check("latency", holds, f"p50 at most {info.budget_ms:g} ms", text)
