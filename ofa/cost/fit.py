@@ -107,7 +107,6 @@ def fit_latency(
     *,
     device: str = "unknown",
     source: Mapping[str, Any] | None = None,
-    rng: np.random.Generator | None = None,
 ) -> LatencyFit:
     """Fit a latency table from whole networks.
 
@@ -117,7 +116,6 @@ def fit_latency(
         latency_ms: Their latencies, shape ``(N,)``.
         device: Name of the device, for the table.
         source: Where the latencies are from, as JSON data, for the table's fingerprint.
-        rng: Divides the networks for cross-validation.
 
     Raises:
         FitError: If there are too few architectures, if a latency is not a positive number, or if a bare search space
@@ -134,7 +132,7 @@ def fit_latency(
     _check(population, measured_ms)
     parts = _Parts.of(supernet)
     different, which = np.unique(population, axis=0, return_inverse=True)  # all measurements of one share a fold
-    shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(len(different))
+    shuffled = np.random.default_rng(0).permutation(len(different))
     fold_of = (shuffled % NUM_FOLDS)[which.ravel()]
     predicted_ms = np.empty(len(population))
     for fold in range(NUM_FOLDS):

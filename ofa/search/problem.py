@@ -138,8 +138,7 @@ class Problem:
                 mutated = self.space.mutate(parents[rng.integers(len(parents), size=num_draws)], rng, probability=0.15)
                 drawn = np.concatenate([drawn, mutated])
             violation = self.violation(drawn)
-            unseen = take_unseen(self.space, drawn[violation == 0], seen)
-            found = np.concatenate([found, unseen])
+            found = np.concatenate([found, take_unseen(self.space, drawn[violation == 0], seen)])
             parents = drawn[np.argsort(violation, kind="stable")[: max(num_draws // 8, 1)]]
         if not len(found):
             nearest, violated = descend(self.space, self.violation, rng)
