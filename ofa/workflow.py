@@ -253,7 +253,6 @@ def search(
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
     from ofa.search.answer import answer
-    from ofa.search.pick import HEADROOM
     from ofa.search.run import FLEET, check_feasible
 
     options = {"num_evaluations": num_evaluations, "method": method, "predictor": predictor, "seed": seed}
@@ -283,7 +282,7 @@ def search(
         answers = {}
         for name in wanted:
             facts = {**job.facts, **job.sums([name] if name != FLEET else job.names)}
-            found = answer(job.folder / name, budgets_ms, facts=facts, costs=["macs", "params"], headroom=HEADROOM)
+            found = answer(job.folder / name, budgets_ms, facts=facts, costs=["macs", "params"])
             if found is None:
                 break
             answers[name] = found
@@ -292,7 +291,7 @@ def search(
     predictions = {name: table.predict_ms for name, table in job.tables.items() if job.is_of_this_space(table)}
     for name, predict_ms in predictions.items():  # before anything heavy is loaded
         space = job.tables[name].space
-        check_feasible(space, {name: predict_ms}, budgets_ms, headroom=HEADROOM, seed=seed)
+        check_feasible(space, {name: predict_ms}, budgets_ms, seed=seed)
     results = job.run(
         budgets_ms,
         start_from=start_from,
@@ -301,7 +300,6 @@ def search(
         trust_code=trust_code,
         evaluator=lambda run: open_evaluator(run, data_root, progress),
         with_fleet=fleet,
-        headroom=HEADROOM,
         progress=progress,
     )
     return Searched({name: result.selected for name, result in results.items()})
@@ -357,7 +355,7 @@ class _DeviceSearch:
     ) -> Any:
         import ofa.hardware
         from ofa.search.evaluation_cache import EvaluationCache, Scores
-        from ofa.search.run import Target, run_search
+        from ofa.search.run import Target, TargetSearch
         from ofa.training import Run
 
         opened, seed = Run.of(self.path, self.info, trust_code=trust_code), self.options["seed"]
@@ -375,8 +373,8 @@ class _DeviceSearch:
         judge = evaluator(opened)
         num_images = len(judge.data.splits.search)
         costs, constraints = _costs(opened.space, judge.supernet, tables, self.limits)
-        return run_search(
-            opened.space,
+        return TargetSearch(
+            space=opened.space,
             scores=Scores(metric, judge.race, num_images, cache, chunk_size=judge.num_together),
             targets=[
                 Target(
@@ -395,7 +393,7 @@ class _DeviceSearch:
             identity={**self.facts, "weights_sha256": opened.weights_sha256},
             **self.options,
             **options,
-        )
+        ).run()
 
 
 def _costs(

@@ -29,7 +29,7 @@ def table_like(supernet: ofa.Supernet) -> CostModel:
     factors = [
         Factor(slot.dims, np.where(slot.keys == "", 0.0, rng.random(slot.keys.shape))) for slot in supernet.slots
     ]
-    return CostModel(supernet.space, factors, name="latency", unit="ms")
+    return CostModel(supernet.space, factors, name="latency")
 
 
 def bn_calibration_ratio(supernet: ofa.Supernet, *, resolution: int = 128, repeats: int = 9) -> float:

@@ -56,7 +56,7 @@ from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.methods import METHODS
 from ofa.search.predictors import PREDICTORS
 from ofa.search.run import Target as SearchTarget
-from ofa.search.run import run_search
+from ofa.search.run import TargetSearch
 from ofa.setting import Setting
 from ofa.tasks import LOSSES, TASKS
 from ofa.training import Run, SubnetEvaluator, load_recipe, train
@@ -140,8 +140,8 @@ def worth(tmp_path_factory: pytest.TempPathFactory) -> Run:
         target = SearchTarget(
             "cpu-1t", lambda archs: costs["macs"].predict(archs) / 1e6, lambda archs: timed(run, archs)
         )
-        run_search(
-            run.space,
+        TargetSearch(
+            space=run.space,
             scores=Scores(
                 run.task.metric,
                 evaluator.race,
@@ -153,8 +153,7 @@ def worth(tmp_path_factory: pytest.TempPathFactory) -> Run:
             budgets_ms=[100.0],
             out_dir=run.path / "search",
             num_evaluations=4,
-            num_measured=2,
-        )
+        ).run()
         return run
 
 
@@ -304,8 +303,8 @@ def test_a_search_method_and_a_predictor(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setitem(PREDICTORS, "nearest", Nearest)
     world = World(make_space())
     score = {"metric": METRICS["top1_percent"], "race": world.race, "num_images": 1000}
-    results = run_search(
-        world.space,
+    results = TargetSearch(
+        space=world.space,
         scores=Scores(**score),
         targets=[SearchTarget("toy", world.predict_ms, world.measure_ms)],
         costs={},
@@ -314,7 +313,7 @@ def test_a_search_method_and_a_predictor(monkeypatch: pytest.MonkeyPatch, tmp_pa
         num_evaluations=12,
         method="climbing",
         predictor="nearest",
-    )
+    ).run()
     selected = results["toy"].selected
     assert selected["predictor"]["name"] == "nearest"
     assert selected["hypervolume_num_evaluations"] == {"front": 12, "random": 12}

@@ -18,7 +18,6 @@ from ofa.hardware import Device
 from ofa.report import write_report
 from ofa.search.answer import answer
 from ofa.search.evaluation_cache import EvaluationCache
-from ofa.search.pick import HEADROOM
 from ofa.setting import Setting
 from ofa.space import Arch
 from ofa.training import Recipe, Run, SubnetEvaluator, load_recipe
@@ -111,7 +110,7 @@ def test_evaluations_are_not_made_again(run: Run, left: Path) -> None:
 def test_a_search_answers_from_its_files(left: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(left / "run" / "search" / "cpu-1t", tmp_path / "cpu-1t"))
     selected = json.loads((folder / "selected.json").read_text())
-    again = answer(folder, [BUDGET_MS], facts=selected["facts"], costs=["macs", "params"], headroom=HEADROOM)
+    again = answer(folder, [BUDGET_MS], facts=selected["facts"], costs=["macs", "params"])
     assert again is not None
     assert again["picks"] == [pick for pick in selected["picks"] if pick["budget_ms"] == BUDGET_MS]
 

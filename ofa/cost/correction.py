@@ -9,8 +9,7 @@ offset for each part that the stage holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +43,6 @@ class Correction:
         alone = part_ms - self.call_overhead_ms
         corrected: Floats = alone * self.scale.get(stage, 1.0) + self.offset_ms.get(stage, 0.0)
         return np.maximum(corrected, 0.0)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def fit_correction(

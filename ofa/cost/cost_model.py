@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -16,7 +16,11 @@ from ofa.space import Arch, Population, SearchSpace
 FP32_BYTES = 4
 MAX_JOINT_VALUES = 1 << 15  # 256 KiB: stays in a core's cache
 CHUNK_ROWS = 1 << 13
-BYTES_PER_WEIGHT_AND_BIAS = {"fp32": (4, 4), "fp16": (2, 2), "int8": (1, 8)}
+BYTES = {
+    "fp32": {"weights": 4, "biases": 4},
+    "fp16": {"weights": 2, "biases": 2},
+    "int8": {"weights": 1, "biases": 8},
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,6 @@ class CostModel:
 
     Args:
         name: What is counted: ``macs``, ``latency``.
-        unit: In which unit: ``MAC``, ``ms``.
         reduce: ``sum``, or ``max`` for what is needed at one moment only, such as peak memory.
 
     Raises:
@@ -51,10 +54,9 @@ class CostModel:
         factors: Iterable[Factor],
         *,
         name: str,
-        unit: str,
         reduce: Literal["sum", "max"] = "sum",
     ) -> None:
-        self.space, self.name, self.unit, self.reduce = space, name, unit, reduce
+        self.space, self.name = space, name
         self._combine = {"sum": np.add, "max": np.maximum}[reduce]
         merged: dict[tuple[str, ...], npt.NDArray[np.float64]] = {}
         for factor in factors:
@@ -127,9 +129,6 @@ class CostModel:
         assert total is not None
         return total
 
-    def __repr__(self) -> str:
-        return f"CostModel({self.name!r}, unit={self.unit!r}, {len(self.factors)} factors, reduce={self.reduce!r})"
-
 
 class HasFactors(Protocol):
     """What is needed of a supernet."""
@@ -139,17 +138,16 @@ class HasFactors(Protocol):
 
     def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]:
         """``(dims, array)`` of each place."""
-        ...
 
 
 def macs(supernet: HasFactors) -> CostModel:
     """Multiply-accumulates of one image."""
-    return _of_supernet(supernet, "macs", unit="MAC")
+    return _of_supernet(supernet, "macs", {"macs": 1})
 
 
 def params(supernet: HasFactors) -> CostModel:
     """Number of parameters."""
-    return _of_supernet(supernet, "params", unit="parameter")
+    return _of_supernet(supernet, "params", {"params": 1})
 
 
 def model_bytes(supernet: HasFactors, *, precision: str = "fp32") -> CostModel:
@@ -164,14 +162,9 @@ def model_bytes(supernet: HasFactors, *, precision: str = "fp32") -> CostModel:
     Raises:
         ValueError: If the precision is unknown.
     """
-    if precision not in BYTES_PER_WEIGHT_AND_BIAS:
-        raise ValueError(unknown_name_message("precision", precision, BYTES_PER_WEIGHT_AND_BIAS))
-    factors = [
-        Factor(tuple(dims), array * num_bytes)
-        for kind, num_bytes in zip(("weights", "biases"), BYTES_PER_WEIGHT_AND_BIAS[precision], strict=True)
-        for dims, array in supernet.factors(kind)
-    ]
-    return CostModel(supernet.space, factors, name="model_bytes", unit="byte")
+    if precision not in BYTES:
+        raise ValueError(unknown_name_message("precision", precision, BYTES))
+    return _of_supernet(supernet, "model_bytes", BYTES[precision])
 
 
 def peak_activation_bytes(supernet: HasFactors, *, bytes_per_activation: int = 4) -> CostModel:
@@ -185,13 +178,15 @@ def peak_activation_bytes(supernet: HasFactors, *, bytes_per_activation: int = 4
     Args:
         bytes_per_activation: 4 in fp32, 2 in fp16, 1 in INT8.
     """
+    share = {"peak_activation_bytes": bytes_per_activation / FP32_BYTES}
+    return _of_supernet(supernet, "peak_activation_bytes", share, reduce="max")
+
+
+def _of_supernet(
+    supernet: HasFactors, name: str, weights: Mapping[str, float], *, reduce: Literal["sum", "max"] = "sum"
+) -> CostModel:
+    """What several kinds of factors make together; each counts with its weight."""
     factors = [
-        Factor(tuple(dims), array * bytes_per_activation / FP32_BYTES)
-        for dims, array in supernet.factors("peak_activation_bytes")
+        Factor(dims, array * weight) for kind, weight in weights.items() for dims, array in supernet.factors(kind)
     ]
-    return CostModel(supernet.space, factors, name="peak_activation_bytes", unit="byte", reduce="max")
-
-
-def _of_supernet(supernet: HasFactors, name: str, *, unit: str) -> CostModel:
-    factors = (Factor(tuple(dims), array) for dims, array in supernet.factors(name))
-    return CostModel(supernet.space, factors, name=name, unit=unit)
+    return CostModel(supernet.space, factors, name=name, reduce=reduce)

@@ -6,17 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ofa.cost.correction import Correction, fit_correction
+from ofa.cost.correction import Correction, Floats, fit_correction
 from ofa.cost.cost_model import CostModel
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import ENERGY, LATENCIES, LatencyTable
 from ofa.errors import UsageError
 from ofa.space import Population
-
-Floats = npt.NDArray[np.float64]
 
 
 def energy_mj(table: LatencyTable) -> CostModel:
@@ -29,8 +24,8 @@ def energy_mj(table: LatencyTable) -> CostModel:
         raise UsageError(
             f"the latency table of device {table.device!r} holds no energy; measure it with `ofa profile --energy`"
         )
-    model = _as_latencies(table).cost_model
-    model.name, model.unit = ENERGY, "mJ"
+    model = _as_latencies(table, Correction(**table.details["energy"]["correction"])).cost_model
+    model.name = ENERGY
     return model
 
 
@@ -52,21 +47,19 @@ def with_energy(
         call_mj: Of the empty graph.
         facts: What else is to be said of the measurement.
     """
-
-    def told(energy: Mapping[str, Any]) -> LatencyTable:
-        return dataclasses.replace(table, details={**table.details, "energy": {**facts, **energy}})
-
     fit, held_out = slice(num_fit), slice(num_fit, None)
-    stage_mj, stage_parts = _as_latencies(told({"correction": Correction(call_mj).to_json()})).stage_sums(population)
+    stage_mj, stage_parts = _as_latencies(table, Correction(call_mj)).stage_sums(population)
     correction = fit_correction(
         table.stages, stage_mj[fit], stage_parts[fit], measured_mj[fit], call_overhead_ms=call_mj
-    ).to_json()
-    predicted_mj = energy_mj(told({"correction": correction})).predict(population[held_out])
+    )
+    predicted_mj = _as_latencies(table, correction).cost_model.predict(population[held_out])
     errors = held_out_errors(predicted_mj, measured_mj[held_out], baselines={}, fit_ms=measured_mj[fit])
-    return told({"correction": correction, **{name: errors[name] for name in ("mape_percent", "spearman")}})
+    told = {name: errors[name] for name in ("mape_percent", "spearman")}
+    energy = {**facts, "correction": dataclasses.asdict(correction), **told}
+    return dataclasses.replace(table, details={**table.details, "energy": energy})
 
 
-def _as_latencies(table: LatencyTable) -> LatencyTable:
+def _as_latencies(table: LatencyTable, correction: Correction) -> LatencyTable:
     """The table with millijoules in the place of milliseconds."""
     entries = table.entries.assign(**dict.fromkeys(LATENCIES, table.entries[ENERGY]))
-    return dataclasses.replace(table, entries=entries, correction=Correction(**table.details["energy"]["correction"]))
+    return dataclasses.replace(table, entries=entries, correction=correction)

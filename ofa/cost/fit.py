@@ -31,7 +31,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize, nnls
 
 from ofa.cost.correction import Correction, Floats
-from ofa.cost.cost_model import macs
+from ofa.cost.cost_model import HasFactors, macs
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import LATENCIES, LatencyTable, SlotLike, stage_of
 from ofa.errors import OfaError, UsageError
@@ -53,15 +53,11 @@ class FitError(OfaError, ValueError):
     """The measurements cannot be fitted."""
 
 
-class FromSupernet(Protocol):
+class FromSupernet(HasFactors, Protocol):
     """What is needed of a supernet."""
 
     @property
-    def space(self) -> SearchSpace: ...
-    @property
     def slots(self) -> Sequence[SlotLike]: ...
-
-    def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,6 @@ class LatencyFit:
     """
 
     table: LatencyTable
-    _parts: _Parts
     _posterior: _Posterior
 
     def propose(self, num: int, *, rng: np.random.Generator, pool_size: int = 2000) -> list[Arch]:
@@ -92,7 +87,7 @@ class LatencyFit:
         if num < 1:
             raise UsageError(f"num must be at least 1, not {num}")
         pool = np.unique(self.table.space.sample_population(pool_size, rng), axis=0)
-        features = self._posterior.features(self._parts, pool)
+        features = self._posterior.features(pool)
         covariance = features @ self._posterior.covariance @ features.T
         chosen: list[int] = []
         for _ in range(min(num, len(pool))):
@@ -112,7 +107,6 @@ def fit_latency(
     *,
     device: str = "unknown",
     source: Mapping[str, Any] | None = None,
-    rng: np.random.Generator | None = None,
 ) -> LatencyFit:
     """Fit a latency table from whole networks.
 
@@ -122,7 +116,6 @@ def fit_latency(
         latency_ms: Their latencies, shape ``(N,)``.
         device: Name of the device, for the table.
         source: Where the latencies are from, as JSON data, for the table's fingerprint.
-        rng: Divides the networks for cross-validation.
 
     Raises:
         FitError: If there are too few architectures, if a latency is not a positive number, or if a bare search space
@@ -139,25 +132,31 @@ def fit_latency(
     _check(population, measured_ms)
     parts = _Parts.of(supernet)
     different, which = np.unique(population, axis=0, return_inverse=True)  # all measurements of one share a fold
-    shuffled = (np.random.default_rng(0) if rng is None else rng).permutation(len(different))
+    shuffled = np.random.default_rng(0).permutation(len(different))
     fold_of = (shuffled % NUM_FOLDS)[which.ravel()]
     predicted_ms = np.empty(len(population))
     for fold in range(NUM_FOLDS):
-        part_ms, call_ms, _ = _fit(parts, population[fold_of != fold], measured_ms[fold_of != fold])
-        predicted_ms[fold_of == fold] = parts.sums(part_ms[:, None], population[fold_of == fold])[:, 0] + call_ms
-    part_ms, call_ms, posterior = _fit(parts, population, measured_ms)
+        without = _fit(parts, population[fold_of != fold], measured_ms[fold_of != fold])
+        predicted_ms[fold_of == fold] = without.predict_ms(population[fold_of == fold])
+    posterior = _fit(parts, population, measured_ms)
     depth = parts.sums(np.ones((len(parts.keys), 1)), population)[:, 0]
-    baselines = {"macs_only": macs(supernet).predict(population), "depth_only": depth}
+    # Each prediction was made without the network in question; the baselines' lines have seen it.
+    baselines = {"macs_only": np.tile(macs(supernet).predict(population), 2), "depth_only": np.tile(depth, 2)}
+    errors = held_out_errors(predicted_ms, measured_ms, baselines=baselines, fit_ms=measured_ms)
     table = LatencyTable(
         space=space,
         slots=tuple(supernet.slots),
         entries=pd.DataFrame(
-            {"key": parts.keys, **dict.fromkeys(LATENCIES, (part_ms + call_ms).round(6)), "num_runs": 0}
+            {
+                "key": parts.keys,
+                **dict.fromkeys(LATENCIES, (posterior.part_ms + posterior.call_ms).round(6)),
+                "num_runs": 0,
+            }
         ),
-        correction=Correction(round(call_ms, 6)),
+        correction=Correction(round(posterior.call_ms, 6)),
         device=device,
         fingerprint={"id": None, "source": dict(source or {"kind": "whole networks"})},
-        held_out=_cross_validated(predicted_ms, measured_ms, baselines, fold_of),
+        held_out={**errors, "num_folds": NUM_FOLDS},
         details={
             "method": "fitted on whole networks",
             "num_archs": len(population),
@@ -165,7 +164,7 @@ def fit_latency(
             "noise_percent": round(100 * posterior.noise, 3),
         },
     )
-    return LatencyFit(table, parts, posterior)
+    return LatencyFit(table, posterior)
 
 
 def read_latencies(csv_path: Path | str, space: SearchSpace) -> tuple[Population, Floats]:
@@ -233,46 +232,46 @@ class _Parts:
     Args:
         keys: Of the ``K`` parts.
         costs: What the prior is made of, shape ``(K, C)``.
-        families: Family of deviations -> number of the deviation that each part has of it, shape ``(K,)``.
-        trend: Logarithm of the resolution, standardised, shape ``(K,)``.
+        families: Family of deviations -> number of the deviation that each part has of it, -1 for none, and how much of
+            it, each of shape ``(K,)``.
     """
 
     space: SearchSpace
     slots: Sequence[SlotLike]
     keys: list[str]
     costs: Floats
-    families: Mapping[str, Ints]
-    trend: Floats
+    families: Mapping[str, tuple[Ints, Floats]]
 
     @classmethod
     def of(cls, supernet: FromSupernet) -> _Parts:
         space, slots = supernet.space, supernet.slots
-        cost_arrays = [_by_slot(slots, supernet.factors(name)) for name in ("macs", "params")]
+        # Places that cannot be measured alone have factors too, but no slot.
+        factors = [iter(supernet.factors(name)) for name in ("macs", "params")]
         keys: dict[str, int] = {}
         costs: list[list[float]] = []
         labels: list[dict[str, Any]] = []
         resolutions: list[float] = []
-        for number, slot in enumerate(slots):
+        for slot in slots:
+            arrays = [next(array for dims, array in each if dims == slot.dims) for each in factors]
             found, first = np.unique(slot.keys.ravel().astype(str), return_index=True)
             for key, position in zip(found.tolist(), first.tolist(), strict=True):
                 if not key or key in keys:
                     continue
                 keys[key] = len(keys)
                 index = np.unravel_index(position, slot.keys.shape)
-                costs.append([1.0, *(float(arrays[number][index]) for arrays in cost_arrays)])
+                costs.append([1.0, *(float(array[index]) for array in arrays)])
                 own = {dim: space[dim].values[i] for dim, i in zip(slot.dims, index, strict=True)}
                 resolutions.append(float(own.pop("resolution", 0)))
                 labels.append(_labels(slot, own, resolutions[-1]))
-        families: dict[str, Ints] = {}
+        families: dict[str, tuple[Ints, Floats]] = {}
         for family in dict.fromkeys(name for each in labels for name in each):
-            numbers: dict[Any, int] = {}
-            families[family] = np.array(
-                [numbers.setdefault(each[family], len(numbers)) if family in each else -1 for each in labels]
-            )
+            deviation, _ = pd.factorize(pd.Series([each.get(family) for each in labels], dtype=object))
+            families[family] = deviation, np.ones(len(keys))
         logarithm = np.log(np.maximum(resolutions, 1.0))
         spread = logarithm.std()
         trend = (logarithm - logarithm.mean()) / spread if spread > 0 else np.zeros(len(keys))
-        return cls(space, slots, list(keys), np.array(costs), families, trend)
+        families["trend of a stage"] = families["stage"][0], trend
+        return cls(space, slots, list(keys), np.array(costs), families)
 
     def numbers(self, population: Population) -> Ints:
         """Numbers of the parts of ``(N, D)`` architectures, shape ``(N, S)``; -1 where nothing stands."""
@@ -306,17 +305,6 @@ def _labels(slot: SlotLike, own: Mapping[str, Any], resolution: float) -> dict[s
     return labels
 
 
-def _by_slot(
-    slots: Sequence[SlotLike], factors: Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]
-) -> list[npt.NDArray[Any]]:
-    """The factor of each slot: places that cannot be measured alone have factors too, but no slot."""
-    waiting = iter(factors)
-    found = []
-    for slot in slots:
-        found.append(next(array for dims, array in waiting if tuple(dims) == slot.dims))
-    return found
-
-
 # -- the fit -----------------------------------------------------------------------------------------------------------
 
 
@@ -326,45 +314,45 @@ class _Posterior:
 
     Args:
         prior_ms: Of each part.
+        part_ms: Of each part: the prior, and its mean deviation.
         call_ms: Of a network, beside its parts.
         strengths: Standard deviation of each family, relative to the prior.
         noise: Standard deviation of a measurement, relative to the latency.
         covariance: Of the weights, shape ``(F, F)``.
     """
 
+    parts: _Parts
     prior_ms: Floats
+    part_ms: Floats
     call_ms: float
     strengths: Mapping[str, float]
     noise: float
     covariance: Floats
 
-    def features(self, parts: _Parts, population: Population) -> Floats:
+    def predict_ms(self, population: Population) -> Floats:
+        """Latencies of networks, shape ``(N,)``."""
+        return self.parts.sums(self.part_ms[:, None], population)[:, 0] + self.call_ms
+
+    def features(self, population: Population) -> Floats:
         """Of networks, relative to their prior latency, shape ``(N, F)``."""
-        blocks = _family_sums(parts, self.prior_ms, population)
-        total = parts.sums(self.prior_ms[:, None], population) + self.call_ms
+        blocks = _family_sums(self.parts, self.prior_ms, population)
+        total = self.parts.sums(self.prior_ms[:, None], population) + self.call_ms
         return np.hstack([self.strengths[name] * block for name, block in blocks.items()]) / total
 
 
 def _family_sums(parts: _Parts, prior_ms: Floats, population: Population) -> dict[str, Floats]:
     """For each family, what the prior says that a network's parts with each deviation take together."""
     numbers = parts.numbers(population)
-    rows = np.broadcast_to(np.arange(len(population))[:, None], numbers.shape)
-    padded_ms, padded_trend = np.append(prior_ms, 0.0), np.append(parts.trend, 0.0)
-
-    def block(labels: Ints, values: Floats) -> Floats:
-        total = np.zeros((len(population), labels.max() + 1))
-        label = np.append(labels, -1)[numbers]
-        present = label >= 0
-        np.add.at(total, (rows[present], label[present]), values[numbers][present])
-        return total
-
-    blocks = {name: block(labels, padded_ms) for name, labels in parts.families.items()}
-    blocks["trend of a stage"] = block(parts.families["stage"], padded_ms * padded_trend)
+    rows = np.arange(len(population))[:, None]
+    blocks = {}
+    for name, (deviation, amount) in parts.families.items():
+        total = np.zeros((len(population), deviation.max() + 2))  # the last is of what deviates in no such way
+        np.add.at(total, (rows, np.append(deviation, -1)[numbers]), np.append(prior_ms * amount, 0.0)[numbers])
+        blocks[name] = total[:, :-1]
     return blocks
 
 
-def _fit(parts: _Parts, population: Population, measured_ms: Floats) -> tuple[Floats, float, _Posterior]:
-    """Latency of each part in a network, shape ``(K,)``, of the call, and the posterior of the deviations."""
+def _fit(parts: _Parts, population: Population, measured_ms: Floats) -> _Posterior:
     prior_ms, call_ms = _prior(parts, population, measured_ms)
     blocks = _family_sums(parts, prior_ms, population)
     scaled = {name: block / measured_ms[:, None] for name, block in blocks.items()}
@@ -376,20 +364,13 @@ def _fit(parts: _Parts, population: Population, measured_ms: Floats) -> tuple[Fl
     factor = cho_factor(features @ features.T + noise**2 * np.eye(len(target)))
     weights = features.T @ cho_solve(factor, target)
     covariance = np.eye(features.shape[1]) - features.T @ cho_solve(factor, features)
-    deviation = _deviations(parts, by_name, blocks, weights)
-    part_ms = prior_ms * np.maximum(1 + deviation, MIN_SHARE_OF_PRIOR)
-    return part_ms, call_ms, _Posterior(prior_ms, call_ms, by_name, noise, covariance)
-
-
-def _deviations(parts: _Parts, strengths: Mapping[str, float], blocks: Mapping[str, Floats], weights: Floats) -> Floats:
-    """Of each part from its prior, relative, shape ``(K,)``."""
     ends = np.cumsum([block.shape[1] for block in blocks.values()])
-    by_family = dict(zip(blocks, np.split(weights, ends[:-1]), strict=True))
-    total = np.zeros(len(parts.keys))
-    for name, labels in parts.families.items():
-        total += np.where(labels >= 0, strengths[name] * by_family[name][labels], 0.0)
-    trend = "trend of a stage"
-    return total + strengths[trend] * by_family[trend][parts.families["stage"]] * parts.trend
+    shift = np.zeros(len(parts.keys))
+    for name, own in zip(blocks, np.split(weights, ends[:-1]), strict=True):
+        deviation, amount = parts.families[name]
+        shift += np.where(deviation >= 0, by_name[name] * own[deviation] * amount, 0.0)
+    part_ms = prior_ms * np.maximum(1 + shift, MIN_SHARE_OF_PRIOR)
+    return _Posterior(parts, prior_ms, part_ms, call_ms, by_name, noise, covariance)
 
 
 def _prior(parts: _Parts, population: Population, measured_ms: Floats) -> tuple[Floats, float]:
@@ -412,9 +393,7 @@ def _most_probable(blocks: Sequence[Floats], target: Floats) -> tuple[Floats, fl
 
     def negative_log_posterior(logarithms: Floats) -> tuple[float, Floats]:
         variances = np.exp(logarithms)
-        total = np.zeros_like(identity)
-        for variance, term in zip(variances, terms, strict=True):
-            total += variance * term
+        total = sum(variance * term for variance, term in zip(variances, terms, strict=True))
         factor = cho_factor(total, lower=True)
         alpha, far = cho_solve(factor, target), (logarithms - likely) / WIDTH
         value = 0.5 * target @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * far @ far
@@ -427,16 +406,3 @@ def _most_probable(blocks: Sequence[Floats], target: Floats) -> tuple[Floats, fl
     best = minimize(negative_log_posterior, likely, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
     deviations = np.sqrt(np.exp(best.x))
     return deviations[:-1], float(deviations[-1])
-
-
-def _cross_validated(
-    predicted_ms: Floats, measured_ms: Floats, baselines: Mapping[str, Floats], fold_of: Ints
-) -> dict[str, Any]:
-    """Errors of predictions that were each made without the network in question; the baselines' lines have seen it."""
-    result = held_out_errors(
-        predicted_ms,
-        measured_ms,
-        baselines={name: np.concatenate([quantity, quantity]) for name, quantity in baselines.items()},
-        fit_ms=measured_ms,
-    )
-    return {**result, "num_folds": int(fold_of.max()) + 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from ofa.space import Arch, Population, SearchSpace
 
 REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
+FACTS = ("device", "fingerprint", "repeatability_percent", "refused", "held_out")
 ENERGY = "energy_mj"  # a column of tables that were measured with `--energy`
 
 
@@ -100,9 +102,9 @@ class LatencyTable:
         for column in ("key", *LATENCIES):
             if column not in self.entries:
                 raise LatencyTableError(f"{where} has no column {column!r}; {REMEDY}")
-        if self.entries["key"].duplicated().any():
-            key = self.entries["key"][self.entries["key"].duplicated()].iloc[0]
-            raise LatencyTableError(f"{where} has block {key!r} twice; {REMEDY}")
+        repeated = self.entries["key"][self.entries["key"].duplicated()]
+        if len(repeated):
+            raise LatencyTableError(f"{where} has block {repeated.iloc[0]!r} twice; {REMEDY}")
         for column in LATENCIES:
             values = pd.to_numeric(self.entries[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
             wrong = ~(np.isfinite(values) & (values >= 0))
@@ -130,7 +132,7 @@ class LatencyTable:
             _factor(slot, self.correction.part_in_network_ms(stage_of(slot), _slot_ms(slot, self._part_ms)))
             for slot in self.slots
         ]
-        return CostModel(self.space, [overhead, *factors], name="latency", unit="ms")
+        return CostModel(self.space, [overhead, *factors], name="latency")
 
     def stage_sums(self, archs: Population) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """What a correction is fitted on: the latency of each stage's parts less the call overhead, and their number.
@@ -146,8 +148,8 @@ class LatencyTable:
             slots = [slot for slot in self.slots if stage_of(slot) == stage]
             alone = [_factor(slot, _slot_ms(slot, self._part_ms) - self.correction.call_overhead_ms) for slot in slots]
             present = [_factor(slot, np.ones(slot.keys.shape)) for slot in slots]
-            ms.append(CostModel(self.space, alone, name="latency", unit="ms").predict(archs))
-            num_parts.append(CostModel(self.space, present, name="parts", unit="part").predict(archs))
+            ms.append(CostModel(self.space, alone, name="latency").predict(archs))
+            num_parts.append(CostModel(self.space, present, name="parts").predict(archs))
         return np.stack(ms, axis=1), np.stack(num_parts, axis=1)
 
     @property
@@ -167,17 +169,14 @@ class LatencyTable:
         """
         predicted = self.cost_model.predict(archs)
         if np.isnan(predicted).any():
-            self._raise_missing(self.space.to_population(archs)[np.isnan(predicted)][0])
+            genes = self.space.to_population(archs)[np.isnan(predicted)][0]
+            keys = (slot.keys[tuple(genes[self.space.column(dim)] for dim in slot.dims)] for slot in self.slots)
+            key = next(key for key in keys if key and key not in self._part_ms)
+            raise MissingLatencyError(
+                f"no latency for block {key!r} on device {self.device!r} ({len(self._part_ms)} blocks measured); "
+                f"run `ofa profile --device devices/{self.device}.yaml`"
+            )
         return predicted
-
-    def _raise_missing(self, genes: npt.NDArray[np.integer]) -> None:
-        measured = set(self.entries["key"])
-        keys = (slot.keys[tuple(genes[self.space.column(dim)] for dim in slot.dims)] for slot in self.slots)
-        key = next(key for key in keys if key and key not in measured)
-        raise MissingLatencyError(
-            f"no latency for block {key!r} on device {self.device!r} ({len(measured)} blocks measured); "
-            f"run `ofa profile --device devices/{self.device}.yaml`"
-        )
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -189,13 +188,9 @@ class LatencyTable:
         number = {"": -1, **{key: index for index, key in enumerate(keys)}}
         data = {
             "format": FORMAT,
-            "device": self.device,
-            "fingerprint": dict(self.fingerprint),
-            "repeatability_percent": self.repeatability_percent,
-            "refused": self.refused,
-            "held_out": dict(self.held_out),
-            "correction": self.correction.to_json(),
-            "details": dict(self.details),
+            **{name: getattr(self, name) for name in FACTS},
+            "correction": dataclasses.asdict(self.correction),
+            "details": self.details,
             "csv": {"num_rows": len(self.entries), "sha256": sha256_of_file(csv_path)},
             "space": self.space.to_json(),
             "keys": keys,
@@ -231,12 +226,8 @@ class LatencyTable:
                 slots=_read_slots(data, space),
                 entries=_read_entries(csv_path, data["csv"]),
                 correction=Correction(**data["correction"]),
-                device=data["device"],
-                fingerprint=data["fingerprint"],
-                held_out=data["held_out"],
-                repeatability_percent=data["repeatability_percent"],
-                refused=data["refused"],
                 details=data["details"],
+                **{name: data[name] for name in FACTS},
             )
         except (KeyError, TypeError, IndexError) as error:
             raise LatencyTableError(f"{csv_path.with_suffix('.json')} lacks or garbles {error}; {REMEDY}") from None

@@ -46,34 +46,27 @@ def interpolate_resolutions(
     Returns:
         ``entries``, and after them the new ones, with ``num_runs`` 0.
     """
-    table = entries.set_index("key")
-    columns_of = [name for name in (*LATENCIES, ENERGY) if name in entries]
-    latencies = {key: row for key, row in zip(entries["key"], table[columns_of].to_numpy(float), strict=True)}
-    known, sides = set(latencies), dict(zip(entries["key"], entries["resolution"], strict=True))
-    readable: dict[str, Mapping[str, Any]] = {}
+    names = [name for name in (*LATENCIES, ENERGY) if name in entries]
+    known = dict(zip(entries["key"], entries[names].to_numpy(float), strict=True))
+    sides = dict(zip(entries["key"], entries["resolution"], strict=True))
+    added: dict[str, dict[str, Any]] = {}
     indices = [space["resolution"].index(value) for value in measured]
     for slot in slots:
         if "resolution" not in slot.dims:
             continue
-        columns = np.moveaxis(slot.keys, slot.dims.index("resolution"), 0).reshape(
-            slot.keys.shape[slot.dims.index("resolution")], -1
-        )
-        for column in columns.T:
-            missing = [key for key in column if key and key not in latencies]
+        by_resolution = np.moveaxis(slot.keys, slot.dims.index("resolution"), -1)
+        for column in by_resolution.reshape(-1, by_resolution.shape[-1]):
+            missing = {key: fields(key) for key in column if key and key not in known and key not in added}
             if not missing:
                 continue
             anchors = sorted({key for key in column[indices] if key in known}, key=lambda key: sides[key])
-            readable |= {key: fields(key) for key in missing}
-            pixels = np.array([float(sides[key]) ** 2 for key in anchors])
-            at = np.array([float(readable[key]["resolution"]) ** 2 for key in missing])
-            values = np.array([latencies[key] for key in anchors])
-            between = np.stack([np.interp(at, pixels, each) for each in values.T], axis=1)
-            latencies |= dict(zip(missing, between, strict=True))
-    rows = [
-        {"key": key, **dict(zip(columns_of, latencies[key].round(6), strict=True)), "num_runs": 0, **readable[key]}
-        for key in readable
-    ]
-    if not rows:
+            pixels = [float(sides[key]) ** 2 for key in anchors]
+            at = [float(own["resolution"]) ** 2 for own in missing.values()]
+            each = np.array([known[key] for key in anchors]).T  # one row per name
+            lines = [np.interp(at, pixels, values).round(6) for values in each]
+            for (key, own), *values in zip(missing.items(), *lines, strict=True):
+                added[key] = {"key": key, **dict(zip(names, values, strict=True)), "num_runs": 0, **own}
+    if not added:
         return entries
-    added = pd.DataFrame(rows).convert_dtypes().assign(precision=entries["precision"].iloc[0])
-    return pd.concat([entries, added.reindex(columns=entries.columns)], ignore_index=True)
+    rows = pd.DataFrame(added.values()).convert_dtypes().assign(precision=entries["precision"].iloc[0])
+    return pd.concat([entries, rows.reindex(columns=entries.columns)], ignore_index=True)

@@ -129,7 +129,7 @@ class MixedLatency:
             for factor in factors
             if cost
         ]
-        return CostModel(self.space, [*self._blocks, *boundaries], name="latency", unit="ms")
+        return CostModel(self.space, [*self._blocks, *boundaries], name="latency")
 
     def predict_ms(self, archs: Arch | Sequence[Arch] | Population) -> Floats:
         """Predicted latencies (low percentile) in milliseconds, shape ``(N,)``.
@@ -245,7 +245,7 @@ class MixedLatency:
         """
         population = self.space.to_population(archs)
         columns = [
-            CostModel(self.space, factors, name="boundaries", unit="1").predict(population)
+            CostModel(self.space, factors, name="boundaries").predict(population)
             if factors
             else np.zeros(len(population))
             for factors in self._boundaries

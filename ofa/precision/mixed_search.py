@@ -21,7 +21,7 @@ from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_
 from ofa.progress import Progress
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.problem import Values
-from ofa.search.run import SearchResult, Target, run_search
+from ofa.search.run import SearchResult, Target, TargetSearch
 from ofa.space import Arch, Population
 from ofa.training import SubnetEvaluator
 
@@ -63,11 +63,11 @@ def search_mixed(
         device: Runs both fp32 and INT8 graphs: one with the runtime ``onnxruntime``.
         fp32: Its table in fp32.
         int8: The table of the same runtime in INT8.
-        settings: Further arguments of :func:`ofa.search.run.run_search`.
+        settings: Further arguments of :class:`ofa.search.run.TargetSearch`.
 
     Raises:
         ValueError: If the tables do not belong together.
-        InfeasibleBudgetError: See :func:`ofa.search.run.run_search`.
+        InfeasibleBudgetError: See :class:`ofa.search.run.TargetSearch`.
     """
     mixed = MixedPrecisionEvaluator(evaluator, per=per)
     latency = MixedLatency(
@@ -91,8 +91,8 @@ def search_mixed(
         weights_sha256=weights_sha256,
         split="search, quantized",
     )
-    results = run_search(
-        mixed.space,
+    results = TargetSearch(
+        space=mixed.space,
         scores=Scores(evaluator.metric, race, num_images, cache),
         targets=[Target(device.name, latency.predict_ms, measure_ms)],
         costs={name: PlainCost(cost) for name, cost in costs.items()},
@@ -101,7 +101,7 @@ def search_mixed(
         seed=seed,
         progress=progress,
         **settings,
-    )
+    ).run()
     result = results[device.name]
     for pick in result.selected["picks"]:
         with atomic_path(folder / f"{pick['budget_ms']:g}ms.onnx") as path:

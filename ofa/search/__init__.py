@@ -1,7 +1,7 @@
 """Search for subnets: architectures as integer arrays, accuracies and latencies as functions of them; no torch.
 
-:func:`search` minimises anything over any space; :func:`ofa.search.run.run_search` is the whole way for devices and
-budgets; the other modules hold one idea each.
+:func:`search` minimises anything over any space; :class:`ofa.search.run.TargetSearch` is the whole way for devices
+and budgets; the other modules hold one idea each.
 """
 
 from ofa.search.driver import search

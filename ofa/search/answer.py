@@ -12,12 +12,12 @@ import pandas as pd
 from ofa.cost.latency_table import LATENCIES
 from ofa.files import read_json, write_csv_atomic, write_json_atomic
 from ofa.metrics import metric_of
-from ofa.search.pick import best_within, pick_entry
+from ofa.search.pick import HEADROOM, best_within, pick_entry
 from ofa.space import Arch
 
 
 def answer(
-    folder: Path | str, budgets_ms: Sequence[float], *, facts: Mapping[str, Any], costs: Sequence[str], headroom: float
+    folder: Path | str, budgets_ms: Sequence[float], *, facts: Mapping[str, Any], costs: Sequence[str]
 ) -> dict[str, Any] | None:
     """Pick for other budgets among the subnets that an earlier search measured, and write them as its picks.
 
@@ -25,7 +25,6 @@ def answer(
         folder: Where the search of one device left its files.
         facts: What that search must have gone by: weights, table, method, number of evaluations.
         costs: Names of the cost columns of ``front.csv``.
-        headroom: See :func:`ofa.search.run.run_search`.
 
     Returns:
         The new content of ``selected.json``; ``None`` where there is no such search, or where nothing that it measured
@@ -40,7 +39,7 @@ def answer(
     front, metric = pd.read_csv(folder / "front.csv"), metric_of(selected)
     measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=LATENCIES)
     measured = measured.drop_duplicates("arch", ignore_index=True)
-    found = [best_within(measured, metric, budget / (1 + headroom)) for budget in budgets_ms]
+    found = [best_within(measured, metric, budget / (1 + HEADROOM)) for budget in budgets_ms]
     rows = [row for row in found if row is not None]
     if len(rows) < len(found):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ofa.progress import Progress
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS
 from ofa.search.pareto import Evaluations, non_dominated
-from ofa.search.predictors import check_predictors
+from ofa.search.predictors import check_predictor
 from ofa.search.problem import Constraint, Evaluate, Problem, Values, carry_out
 from ofa.search.sampling import take_unseen
 from ofa.space import Arch, Population, SearchSpace
@@ -34,8 +35,8 @@ def search(
     free: Mapping[str, Callable[[Population], Values]] | None = None,
     statistics: Sequence[Callable[[Population], Values]] = (),
     constraints: Sequence[Constraint] = (),
-    initial: Sequence[Arch] | Population | pd.DataFrame | None = None,
-    cache: EvaluationCache | Path | str | None = None,
+    initial: Sequence[Arch] | Population | pd.DataFrame = (),
+    cache: Path | str | None = None,
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -59,7 +60,7 @@ def search(
         constraints: Every evaluated architecture satisfies them; see :meth:`Constraint.of`.
         initial: Architectures to begin with (the front of another device), which are evaluated and count; or the result
             of an earlier search for the same objectives, which is taken as known and is part of the result.
-        cache: Where evaluations are kept: a file, or a cache whose values are the objectives.
+        cache: File that keeps the evaluations; in memory if there is none.
         chunk_size: Architectures per call of ``evaluate``, after which the cache is written; as many as are proposed
             at once if there is none.
         progress: Called with the evaluations done, all of them, and a word.
@@ -74,8 +75,9 @@ def search(
     free = free or {}
     if num_evaluations < 1:
         raise UsageError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
-    check_method(method)
-    check_predictors(predictor)
+    if method not in (*METHODS, "auto"):
+        raise UsageError(unknown_name_message("search method", method, [*METHODS, "auto"]))
+    check_predictor(predictor)
     for name in free:
         if name not in objectives:
             raise UsageError(unknown_name_message("objective", name, objectives))
@@ -83,7 +85,7 @@ def search(
     problem = Problem(space, len(objectives), columns, constraints, predictor, statistics)
     rng = np.random.default_rng(seed)
     known, given = _initial(problem, initial, objectives)
-    run = _Run(problem, evaluate, _open(cache, objectives), num_evaluations, chunk_size, progress)
+    run = _Run(problem, evaluate, EvaluationCache(cache, values=objectives), num_evaluations, chunk_size, progress)
     if len(given):
         known = known.and_(Evaluations(given[:num_evaluations], run(given[:num_evaluations])))
     num = num_evaluations - run.num_done
@@ -94,86 +96,60 @@ def search(
     else:
         chosen = METHODS[("nsga2" if num_evaluations >= MANY else "thompson") if method == "auto" else method]
         done = carry_out(chosen(problem, known, num, rng), run, num)
-    return _table(space, known.and_(*done), objectives)
+    found = known.and_(*done)
+    return pd.DataFrame(
+        {
+            "arch": space.to_archs(found.population),
+            **dict(zip(objectives, found.values.T, strict=True)),
+            "is_front": non_dominated(found.values),
+        }
+    )
 
 
-def check_method(name: str) -> None:
-    """:class:`ValueError` if there is no such search method."""
-    if name not in (*METHODS, "auto"):
-        raise UsageError(unknown_name_message("search method", name, [*METHODS, "auto"]))
-
-
+@dataclass
 class _Run:
     """Evaluates what the cache lacks."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        evaluate: Evaluate,
-        cache: EvaluationCache,
-        num: int,
-        chunk_size: int | None,
-        progress: Progress | None,
-    ) -> None:
-        self._problem, self._evaluate, self._cache = problem, evaluate, cache
-        self._num, self._chunk_size, self._progress = num, chunk_size, progress
-        self.num_done = 0
+    problem: Problem
+    evaluate: Evaluate
+    cache: EvaluationCache
+    num: int
+    chunk_size: int | None
+    progress: Progress | None
+    num_done: int = 0
 
     def __call__(self, population: Population) -> Values:
-        size = self._chunk_size or max(len(population), 1)
-        chunks = [self._values(population[start : start + size]) for start in range(0, len(population), size)]
-        return np.concatenate([np.empty((0, self._problem.num_objectives)), *chunks])
-
-    def _values(self, population: Population) -> Values:
-        archs = self._problem.space.to_archs(population)
-        missing = [row for row, arch in enumerate(archs) if arch not in self._cache]
-        if missing:
-            values = np.asarray(self._evaluate(population[missing]), dtype=np.float64)
-            if values.shape != (len(missing), self._problem.num_objectives) or not np.isfinite(values).all():
-                raise UsageError(
-                    f"evaluate gives ({len(missing)}, {self._problem.num_objectives}) finite values for {len(missing)} "
-                    f"architectures, not {values}"
-                )
-            self._cache.add([archs[row] for row in missing], values)
-        self.num_done += len(archs)
-        if self._progress is not None:
-            self._progress(self.num_done, self._num, "evaluating subnets")
-        return self._cache.get(archs)
-
-
-def _open(cache: EvaluationCache | Path | str | None, objectives: Sequence[str]) -> EvaluationCache:
-    if not isinstance(cache, EvaluationCache):
-        return EvaluationCache(cache, values=objectives)
-    if cache.values != tuple(objectives):
-        raise UsageError(f"the cache holds {', '.join(cache.values)}, but the objectives are {', '.join(objectives)}")
-    return cache
+        archs = self.problem.space.to_archs(population)
+        size = self.chunk_size or max(len(archs), 1)
+        for start in range(0, len(archs), size):
+            chunk = range(start, min(start + size, len(archs)))
+            missing = [row for row in chunk if archs[row] not in self.cache]
+            if missing:
+                values = np.asarray(self.evaluate(population[missing]), dtype=np.float64)
+                if values.shape != (len(missing), self.problem.num_objectives) or not np.isfinite(values).all():
+                    raise UsageError(
+                        f"evaluate gives ({len(missing)}, {self.problem.num_objectives}) finite values for "
+                        f"{len(missing)} architectures, not {values}"
+                    )
+                self.cache.add([archs[row] for row in missing], values)
+            self.num_done += len(chunk)
+            if self.progress is not None:
+                self.progress(self.num_done, self.num, "evaluating subnets")
+        return self.cache.get(archs)
 
 
 def _initial(
-    problem: Problem, initial: Sequence[Arch] | Population | pd.DataFrame | None, objectives: Sequence[str]
+    problem: Problem, initial: Sequence[Arch] | Population | pd.DataFrame, objectives: Sequence[str]
 ) -> tuple[Evaluations, Population]:
     """What is known already, and what is to be evaluated first."""
     space = problem.space
     nothing = space.to_population([])
-    known = Evaluations(nothing, np.empty((0, problem.num_objectives)))
-    if initial is None:
-        return known, nothing
     if not isinstance(initial, pd.DataFrame):
         given = take_unseen(space, space.to_population(initial), set())
-        return known, given[problem.is_feasible(given)]
+        return Evaluations(nothing, np.empty((0, problem.num_objectives))), given[problem.is_feasible(given)]
     missing = [name for name in ("arch", *objectives) if name not in initial]
     if missing:
         raise UsageError(f"the earlier search has no column {', '.join(missing)}; it has {', '.join(initial.columns)}")
     earlier = space.to_population(list(initial["arch"]))
     feasible = problem.is_feasible(earlier)
     return Evaluations(earlier[feasible], initial[list(objectives)].to_numpy(dtype=np.float64)[feasible]), nothing
-
-
-def _table(space: SearchSpace, evaluations: Evaluations, objectives: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "arch": space.to_archs(evaluations.population),
-            **dict(zip(objectives, evaluations.values.T, strict=True)),
-            "is_front": non_dominated(evaluations.values),
-        }
-    )

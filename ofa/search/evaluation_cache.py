@@ -28,39 +28,25 @@ class EvaluationCache:
         key: What the values belong to, by name: ``weights_sha256``, ``split``. Lines of other things stay in the file,
             unseen.
 
+    Attributes:
+        known: Architecture -> its values, in the order of :attr:`values`.
+
     Raises:
         FileFormatError: If a complete line of the file makes no sense.
     """
 
     def __init__(self, path: Path | str | None = None, *, values: Sequence[str] = (TOP1.name,), **key: str) -> None:
         self.path = None if path is None else Path(path)
-        self.values, self.key = tuple(values), dict(key)
-        self._known: dict[Arch, tuple[float, ...]] = {}
-        if self.path is not None and self.path.exists():
-            self._known.update(self._read(self.path))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the file."""
-        return (*self.key, "arch", *self.values)
-
-    def __len__(self) -> int:
-        return len(self._known)
+        self.values, self.key = tuple(values), key
+        self.columns = (*key, "arch", *self.values)
+        self.known = self._read(self.path) if self.path is not None and self.path.exists() else {}
 
     def __contains__(self, arch: object) -> bool:
-        return arch in self._known
-
-    def __getitem__(self, arch: Arch) -> tuple[float, ...]:
-        """Its values, in the order of :attr:`values`; ``KeyError`` if it is not known."""
-        return self._known[arch]
-
-    def find(self, arch: Arch) -> tuple[float, ...] | None:
-        """Its values; ``None`` if it is not known."""
-        return self._known.get(arch)
+        return arch in self.known
 
     def get(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         """Values of architectures that are all known, shape ``(N, V)``."""
-        return np.array([self._known[arch] for arch in archs], dtype=np.float64).reshape(len(archs), len(self.values))
+        return np.array([self.known[arch] for arch in archs], dtype=np.float64).reshape(len(archs), len(self.values))
 
     def add(self, archs: Sequence[Arch], values: npt.ArrayLike) -> None:
         """Store values, on disk and in memory; an architecture that is known gets the new ones.
@@ -78,13 +64,13 @@ class EvaluationCache:
             raise ValueError(
                 f"{len(archs)} architectures need as many finite values of {', '.join(self.values)}, not {array}"
             )
-        if self.path is not None:
+        if self.path is not None and archs:
             rows = [
                 (*self.key.values(), arch.to_json(), *map(repr, row))
                 for arch, row in zip(archs, array.tolist(), strict=True)
             ]
             self._append(self.path, rows)
-        self._known.update(zip(archs, map(tuple, array.tolist()), strict=True))
+        self.known.update(zip(archs, map(tuple, array.tolist()), strict=True))
 
     def import_csv(self, path: Path | str) -> int:
         """Take over what another cache's file holds of the same thing; the number of new architectures.
@@ -104,7 +90,9 @@ class EvaluationCache:
             file.seek(0)
             end = file.read().rfind(b"\n") + 1
             file.truncate(end)
-            file.write(_csv_text(([] if end else [self.columns]) + rows).encode())
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(([] if end else [self.columns]) + rows)
+            file.write(text.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -113,11 +101,10 @@ class EvaluationCache:
         complete = content[: content.rfind(b"\n") + 1].decode()
         num_keys = len(self.key)
         found = {}
-        for number, row in enumerate(csv.reader(io.StringIO(complete)), start=1):
-            if number == 1:
-                if tuple(row) != self.columns:
-                    raise _bad_line(path, number, f"it should be {','.join(self.columns)}")
-                continue
+        rows = csv.reader(io.StringIO(complete))
+        if tuple(next(rows, self.columns)) != self.columns:
+            raise _bad_line(path, 1, f"it should be {','.join(self.columns)}")
+        for number, row in enumerate(rows, start=2):
             try:
                 key, (arch, *values) = row[:num_keys], row[num_keys:]
                 entry = Arch(json.loads(arch)), tuple(map(float, values))
@@ -128,12 +115,6 @@ class EvaluationCache:
             if key == list(self.key.values()):
                 found[entry[0]] = entry[1]
         return found
-
-
-def _csv_text(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _bad_line(path: Path, number: int, reason: str) -> FileFormatError:
@@ -174,14 +155,10 @@ class Scores:
         self.given_up = EvaluationCache(self.cache.path if key else None, values=metric.columns, **key)
         self._race = race
 
-    def is_complete(self, arch: Arch) -> bool:
-        """Whether it was evaluated on all images."""
-        return arch in self.cache
-
     def known(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         """The metric's columns, shape ``(N, len(metric.columns))``; not-a-number where nothing is known."""
         unknown = (np.nan,) * len(self.metric.columns)
-        found = [self.cache.find(arch) or self.given_up.find(arch) or unknown for arch in archs]
+        found = [self.cache.known.get(arch, self.given_up.known.get(arch, unknown)) for arch in archs]
         return np.array(found, dtype=np.float64).reshape(len(archs), len(self.metric.columns))
 
     def __call__(
@@ -208,17 +185,13 @@ class Scores:
         return np.array([found[arch] for arch in archs], dtype=np.float64)
 
     def _add(self, archs: list[Arch], values: npt.NDArray[np.float64]) -> None:
-        for cache, mask in (
-            (self.cache, values[:, 1] >= self.num_images),
-            (self.given_up, values[:, 1] < self.num_images),
-        ):
-            rows = np.flatnonzero(mask).tolist()
-            if rows:
-                cache.add([archs[row] for row in rows], values[rows])
+        is_complete = values[:, 1] >= self.num_images
+        for cache, mask in ((self.cache, is_complete), (self.given_up, ~is_complete)):
+            cache.add([arch for arch, own in zip(archs, mask, strict=True) if own], values[mask])
 
     def _enough(self, arch: Arch, floor: float) -> float | None:
         """What is known, if that is enough for a floor: what was found when it was given up, or else all of it."""
-        given_up = self.given_up.find(arch)
+        given_up = self.given_up.known.get(arch)
         if given_up is not None and self.metric.is_hopeless(given_up[0], int(given_up[1]), floor):
             return given_up[0]
-        return self.cache[arch][0] if arch in self.cache else None
+        return self.cache.known[arch][0] if arch in self.cache else None

@@ -43,10 +43,7 @@ def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     Raises:
         ValueError: If ``values`` is not two-dimensional or holds NaN.
     """
-    points = _points(values)
-    if not len(points):
-        return np.zeros(0, dtype=np.bool_)
-    mask: npt.NDArray[np.bool_] = moocore.is_nondominated(points, keep_weakly=True)
+    mask: npt.NDArray[np.bool_] = moocore.is_nondominated(_points(values), keep_weakly=True)
     return mask
 
 
@@ -88,7 +85,7 @@ def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     points, corner = _points(values), np.asarray(reference, dtype=np.float64)
     if corner.shape != points.shape[1:]:
         raise ValueError(f"the reference of points {points.shape} has shape {points.shape[1:]}, not {corner.shape}")
-    return float(moocore.hypervolume(points, ref=corner)) if len(points) else 0.0
+    return float(moocore.hypervolume(points, ref=corner))
 
 
 def _points(values: npt.ArrayLike) -> npt.NDArray[np.float64]:

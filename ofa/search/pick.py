@@ -14,7 +14,7 @@ from ofa.errors import OfaError
 from ofa.metrics import Metric
 from ofa.space import Arch
 
-HEADROOM = 0.03
+HEADROOM = 0.03  # of a budget, that a pick's measured median must leave: medians drift on shared machines
 MAX_ROUNDS = 5
 
 
@@ -25,7 +25,9 @@ class InfeasibleBudgetError(OfaError, ValueError):
         nearest_ms: The least budget that the fastest known subnet would keep.
     """
 
-    def __init__(self, budget_ms: float, fastest_ms: float, *, headroom: float, device: str, how: str) -> None:
+    def __init__(
+        self, budget_ms: float, fastest_ms: float, *, device: str, how: str, headroom: float = HEADROOM
+    ) -> None:
         self.budget_ms = budget_ms
         # Rounded up, so that asking again for what the message names does not fail.
         self.nearest_ms = float(np.ceil(fastest_ms * (1 + headroom) * 1000) / 1000)
@@ -44,7 +46,6 @@ def pick_within_budgets(
     measure_ms: Callable[[list[Arch]], pd.DataFrame],
     device: str,
     num_candidates: int = 4,
-    headroom: float = HEADROOM,
     also: Sequence[int] = (),
 ) -> tuple[pd.DataFrame, list[int]]:
     """Evaluate and measure the most promising candidates, a few per budget and round, and pick among these.
@@ -59,7 +60,6 @@ def pick_within_budgets(
             (NaN where unknown), ``predicted_latency_ms``, and ``is_front`` (chosen for its prediction).
         evaluate: Gives the true metric of each architecture, in order.
         measure_ms: Gives ``latency_ms_p10``, ``latency_ms_p50`` and ``latency_ms_p90`` of each architecture, in order.
-        headroom: A pick's measured median must be this fraction below its budget: medians drift on shared machines.
         also: Rows that are measured in the first round in any case.
 
     Returns:
@@ -70,7 +70,7 @@ def pick_within_budgets(
         InfeasibleBudgetError: If nothing that was measured keeps a budget.
     """
     table = candidates.reset_index(drop=True).reindex(columns=[*candidates.columns, *LATENCIES])
-    limits_ms = [budget / (1 + headroom) for budget in budgets_ms]
+    limits_ms = [budget / (1 + HEADROOM) for budget in budgets_ms]
     for remaining in reversed(range(MAX_ROUNDS)):
         proposed = {
             row for limit in limits_ms for row in _propose(table, metric, limit, num_candidates, remaining == 0)
@@ -86,7 +86,7 @@ def pick_within_budgets(
         best = best_within(table, metric, limit)
         if best is None:
             fastest_ms = float(table["latency_ms_p50"].min())
-            raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=device, how="measured")
+            raise InfeasibleBudgetError(budget, fastest_ms, device=device, how="measured")
         picks.append(best)
     return table, picks
 

@@ -22,6 +22,7 @@ end perhaps of the first of them only); it returns when it knows nothing new."""
 
 MAX_DRAWS = 1 << 16
 DRAWS_PER_ARCH = 4
+DESCENDING_FROM = 10_000
 
 
 class Cost(Protocol):
@@ -29,7 +30,6 @@ class Cost(Protocol):
 
     def predict(self, archs: Population) -> npt.NDArray[np.float64]:
         """Costs of ``(N, D)`` architectures, shape ``(N,)``."""
-        ...
 
 
 class InfeasibleError(OfaError, ValueError):
@@ -103,13 +103,6 @@ class Problem:
     predictor: str = "auto"
     statistics: Sequence[Callable[[Population], Values]] = ()
 
-    @property
-    def costly(self) -> list[int]:
-        """Columns of the values that only an evaluation tells."""
-        return [column for column in range(self.num_objectives) if column not in self.free]
-
-    # -- feasibility -------------------------------------------------------------------------------------------------
-
     def violation(self, population: Population) -> Values:
         """By what share the limits are exceeded, summed over the constraints, shape ``(N,)``; 0 where all hold."""
         total = np.zeros(len(population))
@@ -145,22 +138,16 @@ class Problem:
                 mutated = self.space.mutate(parents[rng.integers(len(parents), size=num_draws)], rng, probability=0.15)
                 drawn = np.concatenate([drawn, mutated])
             violation = self.violation(drawn)
-            unseen = take_unseen(self.space, drawn[violation == 0], seen)
-            found = np.concatenate([found, unseen])
-            nearest = np.argsort(violation, kind="stable")[: max(num_draws // 8, 1)]
-            parents = drawn[nearest]
+            found = np.concatenate([found, take_unseen(self.space, drawn[violation == 0], seen)])
+            parents = drawn[np.argsort(violation, kind="stable")[: max(num_draws // 8, 1)]]
         if not len(found):
-            nearest_arch = self.nearest(rng)
-            if not self.is_feasible(nearest_arch)[0]:
-                costs = [float(constraint.cost.predict(nearest_arch)[0]) for constraint in self.constraints]
+            nearest, violated = descend(self.space, self.violation, rng)
+            if violated:
+                costs = [float(constraint.cost.predict(nearest)[0]) for constraint in self.constraints]
                 raise InfeasibleError(self.constraints, costs)
-            found = take_unseen(self.space, nearest_arch, seen)
+            found = take_unseen(self.space, nearest, seen)
         seen.difference_update(self.space.row_keys(found[num:]).tolist())
         return found[:num]
-
-    def nearest(self, rng: np.random.Generator) -> Population:
-        """The architecture that violates the constraints least, shape ``(1, D)``."""
-        return descend(self.space, self.violation, rng)[0]
 
     def spread_sample(self, num: int, rng: np.random.Generator, seen: set[bytes]) -> Population:
         """Feasible architectures, the cheapest and the dearest known ones among them, evenly spread over their size.
@@ -168,13 +155,11 @@ class Problem:
         Random genes alone give architectures that nearly all cost the same.
         """
         pool_seen = set(seen)
-        ends = take_unseen(self.space, self._ends(), pool_seen)
+        ends = self.space.to_population([self.space.smallest(), self.space.largest()])
+        ends = take_unseen(self.space, ends, pool_seen)
         pool = np.concatenate([ends[self.is_feasible(ends)], self.sample(8 * num, rng, pool_seen)])
         chosen = pool[spread(self.size(pool), num)]
         return take_unseen(self.space, chosen, seen)
-
-    def _ends(self) -> Population:
-        return self.space.to_population([self.space.smallest(), self.space.largest()])
 
     def size(self, population: Population) -> Values:
         """What initial architectures are spread over: the first free objective, the first constraint, or the genes."""
@@ -202,11 +187,7 @@ def carry_out(proposals: Proposals, evaluate: Evaluate, num: int) -> list[Evalua
 
 
 def descend(
-    space: SearchSpace,
-    cost: Callable[[Population], Values],
-    rng: np.random.Generator,
-    *,
-    num_samples: int = 10_000,
+    space: SearchSpace, cost: Callable[[Population], Values], rng: np.random.Generator
 ) -> tuple[Population, float]:
     """The architecture of least cost: the best of many random ones and the smallest, then improved dim by dim.
 
@@ -215,7 +196,7 @@ def descend(
     Returns:
         Shape ``(1, D)``, and its cost.
     """
-    candidates = np.concatenate([space.to_population(space.smallest()), space.sample_population(num_samples, rng)])
+    candidates = np.concatenate([space.to_population(space.smallest()), space.sample_population(DESCENDING_FROM, rng)])
     best, least = candidates[:1], np.inf
     for _ in range(100):
         costs = cost(candidates)

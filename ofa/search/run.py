@@ -16,19 +16,19 @@ from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.metrics import Metric, name_in_file
 from ofa.progress import Progress
-from ofa.search.driver import check_method, search
+from ofa.search.driver import search
 from ofa.search.evaluation_cache import Scores
-from ofa.search.methods.guided import PredictedValues
+from ofa.search.methods.linas import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
 from ofa.search.pick import HEADROOM, InfeasibleBudgetError, pick_entry, pick_within_budgets
-from ofa.search.predictors import check_predictors
 from ofa.search.problem import Constraint, Cost, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
 from ofa.space import Arch, Population, SearchSpace
 
 FLEET = "fleet"
 CURVE_POINTS = 20
+NUM_MEASURED = 16  # of the front, whatever the budgets
 
 
 @dataclass(frozen=True)
@@ -73,100 +73,10 @@ def _merged(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What :func:`run_search` found for a device: the contents of ``front.csv`` and of ``selected.json``."""
+    """What :class:`TargetSearch` found for a device: the contents of ``front.csv`` and of ``selected.json``."""
 
     front: pd.DataFrame
     selected: dict[str, Any]
-
-
-def run_search(
-    space: SearchSpace,
-    *,
-    scores: Scores,
-    targets: Sequence[Target],
-    costs: Mapping[str, Cost],
-    budgets_ms: Sequence[float],
-    out_dir: Path | str,
-    num_evaluations: int = 100,
-    method: str = "auto",
-    predictor: str = "auto",
-    constraints: Sequence[Constraint] = (),
-    initial: Sequence[Arch] = (),
-    with_fleet: bool = False,
-    seed: int = 0,
-    identity: Mapping[str, Any] | None = None,
-    num_candidates: int = 4,
-    num_measured: int = 16,
-    headroom: float = HEADROOM,
-    progress: Progress | None = None,
-) -> dict[str, SearchResult]:
-    """Search the front of each device, and pick a measured subnet for each budget.
-
-    1. :func:`ofa.search.search` with ``num_evaluations``, for the first device. Each further device begins with what is
-       known already and spends a quarter as many.
-    2. Random search with as many evaluations, shared by the devices: the yardstick.
-    3. From all that is known, a predictor and NSGA-II propose candidates beyond what was evaluated.
-    4. The best candidates of each budget, and up to ``num_measured`` of the front, are evaluated and measured on the
-       device; picks are taken from what was measured (:func:`pick_within_budgets`).
-
-    The same seed, space, scores and latencies give the same result, whether or not scores came from the cache.
-    Each device's files are in ``out_dir``/NAME. What one that is as fast surely beats is not evaluated to the end.
-
-    Args:
-        scores: What subnets are worth, by the metric that the search goes by.
-        costs: By name, for the result files: ``macs``, ``params``.
-        num_evaluations: Of the first device's search, and again of random search.
-        method: See :func:`ofa.search.search`.
-        predictor: See :func:`ofa.search.search`; it also proposes the last candidates.
-        constraints: Hold for all that is evaluated.
-        initial: Architectures to begin with, such as another search's front.
-        with_fleet: Also search for the best single subnet for all devices: one more target, called ``fleet``.
-        identity: What else the result depends on, such as the weights; kept as ``facts`` in ``selected.json``, with
-            each target's own, for :func:`ofa.search.answer.answer`.
-        headroom: A pick's measured median is at least this fraction below its budget.
-
-    Returns:
-        Name of the device -> its result.
-
-    Raises:
-        InfeasibleBudgetError: If no subnet keeps a budget: before anything is evaluated where predictions say so.
-        InfeasibleError: If nothing satisfies the constraints.
-        UsageError: If a number or name makes no sense.
-    """
-    if num_evaluations < 2:
-        raise UsageError(f"num_evaluations is {num_evaluations}; a search needs at least 2, better 100 or more")
-    if any(not 0 < budget < np.inf for budget in budgets_ms):
-        raise UsageError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
-    check_method(method)
-    check_predictors(predictor)
-    if with_fleet:
-        targets = [*targets, fleet(targets)]
-    predictions = {target.name: target.predict_ms for target in targets}
-    check_feasible(space, predictions, budgets_ms, constraints=constraints, headroom=headroom, seed=seed)
-    run = _DeviceSearches(
-        space=space,
-        scores=scores,
-        targets=targets,
-        costs=costs,
-        constraints=constraints,
-        method=method,
-        predictor=predictor,
-        num_evaluations=num_evaluations,
-        num_candidates=num_candidates,
-        num_measured=num_measured,
-        headroom=headroom,
-        seed=seed,
-        progress=progress,
-    )
-    found = run.search_all(initial)
-    results = {}
-    for target in targets:
-        result = run.settle(target, found, budgets_ms, facts={**(identity or {}), **target.identity})
-        folder = Path(out_dir) / target.name
-        write_csv_atomic(folder / "front.csv", result.front)
-        write_json_atomic(folder / "selected.json", result.selected)
-        results[target.name] = result
-    return results
 
 
 def check_feasible(
@@ -175,7 +85,6 @@ def check_feasible(
     budgets_ms: Sequence[float],
     *,
     constraints: Sequence[Constraint] = (),
-    headroom: float,
     seed: int,
 ) -> None:
     """:class:`InfeasibleBudgetError` if predictions say that nothing keeps a budget.
@@ -192,7 +101,7 @@ def check_feasible(
             fastest_ms = descend(space, predict, rng)[1]
         for budget in budgets_ms:
             if fastest_ms > budget:
-                raise InfeasibleBudgetError(budget, fastest_ms, headroom=headroom, device=name, how="predicted")
+                raise InfeasibleBudgetError(budget, fastest_ms, device=name, how="predicted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,31 +114,88 @@ class _Found:
 
 
 @dataclass(kw_only=True)
-class _DeviceSearches:
-    """The steps of :func:`run_search`, whose arguments these are."""
+class TargetSearch:
+    """Searches the front of each device, and picks a measured subnet for each budget.
+
+    1. :func:`ofa.search.search` with ``num_evaluations``, for the first device. Each further device begins with what is
+       known already and spends a quarter as many.
+    2. Random search with as many evaluations, shared by the devices: the yardstick.
+    3. From all that is known, a predictor and NSGA-II propose candidates beyond what was evaluated.
+    4. The best candidates of each budget, and up to 16 of the front, are evaluated and measured on the device; picks
+       are taken from what was measured (:func:`pick_within_budgets`).
+
+    The same seed, space, scores and latencies give the same result, whether or not scores came from the cache.
+    Each device's files are in ``out_dir``/NAME. What one that is as fast surely beats is not evaluated to the end.
+
+    Args:
+        scores: What subnets are worth, by the metric that the search goes by.
+        costs: By name, for the result files: ``macs``, ``params``.
+        num_evaluations: Of the first device's search, and again of random search.
+        method: See :func:`ofa.search.search`.
+        predictor: See :func:`ofa.search.search`; it also proposes the last candidates.
+        constraints: Hold for all that is evaluated.
+        initial: Architectures to begin with, such as another search's front.
+        with_fleet: Also search for the best single subnet for all devices: one more target, called ``fleet``.
+        identity: What else the result depends on, such as the weights; kept as ``facts`` in ``selected.json``, with
+            each target's own, for :func:`ofa.search.answer.answer`.
+
+    Raises:
+        UsageError: If a number makes no sense.
+    """
 
     space: SearchSpace
     scores: Scores
     targets: Sequence[Target]
     costs: Mapping[str, Cost]
-    constraints: Sequence[Constraint]
-    method: str
-    predictor: str
-    num_evaluations: int
-    num_candidates: int
-    num_measured: int
-    headroom: float
-    seed: int
-    progress: Callable[[int, int, str], None] | None
-    _num_done: int = 0
+    budgets_ms: Sequence[float]
+    out_dir: Path | str
+    num_evaluations: int = 100
+    method: str = "auto"
+    predictor: str = "auto"
+    constraints: Sequence[Constraint] = ()
+    initial: Sequence[Arch] = ()
+    with_fleet: bool = False
+    seed: int = 0
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+    _num_done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.num_evaluations < 2:
+            raise UsageError(
+                f"num_evaluations is {self.num_evaluations}; a search needs at least 2, better 100 or more"
+            )
+        if any(not 0 < budget < np.inf for budget in self.budgets_ms):
+            raise UsageError(f"budgets are positive numbers of milliseconds, not {list(self.budgets_ms)}")
+        if self.with_fleet:
+            self.targets = [*self.targets, fleet(self.targets)]
+
+    def run(self) -> dict[str, SearchResult]:
+        """Search, and write the files.
+
+        Returns:
+            Name of the device -> its result.
+
+        Raises:
+            InfeasibleBudgetError: If no subnet keeps a budget: before anything is evaluated where predictions say so.
+            InfeasibleError: If nothing satisfies the constraints.
+            UsageError: If a name makes no sense.
+        """
+        predictions = {target.name: target.predict_ms for target in self.targets}
+        check_feasible(self.space, predictions, self.budgets_ms, constraints=self.constraints, seed=self.seed)
+        found = self._search_all()
+        results = {}
+        for target in self.targets:
+            result = self._settle(target, found)
+            folder = Path(self.out_dir) / target.name
+            write_csv_atomic(folder / "front.csv", result.front)
+            write_json_atomic(folder / "selected.json", result.selected)
+            results[target.name] = result
+        return results
 
     @property
     def metric(self) -> Metric:
         return self.scores.metric
-
-    @property
-    def objectives(self) -> tuple[str, str]:
-        return (self.metric.error_name, "latency_ms")
 
     @property
     def statistics(self) -> list[Callable[[Population], Values]]:
@@ -237,20 +203,18 @@ class _DeviceSearches:
 
     # -- steps 1 and 2 -----------------------------------------------------------------------------------------------
 
-    def search_all(self, initial: Sequence[Arch]) -> _Found:
-        error, latency = self.objectives
+    def _search_all(self) -> _Found:
+        error = self.metric.error_name
         known = pd.DataFrame({"arch": [], error: []})
         searched: dict[str, list[Arch]] = {}
         for number, target in enumerate(self.targets):
-            priced = known.assign(**{latency: target.predict_ms(self.space.to_population(list(known["arch"])))})
+            priced = known.assign(latency_ms=target.predict_ms(self.space.to_population(list(known["arch"]))))
             table = self._search(
                 target,
                 num_evaluations=self.num_evaluations if number == 0 else self._num_further,
                 method=self.method,
-                predictor=self.predictor,
                 seed=self.seed,
-                statistics=self.statistics,
-                initial=list(initial) if number == 0 else priced,
+                initial=self.initial if number == 0 else priced,
             )
             searched[target.name] = list(table["arch"])
             known = table[["arch", error]]
@@ -263,9 +227,12 @@ class _DeviceSearches:
         return search(
             self.space,
             self._values_of(target),
-            objectives=self.objectives,
-            free={self.objectives[1]: target.predict_ms},
+            objectives=(self.metric.error_name, "latency_ms"),
+            free={"latency_ms": target.predict_ms},
+            predictor=self.predictor,
+            statistics=self.statistics,
             constraints=self.constraints,
+            chunk_size=self.scores.chunk_size,  # what was found so far counts for the next
             **settings,
         )
 
@@ -278,7 +245,7 @@ class _DeviceSearches:
         found: dict[Arch, float] = {}
 
         def floors(archs: list[Arch]) -> npt.NDArray[np.float64]:
-            complete = [arch for arch in found if self.scores.is_complete(arch)]
+            complete = [arch for arch in found if arch in self.scores.cache]
             if not complete:
                 return np.full(len(archs), self.metric.worst)
             known = np.array([found[arch] for arch in complete])
@@ -287,13 +254,10 @@ class _DeviceSearches:
             return as_fast.max(axis=1) if self.metric.higher_is_better else as_fast.min(axis=1)
 
         def values(population: Population) -> Values:
-            archs, size = self.space.to_archs(population), self.scores.chunk_size
-            now = np.empty(len(archs))
-            for start in range(0, len(archs), size):  # what was found so far counts for the next
-                chunk = archs[start : start + size]
-                now[start : start + len(chunk)] = self.scores(chunk, floors)
-                found.update(zip(chunk, now[start:].tolist(), strict=False))
-                self._report(len(chunk))
+            archs = self.space.to_archs(population)
+            now = self.scores(archs, floors)
+            found.update(zip(archs, now.tolist(), strict=True))
+            self._report(len(archs))
             return np.column_stack([self.metric.error(now), target.predict_ms(population)])
 
         return values
@@ -306,22 +270,18 @@ class _DeviceSearches:
 
     # -- steps 3 and 4 -----------------------------------------------------------------------------------------------
 
-    def settle(
-        self, target: Target, found: _Found, budgets_ms: Sequence[float], *, facts: Mapping[str, Any]
-    ) -> SearchResult:
+    def _settle(self, target: Target, found: _Found) -> SearchResult:
         metric = self.metric
         errors = found.everything[metric.error_name].to_numpy(dtype=np.float64)
         measured = dict(zip(found.everything["arch"], metric.value(errors).tolist(), strict=True))
         candidates, model = self._candidates(target, found, errors, measured)
         candidates, picks = pick_within_budgets(
             candidates,
-            budgets_ms,
+            self.budgets_ms,
             metric=metric,
             evaluate=self.scores,
             measure_ms=target.measure_ms,
             device=target.name,
-            num_candidates=self.num_candidates,
-            headroom=self.headroom,
             also=self._spread_front(candidates),
         )
         columns = [metric.of("measured"), *metric.columns[1:]]
@@ -342,10 +302,11 @@ class _DeviceSearches:
                 "num_samples": len(errors),
             },
             **self._compare(target, measured, front=found.searched[target.name], random=found.random),
-            "headroom_percent": 100 * self.headroom,
-            "facts": dict(facts),
+            "headroom_percent": 100 * HEADROOM,
+            "facts": {**self.identity, **target.identity},
             "picks": [
-                pick_entry(row, metric, budget, list(self.costs)) for row, budget in zip(rows, budgets_ms, strict=True)
+                pick_entry(row, metric, budget, list(self.costs))
+                for row, budget in zip(rows, self.budgets_ms, strict=True)
             ],
         }
         return SearchResult(front=self._front_table(candidates, picks), selected=selected)
@@ -358,7 +319,7 @@ class _DeviceSearches:
         metric, known = self.metric, self.space.to_population(list(found.everything["arch"]))
         problem = Problem(self.space, 2, {1: target.predict_ms}, self.constraints, statistics=self.statistics)
         values = np.column_stack([errors, target.predict_ms(known)])
-        model = PredictedValues.learn(problem, Evaluations(known, values), self.predictor, rng)
+        model = PredictedValues(problem, Evaluations(known, values), self.predictor, rng)
         evolved = nsga2(problem, model, rng=rng, initial=known[non_dominated(values)])
         distinct = take_unseen(self.space, np.concatenate([known, evolved.front().population]), set())
         archs, predicted = self.space.to_archs(distinct), model(distinct)
@@ -382,7 +343,7 @@ class _DeviceSearches:
         points = np.column_stack([-worth, candidates["predicted_latency_ms"]])
         evaluated = np.flatnonzero(worth.notna())
         best = evaluated[non_dominated(points[evaluated])]
-        rows: list[int] = best[spread(np.log(points[best, 1]), self.num_measured)].tolist()
+        rows: list[int] = best[spread(np.log(points[best, 1]), NUM_MEASURED)].tolist()
         return rows
 
     def _compare(self, target: Target, measured: Mapping[Arch, float], **sides: list[Arch]) -> dict[str, Any]:

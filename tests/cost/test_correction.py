@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -72,4 +73,4 @@ def test_a_part_never_saves_time():
 
 def test_json_round_trip():
     correction = Correction(0.005, SCALE, OFFSET_MS, ridge=0.01, num_fit=30)
-    assert Correction(**json.loads(json.dumps(correction.to_json()))) == correction
+    assert Correction(**json.loads(json.dumps(asdict(correction)))) == correction

@@ -34,14 +34,14 @@ def brute_force(reduce, factors, genes):
 @pytest.mark.parametrize(("name", "reduce"), [("sum", sum), ("max", max)])
 def test_predict_equals_brute_force(name, reduce, seed, num_archs):
     population = SPACE.sample_population(num_archs, np.random.default_rng(seed))
-    model = CostModel(SPACE, FACTORS, name="test", unit="1", reduce=name)
+    model = CostModel(SPACE, FACTORS, name="test", reduce=name)
     expected = [brute_force(reduce, FACTORS, genes) for genes in population]
     np.testing.assert_allclose(model.predict(population), expected)
     np.testing.assert_allclose(model.predict(SPACE.to_archs(population)), expected)
 
 
 def test_predict_takes_one_arch_and_leaves_the_factors_alone():
-    model = CostModel(SPACE, FACTORS, name="test", unit="1")
+    model = CostModel(SPACE, FACTORS, name="test")
     before = [factor.array.copy() for factor in FACTORS]
     first, second = model.predict(SPACE.largest()), model.predict(SPACE.largest())
     assert first.shape == (1,)
@@ -52,11 +52,11 @@ def test_predict_takes_one_arch_and_leaves_the_factors_alone():
 
 def test_wrong_shape_unknown_dim_and_no_factors_are_refused():
     with pytest.raises(ValueError, match=r"shape \(3,\), not \(2,\)"):
-        CostModel(SPACE, [Factor(("resolution",), np.zeros(2))], name="test", unit="1")
+        CostModel(SPACE, [Factor(("resolution",), np.zeros(2))], name="test")
     with pytest.raises(SpaceError, match="did you mean 'resolution'"):
-        CostModel(SPACE, [Factor(("resolutoin",), np.zeros(3))], name="test", unit="1")
+        CostModel(SPACE, [Factor(("resolutoin",), np.zeros(3))], name="test")
     with pytest.raises(ValueError, match="no factors"):
-        CostModel(SPACE, [], name="test", unit="1")
+        CostModel(SPACE, [], name="test")
 
 
 class FakeSupernet:

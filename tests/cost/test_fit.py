@@ -146,7 +146,7 @@ def test_the_first_proposal_is_the_best_of_all(net):
     """By trying each network of the pool: the posterior with it, from the precision instead of an update."""
     fit = fit_latency(net, *drawn(net, 30))
     pool = np.unique(net.space.sample_population(25, np.random.default_rng(5)), axis=0)
-    features, posterior = fit._posterior.features(fit._parts, pool), fit._posterior
+    features, posterior = fit._posterior.features(pool), fit._posterior
     precision = np.linalg.inv(posterior.covariance)
     left = []
     for row in features:
@@ -169,7 +169,7 @@ def test_proposals_are_what_is_not_known_yet(net):
     assert len(set(proposed)) == 6
 
     def relative_uncertainty(archs):
-        features = fit._posterior.features(fit._parts, net.space.to_population(archs))
+        features = fit._posterior.features(net.space.to_population(archs))
         return np.sqrt(np.einsum("nf,fg,ng->n", features, fit._posterior.covariance, features)).mean()
 
     assert relative_uncertainty(proposed) > 1.2 * relative_uncertainty(without)

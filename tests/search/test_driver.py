@@ -145,7 +145,6 @@ def test_auto_takes_what_suits(world, monkeypatch):
         ({"predictor": "rigde"}, "unknown predictor 'rigde'"),
         ({"objectives": ["top1_error_percent", "latency_sm"]}, "unknown objective 'latency_ms'; did you mean"),
         ({"initial": pd.DataFrame({"arch": []})}, "the earlier search has no column top1_error_percent, latency_ms"),
-        ({"cache": EvaluationCache(values=["x"])}, "the cache holds x, but the objectives are top1_error_percent"),
     ],
 )
 def test_bad_arguments(world, options, message):
@@ -159,6 +158,16 @@ def test_what_evaluate_gives_is_checked(world):
     for wrong in (np.zeros((3, 2)), np.full((10, 2), np.nan), np.zeros(10)):
         with pytest.raises(ValueError, match=r"evaluate gives \(10, 2\) finite values for 10 architectures"):
             run(world, "random", evaluate=lambda genes, wrong=wrong: wrong, num=10)
+
+
+def test_a_cache_of_other_objectives_is_refused(world, tmp_path):
+    EvaluationCache(tmp_path / "cache.csv", values=["x"]).add([world.space.largest()], [1.0])
+    evaluate = Counted(world)
+    with pytest.raises(
+        ValueError, match=r"line 1 of evaluation cache .* \(it should be arch,top1_error_percent,latency_ms"
+    ):
+        run(world, "auto", evaluate=evaluate, cache=tmp_path / "cache.csv")
+    assert evaluate.asked == []
 
 
 def test_a_damaged_cache_is_refused(world, tmp_path):

@@ -28,7 +28,7 @@ def test_what_is_added_is_found_again(path, archs):
     open_cache(path).add(archs[:2], [90.1, 1 / 3])
     open_cache(path).add(archs[2:3], [91.5])
     cache = open_cache(path)
-    assert len(cache) == 3 and archs[3] not in cache
+    assert len(cache.known) == 3 and archs[3] not in cache
     assert cache.get(archs[:3])[:, 0].tolist() == [90.1, 1 / 3, 91.5]
     table = pd.read_csv(path)
     assert list(table.columns) == ["weights_sha256", "split", "arch", "top1_percent"]
@@ -39,7 +39,7 @@ def test_other_weights_and_splits_are_other_accuracies(path, archs):
     open_cache(path).add(archs[:1], [90.0])
     open_cache(path, weights="w2").add(archs[:1], [80.0])
     open_cache(path, split="test").add(archs[:1], [70.0])
-    assert [open_cache(path, *key)[archs[0]] for key in [("w1", "search"), ("w2", "search"), ("w1", "test")]] == [
+    assert [open_cache(path, *key).known[archs[0]] for key in [("w1", "search"), ("w2", "search"), ("w1", "test")]] == [
         (90.0,),
         (80.0,),
         (70.0,),
@@ -59,8 +59,8 @@ def test_every_truncation_keeps_the_complete_lines_and_goes_on(path, archs):
     for length in range(0, len(whole), 3):
         path.write_bytes(whole[:length])
         cache = open_cache(path)
-        assert len(cache) == max(0, whole[:length].count(b"\n") - 1)
-        cache.add([arch for arch in archs[:4] if arch not in cache], np.full(4 - len(cache), 50.0))
+        assert len(cache.known) == max(0, whole[:length].count(b"\n") - 1)
+        cache.add([arch for arch in archs[:4] if arch not in cache], np.full(4 - len(cache.known), 50.0))
         assert np.array_equal(open_cache(path).get(archs[:4]), cache.get(archs[:4]))
 
 
@@ -96,13 +96,13 @@ def test_what_was_given_up_is_finished_only_where_it_may_matter(archs):
     asked = []
     accuracies = Scores(TOP1, race_of(asked, num_images=300), 1000, chunk_size=4)
     accuracies(archs[:1], lambda some: np.full(len(some), 95.0))  # 80 % on 300 of 1,000 images
-    assert not accuracies.is_complete(archs[0])
+    assert archs[0] not in accuracies.cache
     accuracies(archs[:1], lambda some: np.full(len(some), 90.0))  # surely below this too
     assert len(asked) == 1
     asked_for_all = Scores(TOP1, race_of(asked), 1000)
     asked_for_all.given_up.add(archs[:1], [[80.0, 300]])
     asked_for_all(archs[:1], lambda some: np.full(len(some), 82.0))
-    assert [floors for _, floors in asked] == [[95.0], [82.0]] and asked_for_all.is_complete(archs[0])
+    assert [floors for _, floors in asked] == [[95.0], [82.0]] and archs[0] in asked_for_all.cache
 
 
 def test_what_was_given_up_stays_so_for_those_who_gave_it_up(path, archs):
@@ -142,13 +142,13 @@ def test_bad_accuracies_are_not_stored(path, archs, values):
     cache = open_cache(path)
     with pytest.raises(ValueError, match="2 architectures need as many finite values of top1_percent"):
         cache.add(archs[:2], values)
-    assert len(cache) == 0 and not path.exists()
+    assert len(cache.known) == 0 and not path.exists()
 
 
 def test_in_memory(archs):
     cache = EvaluationCache()
     cache.add(archs[:1], [90.0])
-    assert cache[archs[0]] == (90.0,)
+    assert cache.known[archs[0]] == (90.0,)
 
 
 def test_several_values(path, archs):
@@ -156,7 +156,7 @@ def test_several_values(path, archs):
     cache.add(archs[:2], [[10.0, 1.5], [20.0, 0.5]])
     again = EvaluationCache(path, values=("top1_error_percent", "latency_ms"))
     assert again.get(archs[:2]).tolist() == [[10.0, 1.5], [20.0, 0.5]]
-    assert again[archs[1]] == (20.0, 0.5)
+    assert again.known[archs[1]] == (20.0, 0.5)
     with pytest.raises(
         ValueError, match="1 architectures need as many finite values of top1_error_percent, latency_ms"
     ):

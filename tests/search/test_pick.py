@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import ofa.search.pick
 from ofa.metrics import TOP1
 from ofa.search.pick import InfeasibleBudgetError, pick_within_budgets
 from ofa.space import Dim, SearchSpace
@@ -60,11 +61,12 @@ def test_true_accuracy_decides_not_the_prediction():
     assert picks == [0]
 
 
-def test_headroom_is_kept():
+def test_headroom_is_kept(monkeypatch):
     candidates = make_candidates([1.0, 2.0], [90, 95])
     assert pick(candidates, [2.05], [90, 95], [1.0, 2.0])[0] == [0]
     assert pick(candidates, [2.07], [90, 95], [1.0, 2.0])[0] == [1]
-    assert pick(candidates, [2.0], [90, 95], [1.0, 2.0], headroom=0)[0] == [1]
+    monkeypatch.setattr(ofa.search.pick, "HEADROOM", 0)
+    assert pick(candidates, [2.0], [90, 95], [1.0, 2.0])[0] == [1]
 
 
 def test_goes_on_to_faster_candidates_at_the_slowdown_found():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import ofa.search.problem
 from ofa.search.problem import Constraint, InfeasibleError, Problem, descend
 
 from .world import SumCost
@@ -64,9 +65,10 @@ def test_initial_architectures_are_spread_over_the_cost(space, world):
     assert gaps.max() < 0.35 * gaps.sum()
 
 
-def test_descending_finds_what_is_not_the_smallest(space, world):
+def test_descending_finds_what_is_not_the_smallest(space, world, monkeypatch):
     world.costs_ms = np.random.default_rng(3).uniform(0.05, 0.3, len(world.costs_ms))
-    arch, latency_ms = descend(space, world.predict_ms, np.random.default_rng(0), num_samples=10)
+    monkeypatch.setattr(ofa.search.problem, "DESCENDING_FROM", 10)
+    arch, latency_ms = descend(space, world.predict_ms, np.random.default_rng(0))
     every = space.sample_population(20_000, np.random.default_rng(1))
     assert latency_ms == pytest.approx(world.predict_ms(arch)[0])
     assert latency_ms <= world.predict_ms(every).min() < world.predict_ms(space.to_population(space.smallest()))[0]

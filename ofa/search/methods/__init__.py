@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,19 +15,9 @@ from ofa.search.methods.thompson import thompson
 from ofa.search.pareto import Evaluations
 from ofa.search.problem import Problem, Proposals
 
-
-class Method(Protocol):
-    """A search method: a generator that proposes architectures; see :data:`ofa.search.problem.Proposals`."""
-
-    def __call__(self, problem: Problem, known: Evaluations, num: int, rng: np.random.Generator) -> Proposals:
-        """Begin a search.
-
-        Args:
-            known: What is known from the start; it may be empty.
-            num: How many evaluations there will be, so that shares of them can be planned.
-        """
-        ...
-
+Method: TypeAlias = Callable[[Problem, Evaluations, int, np.random.Generator], Proposals]
+"""Begins a search: ``(problem, known, num, rng)``. What is known from the start may be empty; ``num`` is how many
+evaluations there will be, so that shares of them can be planned. It proposes architectures as :data:`Proposals` do."""
 
 METHODS: dict[str, Method] = {
     "random": random_search,

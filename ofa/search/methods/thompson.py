@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ofa.search.methods.guided import guided
+from ofa.search.methods.linas import linas
 from ofa.search.pareto import Evaluations
 from ofa.search.problem import Problem, Proposals
 
 
 def thompson(problem: Problem, known: Evaluations, num: int, rng: np.random.Generator) -> Proposals:
-    """See :func:`ofa.search.methods.guided.guided`; each proposal goes by a function drawn from a Gaussian process.
+    """See :func:`ofa.search.methods.linas.linas`; each proposal goes by a function drawn from a Gaussian process.
 
     References:
         Thompson sampling for several objectives, as TS-EMO (Bradford, Schweidtmann, Lapkin 2018) does, here among the
         candidates that NSGA-II finds for the mean.
     """
-    return guided(
-        problem,
-        known,
-        num,
-        rng,
-        predictor="gaussian_process",
-        predict=lambda model, candidates, batch_size, rng: model.draw(candidates.population, batch_size, rng),
-    )
+    return linas(problem, known, num, rng, predictor="gaussian_process", draws=True)

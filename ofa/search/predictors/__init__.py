@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -22,12 +22,14 @@ class Predictor(Protocol):
     """Learns one value per architecture from those that were evaluated."""
 
     def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
-        """Learn from ``(N, D)`` architectures and their ``(N,)`` values."""
-        ...
+        """Learn from ``(N, D)`` architectures and their ``(N,)`` values.
+
+        Raises:
+            ValueError: See :func:`ofa.search.predictors.features.checked`.
+        """
 
     def predict(self, population: Population) -> npt.NDArray[np.float64]:
-        """Values of ``(N, D)`` architectures, shape ``(N,)``."""
-        ...
+        """Values of ``(N, D)`` architectures, shape ``(N,)``; :class:`ValueError` before :meth:`fit`."""
 
 
 MakePredictor = Callable[[Features], Predictor]
@@ -44,6 +46,7 @@ PREDICTORS: dict[str, MakePredictor] = {
 }
 AUTO = ("ridge", "gaussian_process", "gradient_boosting")
 """Those that ``auto`` chooses from: the others have not been better, or are slower."""
+NUM_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Chosen:
 
 
 def choose(
-    names: str | Sequence[str],
+    name: str,
     features: Features,
     population: Population,
     values: npt.NDArray[np.float64],
@@ -70,36 +73,29 @@ def choose(
     """Fit the predictor with the best cross-validated Kendall tau.
 
     Args:
-        names: One name, several, or ``auto`` for :data:`AUTO`.
+        name: Of the only one, or ``auto`` for :data:`AUTO`.
         population: Shape ``(N, D)``.
         values: Shape ``(N,)``.
 
     Raises:
         ValueError: If a name is unknown.
     """
-    tried = check_predictors(names)
+    check_predictor(name)
     folds_seed = int(rng.integers(2**31))
     tau = {
-        name: held_out_kendall_tau(
-            PREDICTORS[name], features, population, values, rng=np.random.default_rng(folds_seed)
+        tried: held_out_kendall_tau(
+            PREDICTORS[tried], features, population, values, rng=np.random.default_rng(folds_seed)
         )
-        for name in tried
+        for tried in (AUTO if name == "auto" else (name,))
     }
-    best = max(tried, key=lambda name: _or_least(tau[name]))
+    best = max(tau, key=lambda tried: -1.0 if (value := tau[tried]) is None else value)
     return Chosen(best, PREDICTORS[best](features).fit(population, values), tau)
 
 
-def _or_least(tau: float | None) -> float:
-    return -1.0 if tau is None else tau
-
-
-def check_predictors(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The predictors that are meant; :class:`ValueError` if a name is unknown."""
-    tried = AUTO if names == "auto" else (names,) if isinstance(names, str) else tuple(names)
-    for name in tried:
-        if name not in PREDICTORS:
-            raise UsageError(unknown_name_message("predictor", name, [*PREDICTORS, "auto"]))
-    return tried
+def check_predictor(name: str) -> None:
+    """:class:`ValueError` if there is no such predictor."""
+    if name not in (*PREDICTORS, "auto"):
+        raise UsageError(unknown_name_message("predictor", name, [*PREDICTORS, "auto"]))
 
 
 def held_out_kendall_tau(
@@ -109,7 +105,6 @@ def held_out_kendall_tau(
     values: npt.NDArray[np.float64],
     *,
     rng: np.random.Generator,
-    num_folds: int = 5,
 ) -> float | None:
     """Rank correlation (tau-b) of cross-validated predictions with the truth: each is made by a fit without it.
 
@@ -122,7 +117,7 @@ def held_out_kendall_tau(
     if num < 4 or np.ptp(values) == 0:
         return None
     predicted = np.empty(num)
-    for held_out in np.array_split(rng.permutation(num), min(num_folds, num)):
+    for held_out in np.array_split(rng.permutation(num), min(NUM_FOLDS, num)):
         fitted = np.setdiff1d(np.arange(num), held_out)
         predicted[held_out] = make(features).fit(population[fitted], values[fitted]).predict(population[held_out])
     tau = float(kendalltau(predicted, values).statistic)

@@ -10,21 +10,19 @@ import numpy.typing as npt
 
 from ofa.space import Population, SearchSpace
 
-Statistic = Callable[[Population], npt.NDArray[np.float64]]
-"""Something of ``(N, D)`` architectures that is free to know and positive, such as MACs; shape ``(N,)``."""
-
 
 @dataclass(frozen=True)
 class Features:
     """The masked one-hot encoding, and the logarithms of some statistics beside it.
 
     Args:
-        statistics: Free and informative: MACs, parameters, latencies (the idea of FBNetV3's pretraining on them,
-            arXiv:2006.02049, sec. 3.2, without the pretraining: as inputs they need not be learnt at all).
+        statistics: Positive numbers, shape ``(N,)``, of ``(N, D)`` architectures; free and informative: MACs,
+            parameters, latencies (the idea of FBNetV3's pretraining on them, arXiv:2006.02049, sec. 3.2, without the
+            pretraining: as inputs they need not be learnt at all).
     """
 
     space: SearchSpace
-    statistics: Sequence[Statistic] = ()
+    statistics: Sequence[Callable[[Population], npt.NDArray[np.float64]]] = ()
 
     def __call__(self, population: Population) -> npt.NDArray[np.float64]:
         """Shape ``(N, F)``."""

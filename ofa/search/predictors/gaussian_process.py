@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ofa.search.predictors.features import Features, checked
+from ofa.search.predictors.features import Features
 from ofa.search.predictors.scikit import ScikitPredictor
 from ofa.space import Population
 
@@ -27,32 +27,23 @@ class GaussianProcess(ScikitPredictor):
     """
 
     def __init__(self, features: Features) -> None:
-        super().__init__(features, self._with_kernel)
+        super().__init__(features, self._process)
 
-    def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
-        """Learn from ``(N, D)`` architectures and their ``(N,)`` values."""
+    def _process(self, population: Population, values: npt.NDArray[np.float64]) -> Any:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-        values = checked(population, values)
-        scales = np.full(self._inputs(population[:1]).shape[1], 3.0)
-        kernel = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(scales, (0.2, 100.0)) + WhiteKernel(0.1, (1e-4, 1.0))
-        self._process = GaussianProcessRegressor(kernel, normalize_y=False)
         if len(values) > NUM_FOR_KERNEL:
             some = np.random.default_rng(0).choice(len(values), NUM_FOR_KERNEL, replace=False)
-            self._process = GaussianProcessRegressor(
-                GaussianProcess(self.features)._kernel_of(population[some], values[some]), optimizer=None
-            )
-        return super().fit(population, values)
+            fitted = GaussianProcess(self.features).fit(population[some], values[some])._fitted
+            return GaussianProcessRegressor(fitted.kernel_, optimizer=None)
+        scales = np.full(self._inputs(population[:1]).shape[1], 3.0)
+        return GaussianProcessRegressor(
+            ConstantKernel(1.0, (1e-3, 1e3)) * RBF(scales, (0.2, 100.0)) + WhiteKernel(0.1, (1e-4, 1.0))
+        )
 
     def _inputs(self, population: Population) -> npt.NDArray[np.float64]:
         return self.features.ordinal(population)
-
-    def _kernel_of(self, population: Population, values: npt.NDArray[np.float64]) -> Any:
-        return self.fit(population, values)._fitted.kernel_
-
-    def _with_kernel(self, num: int) -> Any:
-        return self._process
 
     def draw(self, population: Population, num_draws: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Functions that fit what was learnt, drawn from the posterior: their values at ``(N, D)`` architectures.

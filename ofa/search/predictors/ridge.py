@@ -27,16 +27,9 @@ class RidgePredictor:
 
     def __init__(self, features: Features) -> None:
         self.features = features
-        self.penalty = np.nan
-        self.offset = np.nan
-        self.weights = np.empty(0)
+        self._additive: CostModel | None = None
 
     def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
-        """Learn from ``(N, D)`` architectures and their ``(N,)`` values.
-
-        Raises:
-            ValueError: See :func:`ofa.search.predictors.features.checked`.
-        """
         targets = checked(population, values)
         features = self.features(population)
         feature_means, target_mean = features.mean(axis=0), targets.mean()
@@ -55,12 +48,7 @@ class RidgePredictor:
         return self
 
     def predict(self, population: Population) -> npt.NDArray[np.float64]:
-        """Values of ``(N, D)`` architectures, shape ``(N,)``.
-
-        Raises:
-            ValueError: If :meth:`fit` has not been called.
-        """
-        if not len(self.weights):
+        if self._additive is None:
             raise ValueError(NOT_FITTED)
         predicted = self._additive.predict(population)
         num_encoded = len(self.weights) - len(self.features.statistics)
@@ -87,4 +75,4 @@ def additive(space: SearchSpace, weights: npt.NDArray[np.float64], offset: float
             array = is_active.reshape(-1, *[1] * array.ndim) * array
             dims.insert(0, parent)
         factors.append(Factor(tuple(dims), array))
-    return CostModel(space, factors, name="prediction", unit="")
+    return CostModel(space, factors, name="prediction")

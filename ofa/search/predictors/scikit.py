@@ -19,16 +19,14 @@ class ScikitPredictor:
     """Any scikit-learn regressor.
 
     Args:
-        make: Makes it; it is given the number of samples.
+        make: Makes it, for the architectures and values that it is to learn from.
     """
 
-    def __init__(self, features: Features, make: Callable[[int], Any]) -> None:
-        self.features = features
-        self._make = make
+    def __init__(self, features: Features, make: Callable[[Population, npt.NDArray[np.float64]], Any]) -> None:
+        self.features, self._make = features, make
         self._fitted: Any = None
 
     def fit(self, population: Population, values: npt.NDArray[np.float64]) -> Self:
-        """Learn from ``(N, D)`` architectures and their ``(N,)`` values."""
         values = checked(population, values)
         inputs = self._inputs(population)
         self._input_mean, self._value_mean, self._value_std = inputs.mean(axis=0), values.mean(), values.std() or 1.0
@@ -38,7 +36,7 @@ class ScikitPredictor:
         self._input_std[num_encoded:] = np.maximum(inputs[:, num_encoded:].std(axis=0), 1e-12)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an optimiser that stops early is good enough here
-            self._fitted = self._make(len(values)).fit(
+            self._fitted = self._make(population, values).fit(
                 self._scaled(inputs), (values - self._value_mean) / self._value_std
             )
         return self
@@ -51,7 +49,6 @@ class ScikitPredictor:
         return scaled
 
     def predict(self, population: Population) -> npt.NDArray[np.float64]:
-        """Values of ``(N, D)`` architectures, shape ``(N,)``."""
         if self._fitted is None:
             raise ValueError(NOT_FITTED)
         predicted = self._fitted.predict(self._scaled(self._inputs(population)))
@@ -62,7 +59,7 @@ def support_vectors(features: Features) -> ScikitPredictor:
     """Support vector regression with a Gaussian kernel."""
     from sklearn.svm import SVR
 
-    return ScikitPredictor(features, lambda num: SVR(C=10.0, epsilon=0.05))
+    return ScikitPredictor(features, lambda *samples: SVR(C=10.0, epsilon=0.05))
 
 
 def gradient_boosting(features: Features) -> ScikitPredictor:
@@ -71,8 +68,12 @@ def gradient_boosting(features: Features) -> ScikitPredictor:
 
     return ScikitPredictor(
         features,
-        lambda num: GradientBoostingRegressor(
-            n_estimators=150, max_depth=3, subsample=0.7 if num > 10 else 1.0, max_features=0.3, random_state=SEED
+        lambda population, values: GradientBoostingRegressor(
+            n_estimators=150,
+            max_depth=3,
+            subsample=0.7 if len(values) > 10 else 1.0,
+            max_features=0.3,
+            random_state=SEED,
         ),
     )
 
@@ -83,5 +84,7 @@ def mlp(features: Features) -> ScikitPredictor:
 
     return ScikitPredictor(
         features,
-        lambda num: MLPRegressor(hidden_layer_sizes=(32,), solver="lbfgs", alpha=1.0, max_iter=100, random_state=SEED),
+        lambda *samples: MLPRegressor(
+            hidden_layer_sizes=(32,), solver="lbfgs", alpha=1.0, max_iter=100, random_state=SEED
+        ),
     )
