@@ -8,11 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FloatNodes:
-    """What :func:`find_float_nodes` found; losses in percentage points."""
+    """What was kept in floating point, to keep low what INT8 costs.
 
-    float_nodes: tuple[str, ...]
+    Args:
+        loss_points: Floating point minus INT8, in the metric's unit.
+        all_int8_loss_points: The same with every node in INT8.
+        float_nodes: Names of nodes that stay in floating point.
+    """
+
     loss_points: float
     all_int8_loss_points: float
+    float_nodes: tuple[str, ...]
 
 
 def find_float_nodes(
@@ -43,7 +49,7 @@ def find_float_nodes(
     """
     all_int8 = loss = loss_points([])
     if loss <= max_loss_points:
-        return FloatNodes((), loss, all_int8)
+        return FloatNodes(loss, all_int8, ())
     ranked = sorted(nodes, key=harm, reverse=True)
     too_few, enough = 0, 1
     while (loss := loss_points(ranked[:enough])) > max_loss_points and enough < len(ranked):
@@ -55,4 +61,4 @@ def find_float_nodes(
             enough, loss = middle, found
         else:
             too_few = middle
-    return FloatNodes(tuple(ranked[:enough]), loss, all_int8)
+    return FloatNodes(loss, all_int8, tuple(ranked[:enough]))

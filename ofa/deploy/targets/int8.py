@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ofa.deploy.parity import run_outputs
+from ofa.deploy.parity import load_outputs
 from ofa.deploy.sensitivity import find_float_nodes
 from ofa.deploy.targets.network import Exported, Images, Network, Outputs, Quantization
 from ofa.formats.onnx import to_onnx
@@ -39,7 +39,7 @@ def export_int8(network: Network, setting: Setting) -> Exported:
         return quantized.SerializeToString(deterministic=True)
 
     def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
-        return run_outputs(model, images, setting=where, batch=network.batch)
+        return load_outputs(model, setting=where, batch=network.batch)(images)
 
     runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
     plain = model.SerializeToString(deterministic=True)
@@ -61,12 +61,8 @@ def export_int8(network: Network, setting: Setting) -> Exported:
     quantized = quantize(choice.float_nodes)
     return Exported(
         files={FILE: quantized},
-        reference=lambda images: run_outputs(quantized, images, batch=network.batch, runtime=OnnxRuntimeAsWritten()),
+        reference=load_outputs(quantized, batch=network.batch, runtime=OnnxRuntimeAsWritten()),
         quantization=Quantization(
-            loss_points=choice.loss_points,
-            all_int8_loss_points=choice.all_int8_loss_points,
-            float_nodes=tuple(choice.float_nodes),
-            num_nodes=len(nodes),
-            num_calibration_images=len(accuracy.calibration_images),
+            **vars(choice), num_nodes=len(nodes), num_calibration_images=len(accuracy.calibration_images)
         ),
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.deploy.parity import Images, Outputs
+from ofa.deploy.sensitivity import FloatNodes
 from ofa.errors import OfaError
 
 NUM_TOGETHER = 8
@@ -63,20 +65,27 @@ class Network:
             return np.concatenate([self.module(chunk).float().cpu().numpy() for chunk in chunks])
 
 
+class HalfPrecision(nn.Module):
+    """A network in float16 between a float32 input and a float32 output; the one given is left as it is."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.module(images.half())
+        return outputs.float()
+
+
 @dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """What INT8 cost, in the metric on the search split, and what was kept in floating point to keep it low.
+class Quantization(FloatNodes):
+    """What INT8 cost, in the metric on the search split.
 
     Args:
-        loss_points: Floating point minus INT8, in the metric's unit.
-        all_int8_loss_points: The same with every node in INT8.
-        float_nodes: Names of nodes that stay in floating point.
         num_nodes: Nodes that could be in INT8.
     """
 
-    loss_points: float
-    all_int8_loss_points: float
-    float_nodes: tuple[str, ...]
     num_nodes: int
     num_calibration_images: int
 
