@@ -10,7 +10,7 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ofa.deploy.elastic_format import (
+    Compute,
     ElasticError,
     ElasticInfo,
     Floats,
@@ -26,6 +27,7 @@ from ofa.deploy.elastic_format import (
     SubnetInfo,
     read_elastic,
 )
+from ofa.deploy.elastic_onnx import OnnxSubnets
 from ofa.errors import OfaError, unknown_name_message
 from ofa.progress import Progress
 from ofa.setting import Setting
@@ -43,15 +45,7 @@ class UnknownSubnetError(OfaError, LookupError):
 class Subnets(Protocol):
     """Makes what computes one subnet."""
 
-    def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]: ...
-
-
-def _onnxruntime(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
-    from ofa.deploy.elastic_onnx import OnnxSubnets
-
-    if device != "cpu":
-        raise ElasticError(f"onnxruntime runs subnets on the CPU, not on {device!r}; use runtime='torch'")
-    return OnnxSubnets(root, info, threads)
+    def load(self, subnet: SubnetInfo) -> Compute: ...
 
 
 def _torch(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
@@ -61,28 +55,22 @@ def _torch(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
 
 
 ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int, str], Subnets]] = {
-    "onnxruntime": _onnxruntime,
+    "onnxruntime": OnnxSubnets,
     "torch": _torch,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class ElasticSubnet:
-    """One subnet of an artefact.
+class ElasticSubnet(SubnetInfo):
+    """One subnet of an artefact that is open.
 
     Args:
-        resolution: Pixels a side of the images that it takes.
         latency_ms: Median of one image in the runtime and with the threads that the artefact was opened with; ``None``
             if that was not measured.
-        score: By the artefact's metric, when it was written.
-        worth: The same, or its negative where less is better.
+        worth: The score, or its negative where less is better.
     """
 
-    name: str
-    arch: Mapping[str, Any]
-    resolution: int
     latency_ms: float | None
-    score: float
     worth: float
 
 
@@ -92,7 +80,7 @@ class LoadedSubnet:
 
     name: str
     input_shape: tuple[int, int, int]
-    _compute: Callable[[Floats], Floats]
+    _compute: Compute
 
     def run(self, images: Floats) -> Floats:
         """Logits ``(N, num_classes)`` of normalised images ``(N, C, H, W)``, float32, ``N`` at least 1.
@@ -172,14 +160,7 @@ class ElasticRuntime:
         measurement = self._measurement
         latencies = [each.p50 for each in measurement.latency_ms] if measurement else [None] * len(self._infos)
         return tuple(
-            ElasticSubnet(
-                name=info.name,
-                arch=info.arch,
-                resolution=info.resolution,
-                latency_ms=latency_ms,
-                score=info.score,
-                worth=self.info.metric.sign * info.score,
-            )
+            ElasticSubnet(**vars(info), latency_ms=latency_ms, worth=self.info.metric.sign * info.score)
             for info, latency_ms in zip(self.info.subnets, latencies, strict=True)
         )
 
@@ -187,11 +168,6 @@ class ElasticRuntime:
     def current(self) -> LoadedSubnet:
         """The subnet that the next request is computed by."""
         return self._current
-
-    @property
-    def resolution(self) -> int:
-        """Pixels a side that the current subnet takes."""
-        return self._current.input_shape[1]
 
     @property
     def is_measured_here(self) -> bool:
@@ -264,8 +240,6 @@ class ElasticRuntime:
     def run(self, images: Floats) -> Floats:
         """Logits of images by the current subnet; see :meth:`LoadedSubnet.run`."""
         return self._current.run(images)
-
-    __call__ = run
 
     def measure(
         self,

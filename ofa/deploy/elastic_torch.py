@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.config import from_mapping
-from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, Floats, SubnetInfo
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, Compute, ElasticError, ElasticInfo, Floats, SubnetInfo
 from ofa.deploy.elastic_weights import WeightMap, bounds_of
 from ofa.nn.structure import clone_structure
 from ofa.supernet.model_sources import check_code
@@ -26,7 +25,7 @@ class TorchSubnets:
     copy them at every call, which takes 5 to 10 % of a subnet's time. Products of matrices take slices as they are.
     """
 
-    def __init__(self, root: Path, info: ElasticInfo, threads: int, device: str = "cpu") -> None:
+    def __init__(self, root: Path, info: ElasticInfo, threads: int, device: str) -> None:
         if info.model is None:
             raise ElasticError(f"{root} does not say what model it is of, so torch cannot build it; use onnxruntime")
         self._threads, self._device = threads, _device(device)
@@ -62,7 +61,7 @@ class TorchSubnets:
         # Tensors that are not in the file, such as a grid that a model computes, are still on the CPU.
         self._modules = {name: structure.eval().to(self._device) for name, structure in structures.items()}
 
-    def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]:
+    def load(self, subnet: SubnetInfo) -> Compute:
         """Logits ``(N, num_classes)`` of images ``(N, C, H, W)``, all at once."""
         module, threads, device = clone_structure(self._modules[subnet.name]), self._threads, self._device
         for child in module.modules():

@@ -56,14 +56,12 @@ class WeightMap:
 
     def __init__(self, supernet: Supernet) -> None:
         model = remove_kernel_transforms(clone_structure(supernet.model))
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for path, module in model.named_modules():
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+        for module in model.modules():
             for name, parameter in module._parameters.items():
-                if parameter is None:
-                    continue
-                positions = torch.arange(parameter.numel(), dtype=torch.int32).view(parameter.shape)
-                module._parameters[name] = positions  # no Parameter, which would want gradients
-                self._shapes[f"{path}.{name}".lstrip(".")] = tuple(parameter.shape)
+                if parameter is not None:
+                    positions = torch.arange(parameter.numel(), dtype=torch.int32).view(parameter.shape)
+                    module._parameters[name] = positions  # no Parameter, which would want gradients
         self._supernet = Supernet(model, supernet.space, supernet.stages, supernet.dims, supernet.analysis).eval()
 
     def structure(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
@@ -76,9 +74,7 @@ class WeightMap:
         """What each parameter of a :meth:`structure` is of the supernet's parameter of the same name."""
         return {
             name: _part(positions, self._shapes[name])
-            for path, module in structure.named_modules()
-            for name, positions in ((f"{path}.{key}".lstrip("."), value) for key, value in module._parameters.items())
-            if positions is not None
+            for name, positions in structure.named_parameters(remove_duplicate=False)
         }
 
 
