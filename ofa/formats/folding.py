@@ -44,12 +44,7 @@ def fold_bn(module: nn.Module, images: Tensor) -> nn.Module:
             convolution.weight, convolution.bias = fused.weight, fused.bias
             # What else the layer does, timm's activation for one, stays.
             rest = [child for child in norm.children() if not isinstance(child, nn.Identity)]
-            _replace(module, norm, nn.Sequential(*rest))
+            for path, child in list(module.named_modules(remove_duplicate=False)):
+                if child is norm:
+                    module.set_submodule(path, nn.Sequential(*rest))
     return module.eval()
-
-
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            if child is old:
-                setattr(parent, name, new)

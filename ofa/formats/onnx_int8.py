@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -125,14 +126,12 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
     observed = onnx.shape_inference.infer_shapes(model)
     own_initializers(observed)
     graph = observed.graph
-    is_float = {
-        value.name: value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
+    values = (*graph.value_info, *graph.input, *graph.output)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     weights = {tensor.name for tensor in graph.initializer}
     written = [name for node in graph.node for name in node.output]
     images_name = next(value.name for value in graph.input if value.name not in weights)
-    names = [name for name in (images_name, *written) if is_float.get(name) and name not in weights]
+    names = [name for name in (images_name, *written) if name in floats]
     del graph.output[:]
     for kind in ("Min", "Max"):
         for number, name in enumerate(names):
@@ -202,20 +201,10 @@ def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collect
 def _scope(path: str) -> str:
     """How the older exporter begins the names of a module's nodes: ``/module/blocks/blocks.0/`` for ``blocks.0``."""
     atoms = ["module", *path.split(".")]
-    words = []
-    for end in range(1, len(atoms) + 1):
-        start = end - 1
-        while atoms[start].isnumeric():
-            start -= 1
-        words.append(".".join(atoms[start:end]))
+    words = itertools.accumulate(atoms, lambda before, atom: f"{before}.{atom}" if atom.isnumeric() else atom)
     return "/".join(("", *words, ""))
 
 
 def _within(node: str, scopes: Mapping[str, str]) -> str | None:
-    """The block whose scope a node's name begins with."""
-    end = node.rfind("/")
-    while end > 0:
-        if node[: end + 1] in scopes:
-            return scopes[node[: end + 1]]
-        end = node.rfind("/", 0, end)
-    return None
+    """The innermost block whose scope a node's name begins with."""
+    return scopes.get(max((scope for scope in scopes if node.startswith(scope)), key=len, default=""))
