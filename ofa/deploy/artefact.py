@@ -17,15 +17,7 @@ from torch import Tensor, nn
 from ofa.data import Preprocessing
 from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
-from ofa.deploy.parity import (
-    NUM_PARITY_IMAGES,
-    TOLERANCES,
-    Images,
-    Outputs,
-    ParityError,
-    compare_outputs,
-    load_outputs,
-)
+from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
 from ofa.deploy.targets.network import Accuracy, HalfPrecision
 from ofa.files import atomic_path, write_json_atomic
@@ -201,9 +193,6 @@ def bundle_artefact(
     Args:
         score: See :func:`judge_artefact`.
         run_info: ``Run.info``: where the weights came from.
-
-    Returns:
-        What ``bundle.json`` says.
 
     Raises:
         BundleError: If ``out`` is taken.

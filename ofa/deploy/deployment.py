@@ -54,9 +54,8 @@ class Deployed:
     def to_json(self) -> dict[str, Any]:
         """An entry of ``index.json``."""
         entry: dict[str, Any] = {"bundle": self.path.name, "device": self.device, "budget_ms": self.budget_ms}
-        if self.info is None:
+        if (info := self.info) is None:
             return entry | {"error": self.error}
-        info = self.info
         return entry | {
             "target": info.model.target,
             "precision": info.model.precision,
@@ -130,7 +129,8 @@ def deploy(
             progress(sum(order.entry is not None for order in asked), len(asked), what)
 
     for device in dict.fromkeys(order.device for order in asked if order.entry is None):
-        batch = _Batch(run, data_root, device, options, root, num_processes, measure_on(device), report)
+        source, failed = (run.path, run.trust_code, data_root), root / f"{device.name}.failed"
+        batch = _Batch(run, source, device, options, failed, num_processes, measure_on(device), report)
         batch.work_off([order for order in asked if order.device == device])
     entries = [order.entry for order in asked if order.entry is not None]
     _write_index(root, run, entries)
@@ -142,10 +142,10 @@ class _Batch:
     """The orders of one device; a subnet of several budgets is exported, measured and judged once."""
 
     run: Run
-    data_root: str | None
+    source: tuple[Path, bool, str | None]
     device: Device
     options: ExportOptions
-    root: Path
+    keep_failed: Path
     num_processes: int
     measure: Measure
     report: Callable[[str], None]
@@ -165,19 +165,12 @@ class _Batch:
                 if order.entry is None and order.walk.holds(self._known[order.arch][1]):
                     self._bundle(order)
 
-    @property
-    def _source(self) -> tuple[Path, bool, str | None]:
-        return self.run.path, self.run.trust_code, self.data_root
-
     def _make(self, archs: Sequence[Arch]) -> None:
         """Export side by side, then measure side by side, with nothing else running."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
         self.report(f"exporting for {self.device.name}")
-        artefacts: list[Artefact] = joblib.Parallel(n_jobs=max(1, min(self.num_processes, len(new))), batch_size=1)(
-            joblib.delayed(_make)(
-                self._source, dict(arch), self.device, self.options, self.root / f"{self.device.name}.failed"
-            )
-            for arch in new
+        artefacts: list[Artefact] = joblib.Parallel(n_jobs=min(self.num_processes, len(new)) or 1, batch_size=1)(
+            joblib.delayed(_make)(self.source, dict(arch), self.device, self.options, self.keep_failed) for arch in new
         )
         self.report(f"measuring on {self.device.name}")
         with ExitStack() as stack:
@@ -188,7 +181,7 @@ class _Batch:
     def _bundle(self, order: _Order) -> None:
         artefact, latency_ms = self._known[order.arch]
         self.report(f"testing {order.path.name}")
-        evaluator = _evaluator(*self._source)
+        evaluator = _evaluator(*self.source)
         if order.arch not in self._scores:
             self._scores[order.arch] = judge_artefact(evaluator, artefact, self.device)
         info = bundle_artefact(

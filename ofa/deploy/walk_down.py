@@ -12,15 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa.deploy.artefact import (
-    DEFAULTS,
-    Clock,
-    ExportOptions,
-    bundle_artefact,
-    judge_artefact,
-    make_artefact,
-    on_disk,
-)
+from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, bundle_artefact, judge_artefact, make_artefact, on_disk
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
 from ofa.files import FileFormatError, read_json
@@ -43,7 +35,6 @@ class ExportResult:
     """What :func:`export_bundle` did.
 
     Args:
-        info: What ``bundle.json`` says.
         too_slow: Candidates that looked better but missed the budget as exported files: ``arch``, ``latency_ms`` (p50).
         seconds: How long each step took, over all candidates.
     """

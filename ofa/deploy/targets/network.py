@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ofa.deploy.parity import Images, Outputs
-from ofa.deploy.sensitivity import FloatNodes
 from ofa.errors import OfaError
 
 NUM_TOGETHER = 8
-
-Reference = Callable[[Images], Outputs]
 
 
 class TargetError(OfaError, ValueError):
@@ -78,6 +75,21 @@ class HalfPrecision(nn.Module):
         return outputs.float()
 
 
+@dataclass(frozen=True)
+class FloatNodes:
+    """What was kept in floating point, to keep low what INT8 costs.
+
+    Args:
+        loss_points: Floating point minus INT8, in the metric's unit.
+        all_int8_loss_points: The same with every node in INT8.
+        float_nodes: Names of nodes that stay in floating point.
+    """
+
+    loss_points: float
+    all_int8_loss_points: float
+    float_nodes: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Quantization(FloatNodes):
     """What INT8 cost, in the metric on the search split.
@@ -101,5 +113,5 @@ class Exported:
     """
 
     files: dict[str, bytes]
-    reference: Reference
+    reference: Callable[[Images], Outputs]
     quantization: Quantization | None = None
