@@ -189,12 +189,6 @@ def read_elastic(path: Path | str) -> ElasticInfo:
     return info
 
 
-def write_info(folder: Path, info: ElasticInfo) -> ElasticInfo:
-    """Write ``elastic.json`` and ``SHA256SUMS`` for the other files of a folder; gives what was written."""
-    FOLDER.seal(folder, info.to_json())
-    return read_elastic(folder)
-
-
 def _check_file(root: Path, info: ElasticInfo, name: str) -> None:
     entry: Mapping[str, Any] | None = info.files.get(name)
     if entry is None:

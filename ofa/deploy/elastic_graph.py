@@ -30,8 +30,6 @@ MIN_SHARED_BYTES = 1024
 MIN_TAIL_BYTES = 1 << 20
 """Weights that make it worth running the end of the networks as a session of its own, with a call of its own."""
 MAX_RELATIVE_ERROR = 1e-6
-FLOAT = 1  # TensorProto.FLOAT; onnx is imported only where it is needed
-EXTERNAL = 1  # TensorProto.EXTERNAL
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def find_references(model: ModelProto, weights: Mapping[str, Weight]) -> tuple[d
     references: dict[str, Reference] = {}
     others: dict[str, Floats] = {}
     for tensor in model.graph.initializer:
-        if tensor.data_type != FLOAT or 4 * math.prod(tensor.dims) < MIN_SHARED_BYTES:
+        if tensor.data_type != tensor.FLOAT or 4 * math.prod(tensor.dims) < MIN_SHARED_BYTES:
             continue
         array = numpy_helper.to_array(tensor)
         if (known := by_values.get(_digest(array))) is not None:
@@ -173,7 +171,7 @@ def _expression(name: str, reference: Reference, stored: Stored) -> tuple[list[N
 def _external(name: str, stored: Stored) -> TensorProto:
     from onnx import TensorProto
 
-    tensor = TensorProto(name=name, data_type=FLOAT, dims=stored.shape, data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=stored.shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", WEIGHTS), ("offset", stored.offset), ("length", stored.num_bytes)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
@@ -201,7 +199,7 @@ def parse_graph(data: bytes, *, weights_bytes: int, where: str) -> ModelProto:
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise ElasticError(f"{where} must have one input and one output; {REMEDY}")
     for tensor in [each for each in messages if isinstance(each, onnx.TensorProto)]:
-        if tensor.data_location == EXTERNAL and not _lies_within(tensor, weights_bytes):
+        if tensor.data_location == tensor.EXTERNAL and not _lies_within(tensor, weights_bytes):
             raise ElasticError(f"{where}: constant {tensor.name!r} is not taken from {WEIGHTS} as it should; {REMEDY}")
     return model
 
@@ -217,7 +215,11 @@ def _messages(message: Message) -> Iterator[Message]:
 
 def _lies_within(tensor: TensorProto, weights_bytes: int) -> bool:
     place = {entry.key: entry.value for entry in tensor.external_data}
-    if set(place) != {"location", "offset", "length"} or place["location"] != WEIGHTS or tensor.data_type != FLOAT:
+    if (
+        set(place) != {"location", "offset", "length"}
+        or place["location"] != WEIGHTS
+        or tensor.data_type != tensor.FLOAT
+    ):
         return False
     if not all(place[key].isascii() and place[key].isdigit() and len(place[key]) < 20 for key in ("offset", "length")):
         return False

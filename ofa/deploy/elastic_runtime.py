@@ -6,14 +6,14 @@ Nothing is loaded or compiled when a subnet is switched to: one reference change
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -29,11 +29,7 @@ from ofa.deploy.elastic_format import (
 )
 from ofa.deploy.elastic_onnx import OnnxSubnets
 from ofa.errors import OfaError, unknown_name_message
-from ofa.progress import Progress
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import TimedBlock
 
 RuntimeName = Literal["onnxruntime", "torch"]
 
@@ -172,12 +168,8 @@ class ElasticRuntime:
     @property
     def is_measured_here(self) -> bool:
         """Whether latencies are of this machine and these versions; if not, :meth:`measure` makes them so."""
-        from ofa.hardware.fingerprint import fingerprint
-
-        measurement = self._measurement
-        return (
-            measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._measured_setting())["id"]
-        )
+        measured = self._measurement
+        return measured is not None and measured.fingerprint.get("id") == self._fingerprint()["id"]
 
     # -- switching ---------------------------------------------------------------------------------------------------
 
@@ -241,14 +233,7 @@ class ElasticRuntime:
         """Logits of images by the current subnet; see :meth:`LoadedSubnet.run`."""
         return self._current.run(images)
 
-    def measure(
-        self,
-        *,
-        rng: np.random.Generator,
-        rounds: int = 10,
-        block_seconds: float = 0.05,
-        progress: Progress | None = None,
-    ) -> Measurement:
+    def measure(self, *, rng: np.random.Generator, rounds: int = 10, block_seconds: float = 0.05) -> Measurement:
         """Time all subnets against each other, here and now; from then on latencies are these.
 
         With ``max_loaded`` all are loaded meanwhile. The artefact is left as it is.
@@ -256,20 +241,16 @@ class ElasticRuntime:
         Args:
             rng: Draws an image and the order of measurements.
             rounds, block_seconds: See :func:`ofa.hardware.timing.time_models`.
-            progress: Called with blocks done, blocks in all, and what is being done.
         """
-        from ofa.hardware.fingerprint import fingerprint
         from ofa.hardware.timing import SystemClock, time_models
 
         with self._lock:
             held = dict(self._loaded)
-        requests = {name: _request(held.get(name) or self._load(name), rng) for name in self._infos}
-        count = itertools.count(1)
-
-        def on_block(block: TimedBlock) -> None:
-            if progress is not None:
-                progress(next(count), len(requests) * rounds, "measuring subnets")
-
+        requests = {}
+        for name in self._infos:
+            subnet = held.get(name) or self._load(name)
+            images = rng.standard_normal((1, *subnet.input_shape)).astype(np.float32)
+            requests[name] = partial(subnet.run, images)
         result = time_models(
             requests,
             anchor=requests[next(iter(requests))],
@@ -277,7 +258,6 @@ class ElasticRuntime:
             rounds=rounds,
             block_seconds=block_seconds,
             clock=SystemClock(self.threads, on_cpu=self.device == "cpu"),
-            on_block=on_block,
         )
         table = result.latencies_ms(list(self._infos))
         columns = [table[f"latency_ms_p{percentile}"].tolist() for percentile in (10, 50, 90)]
@@ -285,19 +265,16 @@ class ElasticRuntime:
             runtime=self.runtime,
             threads=self.threads,
             device=self.device,
-            fingerprint=fingerprint(self._measured_setting()),
+            fingerprint=self._fingerprint(),
             latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
         )
         return self._measurement
 
-    def _measured_setting(self) -> Setting:
-        runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # whose fingerprint names the GPU
-        return Setting(runtime=runtime, threads=self.threads)
+    def _fingerprint(self) -> dict[str, Any]:
+        from ofa.hardware.fingerprint import fingerprint
 
-
-def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:
-    images = rng.standard_normal((1, *subnet.input_shape)).astype(np.float32)
-    return lambda: subnet.run(images)
+        runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # which names the GPU
+        return fingerprint(Setting(runtime=runtime, threads=self.threads))
 
 
 def give_back_memory() -> None:

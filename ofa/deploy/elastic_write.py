@@ -18,20 +18,10 @@ from torch import Tensor, nn
 
 from ofa.config import to_plain
 from ofa.deploy.checked_folder import new_folder
-from ofa.deploy.elastic_format import (
-    FOLDER,
-    SUBNET_NAME,
-    WEIGHTS,
-    ElasticError,
-    ElasticInfo,
-    Measurement,
-    SubnetInfo,
-    read_elastic,
-    write_info,
-)
+from ofa.deploy.elastic_format import FOLDER, SUBNET_NAME, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_elastic
 from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references, refer_to_weights
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
-from ofa.deploy.elastic_weights import Part, WeightMap, bounds_of, box
+from ofa.deploy.elastic_weights import Part, WeightMap, boxes_around
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
 from ofa.formats.onnx import to_onnx
 from ofa.progress import Progress
@@ -103,9 +93,6 @@ def write_elastic(
         provenance: More about where the weights came from, plain data.
         overwrite: Replace an artefact that is there; anything else is never replaced.
 
-    Returns:
-        What ``elastic.json`` says.
-
     Raises:
         ElasticError: If ``out`` is taken, names do not fit, or torch is among the runtimes and there is no ``model``.
         ParityError: If a subnet does not compute what its module computes.
@@ -141,14 +128,16 @@ def write_elastic(
             },
             metric_name=evaluator.metric.name,
         )
-        info = write_info(folder, info)
+        FOLDER.seal(folder, info.to_json())
         for name in options.runtimes:
             begin(f"comparing {name} with the extracted subnets")
             runtime = ElasticRuntime(folder, name, options.threads)
-            differences = [_check(runtime, evaluator, subnet) for subnet in subnets]
+            for subnet in subnets:
+                subnet.info.max_abs_difference[name] = _check(runtime, evaluator, subnet)
             begin(f"measuring in {name}")
             measurement = runtime.measure(rng=rng, rounds=options.rounds, block_seconds=options.block_seconds)
-            info = write_info(folder, _with(info, name, differences, measurement))
+            info = dataclasses.replace(info, measurements=(*info.measurements, measurement))
+            FOLDER.seal(folder, info.to_json())
     return read_elastic(out)
 
 
@@ -192,14 +181,6 @@ def _prepare(
         graph=to_onnx(module, evaluator.supernet.input_shape(arch)),
         parts=weight_map.parts(weight_map.structure(arch)),
     )
-
-
-def _with(info: ElasticInfo, runtime: str, differences: Sequence[float], measurement: Measurement) -> ElasticInfo:
-    subnets = tuple(
-        dataclasses.replace(subnet, max_abs_difference={**subnet.max_abs_difference, runtime: difference})
-        for subnet, difference in zip(info.subnets, differences, strict=True)
-    )
-    return dataclasses.replace(info, subnets=subnets, measurements=(*info.measurements, measurement))
 
 
 def _check(runtime: ElasticRuntime, evaluator: SubnetEvaluator, subnet: _Subnet) -> float:
@@ -247,12 +228,12 @@ def _weights(
 ) -> Iterator[dict[str, Weight]]:
     """Each subnet's parameters as parts of ``tensors``, to which is added what is missing: its buffers, too."""
     whole = {name: tensor.detach().cpu() for name, tensor in supernet.named_parameters(remove_duplicate=False)}
-    bounds = bounds_of([subnet.parts for subnet in subnets])
+    boxes = boxes_around([subnet.parts for subnet in subnets])
     for subnet in subnets:
         weights = {}
         parameters = {name: p.detach() for name, p in subnet.module.named_parameters(remove_duplicate=False)}
         for name, parameter in parameters.items():
-            part, common = subnet.parts[name].within(bounds[name]), box(whole[name], bounds[name])
+            part, common = subnet.parts[name].within(boxes[name]), boxes[name].take(whole[name])
             if torch.equal(part.take(common), parameter):
                 tensors[name] = common
                 key, runs = name, tuple(selection.runs for selection in part.selections)

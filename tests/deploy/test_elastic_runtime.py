@@ -26,13 +26,13 @@ from ofa.data import DataConfig, ImageData, load_data
 from ofa.deploy import elastic_graph
 from ofa.deploy.controller import LatencyController
 from ofa.deploy.elastic_format import (
+    FOLDER,
     INFO,
     WEIGHTS,
     ElasticError,
     ElasticInfo,
     LatencyMs,
     read_elastic,
-    write_info,
 )
 from ofa.deploy.elastic_runtime import (
     ELASTIC_RUNTIMES,
@@ -97,6 +97,12 @@ def images_of(evaluator: SubnetEvaluator, resolution: int, num: int = 5) -> np.n
     (batch,) = next(iter(evaluator.batches("test", {"resolution": resolution})))[0].tensors
     images: np.ndarray = batch[:num].contiguous().numpy()
     return images
+
+
+def write_info(path: Path, info: ElasticInfo) -> ElasticInfo:
+    """Describe the files of a folder as they are; gives what is read then."""
+    FOLDER.seal(path, info.to_json())
+    return read_elastic(path)
 
 
 def with_latencies(path: Path, *, runtime: str = "onnxruntime", **ms: float) -> ElasticInfo:
