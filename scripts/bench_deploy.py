@@ -94,7 +94,7 @@ def bench_bundles(run_dir: Path, devices: Sequence[str], num_budgets: int, data_
                 "num_too_slow": len(entry.too_slow),
                 "difference_of_largest": share_of_largest(entry.path, info.parity.max_abs_difference),
                 "tolerance": info.parity.tolerance,
-                "top1_percent": round(info.top1_percent.value, 2),
+                "top1_percent": round(info.score.value, 2),
                 "torch_top1_percent": round(float(torch_percent), 2),
                 "float_nodes": len(quantization.float_nodes) if quantization else "",
                 "nodes": quantization.num_nodes if quantization else "",

@@ -35,7 +35,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ofa
 from ofa.deploy.departure import first_departure
-from ofa.deploy.parity import TOLERANCES, run_outputs
+from ofa.deploy.parity import TOLERANCES, load_outputs
 from ofa.deploy.targets import TARGETS, Network, target_of
 from ofa.hardware import Device
 from ofa.hardware.runtimes import RUNTIMES
@@ -213,7 +213,7 @@ class Fuzzer:
     def run(self, path: Path, images: Tensor, batch: int) -> npt.NDArray[np.floating]:
         """Outputs of the model for all images, ``batch`` at once, concatenated."""
         setting = Setting(runtime=self.runtime, batch=batch)
-        return run_outputs(path, images.numpy(), setting=setting, batch=batch)
+        return load_outputs(path, setting=setting, batch=batch)(images.numpy())
 
     def shrink(self, arch: Arch, outcome: Outcome, *, dynamic_batch: bool, seed: Sequence[int]) -> Arch:
         """Take dims to their smallest values, one by one, as long as the fault stays of the same kind."""

@@ -259,7 +259,7 @@ def test_a_format_a_runtime_and_a_target(monkeypatch: pytest.MonkeyPatch, worth:
     table = LatencyTable.load(csv_path)
     assert (table.predict_ms([supernet.space.largest(), supernet.space.smallest()]) > 0).all()
     assert table.fingerprint["runtime"]["name"] == "aten"
-    models = {"conv": export_pt2(torch.nn.Conv2d(3, 4, 3).eval(), (1, 3, 8, 8))}
+    models = {"conv": export_pt2(torch.nn.Conv2d(3, 4, 3).eval(), torch.zeros(1, 3, 8, 8))}
     assert ofa.hardware.measure(models, device, rng=rng, rounds=2, block_seconds=0.001)["num_runs"].min() > 0
 
     supernet = ofa.create_supernet("ofa_mobilenetv3_tiny", num_classes=10).eval()

@@ -1,14 +1,13 @@
 """What leaves the toolkit: ONNX files, bundles that describe themselves, and the means to check them again."""
 
-from ofa.deploy.artefact import Artefact, ExportOptions, bundle_artefact, judge_artefact, make_artefact
-from ofa.deploy.bundle import BundleError, BundleInfo, Latency, check_destination, read_bundle, write_bundle
+from ofa.deploy.artefact import ExportOptions, judge_artefact, make_artefact
+from ofa.deploy.bundle import BundleError, BundleInfo, Latency, read_bundle, write_bundle
 from ofa.deploy.controller import LatencyController
-from ofa.deploy.departure import Departure, first_departure
 from ofa.deploy.deployment import Deployed, deploy
 from ofa.deploy.elastic_format import ElasticError
 from ofa.deploy.elastic_runtime import ElasticRuntime
 from ofa.deploy.elastic_write import ElasticOptions, write_elastic
-from ofa.deploy.parity import ParityError, check_parity, run_outputs
+from ofa.deploy.parity import ParityError
 from ofa.deploy.targets import TARGETS, TargetError
 from ofa.deploy.verify import Check, VerifyResult, verify_bundle
 from ofa.deploy.walk_down import ExportResult, export_bundle, measure_on, read_candidates
@@ -16,11 +15,9 @@ from ofa.formats.onnx import export_onnx
 
 __all__ = [
     "TARGETS",
-    "Artefact",
     "BundleError",
     "BundleInfo",
     "Check",
-    "Departure",
     "Deployed",
     "ElasticError",
     "ElasticOptions",
@@ -32,19 +29,14 @@ __all__ = [
     "ParityError",
     "TargetError",
     "VerifyResult",
-    "bundle_artefact",
-    "check_destination",
-    "check_parity",
     "deploy",
     "export_bundle",
     "export_onnx",
-    "first_departure",
     "judge_artefact",
     "make_artefact",
     "measure_on",
     "read_bundle",
     "read_candidates",
-    "run_outputs",
     "verify_bundle",
     "write_bundle",
     "write_elastic",

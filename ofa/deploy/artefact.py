@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
-from ofa.deploy.half_precision import HalfPrecision
-from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs, run_outputs
-from ofa.deploy.targets import Accuracy, Exported, Network, Target, TargetError, target_of
+from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs
+from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
+from ofa.deploy.targets.network import Accuracy, HalfPrecision
 from ofa.files import atomic_path, write_json_atomic
 from ofa.formats.onnx import INPUT
 from ofa.hardware import Device
@@ -31,8 +31,8 @@ from ofa.tasks import Feed
 from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
 
-NUM_PARITY_IMAGES = 32
 NUM_CALIBRATION_IMAGES = 256
+NUM_SAMPLES = 32  # test pictures in a bundle
 STEPS = ("calibrating", "exporting", "comparing", "measuring", "testing", "writing")
 
 
@@ -45,13 +45,11 @@ class ExportOptions:
         from_pixels: The network takes ``(N, H, W, C)`` uint8 pictures and gives probabilities, instead of normalised
             ``(N, C, H, W)`` float32 and logits.
         max_loss_points: What INT8 may cost of the metric on the search split, in its unit.
-        num_samples: Test pictures to put into a bundle.
     """
 
     dynamic_batch: bool = False
     from_pixels: bool = False
     max_loss_points: float = 0.5
-    num_samples: int = 32
 
 
 DEFAULTS = ExportOptions()
@@ -143,14 +141,14 @@ def make_artefact(
         images = feed.first("calibration", NUM_PARITY_IMAGES)
         expected = exported.reference(images)
         with on_disk(exported.files) as file:
-            found = run_outputs(file, images, setting=setting, batch=network.batch)
+            found = load_outputs(file, setting=setting, batch=network.batch)(images)
             try:
                 difference = compare_outputs(expected, found, what=file.name, tolerance=tolerance)
             except ParityError as error:
                 raise ParityError(
                     _explain(str(error), exported, network, target, setting, images, keep_failed)
                 ) from None
-        sample_outputs = exported.reference(feed.first("test", options.num_samples))
+        sample_outputs = exported.reference(feed.first("test", NUM_SAMPLES))
     return Artefact(
         arch=dict(canonical),
         model=ModelInfo(
@@ -194,9 +192,6 @@ def bundle_artefact(
     Args:
         score: See :func:`judge_artefact`.
         run_info: ``Run.info``: where the weights came from.
-
-    Returns:
-        What ``bundle.json`` says.
 
     Raises:
         BundleError: If ``out`` is taken.
@@ -274,7 +269,7 @@ def _explain(
     def run(prefix: nn.Module, inputs: Tensor) -> Outputs:
         made = target.export(replace(network, module=prefix, batch=1), setting)
         with on_disk(made.files) as file:
-            return run_outputs(file, inputs.numpy(), setting=setting)
+            return load_outputs(file, setting=setting)(inputs.numpy())
 
     if setting.precision == "fp32":
         departure = first_departure(

@@ -7,40 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from ofa.deploy.elastic_format import ElasticError, Floats
-
-
-class Subnet(Protocol):
-    """What the controller needs to know of a subnet."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def latency_ms(self) -> float | None: ...
-    @property
-    def worth(self) -> float: ...
-
-
-class Runnable(Protocol):
-    """A subnet that can run."""
-
-    @property
-    def name(self) -> str: ...
-    def run(self, images: Floats) -> Floats: ...
-
-
-class Switchable(Protocol):
-    """What is controlled: an :class:`~ofa.deploy.elastic_runtime.ElasticRuntime`."""
-
-    @property
-    def subnets(self) -> Sequence[Subnet]: ...
-    @property
-    def current(self) -> Runnable: ...
-    def use(self, name: str) -> None: ...
+from ofa.deploy.elastic_runtime import ElasticRuntime, ElasticSubnet
 
 
 class LatencyController:
@@ -71,7 +42,7 @@ class LatencyController:
 
     def __init__(
         self,
-        runtime: Switchable,
+        runtime: ElasticRuntime,
         target_ms: float,
         *,
         percentile: float = 90,
@@ -109,12 +80,6 @@ class LatencyController:
         self._name = ""
         self._go_to(self._highest(slowdown=1 / (1 - headroom)))
 
-    @property
-    def keeps_target(self) -> bool:
-        """Whether the requests since the last switch, of the last window at most, keep the target so far."""
-        with self._lock:
-            return self._num_missed() <= self._max_misses
-
     def run(self, images: Floats) -> Floats:
         """Run a request with the current subnet, and learn from how long it took."""
         subnet = self._runtime.current
@@ -122,8 +87,6 @@ class LatencyController:
         logits = subnet.run(images)
         self.observe(1000 * (self._clock() - start), subnet.name)
         return logits
-
-    __call__ = run
 
     def observe(self, latency_ms: float, name: str) -> str | None:
         """Learn from a request that somebody else ran and timed: with its time in a queue, say.
@@ -191,7 +154,7 @@ class LatencyController:
         self._recent.clear()
 
 
-def _worthwhile(subnets: Sequence[Subnet]) -> list[tuple[float, str]]:
+def _worthwhile(subnets: Sequence[ElasticSubnet]) -> list[tuple[float, str]]:
     """Latency and name of the subnets that no other one beats in both, the fastest first."""
     timed = [(each.latency_ms, -each.worth, each.name) for each in subnets if each.latency_ms is not None]
     if len(timed) < len(subnets):

@@ -54,9 +54,8 @@ class Deployed:
     def to_json(self) -> dict[str, Any]:
         """An entry of ``index.json``."""
         entry: dict[str, Any] = {"bundle": self.path.name, "device": self.device, "budget_ms": self.budget_ms}
-        if self.info is None:
+        if (info := self.info) is None:
             return entry | {"error": self.error}
-        info = self.info
         return entry | {
             "target": info.model.target,
             "precision": info.model.precision,
@@ -71,11 +70,16 @@ class Deployed:
 
 @dataclass
 class _Order:
-    number: int
+    """A bundle that is asked for; ``entry`` once it is there, or cannot be."""
+
     device: Device
     path: Path
     walk: Walk
-    arch: Arch | None = field(default=None)
+    arch: Arch = field(init=False)
+    entry: Deployed | None = None
+
+    def settle(self, **what: Any) -> None:
+        self.entry = Deployed(path=self.path, device=self.device.name, budget_ms=self.walk.budget_ms, **what)
 
 
 def deploy(
@@ -111,26 +115,24 @@ def deploy(
         ParityError: If an export does not compute what it should.
     """
     root = Path(out)
-    waiting: list[_Order] = []
-    done: dict[int, Deployed] = {}
-    for number, (device, budget_ms, candidates) in enumerate(orders):
+    asked: list[_Order] = []
+    for device, budget_ms, candidates in orders:
         target_of(device)
-        path = root / f"{device.name}-{budget_ms:g}ms"
-        check_destination(path, overwrite=True)
-        info = None if fresh else _kept(path, run, device, budget_ms, options)
-        if info is not None:
-            done[number] = Deployed(path=path, device=device.name, budget_ms=budget_ms, info=info, kept=True)
-        else:
-            waiting.append(_Order(number, device, path, Walk(iter(candidates), budget_ms, device.name)))
+        order = _Order(device, root / f"{device.name}-{budget_ms:g}ms", Walk(iter(candidates), budget_ms, device.name))
+        check_destination(order.path, overwrite=True)
+        if not fresh and (info := _kept(order.path, run, device, budget_ms, options)) is not None:
+            order.settle(info=info, kept=True)
+        asked.append(order)
 
     def report(what: str) -> None:
         if progress is not None:
-            progress(len(done), len(orders), what)
+            progress(sum(order.entry is not None for order in asked), len(asked), what)
 
-    for device in dict.fromkeys(order.device for order in waiting):
-        batch = _Batch(run, device, options, root, data_root, num_processes, measure_on(device), report)
-        batch.work_off([order for order in waiting if order.device == device], done)
-    entries = [done[number] for number in range(len(orders))]
+    for device in dict.fromkeys(order.device for order in asked if order.entry is None):
+        source, failed = (run.path, run.trust_code, data_root), root / f"{device.name}.failed"
+        batch = _Batch(run, source, device, options, failed, num_processes, measure_on(device), report)
+        batch.work_off([order for order in asked if order.device == device])
+    entries = [order.entry for order in asked if order.entry is not None]
     _write_index(root, run, entries)
     return entries
 
@@ -140,60 +142,60 @@ class _Batch:
     """The orders of one device; a subnet of several budgets is exported, measured and judged once."""
 
     run: Run
+    source: tuple[Path, bool, str | None]
     device: Device
     options: ExportOptions
-    root: Path
-    data_root: str | None
+    keep_failed: Path
     num_processes: int
     measure: Measure
     report: Callable[[str], None]
     _known: dict[Arch, tuple[Artefact, Latency]] = field(default_factory=dict)
     _scores: dict[Arch, FileScore] = field(default_factory=dict)
 
-    def work_off(self, orders: list[_Order], done: dict[int, Deployed]) -> None:
+    def work_off(self, orders: Sequence[_Order]) -> None:
         """Until each order has its bundle, or no candidate is left for it."""
-        while orders:
-            for order in list(orders):
+        while waiting := [order for order in orders if order.entry is None]:
+            for order in waiting:
                 try:
                     order.arch = self.run.space.arch(order.walk.advance()["arch"])
                 except InfeasibleBudgetError as error:
-                    done[order.number] = self._deployed(order, error=str(error))
-                    orders.remove(order)
-            self._make([order.arch for order in orders if order.arch is not None])
-            for order in list(orders):
-                assert order.arch is not None
-                if order.walk.holds(self._known[order.arch][1]):
-                    done[order.number] = self._bundle(order, order.arch)
-                    orders.remove(order)
+                    order.settle(error=str(error))
+            self._make([order.arch for order in waiting if order.entry is None])
+            for order in waiting:
+                if order.entry is None and order.walk.holds(self._known[order.arch][1]):
+                    self._bundle(order)
 
     def _make(self, archs: Sequence[Arch]) -> None:
+        """Export side by side, then measure side by side, with nothing else running."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
         self.report(f"exporting for {self.device.name}")
-        artefacts = _make_all(self.run, self.data_root, new, self.device, self.options, self.root, self.num_processes)
+        artefacts: list[Artefact] = joblib.Parallel(n_jobs=min(self.num_processes, len(new)) or 1, batch_size=1)(
+            joblib.delayed(_make)(self.source, dict(arch), self.device, self.options, self.keep_failed) for arch in new
+        )
         self.report(f"measuring on {self.device.name}")
-        self._known |= dict(zip(new, _measured(artefacts, self.measure), strict=True))
+        with ExitStack() as stack:
+            files = [stack.enter_context(on_disk(artefact.files)) for artefact in artefacts]
+            latencies_ms = self.measure(files) if files else []
+        self._known |= dict(zip(new, zip(artefacts, latencies_ms, strict=True), strict=True))
 
-    def _bundle(self, order: _Order, arch: Arch) -> Deployed:
-        artefact, latency_ms = self._known[arch]
+    def _bundle(self, order: _Order) -> None:
+        artefact, latency_ms = self._known[order.arch]
         self.report(f"testing {order.path.name}")
-        evaluator = _evaluator(self.run.path, self.run.trust_code, self.data_root)
-        if arch not in self._scores:
-            self._scores[arch] = judge_artefact(evaluator, artefact, self.device)
+        evaluator = _evaluator(*self.source)
+        if order.arch not in self._scores:
+            self._scores[order.arch] = judge_artefact(evaluator, artefact, self.device)
         info = bundle_artefact(
             evaluator,
             artefact,
             order.path,
             device=self.device,
-            score=self._scores[arch],
+            score=self._scores[order.arch],
             latency_ms=latency_ms,
             budget_ms=order.walk.budget_ms,
             run_info=self.run.info,
             overwrite=True,
         )
-        return self._deployed(order, info=info, too_slow=tuple(order.walk.too_slow))
-
-    def _deployed(self, order: _Order, **what: Any) -> Deployed:
-        return Deployed(path=order.path, device=self.device.name, budget_ms=order.walk.budget_ms, **what)
+        order.settle(info=info, too_slow=tuple(order.walk.too_slow))
 
 
 def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: ExportOptions) -> BundleInfo | None:
@@ -212,37 +214,11 @@ def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: Expor
     return info if is_same and verify_bundle(path).ok else None
 
 
-def _measured(artefacts: Sequence[Artefact], measure: Measure) -> list[tuple[Artefact, Latency]]:
-    """All side by side, with nothing else running."""
-    with ExitStack() as stack:
-        files = [stack.enter_context(on_disk(artefact.files)) for artefact in artefacts]
-        return list(zip(artefacts, measure(files) if files else [], strict=True))
-
-
 @lru_cache(maxsize=1)
 def _evaluator(run_dir: Path, trust_code: bool, data_root: str | None) -> SubnetEvaluator:
     """One per process."""
     run = Run.open(run_dir, trust_code=trust_code)
     return SubnetEvaluator(run.supernet(), run.data(root=data_root), run.task)
-
-
-def _make_all(
-    run: Run,
-    data_root: str | None,
-    archs: Sequence[Arch],
-    device: Device,
-    options: ExportOptions,
-    out: Path,
-    num_processes: int,
-) -> list[Artefact]:
-    source, keep = (run.path, run.trust_code, data_root), out / f"{device.name}.failed"
-    tasks = [(source, dict(arch), device, options, keep) for arch in archs]
-    if min(num_processes, len(tasks)) < 2:
-        return [_make(*task) for task in tasks]
-    made: list[Artefact] = joblib.Parallel(n_jobs=min(num_processes, len(tasks)), batch_size=1)(
-        joblib.delayed(_make)(*task) for task in tasks
-    )
-    return made
 
 
 def _make(

@@ -8,9 +8,8 @@ normalisation. ``elastic.json`` says the rest. Nothing here imports torch: a mac
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,9 @@ MAX_GRAPH_BYTES = 1 << 28
 
 Floats = npt.NDArray[np.float32]
 """Images ``(N, C, H, W)`` and logits ``(N, num_classes)`` of requests, and weights."""
+Compute = Callable[[Floats], Floats]
+"""Gives the logits of images."""
+
 MAX_WEIGHTS_BYTES = 1 << 34
 MAX_SUBNETS = 256
 MAX_RESOLUTION = 4096
@@ -185,20 +187,6 @@ def read_elastic(path: Path | str) -> ElasticInfo:
     for name in (WEIGHTS, *(subnet.graph for subnet in info.subnets)):
         _check_file(root, info, name)
     return info
-
-
-def read_graph(root: Path, info: ElasticInfo, subnet: SubnetInfo) -> bytes:
-    """A subnet's graph, the very bytes that were found to be as listed."""
-    data = (root / subnet.graph).read_bytes()
-    if sha256(data).hexdigest() != info.files[subnet.graph]["sha256"]:
-        raise ElasticError(f"{root / subnet.graph} has changed; {REMEDY}")
-    return data
-
-
-def write_info(folder: Path, info: ElasticInfo) -> ElasticInfo:
-    """Write ``elastic.json`` and ``SHA256SUMS`` for the other files of a folder; gives what was written."""
-    FOLDER.seal(folder, info.to_json())
-    return read_elastic(folder)
 
 
 def _check_file(root: Path, info: ElasticInfo, name: str) -> None:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
 
 from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, Floats
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 Runs = tuple[tuple[tuple[int, int], ...], ...]
 """For each axis the runs of indices that are kept, as ``(start, length)``."""
@@ -29,10 +30,6 @@ MIN_SHARED_BYTES = 1024
 MIN_TAIL_BYTES = 1 << 20
 """Weights that make it worth running the end of the networks as a session of its own, with a call of its own."""
 MAX_RELATIVE_ERROR = 1e-6
-FLOAT = 1  # TensorProto.FLOAT; onnx is imported only where it is needed
-EXTERNAL = 1  # TensorProto.EXTERNAL
-CUT = "ofa/cut"
-"""Name of the value that goes from a subnet's own part to the common one."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +82,20 @@ def find_references(model: ModelProto, weights: Mapping[str, Weight]) -> tuple[d
     """
     from onnx import numpy_helper
 
-    by_values: dict[tuple[tuple[int, ...], bytes], tuple[Weight, bool]] = {}
+    by_values: dict[tuple[tuple[int, ...], bytes], Reference] = {}
     for weight in weights.values():
         if weight.values.nbytes >= MIN_SHARED_BYTES:
             if weight.values.ndim == 2:
-                by_values.setdefault(_digest(weight.values.T), (weight, True))
-            by_values[_digest(weight.values)] = (weight, False)
+                by_values.setdefault(_digest(weight.values.T), Reference(weight.key, weight.runs, transposed=True))
+            by_values[_digest(weight.values)] = Reference(weight.key, weight.runs)
     references: dict[str, Reference] = {}
     others: dict[str, Floats] = {}
     for tensor in model.graph.initializer:
-        if tensor.data_type != FLOAT or 4 * math.prod(tensor.dims) < MIN_SHARED_BYTES:
+        if tensor.data_type != tensor.FLOAT or 4 * math.prod(tensor.dims) < MIN_SHARED_BYTES:
             continue
         array = numpy_helper.to_array(tensor)
         if (known := by_values.get(_digest(array))) is not None:
-            references[tensor.name] = Reference(known[0].key, known[0].runs, transposed=known[1])
+            references[tensor.name] = known
         elif (named := weights.get(tensor.name)) is not None and (scale := _scale(named.values, array)) is not None:
             references[tensor.name] = Reference(named.key, named.runs, scale=scale)
         elif array.ndim > 1:
@@ -174,7 +171,7 @@ def _expression(name: str, reference: Reference, stored: Stored) -> tuple[list[N
 def _external(name: str, stored: Stored) -> TensorProto:
     from onnx import TensorProto
 
-    tensor = TensorProto(name=name, data_type=FLOAT, dims=stored.shape, data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=stored.shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", WEIGHTS), ("offset", stored.offset), ("length", stored.num_bytes)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
@@ -190,25 +187,39 @@ def parse_graph(data: bytes, *, weights_bytes: int, where: str) -> ModelProto:
         ElasticError: If it is something else.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise ElasticError(f"{where} is not a valid ONNX graph ({error}); {REMEDY}") from None
-    if model.functions or any(node.domain not in ("", "ai.onnx") for node in _nodes(model.graph)):
+    messages = list(_messages(model))
+    nodes = [each for each in messages if isinstance(each, onnx.NodeProto)]
+    if model.functions or any(node.domain not in ("", "ai.onnx") for node in nodes):
         raise ElasticError(f"{where} uses operators that are not ONNX's own; {REMEDY}")
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise ElasticError(f"{where} must have one input and one output; {REMEDY}")
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == EXTERNAL and not _lies_within(tensor, weights_bytes):
+    for tensor in [each for each in messages if isinstance(each, onnx.TensorProto)]:
+        if tensor.data_location == tensor.EXTERNAL and not _lies_within(tensor, weights_bytes):
             raise ElasticError(f"{where}: constant {tensor.name!r} is not taken from {WEIGHTS} as it should; {REMEDY}")
     return model
 
 
+def _messages(message: Message) -> Iterator[Message]:
+    """All that a graph is made of, at any depth: what is in the branches of an ``If`` too."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in [value] if isinstance(value, Message) else value:
+                yield from _messages(inner)
+
+
 def _lies_within(tensor: TensorProto, weights_bytes: int) -> bool:
     place = {entry.key: entry.value for entry in tensor.external_data}
-    if set(place) != {"location", "offset", "length"} or place["location"] != WEIGHTS or tensor.data_type != FLOAT:
+    if (
+        set(place) != {"location", "offset", "length"}
+        or place["location"] != WEIGHTS
+        or tensor.data_type != tensor.FLOAT
+    ):
         return False
     if not all(place[key].isascii() and place[key].isdigit() and len(place[key]) < 20 for key in ("offset", "length")):
         return False
@@ -218,32 +229,6 @@ def _lies_within(tensor: TensorProto, weights_bytes: int) -> bool:
         and length == 4 * math.prod(tensor.dims)
         and (offset + length <= weights_bytes)
     )
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in _graphs(attribute):
-                yield from _nodes(inner)
-
-
-def _graphs(attribute: AttributeProto) -> list[GraphProto]:
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from ([attribute.t] if attribute.HasField("t") else [])
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for inner in _graphs(attribute):
-                yield from _tensors(inner)
 
 
 # -- what graphs have in common --------------------------------------------------------------------------------------
@@ -264,36 +249,20 @@ def common_tail(models: Sequence[ModelProto]) -> int:
         described = first.describe(length)
         if any(each.describe(length) != described for each in graphs[1:]):
             break
-        if first.reads_weights(length) and all(len(each.entering(length)) == 1 for each in graphs):
+        begins_with_weights = any(size >= MIN_SHARED_BYTES for size in first.weights_bytes([first.nodes[length - 1]]))
+        if begins_with_weights and all(len(each.entering(length)) == 1 for each in graphs):
             longest = length
-    return longest if longest and first.weight_bytes(longest) >= MIN_TAIL_BYTES else 0
+    return longest if longest and sum(first.weights_bytes(first.nodes[:longest])) >= MIN_TAIL_BYTES else 0
 
 
 def split(model: ModelProto, tail_length: int) -> tuple[ModelProto, ModelProto]:
-    """A graph as two: all but the last nodes, and these; :data:`CUT` goes from one to the other."""
-    from onnx import ValueInfoProto, helper
+    """A graph as two: all but the last nodes, and these, which take what the others give."""
+    import onnx
 
-    nodes, shapes = list(model.graph.node), {value.name: value for value in model.graph.value_info}
-    (name,) = _Tail(model.graph).entering(tail_length)
-    cut = ValueInfoProto()
-    cut.CopyFrom(shapes.get(name) or helper.make_tensor_value_info(name, FLOAT, None))
-    cut.name = CUT
-    for node in nodes:
-        for names in (node.input, node.output):
-            for position, each in enumerate(names):
-                if each == name:
-                    names[position] = CUT
-    head, tail = nodes[:-tail_length], nodes[-tail_length:]
-    return _part(model, head, list(model.graph.input), [cut]), _part(model, tail, [cut], list(model.graph.output))
-
-
-def _part(model: ModelProto, nodes: list[NodeProto], inputs: list[Any], outputs: list[Any]) -> ModelProto:
-    from onnx import helper
-
-    read = {name for node in nodes for name in node.input}
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    graph = helper.make_graph(nodes, "part", inputs, outputs, constants)
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    (cut,) = _Tail(model.graph).entering(tail_length)
+    (images,), (logits,) = model.graph.input, model.graph.output
+    extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model))  # it wants to know each type
+    return extractor.extract_model([images.name], [cut]), extractor.extract_model([cut], [logits.name])
 
 
 class _Tail:
@@ -302,7 +271,7 @@ class _Tail:
     def __init__(self, graph: GraphProto) -> None:
         self.nodes = list(reversed(graph.node))
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._outputs = [value.name for value in graph.output]
+        self._outputs = {value.name for value in graph.output}
         self._made_at = {
             name: (number, position)
             for number, node in enumerate(self.nodes)
@@ -315,16 +284,17 @@ class _Tail:
         inputs = [self._source(name) for name in node.input]
         is_last = [name in self._outputs for name in node.output]
         # A subgraph may read anything: none is taken for equal.
-        inner = [object() for attribute in node.attribute if _graphs(attribute)]
+        inner = [object() for attribute in node.attribute if attribute.HasField("g") or attribute.graphs]
         return node.op_type, [attribute.SerializeToString() for attribute in node.attribute], inputs, is_last, inner
 
     def _source(self, name: str) -> object:
-        if (tensor := self._constants.get(name)) is not None:
-            place = sorted((entry.key, entry.value) for entry in tensor.external_data)
-            values = sha256(_without_name(tensor)).digest() if not place else b""
-            return tuple(tensor.dims), tensor.data_type, place, values
-        number, position = self._made_at.get(name, (-1, 0))
-        return number, position
+        """Where a value comes from: a constant, whatever it is called, or a node so far from the end."""
+        if (tensor := self._constants.get(name)) is None:
+            return self._made_at.get(name)
+        nameless = type(tensor)()
+        nameless.CopyFrom(tensor)
+        nameless.name = ""
+        return nameless.SerializeToString(deterministic=True)
 
     def entering(self, length: int) -> set[str]:
         """Values that the last nodes take from the others, or from outside."""
@@ -332,23 +302,7 @@ class _Tail:
         made = {name for node in tail for name in node.output}
         return {name for node in tail for name in node.input if name} - made - set(self._constants)
 
-    def reads_weights(self, length: int) -> bool:
-        return any(_num_bytes(tensor) >= MIN_SHARED_BYTES for tensor in self._read([self.nodes[length - 1]]))
-
-    def weight_bytes(self, length: int) -> int:
-        return sum(_num_bytes(tensor) for tensor in self._read(self.nodes[:length]))
-
-    def _read(self, nodes: Sequence[NodeProto]) -> list[TensorProto]:
+    def weights_bytes(self, nodes: Sequence[NodeProto]) -> list[int]:
+        """Of each constant that nodes read."""
         names = {name for node in nodes for name in node.input}
-        return [tensor for name, tensor in self._constants.items() if name in names]
-
-
-def _num_bytes(tensor: TensorProto) -> int:
-    return 4 * math.prod(tensor.dims)
-
-
-def _without_name(tensor: TensorProto) -> bytes:
-    copy = type(tensor)()
-    copy.CopyFrom(tensor)
-    copy.name = ""
-    return copy.SerializeToString(deterministic=True)
+        return [4 * math.prod(tensor.dims) for name, tensor in self._constants.items() if name in names]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, Floats, SubnetInfo, read_graph
-from ofa.deploy.elastic_graph import CUT, common_tail, parse_graph, split
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, Compute, ElasticError, ElasticInfo, Floats, SubnetInfo
+from ofa.deploy.elastic_graph import common_tail, parse_graph, split
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 EXACT = 1
 """The arena grows by what is asked for, not to twice its size."""
-
-Compute = Callable[[Floats], Floats]
 
 
 class OnnxSubnets:
@@ -32,7 +30,9 @@ class OnnxSubnets:
     while one runs; without any, memory is asked of the system in each run, which takes 2 to 4 % of a small one.
     """
 
-    def __init__(self, root: Path, info: ElasticInfo, threads: int) -> None:
+    def __init__(self, root: Path, info: ElasticInfo, threads: int, device: str) -> None:
+        if device != "cpu":
+            raise ElasticError(f"onnxruntime runs subnets on the CPU, not on {device!r}; use runtime='torch'")
         self._root, self._info, self._threads = root, info, threads
         models = [self._model(subnet) for subnet in info.subnets]
         length = common_tail(models)
@@ -46,12 +46,13 @@ class OnnxSubnets:
 
         A larger batch would need graphs of a free batch, and activations of its size; on one core it is hardly faster.
         """
-        own, tail = self._session(self._own[subnet.name]), self.tail
-        input_name, output_name = own.get_inputs()[0].name, own.get_outputs()[0].name
+        sessions = [self._session(self._own[subnet.name]), *([] if self.tail is None else [self.tail])]
+        steps = [(session, session.get_inputs()[0].name) for session in sessions]
 
-        def one(image: Floats) -> Floats:
-            value: Floats = own.run([output_name], {input_name: image})[0]
-            return value if tail is None else tail.run(None, {CUT: value})[0]
+        def one(value: Floats) -> Floats:
+            for session, input_name in steps:
+                (value,) = session.run(None, {input_name: value})
+            return value
 
         def compute(images: Floats) -> Floats:
             if len(images) == 1:
@@ -61,9 +62,11 @@ class OnnxSubnets:
         return compute
 
     def _model(self, subnet: SubnetInfo) -> ModelProto:
-        weights_bytes = int(self._info.files[WEIGHTS]["bytes"])
-        data = read_graph(self._root, self._info, subnet)
-        return parse_graph(data, weights_bytes=weights_bytes, where=str(self._root / subnet.graph))
+        path, files = self._root / subnet.graph, self._info.files
+        data = path.read_bytes()
+        if sha256(data).hexdigest() != files[subnet.graph]["sha256"]:  # since it was found to be as listed
+            raise ElasticError(f"{path} has changed; {REMEDY}")
+        return parse_graph(data, weights_bytes=files[WEIGHTS]["bytes"], where=str(path))
 
     def _session(self, model: ModelProto) -> Any:
         import onnxruntime

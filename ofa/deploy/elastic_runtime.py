@@ -6,18 +6,19 @@ Nothing is loaded or compiled when a subnet is switched to: one reference change
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ofa.deploy.elastic_format import (
+    Compute,
     ElasticError,
     ElasticInfo,
     Floats,
@@ -26,12 +27,9 @@ from ofa.deploy.elastic_format import (
     SubnetInfo,
     read_elastic,
 )
+from ofa.deploy.elastic_onnx import OnnxSubnets
 from ofa.errors import OfaError, unknown_name_message
-from ofa.progress import Progress
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import TimedBlock
 
 RuntimeName = Literal["onnxruntime", "torch"]
 
@@ -43,15 +41,7 @@ class UnknownSubnetError(OfaError, LookupError):
 class Subnets(Protocol):
     """Makes what computes one subnet."""
 
-    def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]: ...
-
-
-def _onnxruntime(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
-    from ofa.deploy.elastic_onnx import OnnxSubnets
-
-    if device != "cpu":
-        raise ElasticError(f"onnxruntime runs subnets on the CPU, not on {device!r}; use runtime='torch'")
-    return OnnxSubnets(root, info, threads)
+    def load(self, subnet: SubnetInfo) -> Compute: ...
 
 
 def _torch(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
@@ -61,28 +51,22 @@ def _torch(root: Path, info: ElasticInfo, threads: int, device: str) -> Subnets:
 
 
 ELASTIC_RUNTIMES: dict[str, Callable[[Path, ElasticInfo, int, str], Subnets]] = {
-    "onnxruntime": _onnxruntime,
+    "onnxruntime": OnnxSubnets,
     "torch": _torch,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class ElasticSubnet:
-    """One subnet of an artefact.
+class ElasticSubnet(SubnetInfo):
+    """One subnet of an artefact that is open.
 
     Args:
-        resolution: Pixels a side of the images that it takes.
         latency_ms: Median of one image in the runtime and with the threads that the artefact was opened with; ``None``
             if that was not measured.
-        score: By the artefact's metric, when it was written.
-        worth: The same, or its negative where less is better.
+        worth: The score, or its negative where less is better.
     """
 
-    name: str
-    arch: Mapping[str, Any]
-    resolution: int
     latency_ms: float | None
-    score: float
     worth: float
 
 
@@ -92,7 +76,7 @@ class LoadedSubnet:
 
     name: str
     input_shape: tuple[int, int, int]
-    _compute: Callable[[Floats], Floats]
+    _compute: Compute
 
     def run(self, images: Floats) -> Floats:
         """Logits ``(N, num_classes)`` of normalised images ``(N, C, H, W)``, float32, ``N`` at least 1.
@@ -172,14 +156,7 @@ class ElasticRuntime:
         measurement = self._measurement
         latencies = [each.p50 for each in measurement.latency_ms] if measurement else [None] * len(self._infos)
         return tuple(
-            ElasticSubnet(
-                name=info.name,
-                arch=info.arch,
-                resolution=info.resolution,
-                latency_ms=latency_ms,
-                score=info.score,
-                worth=self.info.metric.sign * info.score,
-            )
+            ElasticSubnet(**vars(info), latency_ms=latency_ms, worth=self.info.metric.sign * info.score)
             for info, latency_ms in zip(self.info.subnets, latencies, strict=True)
         )
 
@@ -189,19 +166,10 @@ class ElasticRuntime:
         return self._current
 
     @property
-    def resolution(self) -> int:
-        """Pixels a side that the current subnet takes."""
-        return self._current.input_shape[1]
-
-    @property
     def is_measured_here(self) -> bool:
         """Whether latencies are of this machine and these versions; if not, :meth:`measure` makes them so."""
-        from ofa.hardware.fingerprint import fingerprint
-
-        measurement = self._measurement
-        return (
-            measurement is not None and measurement.fingerprint.get("id") == fingerprint(self._measured_setting())["id"]
-        )
+        measured = self._measurement
+        return measured is not None and measured.fingerprint.get("id") == self._fingerprint()["id"]
 
     # -- switching ---------------------------------------------------------------------------------------------------
 
@@ -265,16 +233,7 @@ class ElasticRuntime:
         """Logits of images by the current subnet; see :meth:`LoadedSubnet.run`."""
         return self._current.run(images)
 
-    __call__ = run
-
-    def measure(
-        self,
-        *,
-        rng: np.random.Generator,
-        rounds: int = 10,
-        block_seconds: float = 0.05,
-        progress: Progress | None = None,
-    ) -> Measurement:
+    def measure(self, *, rng: np.random.Generator, rounds: int = 10, block_seconds: float = 0.05) -> Measurement:
         """Time all subnets against each other, here and now; from then on latencies are these.
 
         With ``max_loaded`` all are loaded meanwhile. The artefact is left as it is.
@@ -282,20 +241,16 @@ class ElasticRuntime:
         Args:
             rng: Draws an image and the order of measurements.
             rounds, block_seconds: See :func:`ofa.hardware.timing.time_models`.
-            progress: Called with blocks done, blocks in all, and what is being done.
         """
-        from ofa.hardware.fingerprint import fingerprint
         from ofa.hardware.timing import SystemClock, time_models
 
         with self._lock:
             held = dict(self._loaded)
-        requests = {name: _request(held.get(name) or self._load(name), rng) for name in self._infos}
-        count = itertools.count(1)
-
-        def on_block(block: TimedBlock) -> None:
-            if progress is not None:
-                progress(next(count), len(requests) * rounds, "measuring subnets")
-
+        requests = {}
+        for name in self._infos:
+            subnet = held.get(name) or self._load(name)
+            images = rng.standard_normal((1, *subnet.input_shape)).astype(np.float32)
+            requests[name] = partial(subnet.run, images)
         result = time_models(
             requests,
             anchor=requests[next(iter(requests))],
@@ -303,7 +258,6 @@ class ElasticRuntime:
             rounds=rounds,
             block_seconds=block_seconds,
             clock=SystemClock(self.threads, on_cpu=self.device == "cpu"),
-            on_block=on_block,
         )
         table = result.latencies_ms(list(self._infos))
         columns = [table[f"latency_ms_p{percentile}"].tolist() for percentile in (10, 50, 90)]
@@ -311,19 +265,16 @@ class ElasticRuntime:
             runtime=self.runtime,
             threads=self.threads,
             device=self.device,
-            fingerprint=fingerprint(self._measured_setting()),
+            fingerprint=self._fingerprint(),
             latency_ms=tuple(LatencyMs(p10=p10, p50=p50, p90=p90) for p10, p50, p90 in zip(*columns, strict=True)),
         )
         return self._measurement
 
-    def _measured_setting(self) -> Setting:
-        runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # whose fingerprint names the GPU
-        return Setting(runtime=runtime, threads=self.threads)
+    def _fingerprint(self) -> dict[str, Any]:
+        from ofa.hardware.fingerprint import fingerprint
 
-
-def _request(subnet: LoadedSubnet, rng: np.random.Generator) -> Callable[[], object]:
-    images = rng.standard_normal((1, *subnet.input_shape)).astype(np.float32)
-    return lambda: subnet.run(images)
+        runtime = self.runtime if self.device == "cpu" else "torch-cuda"  # which names the GPU
+        return fingerprint(Setting(runtime=runtime, threads=self.threads))
 
 
 def give_back_memory() -> None:

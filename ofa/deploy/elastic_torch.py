@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 import safetensors
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ofa.config import from_mapping
-from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, ElasticInfo, Floats, SubnetInfo
-from ofa.deploy.elastic_weights import WeightMap, bounds_of
+from ofa.deploy.elastic_format import REMEDY, WEIGHTS, Compute, ElasticError, ElasticInfo, Floats, SubnetInfo
+from ofa.deploy.elastic_weights import WeightMap, boxes_around
 from ofa.nn.structure import clone_structure
 from ofa.supernet.model_sources import check_code
 from ofa.training.recipe import ModelConfig
@@ -26,7 +26,7 @@ class TorchSubnets:
     copy them at every call, which takes 5 to 10 % of a subnet's time. Products of matrices take slices as they are.
     """
 
-    def __init__(self, root: Path, info: ElasticInfo, threads: int, device: str = "cpu") -> None:
+    def __init__(self, root: Path, info: ElasticInfo, threads: int, device: str) -> None:
         if info.model is None:
             raise ElasticError(f"{root} does not say what model it is of, so torch cannot build it; use onnxruntime")
         self._threads, self._device = threads, _device(device)
@@ -41,7 +41,7 @@ class TorchSubnets:
         weight_map = WeightMap(supernet)
         structures = {each.name: weight_map.structure(supernet.space.arch(each.arch)) for each in info.subnets}
         parts = {name: weight_map.parts(structure) for name, structure in structures.items()}
-        bounds = bounds_of(list(parts.values()))
+        boxes = boxes_around(list(parts.values()))
         try:
             tensors = safetensors.torch.load_file(root / WEIGHTS, device=str(self._device))
             for name, tensor in tensors.items():
@@ -50,7 +50,7 @@ class TorchSubnets:
             for name, structure in structures.items():
                 for path, part in parts[name].items():
                     own = tensors.get(f"{name}/{path}")
-                    tensor = part.within(bounds[path]).take(tensors[path]) if own is None else own
+                    tensor = part.within(boxes[path]).take(tensors[path]) if own is None else own
                     _replace(structure, path, nn.Parameter(tensor, requires_grad=False))
                 for path, buffer in dict(structure.named_buffers()).items():
                     if (own := tensors.get(f"{name}/{path}")) is not None:
@@ -62,7 +62,7 @@ class TorchSubnets:
         # Tensors that are not in the file, such as a grid that a model computes, are still on the CPU.
         self._modules = {name: structure.eval().to(self._device) for name, structure in structures.items()}
 
-    def load(self, subnet: SubnetInfo) -> Callable[[Floats], Floats]:
+    def load(self, subnet: SubnetInfo) -> Compute:
         """Logits ``(N, num_classes)`` of images ``(N, C, H, W)``, all at once."""
         module, threads, device = clone_structure(self._modules[subnet.name]), self._threads, self._device
         for child in module.modules():
@@ -84,13 +84,9 @@ class TorchSubnets:
 
 def _device(name: str) -> torch.device:
     """:class:`ElasticError` unless torch can compute there."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"(cpu|cuda)(:[0-9]+)?", name):
         raise ElasticError(f"device must be 'cpu', 'cuda' or 'cuda:1', not {name!r}")
-    num_gpus = torch.cuda.device_count()
+    device, num_gpus = torch.device(name), torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise ElasticError(f"torch sees {num_gpus} CUDA devices, so none is {name!r}; use device='cpu'")
     return device

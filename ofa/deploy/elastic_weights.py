@@ -15,9 +15,6 @@ from ofa.nn.structure import clone_structure, own_hooks
 from ofa.space import Arch, Value
 from ofa.supernet import Supernet
 
-Bounds = tuple[tuple[int, int], ...]
-"""First index and end of each axis."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -25,16 +22,11 @@ class Part:
 
     selections: tuple[Selection, ...]
 
-    @property
-    def bounds(self) -> Bounds:
-        """The smallest box around it."""
-        return tuple((each.runs[0][0], each.runs[-1][0] + each.runs[-1][1]) for each in self.selections)
-
-    def within(self, bounds: Bounds) -> Part:
+    def within(self, box: Part) -> Part:
         """The same elements, counted from the corner of a box that holds them."""
         moved = (
-            Selection(each.axis, tuple((first - start, length) for first, length in each.runs))
-            for each, (start, _) in zip(self.selections, bounds, strict=True)
+            Selection(each.axis, tuple((first - side.runs[0][0], length) for first, length in each.runs))
+            for each, side in zip(self.selections, box.selections, strict=True)
         )
         return Part(tuple(moved))
 
@@ -56,14 +48,13 @@ class WeightMap:
 
     def __init__(self, supernet: Supernet) -> None:
         model = remove_kernel_transforms(clone_structure(supernet.model))
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for path, module in model.named_modules():
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+        for module in model.modules():
             for name, parameter in module._parameters.items():
-                if parameter is None:
-                    continue
-                positions = torch.arange(parameter.numel(), dtype=torch.int32).view(parameter.shape)
-                module._parameters[name] = positions  # no Parameter, which would want gradients
-                self._shapes[f"{path}.{name}".lstrip(".")] = tuple(parameter.shape)
+                if parameter is not None:
+                    positions = torch.arange(parameter.numel(), dtype=torch.int32).view(parameter.shape)
+                    # No Parameter, which would want gradients.
+                    module._parameters[name] = positions  # type: ignore[assignment]
         self._supernet = Supernet(model, supernet.space, supernet.stages, supernet.dims, supernet.analysis).eval()
 
     def structure(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
@@ -76,27 +67,24 @@ class WeightMap:
         """What each parameter of a :meth:`structure` is of the supernet's parameter of the same name."""
         return {
             name: _part(positions, self._shapes[name])
-            for path, module in structure.named_modules()
-            for name, positions in ((f"{path}.{key}".lstrip("."), value) for key, value in module._parameters.items())
-            if positions is not None
+            for name, positions in structure.named_parameters(remove_duplicate=False)
         }
 
 
-def bounds_of(parts: Sequence[Mapping[str, Part]]) -> dict[str, Bounds]:
-    """For each parameter the box around what any of several subnets uses."""
-    found: dict[str, Bounds] = {}
+def boxes_around(parts: Sequence[Mapping[str, Part]]) -> dict[str, Part]:
+    """For each parameter the smallest box around what any of several subnets uses."""
+    found: dict[str, Part] = {}
     for subnet in parts:
         for name, part in subnet.items():
-            before = found.get(name, part.bounds)
-            found[name] = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(before, part.bounds, strict=True))
+            pairs = zip(found.get(name, part).selections, part.selections, strict=True)
+            found[name] = Part(tuple(_around(one, other) for one, other in pairs))
     return found
 
 
-def box(tensor: Tensor, bounds: Bounds) -> Tensor:
-    """A view of what lies in a box."""
-    for axis, (start, end) in enumerate(bounds):
-        tensor = tensor.narrow(axis, start, end - start)
-    return tensor
+def _around(one: Selection, other: Selection) -> Selection:
+    start = min(one.runs[0][0], other.runs[0][0])
+    end = max(sum(one.runs[-1]), sum(other.runs[-1]))
+    return Selection(one.axis, ((start, end - start),))
 
 
 def _part(positions: Tensor, shape: tuple[int, ...]) -> Part:

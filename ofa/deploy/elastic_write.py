@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,23 +18,12 @@ from torch import Tensor, nn
 
 from ofa.config import to_plain
 from ofa.deploy.checked_folder import new_folder
-from ofa.deploy.elastic_format import (
-    FOLDER,
-    SUBNET_NAME,
-    WEIGHTS,
-    ElasticError,
-    ElasticInfo,
-    Measurement,
-    SubnetInfo,
-    read_elastic,
-    write_info,
-)
+from ofa.deploy.elastic_format import FOLDER, SUBNET_NAME, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_elastic
 from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references, refer_to_weights
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
-from ofa.deploy.elastic_weights import Part, WeightMap, bounds_of, box
-from ofa.deploy.parity import TOLERANCES, Outputs, compare_outputs
+from ofa.deploy.elastic_weights import Part, WeightMap, boxes_around
+from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
 from ofa.formats.onnx import to_onnx
-from ofa.metrics import Score
 from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.supernet.model_sources import code_sha256
@@ -45,7 +35,7 @@ from ofa.training.run import versions
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-NUM_PARITY_IMAGES = 32
+SPLIT = "test"  # that subnets are judged on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,47 +46,26 @@ class ElasticOptions:
         runtimes: Those that it is compared with torch and measured in.
         threads: Threads that compute one image.
         rounds, block_seconds: See :func:`ofa.hardware.timing.time_models`.
-        split: What accuracies are measured on.
     """
 
     runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "torch")
     threads: int = 1
     rounds: int = 10
     block_seconds: float = 0.05
-    split: str = "test"
 
 
 DEFAULTS = ElasticOptions()
-
-
-@dataclass
-class _Steps:
-    """Reports what is being done."""
-
-    progress: Progress | None
-    num: int
-    done: int = 0
-
-    def begin(self, what: str) -> None:
-        if self.progress is not None:
-            self.progress(self.done, self.num, what)
-        self.done += 1
 
 
 @dataclass(frozen=True)
 class _Subnet:
     """A subnet on its way into an artefact."""
 
-    name: str
-    arch: Arch
+    info: SubnetInfo
+    num_images: int
     module: nn.Module
     graph: ModelProto
     parts: Mapping[str, Part]
-    score: Score
-
-    @property
-    def resolution(self) -> int:
-        return int(self.arch["resolution"])
 
 
 def write_elastic(
@@ -119,15 +88,10 @@ def write_elastic(
 
     Args:
         archs: By name, or in a sequence, whose members are then called ``subnet0``, ``subnet1`` ...
-        out: Folder to make.
         rng: Draws inputs and the order of measurements.
         model: What the supernet was made of (``run.recipe.model``); torch needs it to build subnets without pickles.
         provenance: More about where the weights came from, plain data.
         overwrite: Replace an artefact that is there; anything else is never replaced.
-        progress: Called with steps done, steps in all, and what is being done.
-
-    Returns:
-        What ``elastic.json`` says.
 
     Raises:
         ElasticError: If ``out`` is taken, names do not fit, or torch is among the runtimes and there is no ``model``.
@@ -137,38 +101,44 @@ def write_elastic(
     chosen = _named(evaluator, archs)
     if "torch" in options.runtimes and model is None:
         raise ElasticError("torch needs to know what the supernet was made of; give model, or runtimes without torch")
-    steps = _Steps(progress, 2 * len(chosen) + 1 + 2 * len(options.runtimes))
+    steps = itertools.count()
+
+    def begin(what: str) -> None:
+        if progress is not None:
+            progress(next(steps), 2 * len(chosen) + 1 + 2 * len(options.runtimes), what)
+
     weight_map = WeightMap(evaluator.supernet)
-    subnets = [_prepare(evaluator, weight_map, name, arch, options.split, steps) for name, arch in chosen.items()]
-    steps.begin("writing")
+    subnets = [_prepare(evaluator, weight_map, name, arch, begin) for name, arch in chosen.items()]
+    begin("writing")
+    code = None if model is None else code_sha256(model.name)  # which torch will have to execute
     with new_folder(Path(out)) as folder:
         _write_files(folder, evaluator.supernet.model, subnets, for_torch=model is not None)
         info = ElasticInfo(
-            subnets=tuple(_describe(evaluator, subnet) for subnet in subnets),
+            subnets=tuple(subnet.info for subnet in subnets),
             measurements=(),
             classes=evaluator.data.classes,
-            split=options.split,
-            num_images=subnets[0].score.num_images,
-            channels=evaluator.supernet.input_shape(subnets[0].arch)[0],
+            split=SPLIT,
+            num_images=subnets[0].num_images,
+            channels=evaluator.supernet.input_shape(subnets[0].info.arch)[0],
             model=None if model is None else json.loads(json.dumps(to_plain(model.untrained()))),
-            provenance={**(provenance or {}), **_code(model), "exported_with": versions()},
+            provenance={
+                **(provenance or {}),
+                **({} if code is None else {"code_sha256": code}),
+                "exported_with": versions(),
+            },
             metric_name=evaluator.metric.name,
         )
-        info = write_info(folder, info)
+        FOLDER.seal(folder, info.to_json())
         for name in options.runtimes:
-            steps.begin(f"comparing {name} with the extracted subnets")
+            begin(f"comparing {name} with the extracted subnets")
             runtime = ElasticRuntime(folder, name, options.threads)
-            differences = [_check(runtime, evaluator, subnet) for subnet in subnets]
-            steps.begin(f"measuring in {name}")
+            for subnet in subnets:
+                subnet.info.max_abs_difference[name] = _check(runtime, evaluator, subnet)
+            begin(f"measuring in {name}")
             measurement = runtime.measure(rng=rng, rounds=options.rounds, block_seconds=options.block_seconds)
-            info = write_info(folder, _with(info, name, differences, measurement))
+            info = dataclasses.replace(info, measurements=(*info.measurements, measurement))
+            FOLDER.seal(folder, info.to_json())
     return read_elastic(out)
-
-
-def _code(model: ModelConfig | None) -> dict[str, str]:
-    """Which code torch will have to execute, if the model is from a file."""
-    sha256 = None if model is None else code_sha256(model.name)
-    return {} if sha256 is None else {"code_sha256": sha256}
 
 
 def _named(
@@ -187,54 +157,41 @@ def _named(
 
 
 def _prepare(
-    evaluator: SubnetEvaluator, weight_map: WeightMap, name: str, arch: Arch, split: str, steps: _Steps
+    evaluator: SubnetEvaluator, weight_map: WeightMap, name: str, arch: Arch, begin: Callable[[str], None]
 ) -> _Subnet:
-    steps.begin(f"calibrating and testing {name}")
+    begin(f"calibrating and testing {name}")
     module = evaluator.calibrated(arch).eval()
-    score = judge(module, evaluator.batches(split, arch), evaluator.task.scorer(evaluator.data))
-    steps.begin(f"exporting {name}")
+    score = judge(module, evaluator.batches(SPLIT, arch), evaluator.task.scorer(evaluator.data))
+    begin(f"exporting {name}")
     module = module.cpu()
+    feed = evaluator.task.feed(evaluator.data, evaluator.supernet.inputs.sizes(arch))
     return _Subnet(
-        name=name,
-        arch=arch,
+        info=SubnetInfo(
+            name=name,
+            arch=dict(arch),
+            resolution=int(arch["resolution"]),
+            score=score.value,
+            low=score.low,
+            high=score.high,
+            max_abs_difference={},
+            preprocessing=dataclasses.asdict(feed.preprocessing),
+        ),
+        num_images=score.num_images,
         module=module,
         graph=to_onnx(module, evaluator.supernet.input_shape(arch)),
         parts=weight_map.parts(weight_map.structure(arch)),
-        score=score,
     )
-
-
-def _describe(evaluator: SubnetEvaluator, subnet: _Subnet) -> SubnetInfo:
-    feed = evaluator.task.feed(evaluator.data, evaluator.supernet.inputs.sizes(subnet.arch))
-    return SubnetInfo(
-        name=subnet.name,
-        arch=dict(subnet.arch),
-        resolution=subnet.resolution,
-        score=subnet.score.value,
-        low=subnet.score.low,
-        high=subnet.score.high,
-        max_abs_difference={},
-        preprocessing=dataclasses.asdict(feed.preprocessing),
-    )
-
-
-def _with(info: ElasticInfo, runtime: str, differences: Sequence[float], measurement: Measurement) -> ElasticInfo:
-    subnets = tuple(
-        dataclasses.replace(subnet, max_abs_difference={**subnet.max_abs_difference, runtime: difference})
-        for subnet, difference in zip(info.subnets, differences, strict=True)
-    )
-    return dataclasses.replace(info, subnets=subnets, measurements=(*info.measurements, measurement))
 
 
 def _check(runtime: ElasticRuntime, evaluator: SubnetEvaluator, subnet: _Subnet) -> float:
     """Largest difference of a logit from the extracted module's; :class:`ParityError` if it is too large."""
-    inputs = next(iter(evaluator.batches("calibration", subnet.arch)))[0].rows(slice(NUM_PARITY_IMAGES))
+    inputs = next(iter(evaluator.batches("calibration", subnet.info.arch)))[0].rows(slice(NUM_PARITY_IMAGES))
     (images,) = inputs.map(lambda tensor: tensor.cpu()).tensors
     with torch.inference_mode():
         expected: Outputs = subnet.module(images).numpy()
-    runtime.use(subnet.name)
+    runtime.use(subnet.info.name)
     found = runtime.run(images.contiguous().numpy())
-    what = f"subnet {subnet.name!r} in {runtime.runtime}"
+    what = f"subnet {subnet.info.name!r} in {runtime.runtime}"
     return compare_outputs(expected, found, what=what, tolerance=TOLERANCES["fp32"])
 
 
@@ -250,7 +207,7 @@ def _write_files(folder: Path, supernet: nn.Module, subnets: Sequence[_Subnet], 
     for subnet, weights in zip(subnets, weights_of, strict=True):
         found, others = find_references(subnet.graph, weights)
         for name, array in others.items():
-            key = known.setdefault(sha256(array.tobytes()).digest(), f"{subnet.name}/graph/{name}")
+            key = known.setdefault(sha256(array.tobytes()).digest(), f"{subnet.info.name}/graph/{name}")
             tensors.setdefault(key, torch.from_numpy(array.copy()))
             found[name] = Reference(key, tuple(((0, size),) for size in array.shape))
         references.append(found)
@@ -263,7 +220,7 @@ def _write_files(folder: Path, supernet: nn.Module, subnets: Sequence[_Subnet], 
     stored = _stored(folder / WEIGHTS)
     for subnet, found in zip(subnets, references, strict=True):
         refer_to_weights(subnet.graph, found, stored)
-        (folder / f"{subnet.name}.onnx").write_bytes(subnet.graph.SerializeToString(deterministic=True))
+        (folder / subnet.info.graph).write_bytes(subnet.graph.SerializeToString(deterministic=True))
 
 
 def _weights(
@@ -271,22 +228,22 @@ def _weights(
 ) -> Iterator[dict[str, Weight]]:
     """Each subnet's parameters as parts of ``tensors``, to which is added what is missing: its buffers, too."""
     whole = {name: tensor.detach().cpu() for name, tensor in supernet.named_parameters(remove_duplicate=False)}
-    bounds = bounds_of([subnet.parts for subnet in subnets])
+    boxes = boxes_around([subnet.parts for subnet in subnets])
     for subnet in subnets:
         weights = {}
         parameters = {name: p.detach() for name, p in subnet.module.named_parameters(remove_duplicate=False)}
         for name, parameter in parameters.items():
-            part, common = subnet.parts[name].within(bounds[name]), box(whole[name], bounds[name])
+            part, common = subnet.parts[name].within(boxes[name]), boxes[name].take(whole[name])
             if torch.equal(part.take(common), parameter):
                 tensors[name] = common
                 key, runs = name, tuple(selection.runs for selection in part.selections)
             else:  # it passed a learned matrix
-                key, runs = f"{subnet.name}/{name}", tuple(((0, size),) for size in parameter.shape)
+                key, runs = f"{subnet.info.name}/{name}", tuple(((0, size),) for size in parameter.shape)
                 tensors[key] = parameter
             weights[name] = Weight(key, runs, parameter.contiguous().numpy())
         for name, buffer in subnet.module.state_dict().items():
             if name not in parameters:
-                tensors[f"{subnet.name}/{name}"] = buffer
+                tensors[f"{subnet.info.name}/{name}"] = buffer
         yield weights
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from ofa.errors import OfaError
 from ofa.formats.onnx import INPUT
@@ -24,6 +21,7 @@ For INT8 the reference is the quantized graph in floating point. Where a kernel 
 moves by one of 256 steps, and later layers carry that on. Only faults of the graph are found so; what INT8 costs is
 measured as accuracy.
 """
+NUM_PARITY_IMAGES = 32  # real ones: noise does not reach the activations that matter
 CONCURRENT_RUNTIMES = ("onnxruntime",)  # sessions that several threads may call
 
 Images = npt.NDArray[np.generic]
@@ -32,25 +30,6 @@ Outputs = npt.NDArray[np.float32]
 
 class ParityError(OfaError, ValueError):
     """An exported file does not compute what it should."""
-
-
-def check_parity(module: nn.Module, onnx_path: Path | str, images: Tensor) -> float:
-    """Compare an exported ONNX file with the module that it was made of.
-
-    Args:
-        module: In eval mode.
-        images: Real ones, normalised, ``(N, C, H, W)``: noise does not reach the activations that matter.
-
-    Returns:
-        The largest absolute difference of two logits.
-
-    Raises:
-        ParityError: If it exceeds 1e-4 of the largest absolute logit of these images; it names the worst image.
-    """
-    with torch.inference_mode():
-        expected = module(images).float().cpu().numpy()
-    found = run_outputs(onnx_path, images.cpu().numpy())
-    return compare_outputs(expected, found, what=str(onnx_path), tolerance=TOLERANCES["fp32"])
 
 
 def compare_outputs(expected: Outputs, found: Outputs, *, what: str, tolerance: float) -> float:
@@ -73,18 +52,6 @@ def compare_outputs(expected: Outputs, found: Outputs, *, what: str, tolerance: 
             f"allowed, {tolerance:g} of the largest output; export it again, or report the architecture"
         )
     return float(differences[worst])
-
-
-def run_outputs(
-    model: Model,
-    images: Images,
-    *,
-    setting: Setting = REFERENCE,
-    batch: int | None = 1,
-    runtime: Runtime | None = None,
-) -> Outputs:
-    """What a file computes of some images; see :func:`load_outputs`."""
-    return load_outputs(model, setting=setting, batch=batch, runtime=runtime)(images)
 
 
 def load_outputs(

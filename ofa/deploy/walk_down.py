@@ -12,15 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa.deploy.artefact import (
-    DEFAULTS,
-    Clock,
-    ExportOptions,
-    bundle_artefact,
-    judge_artefact,
-    make_artefact,
-    on_disk,
-)
+from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, bundle_artefact, judge_artefact, make_artefact, on_disk
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
 from ofa.files import FileFormatError, read_json
@@ -33,6 +25,9 @@ from ofa.training import SubnetEvaluator
 Candidate = Mapping[str, Any]
 
 HEADROOM = 0.02
+"""The measured median must be this fraction below the budget: medians drift, and the promise is checked elsewhere."""
+NUM_PASSES = 3
+PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,6 @@ class ExportResult:
     """What :func:`export_bundle` did.
 
     Args:
-        info: What ``bundle.json`` says.
         too_slow: Candidates that looked better but missed the budget as exported files: ``arch``, ``latency_ms`` (p50).
         seconds: How long each step took, over all candidates.
     """
@@ -63,14 +57,11 @@ class Walk:
 
     Args:
         candidates: Each with ``arch`` and ``latency_ms``, what the search believes of it.
-        headroom: The measured median must be this fraction below the budget: medians drift, and the promise is checked
-            again elsewhere.
     """
 
     candidates: Iterator[Candidate]
     budget_ms: float
     device: str
-    headroom: float = HEADROOM
     too_slow: list[dict[str, Any]] = field(default_factory=list)
     _slowdown: float = 1.0
     _best_ms: float = np.inf
@@ -78,7 +69,7 @@ class Walk:
 
     @property
     def limit_ms(self) -> float:
-        return self.budget_ms / (1 + self.headroom)
+        return self.budget_ms / (1 + HEADROOM)
 
     def advance(self) -> Candidate:
         """The next candidate that should keep the budget; :class:`InfeasibleBudgetError` if there is none."""
@@ -89,7 +80,7 @@ class Walk:
                 return candidate
             self._best_ms = min(self._best_ms, expected_ms)
         raise InfeasibleBudgetError(
-            self.budget_ms, self._best_ms, headroom=self.headroom, device=self.device, how="measured or predicted"
+            self.budget_ms, self._best_ms, headroom=HEADROOM, device=self.device, how="measured or predicted"
         )
 
     def holds(self, latency_ms: Latency) -> bool:
@@ -111,7 +102,6 @@ def export_bundle(
     budget_ms: float,
     measure: Measure,
     run_info: Mapping[str, Any],
-    headroom: float = HEADROOM,
     options: ExportOptions = DEFAULTS,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -124,7 +114,6 @@ def export_bundle(
         candidates: Best first; see :class:`Walk` and :func:`read_candidates`.
         measure: Measures files on the device; see :func:`measure_on`.
         run_info: ``Run.info``: where the weights came from.
-        headroom: See :class:`Walk`.
 
     Raises:
         InfeasibleBudgetError: If no candidate keeps the budget.
@@ -135,7 +124,7 @@ def export_bundle(
     out = Path(out)
     check_destination(out, overwrite=overwrite)
     clock = Clock(progress)
-    walk = Walk(iter(candidates), budget_ms, device.name, headroom)
+    walk = Walk(iter(candidates), budget_ms, device.name)
     while True:
         arch = walk.advance()["arch"]
         artefact = make_artefact(
@@ -162,14 +151,7 @@ def export_bundle(
     return ExportResult(out, info, tuple(walk.too_slow), clock.seconds)
 
 
-def measure_on(
-    device: Device,
-    *,
-    rng: np.random.Generator,
-    passes: int = 3,
-    pause_seconds: float = 0.5,
-    progress: Progress | None = None,
-) -> Measure:
+def measure_on(device: Device, *, rng: np.random.Generator) -> Measure:
     """A function that measures files on a device, side by side, for :func:`export_bundle` and ``verify_bundle``.
 
     A pass takes a fraction of a second, and a shared machine can be busy for longer than that, which says nothing of
@@ -178,10 +160,10 @@ def measure_on(
 
     def measure_files(files: Sequence[Path]) -> list[Latency]:
         found: list[list[Latency]] = []
-        for number in range(passes):
+        for number in range(NUM_PASSES):
             if number:
-                time.sleep(pause_seconds)
-            table = measure(dict(zip(map(str, files), files, strict=True)), device, rng=rng, progress=progress)
+                time.sleep(PAUSE_SECONDS)
+            table = measure(dict(zip(map(str, files), files, strict=True)), device, rng=rng)
             found.append([_latency(row, table.attrs["quantiles_ms"][name]) for name, row in table.iterrows()])
         return [min(each, key=lambda latency_ms: latency_ms.p50) for each in zip(*found, strict=True)]
 

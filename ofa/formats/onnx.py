@@ -43,8 +43,7 @@ def export_for_timing(
     try:
         model = _export_by_tracing(module, torch.zeros(batch, *input_shape, dtype=dtype))
     except torch.onnx.errors.OnnxExporterError:
-        shape = (batch, *input_shape)
-        model = export_by_dynamo(module, shape, dtype=dtype)
+        return to_onnx(module, input_shape, batch=batch, dtype=dtype).SerializeToString(deterministic=True)
     pool_instead_of_mean(model)
     return model.SerializeToString(deterministic=True)
 
@@ -98,9 +97,6 @@ def export_onnx(
         input_shape: Of one input, without the batch: ``(C, H, W)``.
         dynamic_batch: Leave the batch free; otherwise it is 1, for which runtimes plan memory once.
 
-    Returns:
-        ``path``.
-
     Raises:
         ValueError: If the module is in training mode.
     """
@@ -138,44 +134,30 @@ def to_onnx(
     module = clone_structure(module)
     own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
     own_caches(module)  # LeViT keeps attention biases for its next call; what the exporter leaves there is no tensor
-    model = export_by_dynamo(
-        module,
-        (batch or 2, *input_shape),  # what varies must not be 1 here: the exporter takes it for a constant
-        dynamic_batch=batch is None,
-        dtype=dtype,
-    )
+    model = _export_by_dynamo(module, input_shape, batch, dtype)
     pool_instead_of_mean(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def export_by_dynamo(
-    module: nn.Module,
-    shape: tuple[int, ...],
-    *,
-    dynamic_batch: bool = False,
-    dtype: torch.dtype = torch.float32,
+def _export_by_dynamo(
+    module: nn.Module, input_shape: tuple[int, ...], batch: int | None, dtype: torch.dtype
 ) -> ModelProto:
-    """A module as an ONNX graph, through torch's dynamo exporter, its weights inside.
+    """Through torch's dynamo exporter, and its optimiser unless that makes a graph that is not valid."""
+    import onnx
 
-    Batch normalisation and constants are folded, unless torch's optimiser makes a graph that is not valid. What the
-    exporter notes about the source code is left out: it holds this machine's paths, and makes a small file a fifth
-    larger.
-
-    Args:
-        module: In eval mode, on the CPU; from channels-last weights comes a graph with more nodes.
-        shape: Of the input, with the batch: 2 or more if it is to vary, as the exporter takes 1 for a constant.
-    """
+    # What varies must not be 1 here: the exporter takes it for a constant.
+    images = torch.zeros(batch or 2, *input_shape, dtype=dtype)
 
     def export(*, optimize: bool) -> ModelProto:
         program = torch.onnx.export(
             module,
-            (torch.zeros(shape, dtype=dtype),),
+            (images,),
             dynamo=True,
             opset_version=DYNAMO_OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+            dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
             external_data=False,
             optimize=optimize,
             verbose=False,
@@ -193,11 +175,14 @@ def export_by_dynamo(
         # Of what a module keeps for its next call, such as the attention biases of LeViT.
         warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         model = export(optimize=True)
-        if _names_read(model.graph) - _names_written(model.graph):
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError:
             # Where one tensor is clipped several times, as Gemma 4's before queries, keys and values, the optimiser
             # gives the bounds the same names and loses all but one (microsoft/onnxscript#2079).
             model = export(optimize=False)
     graph = model.graph
+    # What it notes about the source code holds this machine's paths, and makes a small file a fifth larger.
     for holder in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")
@@ -221,14 +206,11 @@ def pool_instead_of_mean(model: ModelProto) -> None:
     def is_spatial_mean(node: NodeProto) -> bool:
         if node.op_type != "ReduceMean":
             return False
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        if "axes" in attributes:
-            axes = list(attributes["axes"].ints)
-        elif len(node.input) > 1 and node.input[1] in constants:
+        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        axes = attributes.get("axes", [])
+        if len(node.input) > 1 and node.input[1] in constants:
             axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
-        else:
-            return False
-        keeps = "keepdims" not in attributes or attributes["keepdims"].i == 1
+        keeps = attributes.get("keepdims", 1) == 1
         return keeps and ranks.get(node.input[0]) == 4 and sorted(axes) in ([2, 3], [-2, -1])
 
     for node in graph.node:
@@ -245,10 +227,3 @@ def _names_read(graph: GraphProto) -> set[str]:
     """Of what nodes read, those in the branches of an ``If`` too."""
     names = {name for node in graph.node for name in node.input}
     return names.union(*(_names_read(attribute.g) for node in graph.node for attribute in node.attribute))
-
-
-def _names_written(graph: GraphProto) -> set[str]:
-    """Of what nodes may read; an input left out has the empty name."""
-    names = {"", *(value.name for value in (*graph.input, *graph.initializer))}
-    names |= {name for node in graph.node for name in node.output}
-    return names.union(*(_names_written(attribute.g) for node in graph.node for attribute in node.attribute))

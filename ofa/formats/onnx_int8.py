@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from ofa.errors import OfaError, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from onnxruntime import InferenceSession
 
 RANGE_FOR_TIMING = (-1.0, 1.0)
 
@@ -29,13 +29,6 @@ QUANTIZED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 SYMMETRIC_RUNTIMES = ("tensorrt", "trtexec")
 """Those that take signed activations around zero only, and biases in floating point."""
-
-
-def quantize_for_timing(model: bytes, *, symmetric: bool = False) -> bytes:
-    """An ONNX graph in INT8 that is timed and thrown away: its speed is right, what it computes is not."""
-    import onnx
-
-    return quantize_qdq(onnx.load_from_string(model), symmetric=symmetric).SerializeToString(deterministic=True)
 
 
 def quantize_qdq(
@@ -128,18 +121,17 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
         QuantizationError: If a tensor is not finite on these images.
     """
     import onnx
+    import onnxruntime
 
     observed = onnx.shape_inference.infer_shapes(model)
     own_initializers(observed)
     graph = observed.graph
-    is_float = {
-        value.name: value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
+    values = (*graph.value_info, *graph.input, *graph.output)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     weights = {tensor.name for tensor in graph.initializer}
     written = [name for node in graph.node for name in node.output]
     images_name = next(value.name for value in graph.input if value.name not in weights)
-    names = [name for name in (images_name, *written) if is_float.get(name) and name not in weights]
+    names = [name for name in (images_name, *written) if name in floats]
     del graph.output[:]
     for kind in ("Min", "Max"):
         for number, name in enumerate(names):
@@ -147,7 +139,10 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
             graph.node.append(onnx.helper.make_node(f"Reduce{kind}", [name], [output], name=output, keepdims=0))
             graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
 
-    session = _session(observed.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = [np.array(session.run(None, {images_name: images}), dtype=np.float64).reshape(2, -1) for images in batches]
     if not found:
         raise UsageError("calibration of activations needs at least one batch of images")
@@ -159,16 +154,6 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
                 f"tensor {name!r} reaches from {low} to {high} on calibration images; check the weights"
             )
     return dict(zip(names, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
-
-
-def _session(model: bytes) -> InferenceSession:
-    """On one thread, optimised: as :class:`ofa.hardware.runtimes.onnxruntime.OnnxRuntime` runs it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collection[str]) -> dict[str, list[str]]:
@@ -195,11 +180,9 @@ def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collect
     nodes = [node.name for node in model.graph.node if node.op_type not in ("Constant", "Identity")]
     block_of = [_within(name, scopes) for name in nodes]
     starts: dict[str, int] = {}  # stage -> its first node
-    last = -1
     for position, block in enumerate(block_of):
         if block is not None:
             starts.setdefault(block.partition(".")[0], position)
-            last = position
     if not starts:
         raise QuantizationError(
             f"no node of the graph, such as {nodes[0] if nodes else 'none'!r}, says that it is of one of the modules "
@@ -210,8 +193,6 @@ def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collect
     for position, (name, block) in enumerate(zip(nodes, block_of, strict=True)):
         following = [stage for stage, start in starts.items() if start > position]
         region = "stem" if len(following) == len(starts) else f"{following[0]}.entry" if following else "head"
-        if position > last:
-            region = "head"
         before = block or (region if region in places else before)
         found.setdefault(before, []).append(name)
     return found
@@ -220,20 +201,10 @@ def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collect
 def _scope(path: str) -> str:
     """How the older exporter begins the names of a module's nodes: ``/module/blocks/blocks.0/`` for ``blocks.0``."""
     atoms = ["module", *path.split(".")]
-    words = []
-    for end in range(1, len(atoms) + 1):
-        start = end - 1
-        while atoms[start].isnumeric():
-            start -= 1
-        words.append(".".join(atoms[start:end]))
+    words = itertools.accumulate(atoms, lambda before, atom: f"{before}.{atom}" if atom.isnumeric() else atom)
     return "/".join(("", *words, ""))
 
 
 def _within(node: str, scopes: Mapping[str, str]) -> str | None:
-    """The block whose scope a node's name begins with."""
-    end = node.rfind("/")
-    while end > 0:
-        if node[: end + 1] in scopes:
-            return scopes[node[: end + 1]]
-        end = node.rfind("/", 0, end)
-    return None
+    """The innermost block whose scope a node's name begins with."""
+    return scopes.get(max((scope for scope in scopes if node.startswith(scope)), key=len, default=""))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ofa.deploy.artefact import _accuracy
-from ofa.deploy.half_precision import HalfPrecision
+from ofa.deploy.targets.network import HalfPrecision
 from ofa.training import SubnetEvaluator
 
 

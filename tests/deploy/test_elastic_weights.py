@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.deploy.elastic_weights import WeightMap, bounds_of, box
+from ofa.deploy.elastic_weights import WeightMap, boxes_around
 from ofa.supernet import Supernet, create_supernet
 
 
@@ -33,14 +33,14 @@ def test_parts_are_what_extraction_copies(name: str) -> None:
     archs = [space.smallest(), *(space.sample(np.random.default_rng(seed)) for seed in range(2)), space.largest()]
     structures = [weight_map.structure(arch) for arch in archs]
     parts = [weight_map.parts(structure) for structure in structures]
-    bounds, whole = bounds_of(parts), dict(supernet.model.named_parameters())
+    boxes, whole = boxes_around(parts), dict(supernet.model.named_parameters())
     for arch, subnet, structure in zip(archs, parts, structures, strict=True):
         extracted = dict(supernet.extract(arch).named_parameters())
         assert subnet.keys() == extracted.keys()
         for path, parameter in extracted.items():
             assert torch.equal(subnet[path].take(whole[path]), parameter), path
-            common = box(whole[path], bounds[path])
-            assert torch.equal(subnet[path].within(bounds[path]).take(common), parameter), path
+            common = boxes[path].take(whole[path])
+            assert torch.equal(subnet[path].within(boxes[path]).take(common), parameter), path
         assert [type(module) for module in structure.modules()] == [
             type(module) for module in supernet.extract(arch).modules()
         ]
@@ -50,9 +50,9 @@ def test_the_box_is_no_larger_than_what_is_used() -> None:
     supernet = seeded("ofa_mobilenetv3_tiny")
     weight_map, smallest = WeightMap(supernet), supernet.space.smallest()
     parts = weight_map.parts(weight_map.structure(smallest))
-    bounds, whole = bounds_of([parts]), dict(supernet.model.named_parameters())
+    boxes, whole = boxes_around([parts]), dict(supernet.model.named_parameters())
     for path, parameter in supernet.extract(smallest).named_parameters():
-        assert torch.equal(box(whole[path], bounds[path]), parameter)
+        assert torch.equal(boxes[path].take(whole[path]), parameter)
 
 
 def test_the_supernet_stays_as_it_is() -> None:

@@ -23,7 +23,8 @@ def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch)
         return table
 
     monkeypatch.setattr(export, "measure", measure)
-    measure_files = export.measure_on(load_device("cpu-1t"), rng=np.random.default_rng(0), pause_seconds=0)
+    monkeypatch.setattr(export, "PAUSE_SECONDS", 0)
+    measure_files = export.measure_on(load_device("cpu-1t"), rng=np.random.default_rng(0))
     first, second = measure_files([Path("a.onnx"), Path("b.onnx")])
     assert (first.p10, first.p50, first.p90, first.quantiles) == (1.0, 1.1, 9.0, (1.1,))
     assert second.p50 == 3

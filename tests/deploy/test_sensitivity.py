@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
-from ofa.deploy.sensitivity import find_float_nodes
+from ofa.deploy.targets.int8 import find_float_nodes
 
 HARMS = {"stem": 0.8, "depthwise": 2.5, "expand": 0.1, "project": 0.4, "head": 0.2}
 

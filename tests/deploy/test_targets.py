@@ -12,9 +12,9 @@ from torch import nn
 
 from ofa.deploy.artefact import on_disk
 from ofa.deploy.bundle import TOP_LEVEL
-from ofa.deploy.half_precision import HalfPrecision
-from ofa.deploy.parity import TOLERANCES, compare_outputs, run_outputs
-from ofa.deploy.targets import TARGETS, Accuracy, Network, TargetError, target_of
+from ofa.deploy.parity import TOLERANCES, compare_outputs, load_outputs
+from ofa.deploy.targets import TARGETS, target_of
+from ofa.deploy.targets.network import Accuracy, HalfPrecision, Network, TargetError
 from ofa.formats import FORMATS
 from ofa.hardware import Device, list_devices, load_device
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
@@ -90,7 +90,7 @@ def test_it_computes_what_torch_does(device: Device, module: nn.Module, pixels: 
     assert tuple(exported.files) == target.files
     assert set(target.files) <= TOP_LEVEL
     with on_disk(exported.files) as file:
-        found = run_outputs(file, images, setting=device.setting, batch=network.batch)
+        found = load_outputs(file, setting=device.setting, batch=network.batch)(images)
     with torch.inference_mode():
         expected = module(torch.from_numpy(normalised(pixels)))
     expected = expected.softmax(1).numpy() if from_pixels else expected.numpy()

@@ -119,8 +119,7 @@ def test_files_are_made_once(tmp_path):
 def test_folded_batch_norms_compute_the_same():
     import timm
 
-    pytest.importorskip("executorch")
-    from ofa.formats.executorch import fold_bn
+    from ofa.formats.folding import fold_bn
 
     model = timm.create_model("mobilenetv3_small_050", num_classes=10).eval()
     for module in model.modules():
@@ -137,8 +136,7 @@ def test_folded_batch_norms_compute_the_same():
 
 
 def test_a_batch_norm_that_two_convolutions_share_stays():
-    pytest.importorskip("executorch")
-    from ofa.formats.executorch import fold_bn
+    from ofa.formats.folding import fold_bn
 
     class Shared(nn.Module):
         def __init__(self):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def export_pt2(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:
-    """A module as a ``.pt2`` file; the shape is that of the input, with the batch."""
+def export_pt2(module: nn.Module, images: Tensor) -> bytes:
+    """A module as a ``.pt2`` file."""
     file = io.BytesIO()
-    torch.export.save(torch.export.export(module, (torch.zeros(shape, dtype=dtype),)), file)
+    torch.export.save(torch.export.export(module, (images,)), file)
     return file.getvalue()

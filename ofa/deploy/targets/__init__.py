@@ -6,24 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ofa.deploy.targets.int8 import export_int8
-from ofa.deploy.targets.network import Accuracy, Exported, Network, Quantization, TargetError
+from ofa.deploy.targets.network import Exported, Network, TargetError
+from ofa.deploy.targets.network import Quantization as Quantization
 from ofa.formats import FORMATS
 from ofa.formats.openvino import FILES as OPENVINO_FILES
 from ofa.formats.openvino import to_openvino
 from ofa.hardware.device import Device
 from ofa.hardware.runtimes.tensorrt import TensorRt
 from ofa.setting import Setting
-
-__all__ = [
-    "TARGETS",
-    "Accuracy",
-    "Exported",
-    "Network",
-    "Quantization",
-    "Target",
-    "TargetError",
-    "target_of",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from ofa.deploy.parity import run_outputs
-from ofa.deploy.sensitivity import find_float_nodes
-from ofa.deploy.targets.network import Exported, Images, Network, Outputs, Quantization
+from ofa.deploy.parity import load_outputs
+from ofa.deploy.targets.network import Exported, FloatNodes, Images, Network, Outputs, Quantization
 from ofa.formats.onnx import to_onnx
 from ofa.formats.onnx_int8 import QUANTIZED_OPERATORS, SYMMETRIC_RUNTIMES, activation_ranges, quantize_qdq
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntimeAsWritten
@@ -23,7 +22,7 @@ def export_int8(network: Network, setting: Setting) -> Exported:
 
     Weights are quantized per channel, activations with ranges from calibration images (their least and greatest
     values). What INT8 costs is measured; where it is more than allowed, the nodes that it harms most stay in floating
-    point: :func:`ofa.deploy.sensitivity.find_float_nodes`.
+    point: :func:`find_float_nodes`.
     """
     accuracy = network.accuracy
     assert accuracy is not None
@@ -39,7 +38,7 @@ def export_int8(network: Network, setting: Setting) -> Exported:
         return quantized.SerializeToString(deterministic=True)
 
     def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
-        return run_outputs(model, images, setting=where, batch=network.batch)
+        return load_outputs(model, setting=where, batch=network.batch)(images)
 
     runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
     plain = model.SerializeToString(deterministic=True)
@@ -61,12 +60,51 @@ def export_int8(network: Network, setting: Setting) -> Exported:
     quantized = quantize(choice.float_nodes)
     return Exported(
         files={FILE: quantized},
-        reference=lambda images: run_outputs(quantized, images, batch=network.batch, runtime=OnnxRuntimeAsWritten()),
+        reference=load_outputs(quantized, batch=network.batch, runtime=OnnxRuntimeAsWritten()),
         quantization=Quantization(
-            loss_points=choice.loss_points,
-            all_int8_loss_points=choice.all_int8_loss_points,
-            float_nodes=tuple(choice.float_nodes),
-            num_nodes=len(nodes),
-            num_calibration_images=len(accuracy.calibration_images),
+            **vars(choice), num_nodes=len(nodes), num_calibration_images=len(accuracy.calibration_images)
         ),
     )
+
+
+def find_float_nodes(
+    nodes: Sequence[str],
+    loss_points: Callable[[Collection[str]], float],
+    harm: Callable[[str], float],
+    *,
+    max_loss_points: float,
+) -> FloatNodes:
+    """Keep as few of the most sensitive nodes in floating point as the accuracy needs.
+
+    Nothing is done where all of INT8 loses little enough. Otherwise nodes are ranked by the harm that each does alone,
+    twice as many of the worst are left out until the loss is small enough, and the number is bisected then. That takes
+    one small measurement a node and about twice log2(nodes) measurements of accuracy.
+
+    Args:
+        nodes: Names of all that can be quantized.
+        loss_points: Measures what is lost with these nodes in floating point.
+        harm: Measures how far outputs move with this node alone in INT8.
+
+    Returns:
+        Nodes in floating point; all of them where nothing else helps.
+
+    References:
+        Sensitivity one layer at a time: Wu et al., Integer quantization for deep learning inference, arXiv:2004.09602,
+        sec. 5.2 (there by accuracy; by outputs here, which needs fewer images), with bisection in place of adding one
+        layer after another.
+    """
+    all_int8 = loss = loss_points([])
+    if loss <= max_loss_points:
+        return FloatNodes(loss, all_int8, ())
+    ranked = sorted(nodes, key=harm, reverse=True)
+    too_few, enough = 0, 1
+    while (loss := loss_points(ranked[:enough])) > max_loss_points and enough < len(ranked):
+        too_few, enough = enough, min(2 * enough, len(ranked))
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        found = loss_points(ranked[:middle])
+        if found <= max_loss_points:
+            enough, loss = middle, found
+        else:
+            too_few = middle
+    return FloatNodes(loss, all_int8, tuple(ranked[:enough]))

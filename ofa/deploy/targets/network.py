@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.deploy.parity import Images, Outputs
 from ofa.errors import OfaError
 
 NUM_TOGETHER = 8
-
-Reference = Callable[[Images], Outputs]
 
 
 class TargetError(OfaError, ValueError):
@@ -63,20 +62,42 @@ class Network:
             return np.concatenate([self.module(chunk).float().cpu().numpy() for chunk in chunks])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """What INT8 cost, in the metric on the search split, and what was kept in floating point to keep it low.
+class HalfPrecision(nn.Module):
+    """A network in float16 between a float32 input and a float32 output; the one given is left as it is."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.module(images.half())
+        return outputs.float()
+
+
+@dataclass(frozen=True)
+class FloatNodes:
+    """What was kept in floating point, to keep low what INT8 costs.
 
     Args:
         loss_points: Floating point minus INT8, in the metric's unit.
         all_int8_loss_points: The same with every node in INT8.
         float_nodes: Names of nodes that stay in floating point.
-        num_nodes: Nodes that could be in INT8.
     """
 
     loss_points: float
     all_int8_loss_points: float
     float_nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization(FloatNodes):
+    """What INT8 cost, in the metric on the search split.
+
+    Args:
+        num_nodes: Nodes that could be in INT8.
+    """
+
     num_nodes: int
     num_calibration_images: int
 
@@ -92,5 +113,5 @@ class Exported:
     """
 
     files: dict[str, bytes]
-    reference: Reference
+    reference: Callable[[Images], Outputs]
     quantization: Quantization | None = None
