@@ -37,7 +37,7 @@ def narrow_kernel(conv: nn.Conv2d, kernel_size: int) -> None:
         weight = _through_transforms(conv, weight, after[0])
     for axis, (size, smaller) in enumerate(zip(weight.shape[2:], after, strict=True), start=2):
         weight = weight.narrow(axis, (size - smaller) // 2, smaller)
-    remove_transforms(conv)
+    remove_kernel_transforms(conv)
     if not isinstance(conv.padding, str) and any(conv.padding):
         conv.padding = tuple(
             padding - dilation * (size - smaller) // 2
@@ -74,13 +74,9 @@ def add_kernel_transforms(conv: nn.Conv2d, kernel_sizes: tuple[int, ...]) -> Non
         conv.register_parameter(_TRANSFORM.format(larger, smaller), nn.Parameter(identity))
 
 
-def remove_transforms(conv: nn.Module) -> None:
-    for name in [name for name in conv._parameters if name.startswith("kernel_transform_")]:
-        del conv._parameters[name]
-
-
 def remove_kernel_transforms(module: ModuleT) -> ModuleT:
     """Drop the matrices from every convolution of a clone: the largest kernel never uses them."""
     for child in module.modules():
-        remove_transforms(child)
+        for name in [name for name in child._parameters if name.startswith("kernel_transform_")]:
+            del child._parameters[name]
     return module
