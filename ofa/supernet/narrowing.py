@@ -9,7 +9,7 @@ from torch import nn
 
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
-from ofa.nn.structure import caches_of, clone_structure, forget_cache
+from ofa.nn.structure import clone_structure
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.channels.groups import Ints
 from ofa.supernet.dims import Narrowing
@@ -35,7 +35,6 @@ class Narrower:
         for number, group in groups.items():
             for site in group.sites:
                 self._sharing.setdefault((site.tensor, site.axis), []).append((number, site.indices))
-        self._caches = [(module, name) for module in model.modules() for name in caches_of(module)]
         self._selections: dict[tuple[str, int, tuple[int, ...]], Selection] = {}
         self._attributes = {number: self._head_attributes(group) for number, group in groups.items() if group.is_heads}
         self._scales = {number: self._query_scales(group) for number, group in groups.items() if not group.is_heads}
@@ -124,9 +123,6 @@ class Narrower:
                 module = clones.get(id(self._modules[path]))
                 if module is not None:
                     setattr(module, name, units**-0.5)
-        for original, name in self._caches:
-            if (module := clones.get(id(original))) is not None:
-                forget_cache(module, name)
         for module in touched.values():
             follow_tensors(module)
 
