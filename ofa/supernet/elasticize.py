@@ -211,7 +211,7 @@ def _space_dim(dim: ElasticDim, stages: Sequence[Stage], coupled: Sequence[str])
     for stage in stages:
         for position, block in enumerate(stage.blocks):
             if dim.name.startswith(block.name + ".") and len(stage.depths) > 1:
-                enough = tuple(value for value in stage.depths if value >= stage.needs(position))
+                enough = stage.depths_of(position)
                 requires = (stage.depth_name, enough) if len(enough) < len(stage.depths) else None
                 return Dim(dim.name, dim.values, requires, stage.depth_name if dim.kind in coupled else None)
     return Dim(dim.name, dim.values)

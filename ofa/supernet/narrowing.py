@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from ofa.nn.conv import narrow_kernel
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
 from ofa.nn.structure import clone_structure
@@ -97,12 +98,14 @@ class Narrower:
         Args:
             clones: ``id(module of the model) -> its clone``.
         """
+
+        def clone(path: str) -> nn.Module | None:
+            return clones.get(id(self._modules[path]))
+
         touched: dict[str, nn.Module] = {}
-        for path, changes in narrowing.layers.items():
-            module = clones.get(id(self._modules[path]))
-            if module is not None:
-                for change in changes:
-                    change.narrow(module)
+        for path, size in narrowing.kernels.items():
+            if isinstance(module := clone(path), nn.Conv2d):
+                narrow_kernel(module, size)
         done: set[tuple[str, int]] = set()
         for number, units in narrowing.units.items():
             for site in self._groups[number].sites:
@@ -110,18 +113,15 @@ class Narrower:
                     continue
                 done.add((site.tensor, site.axis))
                 path, _, name = site.tensor.rpartition(".")
-                module = clones.get(id(self._modules[path]))
-                if module is not None:
+                if (module := clone(path)) is not None:
                     tensors = module._parameters if name in module._parameters else module._buffers
                     tensors[name] = self._selection(site.tensor, site.axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type,assignment]
                     touched[path] = module
             for path, name, size in self._attributes.get(number, ()):
-                module = clones.get(id(self._modules[path]))
-                if module is not None:
+                if (module := clone(path)) is not None:
                     setattr(module, name, units * size if size else (*getattr(module, name)[:-1], units))
             for path, name in self._scales.get(number, ()):
-                module = clones.get(id(self._modules[path]))
-                if module is not None:
+                if (module := clone(path)) is not None:
                     setattr(module, name, units**-0.5)
         for module in touched.values():
             follow_tensors(module)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ofa.space import Value
 from ofa.supernet.channels import ChannelGroup, Trace
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -41,17 +40,10 @@ class Stage:
         """The dim that says how many blocks are there."""
         return f"{self.name}.depth"
 
-    def depth(self, arch: Mapping[str, Value]) -> int:
-        return int(arch[self.depth_name]) if len(self.depths) > 1 else self.depths[-1]
-
-    def needs(self, position: int) -> int:
-        """The least depth at which a block is there: 0 for one that always is."""
-        return len(self.blocks) - self.removable.index(position) if position in self.removable else 0
-
-    def kept(self, depth: int) -> list[int]:
-        """Positions of the blocks that are there at a depth."""
-        gone = self.removable[: len(self.blocks) - depth]
-        return [position for position in range(len(self.blocks)) if position not in gone]
+    def depths_of(self, position: int) -> tuple[int, ...]:
+        """The depths at which a block is there."""
+        least = len(self.blocks) - self.removable.index(position) if position in self.removable else 0
+        return tuple(depth for depth in self.depths if depth >= least)
 
 
 def is_within(path: str, ancestor: str) -> bool:

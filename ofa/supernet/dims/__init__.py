@@ -1,7 +1,7 @@
 """The kinds of elastic dims, one file each. Every one finds where it applies by the structure of the model."""
 
 from ofa.supernet.dims.depth import ElasticDepth
-from ofa.supernet.dims.elastic import ElasticDim, LayerChange, Narrowing
+from ofa.supernet.dims.elastic import ElasticDim, Narrowing
 from ofa.supernet.dims.expand import ElasticExpand
 from ofa.supernet.dims.heads import ElasticHeads
 from ofa.supernet.dims.kernel import ElasticKernel
@@ -18,4 +18,4 @@ DIM_KINDS: dict[str, type[ElasticDim]] = {
     "width": ElasticWidth,
 }
 
-__all__ = ["DIM_KINDS", "ElasticDim", "LayerChange", "Narrowing"]
+__all__ = ["DIM_KINDS", "ElasticDim", "Narrowing"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from ofa.space import Value
 from ofa.supernet.choices import Allowed, Choices, amounts
-from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.stages import is_skippable
 
@@ -30,10 +31,7 @@ class ElasticDepth(ElasticDim):
     paths: tuple[str, ...]
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
-        dims: list[ElasticDim] = []
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         for name, blocks in analysis.stages:
             full = len(blocks)
             paths = tuple(block.path for block in blocks[:0:-1] if is_skippable(analysis.trace, block.path))
@@ -44,8 +42,7 @@ class ElasticDepth(ElasticDim):
             wanted = choices.at(cls.kind, name)
             depths = range(math.ceil(full / 2), full) if wanted is None else map(math.ceil, amounts(wanted, full))
             kept = sorted({depth for depth in depths if full - len(paths) <= depth < full})
-            dims.append(cls(f"{name}.depth", (*kept, full), paths))
-        return dims
+            yield cls(f"{name}.depth", (*kept, full), paths)
 
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         depth = int(arch.get(self.name, self.values[-1]))
