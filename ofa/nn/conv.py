@@ -38,13 +38,10 @@ def narrow_kernel(conv: nn.Conv2d, kernel_size: int) -> None:
     for axis, (size, smaller) in enumerate(zip(weight.shape[2:], after, strict=True), start=2):
         weight = weight.narrow(axis, (size - smaller) // 2, smaller)
     remove_kernel_transforms(conv)
+    shrink = [d * (size - smaller) // 2 for d, size, smaller in zip(conv.dilation, before, after, strict=True)]
     if not isinstance(conv.padding, str) and any(conv.padding):
-        conv.padding = tuple(
-            padding - dilation * (size - smaller) // 2
-            for padding, dilation, size, smaller in zip(conv.padding, conv.dilation, before, after, strict=True)
-        )
+        conv.padding = tuple(padding - less for padding, less in zip(conv.padding, shrink, strict=True))
     if any(conv._reversed_padding_repeated_twice):  # what modes other than zeros pad with: last axis first, both ends
-        shrink = [d * (size - smaller) // 2 for d, size, smaller in zip(conv.dilation, before, after, strict=True)]
         conv._reversed_padding_repeated_twice = [
             padding - shrink[-1 - end // 2] for end, padding in enumerate(conv._reversed_padding_repeated_twice)
         ]

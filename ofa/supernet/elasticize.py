@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
-from ofa.inputs import Inputs, InputSpec
+from ofa.inputs import IMAGE_AXES, Inputs, InputSpec
 from ofa.space import Dim, SearchSpace, SpaceError
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.choices import Allowed, Choice, Choices, Wanted, share_of
@@ -135,7 +135,7 @@ def _image_inputs(given: Any) -> InputSpec:
         raise NotTraceableError(
             f"a model takes one tensor of images (N, C, H, W), not {inputs}; wrap it in such a module"
         )
-    return InputSpec(inputs.map(lambda images: images[:1].to("meta")), InputSpec.images(1, 1).axes)
+    return InputSpec(inputs.map(lambda images: images[:1].to("meta")), IMAGE_AXES)
 
 
 def _resolutions(own: int, wanted: Sequence[Choice] | None) -> tuple[int, ...]:

@@ -63,8 +63,8 @@ def importance(model: nn.Module, group: ChannelGroup, activations: dict[str, Ten
 
 def _readers(model: nn.Module, group: ChannelGroup) -> Sequence[Site]:
     """The sites where something reads the group: input axes of layers; failing those, every parameter."""
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
-    parameters = {name for name, _ in model.named_parameters()}
+    layers = {path for path, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    parameters = dict(model.named_parameters())
     sites = [site for site in group.sites if site.tensor in parameters]
     reading = [site for site in sites if site.axis == 1 and site.tensor.removesuffix(".weight") in layers]
     return reading or sites

@@ -34,7 +34,7 @@ from ofa.supernet.channels.labels import Atoms, Labels
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower
-from ofa.supernet.stages import Stage, ancestors, is_within
+from ofa.supernet.stages import Stage, above, ancestors, is_within
 
 BYTES_PER_ACTIVATION = 4
 
@@ -542,7 +542,7 @@ def _runs_alone(call: Call | None) -> bool:
 def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]]:
     """Runs of modules outside blocks: the largest ones that hold no block, each fed by the one before."""
     calls = analysis.trace.calls
-    holding = {ancestor for path in blocks for ancestor in ancestors(path)}
+    holding = above(blocks)
 
     def outside(path: str) -> Iterable[str]:
         if path in blocks:

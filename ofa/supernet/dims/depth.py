@@ -25,8 +25,6 @@ class ElasticDepth(ElasticDim):
     kind = "depth"
     scope = "stage"
     allowed = Allowed(whole=True)
-    varies = "blocks of a stage: those past which an identity shortcut leads can go, the last first"
-    default = "from half of them to all"
 
     paths: tuple[str, ...]
 

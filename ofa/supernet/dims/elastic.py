@@ -50,7 +50,6 @@ class ElasticDim:
             stage), a ``stage``, or a ``block``. Kinds are found in this order.
         allowed: How lists of choices are checked.
         fallback: Choices where the user asks for none and fewer than two kinds vary; else the default holds.
-        varies, default: What varies, and the choices where none are asked for, in words.
 
     Args:
         name: As in the space: ``stage1.block0.kernel``.
@@ -62,8 +61,6 @@ class ElasticDim:
     scope: ClassVar[Scope] = "block"
     allowed: ClassVar[Allowed] = Allowed()
     fallback: ClassVar[tuple[str, ...]] = ()
-    varies: ClassVar[str]
-    default: ClassVar[str]
 
     name: str
     values: tuple[Value, ...]

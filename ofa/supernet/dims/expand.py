@@ -9,6 +9,4 @@ class ElasticExpand(InnerWidth):
     """Inverted residuals, bottlenecks, basic blocks and their kin (Once-for-All, arXiv:1908.09791, sec. 3.2)."""
 
     kind = "expand"
-    varies = "hidden width of convolutional blocks over what enters (of bottlenecks, over what leaves)"
-    default = "1/2, 2/3, 1 of its own"
     shares = (1 / 2, 2 / 3)

@@ -20,8 +20,6 @@ class ElasticHeads(ElasticDim):
 
     kind = "heads"
     allowed = Allowed(whole=True)
-    varies = "heads of attention, each whole"
-    default = "1/2, 3/4, 1 of them"
 
     @classmethod
     def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:

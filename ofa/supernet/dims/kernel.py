@@ -26,8 +26,6 @@ class ElasticKernel(ElasticDim):
 
     kind = "kernel"
     allowed = Allowed(whole=True, odd=True)
-    varies = "kernels of the block's convolutions, depthwise or plain, square or bands: their centres"
-    default = "3, 5, 7 and its own"
 
     convolutions: tuple[tuple[str, int], ...]
 

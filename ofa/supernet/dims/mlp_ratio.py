@@ -9,6 +9,4 @@ class ElasticMlpRatio(InnerWidth):
     """Chen et al., AutoFormer, arXiv:2107.00651, sec. 3.2."""
 
     kind = "mlp_ratio"
-    varies = "hidden width of MLPs"
-    default = "1/2, 3/4, 1 of its own"
     shares = (1 / 2, 3 / 4)

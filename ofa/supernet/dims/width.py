@@ -26,8 +26,6 @@ class ElasticWidth(ElasticDim):
     scope = "stream"
     allowed = Allowed(whole=True)
     fallback = ("50%", "75%", "100%")
-    varies = "channels that flow between blocks, tied by shortcuts"
-    default = "as they are, unless less than two other kinds vary: then 1/2, 3/4, 1"
 
     @classmethod
     def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:

@@ -35,8 +35,6 @@ class ElasticSqueeze(ElasticDim):
     """Share of a squeeze-excite's bottleneck, of what the expand ratio leaves of it."""
 
     kind = "squeeze"
-    varies = "channels in the bottleneck of squeeze-excite"
-    default = "1/2, 1 of its own"
 
     @classmethod
     def find(
@@ -70,8 +68,6 @@ class ElasticWindow(ElasticDim):
     kind = "window"
     scope = "stage"
     allowed = Allowed(whole=True, odd=True)
-    varies = "kernels of a stage"
-    default = "3 and its own"
 
     convolutions: tuple[tuple[str, int], ...]
 
