@@ -198,8 +198,7 @@ class SearchSpace:
                 parents.append(None)
                 continue
             parent, parent_values = dim.requires
-            allowed = np.zeros(len(self[parent].values), dtype=np.bool_)
-            allowed[[self[parent].index(value) for value in parent_values]] = True
+            allowed = np.array([value in parent_values for value in self[parent].values])
             parents.append((self.column(parent), allowed))
         return tuple(parents)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -73,14 +74,14 @@ def _readers(model: nn.Module, group: ChannelGroup) -> Sequence[Site]:
 def _mean_absolute_inputs(supernet: Supernet, inputs: Iterable[Any]) -> dict[str, Tensor]:
     """Path of a convolution or linear layer -> mean absolute value of each input channel."""
     sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
 
     def record(path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0].detach().abs()
         axis = 1 if isinstance(module, _ConvNd) else x.ndim - 1
         summed = x.float().sum([other for other in range(x.ndim) if other != axis]).cpu()
         sums[path] = sums[path] + summed if path in sums else summed
-        counts[path] = counts.get(path, 0) + x.numel() // x.shape[axis]
+        counts[path] += x.numel() // x.shape[axis]
 
     was_training = supernet.training
     supernet.eval()

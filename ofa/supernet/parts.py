@@ -15,7 +15,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ EntryT = TypeVar("EntryT")
 Alive = frozenset[tuple[int, int]]  # numbers and sizes of tensors
 
 _KEY_PREFIXES = {
+    "kind": "",
     "in_channels": "i",
     "out_channels": "o",
     "mid_channels": "m",
@@ -118,6 +119,7 @@ class PartIndex:
         resolutions = [int(value) for value in space["resolution"].values]
         self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in resolutions]
         assert all(len(sizes.contractions) == len(analysis.trace.contractions) for sizes in self._sizes)
+        self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(
             (contraction.module, (number, contraction))
             for number, contraction in enumerate(analysis.trace.contractions)
@@ -283,18 +285,14 @@ class PartIndex:
         labels = self._analysis.trace.tensor_labels
         # A model that takes other steps at this resolution than where it was traced is taken at its full width.
         is_traced = self._num_tensors[index] == len(labels)
-        sizes: dict[int, int] = {}
-        peak = 0
-        for alive in self._alive[index].get(place.name, ()):
-            for number, size in alive:
-                if number not in sizes:
-                    sizes[number] = self._counts.scaled(size, labels[number], narrowing) if is_traced else size
-            peak = max(peak, sum(sizes[number] for number, _ in alive))
-        return float(peak * BYTES_PER_ACTIVATION)
 
-    @cached_property
-    def _num_tensors(self) -> list[int]:
-        return [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
+        @cache
+        def size_here(number: int, size: int) -> int:
+            return self._counts.scaled(size, labels[number], narrowing) if is_traced else size
+
+        steps = self._alive[index].get(place.name, ())
+        peak = max((sum(itertools.starmap(size_here, alive)) for alive in steps), default=0)
+        return float(peak * BYTES_PER_ACTIVATION)
 
     @cached_property
     def _alive(self) -> list[dict[str, list[Alive]]]:
@@ -354,9 +352,7 @@ def _alive(steps: Sequence[Step]) -> list[Alive]:
 
 def part_key(fields: Fields) -> str:
     """A readable name that two parts share exactly if all their fields agree."""
-    words = [str(fields["kind"])]
-    words += [f"{_KEY_PREFIXES.get(name, name)}{value}" for name, value in fields.items() if name != "kind"]
-    return "_".join(words)
+    return "_".join(f"{_KEY_PREFIXES.get(name, name)}{value}" for name, value in fields.items())
 
 
 def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str, tuple[str, int, Labels, str]]]:
@@ -418,11 +414,8 @@ class _Counts:
 
 def _is_identity(module: nn.Module) -> bool:
     """Whether a layer does nothing in eval mode."""
-    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in (
-        "DropPath",
-        "PatchDropout",
-        "StochasticDepth",
-    )
+    dropping = ("DropPath", "PatchDropout", "StochasticDepth")
+    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in dropping
 
 
 def _digest(module: nn.Module, constants: Iterable[tuple[int, ...]]) -> str:
@@ -480,18 +473,16 @@ def _find_places(
     for stage in stages:
         for position, block in enumerate(stage.blocks):
             if block.path in calls:
-                depths = stage.depths_of(position)
-                depth = (stage.depth_name, depths) if len(depths) < len(stage.depths) else None
                 runs_alone = _runs_alone(calls[block.path])
+                depth = stage.required(position)
                 places.append(_Place(block.name, (block.path,), depth=depth, runs_alone=runs_alone))
     blocks = {block.path for stage in stages for block in stage.blocks}
     starts = sorted((min(calls[b.path].order for b in s.blocks if b.path in calls), s.name) for s in stages)
-    last = max((calls[path].order for path in blocks if path in calls), default=-1)
     used: Counter[str] = Counter()
     for chain in _chains_outside(analysis, blocks):
         order = calls[chain[0]].order
         following = [name for start, name in starts if start > order]
-        region = "head" if order > last and stages else f"{following[0]}.entry" if following else "head"
+        region = f"{following[0]}.entry" if following else "head"
         if (stages and order < starts[0][0]) or (not stages and not used):
             region = "stem"
         number = f"{'' if '.' in region else '.'}{used[region]}" if used[region] else ""

@@ -157,8 +157,7 @@ def create_supernet(
 
     Raises:
         SpaceError: If a choice is misspelt or malformed; before weights are fetched.
-        UnknownModelError: If the name is unknown; it names the nearest.
-        WeightsError: If the weights cannot be read, or are another model's.
+        UnknownModelError, ModelCodeError, WeightsError: As :func:`create_model` does.
     """
     check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())))
     model = create_model(

@@ -41,10 +41,11 @@ class Stage:
         """The dim that says how many blocks are there."""
         return f"{self.name}.depth"
 
-    def depths_of(self, position: int) -> tuple[int, ...]:
-        """The depths at which a block is there."""
+    def required(self, position: int) -> tuple[str, tuple[int, ...]] | None:
+        """The depth dim, and at which of its values a block is there; ``None`` for one that always is."""
         least = len(self.blocks) - self.removable.index(position) if position in self.removable else 0
-        return tuple(depth for depth in self.depths if depth >= least)
+        depths = tuple(depth for depth in self.depths if depth >= least)
+        return (self.depth_name, depths) if depths != self.depths else None
 
 
 def is_within(path: str, ancestor: str) -> bool:
@@ -134,17 +135,16 @@ def _chains(modules: Mapping[str, nn.Module], trace: Trace) -> set[str]:
     """
 
     def is_chain(path: str, module: nn.Module) -> bool:
-        children = [trace.calls.get(f"{path}.{name}".removeprefix(".")) for name, _ in module.named_children()]
+        names = [name for name, _ in module.named_children()]
         types = {type(child) for child in module.children()}
-        numbered = [re.fullmatch(r"(\D*)(\d+)", name) for name, _ in module.named_children()]
-        call = trace.calls.get(path)
-        if len(children) < 2 or len(types) != 1 or call is None or None in children or None in numbered:
+        if len(names) < 2 or len(types) != 1 or not all(re.fullmatch(r"\D*\d+", name) for name in names):
             return False
-        known = [child for child in children if child is not None]
-        handed_on = [call.input_ids[:1], *([child.output_id] for child in known[:-1])]
-        return all(child.input_ids[:1] == before for child, before in zip(known, handed_on, strict=True)) and (
-            call.output_id == known[-1].output_id
-        )
+        paths = [path, *(f"{path}.{name}".removeprefix(".") for name in names)]
+        if not trace.calls.keys() >= set(paths):
+            return False
+        call, *children = (trace.calls[each] for each in paths)
+        taken = [*(child.input_ids[:1] for child in children), [call.output_id]]
+        return taken == [call.input_ids[:1], *([child.output_id] for child in children)]
 
     chains = {path for path, module in modules.items() if isinstance(module, CONTAINERS) or is_chain(path, module)}
     types = {type(modules[path]) for path in chains}

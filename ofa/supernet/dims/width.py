@@ -58,7 +58,5 @@ def _place(analysis: GraphAnalysis, group: ChannelGroup) -> str:
             return name
     order = calls[first].order if first in calls else 0
     starts = [min(calls[block.path].order for block in blocks if block.path in calls) for _, blocks in analysis.stages]
-    num_before = sum(start < order for start in starts)
-    if num_before == 0:
-        return "stem"
-    return "head" if num_before == len(starts) else analysis.stages[num_before][0]
+    regions = ["stem", *(name for name, _ in analysis.stages[1:]), "head"]
+    return regions[sum(start < order for start in starts)]

@@ -42,7 +42,7 @@ class ElasticSqueeze(ElasticDim):
     ) -> list[ElasticDim]:
         dims: list[ElasticDim] = []
         for block in analysis.all_blocks():
-            members = tuple(group for group in analysis.inside[block.name] if is_pooled(analysis, group))
+            members = tuple(group for group in analysis.inside[block.name] if is_pooled(analysis, block, group))
             if members:
                 shares = amounts(choices.at(cls.kind, block.name) or ("50%",), 1)
                 values = (*(share for share in shares if share < 1), 1)
