@@ -78,6 +78,9 @@ class Axis:
     places: tuple[tuple[int, int], ...]
 
 
+IMAGE_AXES = (Axis("resolution", ((0, 2), (0, 3))),)
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model takes.
@@ -91,10 +94,9 @@ class InputSpec:
     axes: tuple[Axis, ...]
 
     @classmethod
-    def images(cls, channels: int, height: int, width: int | None = None) -> InputSpec:
-        """Images ``(N, channels, height, width)``, square if there is no width; ``resolution`` is their height."""
-        example = torch.empty(1, channels, height, width or height, device="meta")
-        return cls(Inputs(example), (Axis("resolution", ((0, 2), (0, 3))),))
+    def images(cls, channels: int, size: int) -> InputSpec:
+        """Square images ``(N, channels, size, size)``; ``resolution`` is their height."""
+        return cls(Inputs(torch.empty(1, channels, size, size, device="meta")), IMAGE_AXES)
 
     def sizes(self, arch: Mapping[str, Value]) -> dict[str, int]:
         """The sizes that an architecture takes, by axis."""
@@ -118,10 +120,10 @@ class InputSpec:
                 shapes[number][dim] = round(sizes[axis.name] * self._size(number, dim) / own)
         return [tuple(shape) for shape in shapes]
 
-    def at(self, sizes: Mapping[str, int], *, batch: int = 1, device: str = "meta") -> Inputs:
-        """Inputs of some sizes: zeros, or without values on the meta device."""
-        shapes = iter(self.shapes(sizes, batch=batch))
-        return self.example.map(lambda tensor: torch.zeros(next(shapes), dtype=tensor.dtype, device=device))
+    def at(self, sizes: Mapping[str, int]) -> Inputs:
+        """Inputs of some sizes, without values."""
+        shapes = iter(self.shapes(sizes))
+        return self.example.map(lambda tensor: torch.empty(next(shapes), dtype=tensor.dtype, device="meta"))
 
     def resize(self, inputs: Inputs, sizes: Mapping[str, int]) -> Inputs:
         """A batch at some sizes; untouched if it has them.

@@ -184,6 +184,12 @@ class SearchSpace:
         return np.array([len(dim.values) for dim in self.dims], dtype=np.intp)
 
     @cached_property
+    def _choices(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.integer]]:
+        """Every value of every dim: its column, and its index."""
+        genes = [np.arange(num, dtype=GENE_DTYPE) for num in self.num_values]
+        return np.repeat(np.arange(len(self.dims)), self.num_values), np.concatenate(genes)
+
+    @cached_property
     def _parents(self) -> tuple[tuple[int, npt.NDArray[np.bool_]] | None, ...]:
         """For each dim: its parent's column and which of the parent's value indices make it active."""
         parents: list[tuple[int, npt.NDArray[np.bool_]] | None] = []
@@ -192,8 +198,7 @@ class SearchSpace:
                 parents.append(None)
                 continue
             parent, parent_values = dim.requires
-            allowed = np.zeros(len(self[parent].values), dtype=np.bool_)
-            allowed[[self[parent].index(value) for value in parent_values]] = True
+            allowed = np.array([value in parent_values for value in self[parent].values])
             parents.append((self.column(parent), allowed))
         return tuple(parents)
 
@@ -247,21 +252,15 @@ class SearchSpace:
         """The inverse of :meth:`to_json`; :class:`SpaceError` if a key is missing or unknown."""
         dims = []
         for entry in data:
-            unknown = set(entry) - {"name", "values", "requires", "follows"}
-            if unknown or not {"name", "values"} <= set(entry):
+            if not {"name", "values"} <= set(entry) <= {"name", "values", "requires", "follows"}:
                 raise SpaceError(
                     f"a dim needs 'name' and 'values' and may have 'requires' and 'follows', but this has "
                     f"{sorted(entry)}"
                 )
             requires = entry.get("requires")
-            dims.append(
-                Dim(
-                    name=entry["name"],
-                    values=tuple(entry["values"]),
-                    requires=None if requires is None else (requires[0], tuple(requires[1])),
-                    follows=entry.get("follows"),
-                )
-            )
+            if requires is not None:
+                requires = (requires[0], tuple(requires[1]))
+            dims.append(Dim(entry["name"], tuple(entry["values"]), requires, entry.get("follows")))
         return cls(tuple(dims))
 
     # -- single architectures ----------------------------------------------------------------------------------------
@@ -426,10 +425,9 @@ class SearchSpace:
 
     def neighbours(self, population: Population) -> Population:
         """Architectures in which one dim of one of these takes another value, shape ``(K, D)``; some may be equal."""
-        num, columns = len(population), np.repeat(np.arange(len(self.dims)), self.num_values)
-        genes = np.concatenate([np.arange(count, dtype=GENE_DTYPE) for count in self.num_values])
-        changed = np.repeat(population, len(columns), axis=0)
-        rows, columns, genes = np.arange(len(changed)), np.tile(columns, num), np.tile(genes, num)
+        columns, genes = (np.tile(each, len(population)) for each in self._choices)
+        changed = np.repeat(population, len(self._choices[0]), axis=0)
+        rows = np.arange(len(changed))
         is_new = changed[rows, columns] != genes
         changed[rows, columns] = genes
         return self.canonical(changed[is_new])
@@ -456,16 +454,9 @@ class SearchSpace:
     def encode(self, archs: Arch | Sequence[Arch] | Population) -> npt.NDArray[np.float32]:
         """One-hot encoding with inactive dims all zero, shape ``(N, sum of the dims' number of values)``."""
         population = self.to_population(archs)
-        active = self.active(population)
-        encoded = np.zeros((int(self.num_values.sum()), len(population)), dtype=np.float32)
-        offset = 0
-        for column, num in enumerate(self.num_values):
-            for index in range(num):
-                np.logical_and(
-                    population[:, column] == index, active[:, column], out=encoded[offset + index], casting="unsafe"
-                )
-            offset += num
-        return encoded.T
+        columns, genes = self._choices
+        is_chosen = (population.T[columns] == genes[:, None]) & self.active(population).T[columns]
+        return is_chosen.astype(np.float32).T
 
     def row_keys(self, population: Population) -> npt.NDArray[np.void]:
         """One opaque comparable item per row, shape ``(N,)``: for ``np.unique`` and ``np.isin`` over architectures."""

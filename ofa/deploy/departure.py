@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ofa.errors import UsageError
-from ofa.nn.structure import clone_structure, own_caches
+from ofa.nn.structure import clone_structure
 
 Run = Callable[[nn.Module, Tensor], npt.NDArray[np.floating]]
 """Exports a module and runs the result: of a module in eval mode and images ``(N, C, H, W)``, its output for them."""
@@ -76,10 +76,10 @@ def first_departure(
     def probe(network: nn.Module) -> tuple[float, float]:
         return _difference(_reference(network, images, dynamic_batch), run(network, images), tolerance)
 
-    difference, limit = probe(_own(module))  # exporters may leave traces in the caches of a module
+    difference, limit = probe(clone_structure(module))  # exporters may leave traces in the caches of a module
     if difference <= limit:
         return None
-    graph_module = _take_apart(_own(module), images, dynamic_batch)
+    graph_module = _take_apart(clone_structure(module), images, dynamic_batch)
     nodes = _candidates(graph_module.graph)
     place = {node: index for index, node in enumerate(nodes)}
     probes: dict[int, tuple[float, float]] = {}
@@ -110,13 +110,6 @@ def first_departure(
         input_share=max((probes[index][0] / probes[index][1] for index in inputs if probes[index][0] > 0), default=0.0),
         num_exports=1 + len(probes),
     )
-
-
-def _own(module: nn.Module) -> nn.Module:
-    """The module over the same weights, with caches of its own."""
-    module = clone_structure(module)
-    own_caches(module)
-    return module
 
 
 def _take_apart(module: nn.Module, images: Tensor, dynamic_batch: bool) -> fx.GraphModule:

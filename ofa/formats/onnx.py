@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ofa.errors import UsageError
 from ofa.files import atomic_path
-from ofa.nn.structure import clone_structure, own_caches, own_tensors
+from ofa.nn.structure import clone_structure, own_tensors
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -131,9 +131,8 @@ def to_onnx(
 
     if module.training:
         raise UsageError("the module is in training mode; call .eval() before it is exported")
-    module = clone_structure(module)
+    module = clone_structure(module)  # without LeViT's cached biases: what the exporter leaves there is no tensor
     own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
-    own_caches(module)  # LeViT keeps attention biases for its next call; what the exporter leaves there is no tensor
     model = _export_by_dynamo(module, input_shape, batch, dtype)
     pool_instead_of_mean(model)
     onnx.checker.check_model(model, full_check=True)

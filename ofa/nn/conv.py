@@ -37,14 +37,11 @@ def narrow_kernel(conv: nn.Conv2d, kernel_size: int) -> None:
         weight = _through_transforms(conv, weight, after[0])
     for axis, (size, smaller) in enumerate(zip(weight.shape[2:], after, strict=True), start=2):
         weight = weight.narrow(axis, (size - smaller) // 2, smaller)
-    remove_transforms(conv)
+    remove_kernel_transforms(conv)
+    shrink = [d * (size - smaller) // 2 for d, size, smaller in zip(conv.dilation, before, after, strict=True)]
     if not isinstance(conv.padding, str) and any(conv.padding):
-        conv.padding = tuple(
-            padding - dilation * (size - smaller) // 2
-            for padding, dilation, size, smaller in zip(conv.padding, conv.dilation, before, after, strict=True)
-        )
+        conv.padding = tuple(padding - less for padding, less in zip(conv.padding, shrink, strict=True))
     if any(conv._reversed_padding_repeated_twice):  # what modes other than zeros pad with: last axis first, both ends
-        shrink = [d * (size - smaller) // 2 for d, size, smaller in zip(conv.dilation, before, after, strict=True)]
         conv._reversed_padding_repeated_twice = [
             padding - shrink[-1 - end // 2] for end, padding in enumerate(conv._reversed_padding_repeated_twice)
         ]
@@ -74,13 +71,9 @@ def add_kernel_transforms(conv: nn.Conv2d, kernel_sizes: tuple[int, ...]) -> Non
         conv.register_parameter(_TRANSFORM.format(larger, smaller), nn.Parameter(identity))
 
 
-def remove_transforms(conv: nn.Module) -> None:
-    for name in [name for name in conv._parameters if name.startswith("kernel_transform_")]:
-        del conv._parameters[name]
-
-
 def remove_kernel_transforms(module: ModuleT) -> ModuleT:
     """Drop the matrices from every convolution of a clone: the largest kernel never uses them."""
     for child in module.modules():
-        remove_transforms(child)
+        for name in [name for name in child._parameters if name.startswith("kernel_transform_")]:
+            del child._parameters[name]
     return module

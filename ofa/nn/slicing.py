@@ -31,10 +31,6 @@ class Selection:
         bounds = [0, *breaks.tolist(), len(indices)]
         return cls(axis, tuple((int(indices[a]), b - a) for a, b in itertools.pairwise(bounds)))
 
-    @property
-    def size(self) -> int:
-        return sum(length for _, length in self.runs)
-
     def take(self, tensor: Tensor) -> Tensor:
         """The kept part of a tensor."""
         if len(self.runs) == 1:

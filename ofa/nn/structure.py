@@ -6,7 +6,7 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -15,9 +15,10 @@ def clone_structure(module: ModuleT, clones: dict[int, nn.Module] | None = None)
     """New module objects over the same tensors; ``clones`` is filled with ``id(original) -> clone``.
 
     What is done to the clone's structure (a shorter ``Sequential``, a sliced weight) leaves the original alone, while
-    gradients and in-place updates of tensors reach it. Hooks stay common to both until :func:`own_hooks`, caches
-    until :func:`own_caches`. Methods that a module keeps as attributes (FasterNet chooses its ``forward`` so) become
-    those of the clone. This takes a few microseconds per module, where ``copy.deepcopy`` would also copy the weights.
+    gradients and in-place updates of tensors reach it. Hooks stay common to both until :func:`own_hooks`. Public dicts
+    become the clone's own, without tensors: LeViT, for one, caches attention biases of one shape there. Methods that a
+    module keeps as attributes (FasterNet chooses its ``forward`` so) become those of the clone. This takes a few
+    microseconds per module, where ``copy.deepcopy`` would also copy the weights.
     """
     clones = {} if clones is None else clones
     methods: list[tuple[dict[str, Any], str, MethodType]] = []
@@ -31,7 +32,11 @@ def clone_structure(module: ModuleT, clones: dict[int, nn.Module] | None = None)
         state["_buffers"] = original._buffers.copy()
         new.__dict__ = state
         clones[id(original)] = new
-        methods.extend((state, name, value) for name, value in state.items() if type(value) is MethodType)
+        for name, value in original.__dict__.items():
+            if type(value) is MethodType:
+                methods.append((state, name, value))
+            elif type(value) is dict and name[0] != "_":
+                state[name] = {key: entry for key, entry in value.items() if not isinstance(entry, Tensor)}
         state["_modules"] = {name: child and clone(child) for name, child in original._modules.items()}
         return new
 
@@ -54,24 +59,6 @@ def own_hooks(module: nn.Module) -> None:
     """Part a clone's hooks from the original's, in place."""
     for child in module.modules():
         child.__dict__.update({name: value.copy() for name, value in child.__dict__.items() if "hooks" in name})
-
-
-def caches_of(module: nn.Module) -> list[str]:
-    """Public attributes that are dicts: LeViT, for one, keeps attention biases of one shape there."""
-    return [name for name, value in vars(module).items() if type(value) is dict and name[0] != "_"]
-
-
-def own_caches(module: nn.Module) -> None:
-    """Give a clone its own, empty caches, in place."""
-    for child in module.modules():
-        for name in caches_of(child):
-            forget_cache(child, name)
-
-
-def forget_cache(module: nn.Module, name: str) -> None:
-    vars(module)[name] = {
-        key: entry for key, entry in vars(module)[name].items() if not isinstance(entry, torch.Tensor)
-    }
 
 
 def own_tensors(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Any timm model as a supernet: conversion, the supernet itself, adapters for block families, presets."""
+"""Any timm model as a supernet: conversion, the supernet itself, presets."""
 
 from ofa.supernet.elasticize import elasticize
 from ofa.supernet.importance import sort_channels

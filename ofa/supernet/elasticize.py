@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
-from ofa.inputs import Inputs, InputSpec
+from ofa.inputs import IMAGE_AXES, Inputs, InputSpec
 from ofa.space import Dim, SearchSpace, SpaceError
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.choices import Allowed, Choice, Choices, Wanted, share_of
@@ -76,7 +76,7 @@ def elasticize(
     for name in coupled:
         if name not in inner:
             raise SpaceError(unknown_name_message("kind of dim to couple to the depth", name, inner))
-    own = _own_inputs(model) if inputs is None else _image_inputs(inputs)
+    own = _input_spec(model, inputs)
     candidates = _resolutions(own.own["resolution"], resolution)
     analysis = _analyse(model, own, candidates)
     asked.check_places([name for name, _ in analysis.stages] + ["stem", "head"])
@@ -122,20 +122,17 @@ def _find_dims(analysis: GraphAnalysis, choices: Choices, divisor: int) -> dict[
     return dims_that_run(analysis, found)
 
 
-def _own_inputs(model: nn.Module) -> InputSpec:
-    """The images that a model was made for, as timm's configuration says, or else 224 pixels a side."""
-    own = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
-    return InputSpec.images(int(getattr(model, "in_chans", 3)), int(own[-1]))
-
-
-def _image_inputs(given: Any) -> InputSpec:
-    """Images as those that are given."""
+def _input_spec(model: nn.Module, given: Any) -> InputSpec:
+    """Images as those that are given, or else as timm's configuration of the model says, or of 224 pixels a side."""
+    if given is None:
+        own = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+        return InputSpec.images(int(getattr(model, "in_chans", 3)), int(own[-1]))
     inputs = Inputs.of(given)
     if [tensor.ndim for tensor in inputs.tensors] != [4]:
         raise NotTraceableError(
             f"a model takes one tensor of images (N, C, H, W), not {inputs}; wrap it in such a module"
         )
-    return InputSpec(inputs.map(lambda images: images[:1].to("meta")), InputSpec.images(1, 1).axes)
+    return InputSpec(inputs.map(lambda images: images[:1].to("meta")), IMAGE_AXES)
 
 
 def _resolutions(own: int, wanted: Sequence[Choice] | None) -> tuple[int, ...]:
@@ -211,9 +208,8 @@ def _space_dim(dim: ElasticDim, stages: Sequence[Stage], coupled: Sequence[str])
     for stage in stages:
         for position, block in enumerate(stage.blocks):
             if dim.name.startswith(block.name + ".") and len(stage.depths) > 1:
-                enough = tuple(value for value in stage.depths if value >= stage.needs(position))
-                requires = (stage.depth_name, enough) if len(enough) < len(stage.depths) else None
-                return Dim(dim.name, dim.values, requires, stage.depth_name if dim.kind in coupled else None)
+                follows = stage.depth_name if dim.kind in coupled else None
+                return Dim(dim.name, dim.values, stage.required(position), follows)
     return Dim(dim.name, dim.values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -63,8 +64,8 @@ def importance(model: nn.Module, group: ChannelGroup, activations: dict[str, Ten
 
 def _readers(model: nn.Module, group: ChannelGroup) -> Sequence[Site]:
     """The sites where something reads the group: input axes of layers; failing those, every parameter."""
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
-    parameters = {name for name, _ in model.named_parameters()}
+    layers = {path for path, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    parameters = dict(model.named_parameters())
     sites = [site for site in group.sites if site.tensor in parameters]
     reading = [site for site in sites if site.axis == 1 and site.tensor.removesuffix(".weight") in layers]
     return reading or sites
@@ -73,14 +74,14 @@ def _readers(model: nn.Module, group: ChannelGroup) -> Sequence[Site]:
 def _mean_absolute_inputs(supernet: Supernet, inputs: Iterable[Any]) -> dict[str, Tensor]:
     """Path of a convolution or linear layer -> mean absolute value of each input channel."""
     sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
 
     def record(path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0].detach().abs()
         axis = 1 if isinstance(module, _ConvNd) else x.ndim - 1
         summed = x.float().sum([other for other in range(x.ndim) if other != axis]).cpu()
         sums[path] = sums[path] + summed if path in sums else summed
-        counts[path] = counts.get(path, 0) + x.numel() // x.shape[axis]
+        counts[path] += x.numel() // x.shape[axis]
 
     was_training = supernet.training
     supernet.eval()

@@ -9,12 +9,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ofa.space import Arch, Dim, Value
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.channels.tracer import on_meta
-from ofa.supernet.presets import create_supernet
 from ofa.supernet.stages import CONTAINERS, Stage
 from ofa.supernet.supernet import Supernet
 
@@ -115,15 +112,6 @@ class Inspection:
         return data
 
 
-def create_without_weights(name: str, **options: Any) -> Supernet:
-    """:func:`~ofa.supernet.create_supernet` on the meta device: all is known of the supernet, and no weight exists.
-
-    A model of a billion parameters takes seconds, and no more memory than a small one.
-    """
-    with torch.device("meta"):
-        return create_supernet(name, **options)
-
-
 def inspect(supernet: Supernet) -> Inspection:
     """Take stock of a supernet. Its weights are not read; they may be on the meta device."""
     space, stages = supernet.space, supernet.stages
@@ -200,7 +188,7 @@ def fold_dims(dims: Iterable[Dim], *, num_blocks: int) -> tuple[ElasticDims, ...
     for kind, by_values in kinds.items():
         num_alike = sum(map(len, by_values.values()))
         for values, names in by_values.items():
-            blocks = [block for name in names if (block := _block_of(_split(name)[0])) is not None]
+            blocks = [int(block) for name in names if (block := _split(name)[0].partition(".block")[2])]
             if len(names) == (num_blocks if blocks else num_alike):
                 where = ""
             elif blocks:
@@ -232,29 +220,21 @@ def _fold_places(names: Sequence[str], num_blocks: Mapping[str, int]) -> str:
     """Stages that are there with all of their blocks as a range, single blocks of others, what is in no stage."""
     blocks: dict[str, list[int]] = {}
     whole: set[str] = set()
-    elsewhere: dict[str, None] = {}
-    for name in names:
-        place = _split(name)[0]
-        stage = place.partition(".")[0]
-        block = _block_of(place)
+    elsewhere: list[str] = []
+    for place in dict.fromkeys(_split(name)[0] for name in names):
+        stage, _, block = place.partition(".block")
         if stage not in num_blocks:
-            elsewhere[place] = None
-        elif block is None:
-            whole.add(stage)
+            elsewhere.append(place)
+        elif block:
+            blocks.setdefault(stage, []).append(int(block))
         else:
-            blocks.setdefault(stage, []).append(block)
+            whole.add(stage)
     whole |= {stage for stage, positions in blocks.items() if len(positions) == num_blocks[stage]}
     before = [place for place in elsewhere if place == "stem"]
-    after = [place for place in elsewhere if place and place != "stem"]
+    after = [place for place in elsewhere if place != "stem"]  # the empty place is the model
     stages = [ranges("stage", [number for number, stage in enumerate(num_blocks) if stage in whole])]
     partial = [ranges(f"{stage}.block", positions) for stage, positions in blocks.items() if stage not in whole]
     return ", ".join(filter(None, [*before, *stages, *partial, *after]))
-
-
-def _block_of(place: str) -> int | None:
-    """Position of the block in ``stage1.block0``."""
-    _, is_block, position = place.partition(".block")
-    return int(position) if is_block else None
 
 
 def ranges(prefix: str, numbers: Iterable[int]) -> str:

@@ -41,11 +41,6 @@ class ModelCode(NamedTuple):
     function: str
 
 
-Loader = Callable[..., nn.Module]
-"""``(name, *, num_classes, in_chans, pretrained, needs_classifier, drop_rate, drop_path_rate)``, the name without its
-prefix; see :func:`ofa.supernet.presets.create_model`."""
-
-
 def code_of(name: str) -> ModelCode | None:
     """What ``path/file.py:function`` says, the path relative to the current folder; ``None`` for other names.
 
@@ -58,16 +53,14 @@ def code_of(name: str) -> ModelCode | None:
     return ModelCode(Path(path).expanduser(), function) if path.endswith(".py") else None
 
 
-def code_sha256(name: str) -> str | None:
-    """Checksum of the file of a ``path/file.py:function``; ``None`` for other names."""
-    code = code_of(name)
-    return None if code is None else sha256_of_file(_existing(code.path))
+def code_sha256(name: str, *, is_trusted: bool = False) -> str | None:
+    """Checksum of the file of a ``path/file.py:function``; ``None`` for other names.
 
-
-def trust_code_of(name: str) -> str | None:
-    """The same, and put it on the user's list of trusted files."""
+    Args:
+        is_trusted: Put the file on the user's list of trusted ones.
+    """
     code = code_of(name)
-    return None if code is None else trust(_existing(code.path))
+    return None if code is None else (trust if is_trusted else sha256_of_file)(_existing(code.path))
 
 
 def check_code(name: str, recorded: str | None, *, where: str, remedy: str, trust_code: bool = False) -> None:
@@ -77,7 +70,7 @@ def check_code(name: str, recorded: str | None, *, where: str, remedy: str, trus
         trust_code: Put the code on the list, as it is now, instead.
     """
     if trust_code:
-        trust_code_of(name)
+        code_sha256(name, is_trusted=True)
     elif (code := code_of(name)) is not None:
         check_trusted(code.path, recorded=recorded, where=where, remedy=remedy)
 
@@ -105,11 +98,15 @@ def public_name(name: str) -> str:
     return name if code is None else f"{code.path.name}:{code.function}"
 
 
+def settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
 def model_of_source(name: str, **settings: Any) -> nn.Module:
     """The model of a name for which :func:`is_source` holds.
 
     Args:
-        settings: See :data:`Loader`.
+        settings: See :func:`ofa.supernet.presets.create_model`.
 
     Raises:
         UnknownModelError: If there is no such source, file, function or model.
@@ -119,16 +116,17 @@ def model_of_source(name: str, **settings: Any) -> nn.Module:
     code = code_of(name)
     if code is not None:
         return _model_of_code(code, **settings)
-    prefix, _, rest = name.partition(":")
-    if prefix not in SOURCES:
-        raise UnknownModelError(f"model {name!r}: {unknown_name_message('source', prefix, SOURCES)}, path/file.py")
-    return SOURCES[prefix](rest, **settings)
+    source, _, own_name = name.partition(":")
+    if source != "torchvision":
+        known = unknown_name_message("source", source, ["torchvision"])
+        raise UnknownModelError(f"model {name!r}: {known}, path/file.py")
+    return _torchvision_model(own_name, **settings)
 
 
 # -- torchvision -------------------------------------------------------------------------------------------------------
 
 
-def torchvision_model(
+def _torchvision_model(
     name: str,
     *,
     num_classes: int,
@@ -152,9 +150,7 @@ def torchvision_model(
             raise TypeError(f"its images have 3 channels, not in_chans={in_chans}")
         model: nn.Module = torchvision.models.get_model(name, weights=None, **settings)
     except TypeError as error:
-        raise UnknownModelError(
-            f"torchvision cannot build {name!r} with {', '.join(f'{k}={v}' for k, v in settings.items())}: {error}"
-        ) from None
+        raise UnknownModelError(f"torchvision cannot build {name!r} with {settings_text(settings)}: {error}") from None
     if pretrained:
         tensors = _torchvision_weights(name)
         fit_weights(model, tensors, source=f"torchvision's weights of {name}", needs_classifier=needs_classifier)
@@ -171,9 +167,6 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
             f"file {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
         ) from None
     return {key: tensor for key, tensor in tensors.items() if not key.lower().startswith("aux")}
-
-
-SOURCES: dict[str, Loader] = {"torchvision": torchvision_model}
 
 
 # -- a file of the user's ----------------------------------------------------------------------------------------------
@@ -199,7 +192,7 @@ def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) 
     try:
         model = _called(function, arguments)
     except Exception as error:  # whatever a user's code raises is for the user to know
-        raise _error_in(code.path, error, f"{code.function}({_text(arguments)})") from error
+        raise _error_in(code.path, error, f"{code.function}({settings_text(arguments)})") from error
     if not isinstance(model, nn.Module):
         raise ModelCodeError(
             f"{code.function} in {code.path} gave {model!r:.200} of type {type(model).__name__}, not a torch.nn.Module"
@@ -236,13 +229,9 @@ def _arguments(code: ModelCode, function: Callable[..., Any], settings: Mapping[
         signature.bind(**arguments)
     except TypeError as error:
         raise ModelCodeError(
-            f"{code.function} in {code.path} cannot be called as {code.function}({_text(arguments)}): {error}"
+            f"{code.function} in {code.path} cannot be called as {code.function}({settings_text(arguments)}): {error}"
         ) from None
     return arguments
-
-
-def _text(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def _module_of(path: Path) -> ModuleType:

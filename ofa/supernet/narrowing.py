@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import nn
 
+from ofa.nn.conv import narrow_kernel
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
-from ofa.nn.structure import caches_of, clone_structure, forget_cache
+from ofa.nn.structure import clone_structure
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.channels.groups import Ints
 from ofa.supernet.dims import Narrowing
@@ -29,34 +30,31 @@ class Narrower:
     """Narrows clones of a model's modules. What each group needs at each width is worked out once."""
 
     def __init__(self, model: nn.Module, groups: Mapping[int, ChannelGroup]) -> None:
-        self._groups = dict(groups)
+        self._axes = {number: [(site.tensor, site.axis) for site in group.sites] for number, group in groups.items()}
         self._modules = dict(model.named_modules())
         self._sharing: dict[tuple[str, int], list[tuple[int, Ints]]] = {}
         for number, group in groups.items():
             for site in group.sites:
                 self._sharing.setdefault((site.tensor, site.axis), []).append((number, site.indices))
-        self._caches = [(module, name) for module in model.modules() for name in caches_of(module)]
         self._selections: dict[tuple[str, int, tuple[int, ...]], Selection] = {}
-        self._attributes = {number: self._head_attributes(group) for number, group in groups.items() if group.is_heads}
+        self._attributes = {n: list(self._head_attributes(group)) for n, group in groups.items() if group.is_heads}
         self._scales = {number: self._query_scales(group) for number, group in groups.items() if not group.is_heads}
 
-    def _head_attributes(self, group: ChannelGroup) -> list[tuple[str, str, int]]:
+    def _head_attributes(self, group: ChannelGroup) -> Iterator[tuple[str, str, int]]:
         """``(module, attribute, size per head)`` of what counts heads or their channels; size 0 is a shape."""
         owner = self._owner(group)
         nearby = [path for path in self._modules if is_within(path, owner)] + ancestors(owner)[:1]
         sizes = {site.indices.shape[1] for site in group.sites}
-        found = []
         for path in nearby:
             for name, value in vars(self._modules[path]).items():
                 if name in HEAD_SHAPES and isinstance(value, tuple) and value[-1:] == (group.num_units,):
-                    found.append((path, name, 0))
+                    yield path, name, 0
                 if type(value) is not int:
                     continue
                 if name in HEAD_COUNTS and value == group.num_units:
-                    found.append((path, name, 1))
+                    yield path, name, 1
                 elif name in HEAD_WIDTHS and value % group.num_units == 0 and value // group.num_units in sizes:
-                    found.append((path, name, value // group.num_units))
-        return found
+                    yield path, name, value // group.num_units
 
     def _owner(self, group: ChannelGroup) -> str:
         """Path of the module that holds all layers of a group."""
@@ -81,10 +79,7 @@ class Narrower:
         selection = self._selections.get((tensor, axis, kept))
         if selection is None:
             path, _, name = tensor.rpartition(".")
-            module = self._modules[path]
-            full = module._parameters.get(name) if name in module._parameters else module._buffers[name]
-            assert full is not None
-            stays = np.ones(full.shape[axis], dtype=bool)
+            stays = np.ones(getattr(self._modules[path], name).shape[axis], dtype=bool)
             for (_, indices), num in zip(sharing, kept, strict=True):
                 if num >= 0:
                     stays[indices[num:]] = False
@@ -98,35 +93,27 @@ class Narrower:
         Args:
             clones: ``id(module of the model) -> its clone``.
         """
+
+        def clone(path: str) -> nn.Module | None:
+            return clones.get(id(self._modules[path]))
+
         touched: dict[str, nn.Module] = {}
-        for path, changes in narrowing.layers.items():
-            module = clones.get(id(self._modules[path]))
-            if module is not None:
-                for change in changes:
-                    change.narrow(module)
-        done: set[tuple[str, int]] = set()
+        for path, size in narrowing.kernels.items():
+            if isinstance(module := clone(path), nn.Conv2d):
+                narrow_kernel(module, size)
+        for tensor, axis in dict.fromkeys(axis for number in narrowing.units for axis in self._axes[number]):
+            path, _, name = tensor.rpartition(".")
+            if (module := clone(path)) is not None:
+                tensors = module._parameters if name in module._parameters else module._buffers
+                tensors[name] = self._selection(tensor, axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type,assignment]
+                touched[path] = module
         for number, units in narrowing.units.items():
-            for site in self._groups[number].sites:
-                if (site.tensor, site.axis) in done:
-                    continue
-                done.add((site.tensor, site.axis))
-                path, _, name = site.tensor.rpartition(".")
-                module = clones.get(id(self._modules[path]))
-                if module is not None:
-                    tensors = module._parameters if name in module._parameters else module._buffers
-                    tensors[name] = self._selection(site.tensor, site.axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type,assignment]
-                    touched[path] = module
             for path, name, size in self._attributes.get(number, ()):
-                module = clones.get(id(self._modules[path]))
-                if module is not None:
+                if (module := clone(path)) is not None:
                     setattr(module, name, units * size if size else (*getattr(module, name)[:-1], units))
             for path, name in self._scales.get(number, ()):
-                module = clones.get(id(self._modules[path]))
-                if module is not None:
+                if (module := clone(path)) is not None:
                     setattr(module, name, units**-0.5)
-        for original, name in self._caches:
-            if (module := clones.get(id(original))) is not None:
-                forget_cache(module, name)
         for module in touched.values():
             follow_tensors(module)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import Any, TypeVar
 
@@ -27,13 +28,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ofa.errors import unknown_name_message
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
-from ofa.space import SearchSpace, Value
+from ofa.space import SearchSpace
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower
-from ofa.supernet.stages import Stage, ancestors, is_within
+from ofa.supernet.stages import Stage, above, ancestors, is_within
 
 BYTES_PER_ACTIVATION = 4
 
@@ -42,6 +43,7 @@ EntryT = TypeVar("EntryT")
 Alive = frozenset[tuple[int, int]]  # numbers and sizes of tensors
 
 _KEY_PREFIXES = {
+    "kind": "",
     "in_channels": "i",
     "out_channels": "o",
     "mid_channels": "m",
@@ -88,14 +90,12 @@ class _Place:
         depth: The stage's depth dim, and which of its values keep the block.
         runs_alone: Whether it can be measured as a part; what cannot (a block that takes tensors of several sizes) has
             costs but no slot.
-        rest: Whether what lies in no place (bare parameters of the model, say) is counted here: in the first.
     """
 
     name: str
     paths: tuple[str, ...]
-    dims: tuple[ElasticDim, ...]
+    dims: tuple[ElasticDim, ...] = ()
     depth: tuple[str, tuple[int, ...]] | None = None
-    rest: bool = False
     runs_alone: bool = True
 
 
@@ -113,19 +113,19 @@ class PartIndex:
     ) -> None:
         self.space = space
         self._model, self._analysis, self._narrower = model, analysis, narrower
-        self._dims = {dim.name: dim for dim in dims}
         self._counts = _Counts(analysis)
         self._calls = analysis.trace.calls
         self._places = _find_places(analysis, stages, dims, space)
-        self._resolutions = [int(value) for value in space["resolution"].values]
-        self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in self._resolutions]
+        resolutions = [int(value) for value in space["resolution"].values]
+        self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in resolutions]
         assert all(len(sizes.contractions) == len(analysis.trace.contractions) for sizes in self._sizes)
+        self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(
             (contraction.module, (number, contraction))
             for number, contraction in enumerate(analysis.trace.contractions)
         )
         self._parameters = self._by_place(_parameters(model, analysis))
-        self._sources: dict[str, tuple[_Place, dict[str, Value], int]] = {}
+        self._sources: dict[str, tuple[_Place, Narrowing, int]] = {}
 
     def _by_place(self, entries: Iterable[tuple[str, EntryT]]) -> dict[str, list[EntryT]]:
         """Entries gathered by the place of their module; what lies in none goes to the first."""
@@ -144,10 +144,9 @@ class PartIndex:
     def part(self, key: str) -> Part:
         assert self.slots  # they name the parts
         try:
-            place, choice, index = self._sources[key]
+            place, narrowing, index = self._sources[key]
         except KeyError:
             raise LookupError(unknown_name_message("part", key, list(self._sources)[:20])) from None
-        narrowing = Narrowing.of(place.dims, choice)
         module = self._narrowed(place, narrowing)
         fields = {**self._fields(place, module, narrowing), "resolution": self._side(place, narrowing, index)}
         own_hooks(module)
@@ -175,41 +174,32 @@ class PartIndex:
         known: dict[tuple[Any, ...], Fields] = {}
 
         def key(place: _Place, narrowing: Narrowing, index: int) -> str:
-            layers = ((path, *changes) for path, changes in narrowing.layers.items())
-            choice = (tuple(narrowing.units.items()), tuple(layers))
+            choice = (tuple(narrowing.units.items()), tuple(narrowing.kernels.items()))
             if choice not in known:
                 known[choice] = self._fields(place, self._narrowed(place, narrowing), narrowing)
-            return part_key({**known[choice], "resolution": self._side(place, narrowing, index)})
+            found = part_key({**known[choice], "resolution": self._side(place, narrowing, index)})
+            self._sources.setdefault(found, (place, narrowing, index))
+            return found
 
-        dims, keys = self._tabulate(place, key, np.object_, sources=True)
-        return Slot(place.name, dims, keys)
+        return Slot(place.name, *self._tabulate(place, key, np.object_, absent=""))
 
     def _tabulate(
-        self,
-        place: _Place,
-        value: Callable[[_Place, Narrowing, int], float | str],
-        dtype: type[Any],
-        *,
-        sources: bool = False,
+        self, place: _Place, value: Callable[[_Place, Narrowing, int], Any], dtype: type[Any], absent: Any = 0
     ) -> tuple[tuple[str, ...], npt.NDArray[Any]]:
         """``value`` of every choice of a place: an array over resolution, the stage's depth, the block's own dims."""
-        local = [dim.name for dim in place.dims]
-        depth = [place.depth[0]] if place.depth else []
-        shape = tuple(len(self.space[name].values) for name in ("resolution", *depth, *local))
-        table: npt.NDArray[Any] = np.full(shape, "" if dtype is np.object_ else 0, dtype=dtype)
-        present = (
-            [d for d, kept in enumerate(self.space[depth[0]].values) if kept in place.depth[1]] if place.depth else [()]
-        )
-        for indices in itertools.product(*(range(len(self.space[name].values)) for name in local)):
-            choice = {name: self.space[name].values[i] for name, i in zip(local, indices, strict=True)}
-            narrowing = Narrowing.of(place.dims, choice)
-            for r in range(len(self._resolutions)):
-                entry = value(place, narrowing, r)
-                if sources:
-                    self._sources.setdefault(str(entry), (place, choice, r))
-                for d in present:
-                    table[(r, d, *indices) if place.depth else (r, *indices)] = entry
-        return ("resolution", *depth, *local), table
+        names = [dim.name for dim in place.dims]
+        choices = [self.space[name].values for name in names]
+        table: npt.NDArray[Any] = np.empty((len(self._sizes), *map(len, choices)), dtype=dtype)
+        for values, indices in zip(itertools.product(*choices), np.ndindex(table.shape[1:]), strict=True):
+            narrowing = Narrowing.of(place.dims, dict(zip(names, values, strict=True)))
+            for r in range(len(self._sizes)):
+                table[r, *indices] = value(place, narrowing, r)
+        if place.depth is None:
+            return ("resolution", *names), table
+        depth, present = place.depth
+        gone = np.full_like(table, absent)
+        table = np.stack([table if value in present else gone for value in self.space[depth].values], axis=1)
+        return ("resolution", depth, *names), table
 
     # -- what stands at a place ----------------------------------------------------------------------------------------
 
@@ -237,10 +227,8 @@ class PartIndex:
     def _side(self, place: _Place, narrowing: Narrowing, index: int) -> int:
         """Height of the input, or its number of tokens."""
         shape = self._input_shape(place, narrowing, index)
-        return shape[0] if len(shape) < 3 or self._channels_last(place) else shape[1]
-
-    def _channels_last(self, place: _Place) -> bool:
-        return any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
+        is_channels_last = any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
+        return shape[0] if len(shape) < 3 or is_channels_last else shape[1]
 
     def _fields(self, place: _Place, module: nn.Module, narrowing: Narrowing) -> Fields:
         """What a runtime sees of a part, the resolution excepted: readable sizes, and a digest of everything."""
@@ -269,22 +257,25 @@ class PartIndex:
         return float(
             sum(
                 self._counts.scaled(self._sizes[index].contractions[number][0], contraction.labels, narrowing)
-                * self._layer_share(contraction.module, narrowing)
+                * self._kernel_share(contraction.module, narrowing)
                 for number, contraction in self._contractions.get(place.name, ())
             )
         )
 
-    def _layer_share(self, path: str, narrowing: Narrowing) -> float:
-        """How much of a layer remains besides channels."""
-        return prod(change.share(self._analysis.modules[path]) for change in narrowing.layers.get(path, ()))
+    def _kernel_share(self, path: str, narrowing: Narrowing) -> float:
+        """How much of a layer's weight, and of its products, a smaller kernel leaves."""
+        if path not in narrowing.kernels:
+            return 1
+        own: tuple[int, ...] = self._analysis.modules[path].kernel_size  # type: ignore[assignment]
+        return prod(min(size, narrowing.kernels[path]) for size in own) / prod(own)
 
     def _params(
         self, place: _Place, narrowing: Narrowing, kinds: tuple[str, ...] = ("weight", "bias", "norm scale")
     ) -> float:
         return float(
             sum(
-                round(self._counts.scaled(numel, labels, narrowing) * self._layer_share(windowed, narrowing))
-                for windowed, numel, labels, kind in self._parameters.get(place.name, ())
+                round(self._counts.scaled(numel, labels, narrowing) * self._kernel_share(convolved, narrowing))
+                for convolved, numel, labels, kind in self._parameters.get(place.name, ())
                 if kind in kinds
             )
         )
@@ -294,18 +285,14 @@ class PartIndex:
         labels = self._analysis.trace.tensor_labels
         # A model that takes other steps at this resolution than where it was traced is taken at its full width.
         is_traced = self._num_tensors[index] == len(labels)
-        sizes: dict[int, int] = {}
-        peak = 0
-        for alive in self._alive[index].get(place.name, ()):
-            for number, size in alive:
-                if number not in sizes:
-                    sizes[number] = self._counts.scaled(size, labels[number], narrowing) if is_traced else size
-            peak = max(peak, sum(sizes[number] for number, _ in alive))
-        return float(peak * BYTES_PER_ACTIVATION)
 
-    @cached_property
-    def _num_tensors(self) -> list[int]:
-        return [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
+        @cache
+        def size_here(number: int, size: int) -> int:
+            return self._counts.scaled(size, labels[number], narrowing) if is_traced else size
+
+        steps = self._alive[index].get(place.name, ())
+        peak = max((sum(itertools.starmap(size_here, alive)) for alive in steps), default=0)
+        return float(peak * BYTES_PER_ACTIVATION)
 
     @cached_property
     def _alive(self) -> list[dict[str, list[Alive]]]:
@@ -365,9 +352,7 @@ def _alive(steps: Sequence[Step]) -> list[Alive]:
 
 def part_key(fields: Fields) -> str:
     """A readable name that two parts share exactly if all their fields agree."""
-    words = [str(fields["kind"])]
-    words += [f"{_KEY_PREFIXES.get(name, name)}{value}" for name, value in fields.items() if name != "kind"]
-    return "_".join(words)
+    return "_".join(f"{_KEY_PREFIXES.get(name, name)}{value}" for name, value in fields.items())
 
 
 def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str, tuple[str, int, Labels, str]]]:
@@ -429,11 +414,8 @@ class _Counts:
 
 def _is_identity(module: nn.Module) -> bool:
     """Whether a layer does nothing in eval mode."""
-    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in (
-        "DropPath",
-        "PatchDropout",
-        "StochasticDepth",
-    )
+    dropping = ("DropPath", "PatchDropout", "StochasticDepth")
+    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in dropping
 
 
 def _digest(module: nn.Module, constants: Iterable[tuple[int, ...]]) -> str:
@@ -487,58 +469,43 @@ def _find_places(
 ) -> list[_Place]:
     """Blocks, and between them the modules outside blocks, chained where one hands its output to the next."""
     calls = analysis.trace.calls
-    groups_at = _groups_at(analysis)
-    found: list[tuple[int, _Place]] = []
+    places = []
     for stage in stages:
         for position, block in enumerate(stage.blocks):
-            if block.path not in calls:
-                continue
-            needs = stage.needs(position)
-            depth = None
-            if needs > stage.depths[0]:
-                depth = (stage.depth_name, tuple(d for d in stage.depths if d >= needs))
-            found.append(
-                (
-                    calls[block.path].order,
-                    _Place(block.name, (block.path,), (), depth, runs_alone=_runs_alone(calls[block.path])),
-                )
-            )
+            if block.path in calls:
+                runs_alone = _runs_alone(calls[block.path])
+                depth = stage.required(position)
+                places.append(_Place(block.name, (block.path,), depth=depth, runs_alone=runs_alone))
     blocks = {block.path for stage in stages for block in stage.blocks}
     starts = sorted((min(calls[b.path].order for b in s.blocks if b.path in calls), s.name) for s in stages)
-    last = max((calls[path].order for path in blocks if path in calls), default=-1)
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
     for chain in _chains_outside(analysis, blocks):
         order = calls[chain[0]].order
         following = [name for start, name in starts if start > order]
-        region = "head" if order > last and stages else f"{following[0]}.entry" if following else "head"
+        region = f"{following[0]}.entry" if following else "head"
         if (stages and order < starts[0][0]) or (not stages and not used):
             region = "stem"
-        number = used.setdefault(region, 0)
+        number = f"{'' if '.' in region else '.'}{used[region]}" if used[region] else ""
         used[region] += 1
-        separator = "" if "." in region else "."
-        found.append((order, _Place(region + (f"{separator}{number}" if number else ""), tuple(chain), ())))
-    found.sort(key=lambda entry: entry[0])
-    places = [dataclasses.replace(place, rest=place is found[0][1]) for _, place in found]
+        places.append(_Place(region + number, tuple(chain)))
+    places.sort(key=lambda place: calls[place.paths[0]].order)
     others = [dim for dim in dims if dim.name not in {stage.depth_name for stage in stages}]
-    return [dataclasses.replace(place, dims=_deciding(analysis, place, groups_at, others)) for place in places]
-
-
-def _groups_at(analysis: GraphAnalysis) -> dict[str, set[int]]:
-    """Module path -> numbers of the groups that its tensors carry."""
-    result: dict[str, set[int]] = {}
-    for group in analysis.groups.all:
-        for path in group.modules:
-            result.setdefault(path, set()).add(group.number)
-    return result
+    return [
+        dataclasses.replace(place, dims=_deciding(analysis, place, others, is_first=number == 0))
+        for number, place in enumerate(places)
+    ]
 
 
 def _deciding(
-    analysis: GraphAnalysis, place: _Place, groups_at: Mapping[str, set[int]], dims: Sequence[ElasticDim]
+    analysis: GraphAnalysis, place: _Place, dims: Sequence[ElasticDim], *, is_first: bool
 ) -> tuple[ElasticDim, ...]:
     """The dims, depths excepted, that change what stands at a place, and the widths that ratios there refer to."""
-    here = {n for path, numbers in groups_at.items() if any(is_within(path, p) for p in place.paths) for n in numbers}
-    if place.rest:
-        here |= groups_at.get("", set())
+
+    def is_here(path: str) -> bool:
+        # What lies in no place, such as bare parameters of the model, is counted in the first.
+        return any(is_within(path, own) for own in place.paths) or (is_first and not path)
+
+    here = {group.number for group in analysis.groups.all if any(map(is_here, group.modules))}
     here |= {n for _, labels in analysis.trace.calls[place.paths[0]].inputs for n in analysis.numbers_in(labels)}
     stage, is_block, _ = place.name.partition(".block")
     direct = {
@@ -566,7 +533,7 @@ def _runs_alone(call: Call | None) -> bool:
 def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]]:
     """Runs of modules outside blocks: the largest ones that hold no block, each fed by the one before."""
     calls = analysis.trace.calls
-    holding = {ancestor for path in blocks for ancestor in ancestors(path)}
+    holding = above(blocks)
 
     def outside(path: str) -> Iterable[str]:
         if path in blocks:

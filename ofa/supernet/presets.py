@@ -20,25 +20,30 @@ from torch import nn
 
 from ofa.errors import unknown_name_message
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize
-from ofa.supernet.model_sources import UnknownModelError, is_source, model_of_source
+from ofa.supernet.model_sources import UnknownModelError, is_source, model_of_source, settings_text
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.weights import load_weights
 
 
-def _mobilenetv3(
-    arch_def: list[str], *, width: float = 1.0, stem: int = 16, features: int = 1280, **settings: Any
+def _of_stages(
+    model_class: type[nn.Module], stages: list[str], *, width: float = 1.0, features: int = 1280, **settings: Any
 ) -> nn.Module:
-    return MobileNetV3(
-        decode_arch_def([[stage] for stage in arch_def]),
-        stem_size=stem,
+    return model_class(
+        decode_arch_def([[stage] for stage in stages]),
         num_features=round_channels(features, width),
-        head_bias=False,
         round_chs_fn=partial(round_channels, multiplier=width),
-        act_layer=nn.Hardswish,
-        se_layer=partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels),
         **settings,
     )
 
+
+_mobilenetv3 = partial(
+    _of_stages,
+    MobileNetV3,
+    stem_size=16,
+    head_bias=False,
+    act_layer=nn.Hardswish,
+    se_layer=partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels),
+)
 
 OFA_MOBILENETV3 = [
     "ds_r1_k3_s1_e1_c16_nre",
@@ -78,17 +83,6 @@ PUBLISHED_CHOICES: dict[str, Sequence[Any]] = {
 }
 
 
-def _ofa_proxyless(*, width: float, **settings: Any) -> nn.Module:
-    return EfficientNet(
-        decode_arch_def([[stage] for stage in OFA_PROXYLESS]),
-        stem_size=32,
-        num_features=round_channels(1280, width),
-        round_chs_fn=partial(round_channels, multiplier=width),
-        act_layer=nn.ReLU6,
-        **settings,
-    )
-
-
 RESNET50D_EXPAND = 0.35
 
 
@@ -101,17 +95,6 @@ def _resnet50d_bottleneck(inplanes: int, planes: int, *args: Any, **kwargs: Any)
 _resnet50d_bottleneck.expansion = Bottleneck.expansion  # type: ignore[attr-defined]  # timm asks the block for it
 
 
-def _ofa_resnet50d(**settings: Any) -> nn.Module:
-    return ResNet(
-        _resnet50d_bottleneck,  # type: ignore[arg-type]  # anything that makes a block
-        layers=(4, 4, 6, 4),
-        stem_type="deep",
-        stem_width=32,
-        avg_down=True,
-        **settings,
-    )
-
-
 def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
     """timm's block with heads of 64 channels, whatever the width of the embedding."""
     block = Block(dim, num_heads, **kwargs)
@@ -119,26 +102,17 @@ def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
     return block
 
 
-def _autoformer(*, embed_dim: int, num_heads: int, **settings: Any) -> nn.Module:
-    return VisionTransformer(
-        patch_size=16,
-        embed_dim=embed_dim,
-        depth=14,
-        num_heads=num_heads,
-        mlp_ratio=4,
-        block_fn=_autoformer_block,  # type: ignore[arg-type]
-        **settings,
-    )
+_autoformer: Any = partial(VisionTransformer, patch_size=16, depth=14, mlp_ratio=4, block_fn=_autoformer_block)
 
-
-Builder = Callable[..., nn.Module]
-
-PRESETS: dict[str, tuple[Builder, dict[str, Any]]] = {
+PRESETS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "ofa_mobilenetv3_w1.0": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.0), PUBLISHED_CHOICES),
     "ofa_mobilenetv3_w1.2": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.2), PUBLISHED_CHOICES),
-    "ofa_proxyless_w1.3": (partial(_ofa_proxyless, width=1.3), PUBLISHED_CHOICES),
+    "ofa_proxyless_w1.3": (
+        partial(_of_stages, EfficientNet, OFA_PROXYLESS, width=1.3, stem_size=32, act_layer=nn.ReLU6),
+        PUBLISHED_CHOICES,
+    ),
     "ofa_resnet50d": (
-        _ofa_resnet50d,
+        partial(ResNet, _resnet50d_bottleneck, layers=(4, 4, 6, 4), stem_type="deep", stem_width=32, avg_down=True),  # type: ignore[arg-type]
         {
             # [2, 2, 4, 2] blocks and up to two more.
             "depth": {"stage2": (4, 5, 6), "*": (2, 3, 4)},
@@ -183,8 +157,7 @@ def create_supernet(
 
     Raises:
         SpaceError: If a choice is misspelt or malformed; before weights are fetched.
-        UnknownModelError: If the name is unknown; it names the nearest.
-        WeightsError: If the weights cannot be read, or are another model's.
+        UnknownModelError, ModelCodeError, WeightsError: As :func:`create_model` does.
     """
     check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())))
     model = create_model(
@@ -229,11 +202,11 @@ def create_model(
         ModelCodeError: If a file of the user's does not give a model.
         WeightsError: If the weights cannot be read, or are another model's.
     """
+    rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
-    settings |= {"drop_rate": drop_rate} if drop_rate else {}
-    settings |= {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    settings |= {key: rate for key, rate in rates.items() if rate}
     if is_source(name):
-        settings |= {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+        settings |= rates
         model = model_of_source(name, pretrained=pretrained, needs_classifier=needs_classifier, **settings)
     elif name in PRESETS:
         if pretrained:
@@ -243,9 +216,7 @@ def create_model(
         try:
             model = timm.create_model(name, pretrained=pretrained, **settings)
         except TypeError as error:  # some models are no image classifiers of this form, or have no stochastic depth
-            raise UnknownModelError(
-                f"timm cannot build {name!r} with {', '.join(f'{k}={v}' for k, v in settings.items())}: {error}"
-            ) from None
+            raise UnknownModelError(f"timm cannot build {name!r} with {settings_text(settings)}: {error}") from None
     else:
         known = [*PRESETS, *timm.list_models()]
         raise UnknownModelError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from ofa.space import Value
 from ofa.supernet.channels import ChannelGroup, Trace
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -41,17 +41,11 @@ class Stage:
         """The dim that says how many blocks are there."""
         return f"{self.name}.depth"
 
-    def depth(self, arch: Mapping[str, Value]) -> int:
-        return int(arch[self.depth_name]) if len(self.depths) > 1 else self.depths[-1]
-
-    def needs(self, position: int) -> int:
-        """The least depth at which a block is there: 0 for one that always is."""
-        return len(self.blocks) - self.removable.index(position) if position in self.removable else 0
-
-    def kept(self, depth: int) -> list[int]:
-        """Positions of the blocks that are there at a depth."""
-        gone = self.removable[: len(self.blocks) - depth]
-        return [position for position in range(len(self.blocks)) if position not in gone]
+    def required(self, position: int) -> tuple[str, tuple[int, ...]] | None:
+        """The depth dim, and at which of its values a block is there; ``None`` for one that always is."""
+        least = len(self.blocks) - self.removable.index(position) if position in self.removable else 0
+        depths = tuple(depth for depth in self.depths if depth >= least)
+        return (self.depth_name, depths) if depths != self.depths else None
 
 
 def is_within(path: str, ancestor: str) -> bool:
@@ -60,13 +54,8 @@ def is_within(path: str, ancestor: str) -> bool:
 
 
 def common_ancestor(paths: Iterable[str]) -> str:
-    parts = [path.split(".") for path in paths]
-    common = []
-    for names in zip(*parts, strict=False):
-        if len(set(names)) > 1:
-            break
-        common.append(names[0])
-    return ".".join(common)
+    columns = zip(*(path.split(".") for path in paths), strict=False)
+    return ".".join(names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, columns))
 
 
 def ancestors(path: str) -> list[str]:
@@ -76,6 +65,11 @@ def ancestors(path: str) -> list[str]:
         path = path.rpartition(".")[0]
         result.append(path)
     return result
+
+
+def above(paths: Iterable[str]) -> set[str]:
+    """Paths of all that holds one of these modules, not counting themselves."""
+    return {ancestor for path in paths for ancestor in ancestors(path)}
 
 
 def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) -> list[list[str]]:
@@ -101,40 +95,27 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
         if path and element(path) == path and is_skippable(trace, path) and any(True for _ in module.parameters())
     }
     candidates = skippable | {found for owner in owners if (found := element(owner))}
-    innermost = {
-        path
-        for path in candidates
-        if not any(
-            other != path and is_within(other, path) and (path not in skippable or other in skippable)
-            for other in candidates
-        )
-    }
-    blocks = {
-        path
-        for path in innermost
-        if not any(other != path and is_within(path, other) and other in skippable for other in innermost)
-    }
+    innermost = (candidates - skippable - above(candidates)) | (skippable - above(skippable))
+    blocks = {path for path in innermost if not (innermost & skippable).intersection(ancestors(path))}
     containers = {path.rpartition(".")[0] for path in blocks}
     for parent in {path.rpartition(".")[0] for path in containers if path} & chains:
         children = {f"{parent}.{name}".removeprefix("."): child for name, child in modules[parent].named_children()}
         if all(isinstance(child, nn.Sequential) for child in children.values()):
-            containers |= {path for path in children if not any(is_within(other, path) for other in containers)}
-    # An element that holds another stage is no block.
-    containers = {
-        path for path in containers if not any(other != path and is_within(other, path) for other in containers)
-    }
+            containers |= children.keys() - above(containers)
+    containers -= above(containers)  # an element that holds another stage is no block
     stages = [[f"{path}.{name}".removeprefix(".") for name, _ in modules[path].named_children()] for path in containers]
     called = {path: call.order for path, call in trace.calls.items()}
     starts = [called[path] for stage in stages for path in stage if path in called]
-    taken = [path for stage in stages for path in stage]
+    taken = {path for stage in stages for path in stage}
+    occupied = taken | above(taken)
     alone: set[str] = set()
     for owner in owners:
         while owner in chains and owner:
             owner = owner.rpartition(".")[0]
         is_inside = not starts or min(starts) < called.get(owner, -1) < max(starts)  # a stem or head is no block
-        if owner and is_inside and not any(is_within(owner, path) or is_within(path, owner) for path in taken):
+        if owner and is_inside and owner not in occupied and taken.isdisjoint(ancestors(owner)):
             alone.add(owner)
-    stages += [[path] for path in alone if not any(other != path and is_within(other, path) for other in alone)]
+    stages += [[path] for path in alone - above(alone)]
     order = {path: number for number, path in enumerate(modules)}
     stages = [stage for stage in stages if any(path in called for path in stage)]
     return sorted(stages, key=lambda stage: (min(called[p] for p in stage if p in called), order[stage[0]]))
@@ -154,17 +135,16 @@ def _chains(modules: Mapping[str, nn.Module], trace: Trace) -> set[str]:
     """
 
     def is_chain(path: str, module: nn.Module) -> bool:
-        children = [trace.calls.get(f"{path}.{name}".removeprefix(".")) for name, _ in module.named_children()]
+        names = [name for name, _ in module.named_children()]
         types = {type(child) for child in module.children()}
-        numbered = [re.fullmatch(r"(\D*)(\d+)", name) for name, _ in module.named_children()]
-        call = trace.calls.get(path)
-        if len(children) < 2 or len(types) != 1 or call is None or None in children or None in numbered:
+        if len(names) < 2 or len(types) != 1 or not all(re.fullmatch(r"\D*\d+", name) for name in names):
             return False
-        known = [child for child in children if child is not None]
-        handed_on = [call.input_ids[:1], *([child.output_id] for child in known[:-1])]
-        return all(child.input_ids[:1] == before for child, before in zip(known, handed_on, strict=True)) and (
-            call.output_id == known[-1].output_id
-        )
+        paths = [path, *(f"{path}.{name}".removeprefix(".") for name in names)]
+        if not trace.calls.keys() >= set(paths):
+            return False
+        call, *children = (trace.calls[each] for each in paths)
+        taken = [*(child.input_ids[:1] for child in children), [call.output_id]]
+        return taken == [call.input_ids[:1], *([child.output_id] for child in children)]
 
     chains = {path for path, module in modules.items() if isinstance(module, CONTAINERS) or is_chain(path, module)}
     types = {type(modules[path]) for path in chains}

@@ -70,9 +70,8 @@ class Supernet(nn.Module):
             if not inputs or not isinstance(inputs[-1], Mapping):
                 raise UsageError("which subnet is meant? give an architecture last, or as arch=")
             *inputs, arch = inputs  # type: ignore[assignment]
-        arch = self.space.arch(arch)
-        given = Inputs(*inputs, **named_inputs)
-        return self.inputs.resize(given, self.inputs.sizes(arch)).call(self._subnet(arch))
+        subnet = self.subnet(arch)
+        return self.inputs.resize(Inputs(*inputs, **named_inputs), self.inputs.sizes(arch)).call(subnet)
 
     def subnet(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a throwaway module over views of the shared weights.
@@ -80,9 +79,7 @@ class Supernet(nn.Module):
         Gradients reach the supernet through it. It is stale after ``load_state_dict(assign=True)`` or a move to another
         device; build it again rather than keep it.
         """
-        return self._subnet(self.space.arch(arch))
-
-    def _subnet(self, arch: Arch) -> nn.Module:
+        arch = self.space.arch(arch)
         if arch == self._largest:
             return self.model
         subnet = self._narrowed(arch)

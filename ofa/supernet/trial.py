@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from ofa.inputs import Inputs
 from ofa.nn.structure import clone_structure
-from ofa.space import Value
 from ofa.supernet.channels.tracer import QuickMeta, on_meta, quiet
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
@@ -82,50 +79,52 @@ class _Check:
         self.model = on_meta(analysis.model)
         self.modules = dict(self.model.named_modules())
 
-    def _narrowings(self, dims: Sequence[ElasticDim]) -> Iterator[Narrowing]:
-        """The smallest choice with all blocks, and one in between with the fewest; what is not tried stays as it is."""
+    def _failure(
+        self,
+        run: Callable[[Narrower, Narrowing], tuple[int, ...]],
+        dims: Sequence[ElasticDim],
+        expected: tuple[int, ...],
+        whole_groups: Set[int] = frozenset(),
+    ) -> str | None:
+        """What goes wrong at the smallest choice with all blocks, or at one in between with the fewest.
+
+        What is not tried stays as it is.
+        """
+        narrower = Narrower(self.model, {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups})
         for position, depth in ((0.0, 1.0), (0.5, 0.0)):
             arch = {name: self.found[name].values[-1] for dim in dims for name in dim.reads}
             shares = {dim.name: depth if dim.scope == "stage" else position for dim in dims}
             arch |= {dim.name: dim.values[int(shares[dim.name] * (len(dim.values) - 1))] for dim in dims}
-            yield Narrowing.of(dims, arch)
-
-    def _narrower(self, dims: Sequence[ElasticDim]) -> Narrower:
-        return Narrower(self.model, {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups})
-
-    def whole(self, dims: Sequence[ElasticDim]) -> str | None:
-        """What goes wrong in the whole model, ``None`` if nothing does."""
-        narrower = self._narrower(dims)
-        inputs = self.analysis.inputs.example
-        for narrowing in self._narrowings(dims):
-            run = partial(self._shape, narrower, narrowing, inputs)
-            message = failure_of(run, self.analysis.trace.output_shape)
+            narrowing = Narrowing.of(dims, arch)
+            for number in whole_groups:
+                narrowing.units.pop(number, None)
+            message = failure_of(partial(run, narrower, narrowing), expected)
             if message is not None:
                 return message
         return None
 
-    def _shape(self, narrower: Narrower, narrowing: Narrowing, inputs: Inputs) -> tuple[int, ...]:
-        return tuple(inputs.call(build(self.model, narrower, narrowing)).shape)
+    def whole(self, dims: Sequence[ElasticDim]) -> str | None:
+        """What goes wrong in the whole model, ``None`` if nothing does."""
 
-    def block(self, block: Block, dims: Sequence[ElasticDim]) -> str | None:
-        """What goes wrong in one block."""
+        def run(narrower: Narrower, narrowing: Narrowing) -> tuple[int, ...]:
+            return tuple(self.analysis.inputs.example.call(build(self.model, narrower, narrowing)).shape)
+
+        return self._failure(run, dims, self.analysis.trace.output_shape)
+
+    def block(self, block: Block, dims: Sequence[ElasticDim], whole_groups: Set[int] = frozenset()) -> str | None:
+        """What goes wrong in one block, of whose channel groups some stay whole."""
         call, module = self.analysis.trace.calls.get(block.path), self.modules[block.path]
         if call is None or call.output is None:
             return "it does not run by itself"
-        narrower = self._narrower(dims)
 
-        def run(narrowing: Narrowing) -> Any:
+        def run(narrower: Narrower, narrowing: Narrowing) -> tuple[int, ...]:
             clones: dict[int, nn.Module] = {}
             narrowed = clone_structure(module, clones)
             narrower.narrow(narrowing, clones)
             output = narrowed(*call.args, **call.kwargs)
-            return (output[0] if isinstance(output, (list, tuple)) else output).shape
+            return tuple((output[0] if isinstance(output, (list, tuple)) else output).shape)
 
-        for narrowing in self._narrowings(dims):
-            message = failure_of(lambda n=narrowing: run(n), call.output)  # type: ignore[misc]
-            if message is not None:
-                return message
-        return None
+        return self._failure(run, dims, call.output, whole_groups)
 
     def working(self, block: Block, dims: Sequence[ElasticDim]) -> list[ElasticDim]:
         """Those dims of a block that run, alone and together; a dim may keep only some of its groups."""
@@ -135,11 +134,8 @@ class _Check:
         for dim in dims:
             message = self.block(block, [*working, dim])
             if message is not None and len(dim.groups) > 1:
-                good = {
-                    n
-                    for n in dim.groups
-                    if self.block(block, [*working, _OneGroup(dim.name, dim.values, dim, n)]) is None
-                }
+                every = frozenset(dim.groups)
+                good = {n for n in every if self.block(block, [*working, dim], whole_groups=every - {n}) is None}
                 dim = dim.restricted(good)
                 if len(dim.values) > 1:
                     message = self.block(block, [*working, dim])
@@ -148,23 +144,3 @@ class _Check:
             else:
                 self.analysis.notes[dim.name] = _fixed_sizes(message)
         return working
-
-
-@dataclass(frozen=True)
-class _OneGroup(ElasticDim):
-    """A dim that narrows one of its groups only."""
-
-    dim: ElasticDim
-    group: int
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return (self.group,)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.dim.reads
-
-    def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
-        units = Narrowing.of([self.dim], arch).units
-        narrowing.units.update({n: kept for n, kept in units.items() if n == self.group})

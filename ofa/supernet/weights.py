@@ -42,12 +42,9 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     """
     own = model.state_dict()
     heads = set() if needs_classifier else _classifier_names(model)
-    misfits = [
-        name
-        for name in sorted({*own, *tensors})
-        if (name not in own or name not in tensors or own[name].shape != tensors[name].shape)
-        and name.rpartition(".")[0] not in heads
-    ]
+    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
+    others = sorted({*own, *tensors} - fitting.keys())
+    misfits = [name for name in others if name.rpartition(".")[0] not in heads]
     if misfits:
         first = misfits[0]
         shapes = [tuple(each[first].shape) if first in each else "nothing" for each in (own, tensors)]
@@ -55,7 +52,6 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
             f"{source} do not fit {type(model).__name__}: {first!r} is {shapes[0]} in the model and {shapes[1]} "
             f"in the file ({len(misfits)} such tensors); give those of this very model"
         )
-    fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     model.load_state_dict(fitting, strict=False)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ofa.errors import UsageError
 from ofa.supernet import Supernet, create_supernet
-from ofa.supernet.inspect import create_without_weights
 from ofa.supernet.model_sources import is_source, name_in_files
 from ofa.training.run import Run
 
@@ -39,7 +40,8 @@ def outline_named(name: str, choices: Mapping[str, Any] | None = None, *, trust_
         choices: What may vary in a model; that is settled in a run.
     """
     if not is_run_folder(name):
-        return create_without_weights(name, **(choices or {}))
+        with torch.device("meta"):  # a billion parameters take seconds, and no memory
+            return create_supernet(name, **(choices or {}))
     if choices:
         raise UsageError(f"the space of run {name} is settled; choices of {', '.join(choices)} are for other models")
     return Run.open(name, trust_code=trust_code).outline()

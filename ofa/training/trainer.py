@@ -34,7 +34,7 @@ from ofa.inputs import Inputs, channels_last
 from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet, sort_channels
-from ofa.supernet.model_sources import code_sha256, trust_code_of
+from ofa.supernet.model_sources import code_sha256
 from ofa.tasks import TaskData, mean_of
 from ofa.training import gradients
 from ofa.training.checkpoint import (
@@ -165,7 +165,7 @@ class _Trainer:
         self.fabric = _fabric(recipe)
         untrained = recipe.model.untrained()
         # Whoever trains with a file of code runs it; checkpoints and the run say which it was.
-        self.code_sha256 = (trust_code_of if self._is_first else code_sha256)(untrained.name)
+        self.code_sha256 = code_sha256(untrained.name, is_trusted=self._is_first)
         with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
             outline = build_supernet(untrained, num_classes=1)
         space = outline.space

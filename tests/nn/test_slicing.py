@@ -26,7 +26,7 @@ def test_takes_what_indexing_takes(chosen: set[int], axis: int) -> None:
     selection = Selection.of(axis, indices)
     full = tensor(40, axis)
     assert torch.equal(selection.take(full), full.index_select(axis, torch.from_numpy(indices)))
-    assert selection.size == len(indices)
+    assert sum(length for _, length in selection.runs) == len(indices)
 
 
 @given(st.sets(st.integers(0, 39), min_size=1))

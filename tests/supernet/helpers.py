@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.space import Arch
-from ofa.supernet import Supernet
+from ofa.supernet import Supernet, create_supernet
 from ofa.supernet.channels import Trace
 from ofa.supernet.channels.groups import Groups, components
 from ofa.supernet.channels.labels import FIXED
+
+
+def create_without_weights(name: str, **options: Any) -> Supernet:
+    with torch.device("meta"):
+        return create_supernet(name, **options)
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

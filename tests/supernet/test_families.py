@@ -24,7 +24,6 @@ from ofa.supernet import Supernet, elasticize, sort_channels
 from ofa.supernet.channels import trace
 from ofa.supernet.channels.tracer import on_meta
 from ofa.supernet.dims import DIM_KINDS, Narrowing
-from ofa.supernet.dims.kernel import KernelCentre
 from ofa.supernet.narrowing import Narrower, build
 
 from .helpers import batch_norms, disagreement, make_images, randomise
@@ -186,9 +185,8 @@ def check_narrowed_equals_masked(supernet: Supernet, images: Tensor) -> None:
                 weight = owner._parameters["weight"].clone()  # type: ignore[union-attr]
                 weight.index_fill_(1, torch.from_numpy(site.indices[units:].ravel()), 0)
                 owner._parameters["weight"] = weight  # type: ignore[assignment]
-    for path, (change,) in choice.layers.items():
-        assert isinstance(change, KernelCentre)
-        size, owner = change.size, masked_modules[path]
+    for path, size in choice.kernels.items():
+        owner = masked_modules[path]
         weight = owner._parameters["weight"].clone()  # type: ignore[union-attr]
         for axis in (2, 3):
             margin = max(0, (weight.shape[axis] - size) // 2)

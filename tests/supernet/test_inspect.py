@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ofa.space import Dim
 from ofa.supernet import Supernet, create_supernet, elasticize
-from ofa.supernet.inspect import create_without_weights, fold_dims, fold_notes, inspect, ranges
+from ofa.supernet.inspect import fold_dims, fold_notes, inspect, ranges
+from tests.supernet.helpers import create_without_weights
 
 
 def counted(model: nn.Module, size: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ofa.inputs import Inputs
-from ofa.nn.structure import clone_structure, own_caches, own_hooks
+from ofa.nn.structure import clone_structure, own_hooks
 from ofa.supernet.channels.labels import AtomGraph, Labels
 from ofa.supernet.channels.rules import RULES, pointwise, unknown
 
@@ -419,7 +419,6 @@ def on_meta(model: nn.Module) -> nn.Module:
     """The model's structure in eval mode, its tensors without values."""
     clone = clone_structure(model).to("meta").eval()
     own_hooks(clone)
-    own_caches(clone)
     return clone
 
 

@@ -1,11 +1,10 @@
-"""The kinds of elastic dims, one file each. Every one finds where it applies by the structure of the model."""
+"""The kinds of elastic dims. Every one finds where it applies by the structure of the model."""
 
 from ofa.supernet.dims.depth import ElasticDepth
-from ofa.supernet.dims.elastic import ElasticDim, LayerChange, Narrowing
-from ofa.supernet.dims.expand import ElasticExpand
+from ofa.supernet.dims.elastic import ElasticDim, Narrowing
 from ofa.supernet.dims.heads import ElasticHeads
+from ofa.supernet.dims.inner_width import ElasticExpand, ElasticMlpRatio
 from ofa.supernet.dims.kernel import ElasticKernel
-from ofa.supernet.dims.mlp_ratio import ElasticMlpRatio
 from ofa.supernet.dims.width import ElasticWidth
 
 # Whoever names kinds asks here: elasticize() and `ofa inspect` what they take, recipes what they hold.
@@ -18,4 +17,4 @@ DIM_KINDS: dict[str, type[ElasticDim]] = {
     "width": ElasticWidth,
 }
 
-__all__ = ["DIM_KINDS", "ElasticDim", "LayerChange", "Narrowing"]
+__all__ = ["DIM_KINDS", "ElasticDim", "Narrowing"]

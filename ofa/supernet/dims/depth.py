@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from ofa.space import Value
 from ofa.supernet.choices import Allowed, Choices, amounts
-from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.stages import is_skippable
 
@@ -24,16 +25,11 @@ class ElasticDepth(ElasticDim):
     kind = "depth"
     scope = "stage"
     allowed = Allowed(whole=True)
-    varies = "blocks of a stage: those past which an identity shortcut leads can go, the last first"
-    default = "from half of them to all"
 
     paths: tuple[str, ...]
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
-        dims: list[ElasticDim] = []
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         for name, blocks in analysis.stages:
             full = len(blocks)
             paths = tuple(block.path for block in blocks[:0:-1] if is_skippable(analysis.trace, block.path))
@@ -44,8 +40,7 @@ class ElasticDepth(ElasticDim):
             wanted = choices.at(cls.kind, name)
             depths = range(math.ceil(full / 2), full) if wanted is None else map(math.ceil, amounts(wanted, full))
             kept = sorted({depth for depth in depths if full - len(paths) <= depth < full})
-            dims.append(cls(f"{name}.depth", (*kept, full), paths))
-        return dims
+            yield cls(f"{name}.depth", (*kept, full), paths)
 
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         depth = int(arch.get(self.name, self.values[-1]))

@@ -5,27 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from torch import nn
 
 from ofa.space import Value
+from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.choices import Allowed, Choices
 from ofa.supernet.graph_analysis import GraphAnalysis
 
 Scope: TypeAlias = Literal["stream", "stage", "block"]
-
-
-class LayerChange(Protocol):
-    """What a dim does to one layer, other than to leave out channels. Equal changes make equal layers."""
-
-    def narrow(self, layer: nn.Module) -> None:
-        """Change a clone of the layer in place; its tensors stay views of the shared ones, or are computed of them."""
-        ...
-
-    def share(self, layer: nn.Module) -> float:
-        """How much of the whole layer's weight, and of its products, remains."""
-        ...
+Found: TypeAlias = Mapping[str, "ElasticDim"]
 
 
 @dataclass
@@ -34,12 +24,12 @@ class Narrowing:
 
     Args:
         units: Group number -> units kept; groups that stay whole are absent.
-        layers: Path of a layer -> what else is done to it, one after another.
+        kernels: Path of a convolution -> the size to which its kernel shrinks.
         removed: Paths of the blocks that are left out.
     """
 
     units: dict[int, int] = field(default_factory=dict)
-    layers: dict[str, list[LayerChange]] = field(default_factory=dict)
+    kernels: dict[str, int] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
 
     @classmethod
@@ -60,27 +50,26 @@ class ElasticDim:
             stage), a ``stage``, or a ``block``. Kinds are found in this order.
         allowed: How lists of choices are checked.
         fallback: Choices where the user asks for none and fewer than two kinds vary; else the default holds.
-        varies, default: What varies, and the choices where none are asked for, in words.
 
     Args:
         name: As in the space: ``stage1.block0.kernel``.
         values: The choices, the model's own last; a single one says that nothing varies.
+        members: The channel groups that it narrows.
     """
 
     kind: ClassVar[str]
     scope: ClassVar[Scope] = "block"
     allowed: ClassVar[Allowed] = Allowed()
     fallback: ClassVar[tuple[str, ...]] = ()
-    varies: ClassVar[str]
-    default: ClassVar[str]
 
     name: str
     values: tuple[Value, ...]
+    members: tuple[ChannelGroup, ...] = field(default=(), kw_only=True)
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Numbers of the channel groups that it narrows."""
-        return ()
+        """Numbers of all the channel groups that it narrows."""
+        return tuple(group.number for group in self.members)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -88,9 +77,7 @@ class ElasticDim:
         return ()
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterable[ElasticDim]:
         """All dims of this kind in a model.
 
         What could vary and does not is a dim with one value, or has a reason in ``analysis.notes``, or both.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Self
 
 from ofa.space import Value
-from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.choices import Allowed, Choices, amounts
-from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 
 
@@ -21,29 +20,16 @@ class ElasticHeads(ElasticDim):
 
     kind = "heads"
     allowed = Allowed(whole=True)
-    varies = "heads of attention, each whole"
-    default = "1/2, 3/4, 1 of them"
-
-    members: tuple[ChannelGroup, ...]
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return tuple(group.number for group in self.members)
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
-        dims: list[ElasticDim] = []
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         for block in analysis.all_blocks():
             members = tuple(group for group in analysis.inside[block.name] if group.is_heads)
-            if not members:
-                continue
-            full = max(group.num_units for group in members)
-            wanted = choices.at(cls.kind, block.name)
-            counts = set(map(math.ceil, amounts(("50%", "75%") if wanted is None else wanted, full)))
-            dims.append(cls(f"{block.name}.heads", (*sorted(value for value in counts if value < full), full), members))
-        return dims
+            if members:
+                full = max(group.num_units for group in members)
+                counts = set(map(math.ceil, amounts(choices.at(cls.kind, block.name) or ("50%", "75%"), full)))
+                kept = sorted(count for count in counts if count < full)
+                yield cls(f"{block.name}.heads", (*kept, full), members=members)
 
     def restricted(self, groups: Set[int]) -> Self:
         members = tuple(group for group in self.members if group.number in groups)

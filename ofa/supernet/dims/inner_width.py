@@ -1,10 +1,11 @@
-"""What expand ratio and MLP ratio share: the width of channels that never leave a block."""
+"""Elastic expand ratio and MLP ratio: the width of channels that never leave a block."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar, Self
 
 from torch import nn
@@ -12,9 +13,9 @@ from torch import nn
 from ofa.space import Value
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.choices import Choice, Choices, amounts
-from ofa.supernet.dims.elastic import ElasticDim, Narrowing
-from ofa.supernet.graph_analysis import GraphAnalysis, num_channels, per_unit, units_at
-from ofa.supernet.stages import Block, common_ancestor, is_within
+from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis, num_channels, units_at
+from ofa.supernet.stages import Block, common_ancestor
 
 
 @dataclass(frozen=True)
@@ -25,81 +26,72 @@ class InnerWidth(ElasticDim):
         shares: Of the block's own ratio, the choices where none are asked for.
 
     Args:
-        main: The widest group; the ratio is its.
-        others: Groups that shrink in proportion: the second convolution of a bottleneck, parallel branches.
-        followers: ``(group, leader)``: the bottleneck of a squeeze-excite, in proportion to the group that enters it.
+        members: The widest group, whose ratio it is, and others that shrink in proportion: the second convolution of a
+            bottleneck, parallel branches.
+        followers: The bottleneck of a squeeze-excite, and the group that enters it, to which it keeps its proportion.
         reference: Channels that the ratio refers to.
         stream: The group that carries them, if its width is elastic: its dim and its own number of channels.
     """
 
     shares: ClassVar[tuple[float, ...]]
 
-    main: ChannelGroup
-    others: tuple[ChannelGroup, ...]
-    followers: tuple[tuple[ChannelGroup, int], ...]
+    followers: tuple[tuple[ChannelGroup, ChannelGroup], ...]
     reference: int
     stream: str | None
     divisor: int
 
     @property
+    def main(self) -> ChannelGroup:
+        return self.members[0]
+
+    @property
     def groups(self) -> tuple[int, ...]:
-        return tuple(group.number for group in (self.main, *self.others, *(group for group, _ in self.followers)))
+        return (*super().groups, *(group.number for group, _ in self.followers))
 
     @property
     def reads(self) -> tuple[str, ...]:
         return () if self.stream is None else (self.stream,)
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
-        dims: list[ElasticDim] = []
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         for block in analysis.all_blocks():
             hidden = [group for group in analysis.inside[block.name] if not group.is_heads]
-            pooled = [group for group in hidden if is_pooled(analysis, group)]
+            pooled = [group for group in hidden if is_pooled(analysis, block, group)]
             own = [group for group in hidden if group not in pooled and kind_of(analysis, block, group) == cls.kind]
-            if not own:
-                continue
-            own.sort(key=num_channels, reverse=True)
-            followers = []
-            for group in pooled:
-                leader = leader_of(analysis, group)
-                if leader is not None and leader in own:
-                    followers.append((group, leader.number))
-            reference, stream = reference_of(analysis, block, num_channels(own[0]), found)
-            whole = cls(
-                f"{block.name}.{cls.kind}", (), own[0], tuple(own[1:]), tuple(followers), reference, stream, divisor
-            )
-            dims.append(whole._with_values(choices.at(cls.kind, block.name)))
-        return dims
+            if own:
+                own.sort(key=num_channels, reverse=True)
+                leaders = [(group, leader_of(analysis, group)) for group in pooled]
+                followers = tuple((group, leader) for group, leader in leaders if leader in own)
+                reference, stream = reference_of(analysis, block, num_channels(own[0]), found)
+                name = f"{block.name}.{cls.kind}"
+                whole = cls(name, (), followers, reference, stream, divisor, members=tuple(own))
+                yield whole._with_values(choices.at(cls.kind, block.name))
 
     def _with_values(self, wanted: Sequence[Choice] | None) -> Self:
         """The dim with the ratios that were wanted, of those that round to one width the first."""
-        own = num_channels(self.main)
-        full = ratio_text(own / self.reference)
+        full = ratio_text(num_channels(self.main) / self.reference)
         ratios = [full * share for share in self.shares] if wanted is None else amounts(wanted, full)
         # 0.35 of 256 channels are 88 after rounding: the model's own width goes by the ratio that was asked for.
         for ratio in ratios:
-            channels = units_at(self.main, self.reference * ratio, self.divisor) * per_unit(self.main)
-            if abs(ratio / full - 1) < 0.05 and channels == own:
+            units = units_at(self.main, self.reference * ratio, self.divisor)
+            if abs(ratio / full - 1) < 0.05 and units == self.main.num_units:
                 full = ratio_text(ratio)
                 break
         whole = dataclasses.replace(self, values=(full,))
         by_width: dict[tuple[tuple[int, int], ...], float] = {}
         for ratio in ratios:
-            units = whole.units(ratio, self.reference)
-            if ratio < full and self.main.number in units:
-                by_width.setdefault(tuple(units.items()), ratio_text(ratio))
+            narrowed = whole.units(ratio, self.reference)
+            if ratio < full and self.main.number in narrowed:
+                by_width.setdefault(tuple(narrowed.items()), ratio_text(ratio))
         return dataclasses.replace(self, values=tuple(sorted({*by_width.values(), full})))
 
     def restricted(self, groups: Set[int]) -> Self:
         if self.main.number not in groups:
             return super().restricted(groups)
-        leaders = {self.main.number, *(group.number for group in self.others if group.number in groups)}
         return dataclasses.replace(
             self,
-            others=tuple(group for group in self.others if group.number in leaders),
-            followers=tuple((group, leader) for group, leader in self.followers if leader in leaders),
+            members=tuple(group for group in self.members if group.number in groups),
+            followers=tuple((group, leader) for group, leader in self.followers if leader.number in groups),
         )
 
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
@@ -113,21 +105,32 @@ class InnerWidth(ElasticDim):
         """Units kept of each group that does not stay whole."""
         if ratio == self.values[-1] and reference == self.reference:
             return {}
-        kept: dict[int, int] = {}
-        for group in (self.main, *self.others):
+        kept: dict[ChannelGroup, int] = {}
+        for group in self.members:
             scale = num_channels(group) / num_channels(self.main)
-            kept[group.number] = units_at(group, reference * ratio * scale, self.divisor)
-        whole = {group.number: group.num_units for group in (self.main, *self.others)}
+            kept[group] = units_at(group, reference * ratio * scale, self.divisor)
         for group, leader in self.followers:
-            share = kept[leader] / whole[leader]
-            if share < 1:
-                kept[group.number] = units_at(group, num_channels(group) * share, self.divisor)
-                whole[group.number] = group.num_units
-        return {number: units for number, units in kept.items() if units < whole[number]}
+            share = kept[leader] / leader.num_units
+            kept[group] = units_at(group, num_channels(group) * share, self.divisor) if share < 1 else group.num_units
+        return {group.number: units for group, units in kept.items() if units < group.num_units}
 
     def sizes(self, narrowing: Narrowing) -> Mapping[str, int]:
         kept = narrowing.units.get(self.main.number, self.main.num_units)
         return {"mid_channels": num_channels(self.main) * kept // self.main.num_units}
+
+
+class ElasticExpand(InnerWidth):
+    """Inverted residuals, bottlenecks, basic blocks and their kin (Once-for-All, arXiv:1908.09791, sec. 3.2)."""
+
+    kind = "expand"
+    shares = (1 / 2, 2 / 3)
+
+
+class ElasticMlpRatio(InnerWidth):
+    """MLPs in transformers, mixers and ConvNeXt (Chen et al., AutoFormer, arXiv:2107.00651, sec. 3.2)."""
+
+    kind = "mlp_ratio"
+    shares = (1 / 2, 3 / 4)
 
 
 def ratio_text(ratio: float) -> float:
@@ -147,29 +150,18 @@ def kind_of(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> str:
     return "mlp_ratio" if any(isinstance(module, nn.Linear) for module in modules) else "expand"
 
 
-def is_pooled(analysis: GraphAnalysis, group: ChannelGroup) -> bool:
-    """Whether the channels are computed from a spatial mean, as in squeeze-and-excitation."""
-    shapes = [
-        call.output
-        for path in group.modules
-        if (call := analysis.trace.calls.get(path)) is not None and call.output is not None
-    ]
-    return (
-        bool(shapes)
-        and all(all(size == 1 for size in shape[2:]) if len(shape) == 4 else len(shape) == 2 for shape in shapes)
-        and not _block_is_pooled(analysis, group)
-    )
+def is_pooled(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> bool:
+    """Whether channels in a block are computed from a spatial mean, as in squeeze-and-excitation."""
+    call = analysis.trace.calls.get(block.path)
+    if call is not None and call.inputs and _is_one_pixel(call.inputs[0][0]):
+        return False  # everything looks pooled there
+    calls = [analysis.trace.calls.get(path) for path in group.modules]
+    shapes = [call.output for call in calls if call is not None and call.output is not None]
+    return bool(shapes) and all(len(shape) == 2 or _is_one_pixel(shape) for shape in shapes)
 
 
-def _block_is_pooled(analysis: GraphAnalysis, group: ChannelGroup) -> bool:
-    """At a feature map of one pixel everything looks pooled."""
-    owner = common_ancestor(group.modules)
-    for block in analysis.all_blocks():
-        if is_within(owner, block.path):
-            call = analysis.trace.calls.get(block.path)
-            shape = call.inputs[0][0] if call is not None and call.inputs else ()
-            return len(shape) == 4 and all(size == 1 for size in shape[2:])
-    return False
+def _is_one_pixel(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and prod(shape[2:]) == 1
 
 
 def leader_of(analysis: GraphAnalysis, group: ChannelGroup) -> ChannelGroup | None:
@@ -183,31 +175,16 @@ def leader_of(analysis: GraphAnalysis, group: ChannelGroup) -> ChannelGroup | No
     return None
 
 
-def reference_of(
-    analysis: GraphAnalysis, block: Block, hidden: int, found: Mapping[str, ElasticDim]
-) -> tuple[int, str | None]:
+def reference_of(analysis: GraphAnalysis, block: Block, hidden: int, found: Found) -> tuple[int, str | None]:
     """Channels that a ratio refers to, and the dim that decides them if they are elastic."""
     call = analysis.trace.calls.get(block.path)
     if call is None or not call.inputs:
         return hidden, None
     shape, labels = call.inputs[0]
-    if call.output is not None:
-        out = analysis.channels(call.output, call.output_labels)
-        if hidden <= out:
-            shape, labels = call.output, call.output_labels
-    group = analysis.group_of(labels)
-    stream = next(
-        (
-            dim.name
-            for dim in found.values()
-            if group and dim.scope == "stream" and group.number in dim.groups and len(dim.values) > 1
-        ),
-        None,
-    )
-    if (
-        stream is not None
-        and group is not None
-        and per_unit(group) * group.num_units != analysis.channels(shape, labels)
-    ):
-        stream = None
-    return analysis.channels(shape, labels), stream
+    if call.output is not None and hidden <= analysis.channels(call.output, call.output_labels):
+        shape, labels = call.output, call.output_labels
+    channels, group = analysis.channels(shape, labels), analysis.group_of(labels)
+    if group is None or num_channels(group) != channels:
+        return channels, None
+    streams = [dim for dim in found.values() if dim.scope == "stream" and group.number in dim.groups]
+    return channels, next((dim.name for dim in streams if len(dim.values) > 1), None)

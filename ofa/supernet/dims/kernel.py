@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from typing import Self
 
 from torch import nn
 
-from ofa.nn.conv import add_kernel_transforms, kernel_is_elastic, narrow_kernel
+from ofa.nn.conv import add_kernel_transforms, kernel_is_elastic
 from ofa.space import Value
 from ofa.supernet.choices import Allowed, Choices, amounts
-from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.stages import is_within
-
-
-@dataclass(frozen=True)
-class KernelCentre:
-    """Of a convolution's kernel, the centre of this size."""
-
-    size: int
-
-    def narrow(self, layer: nn.Module) -> None:
-        assert isinstance(layer, nn.Conv2d)
-        narrow_kernel(layer, self.size)
-
-    def share(self, layer: nn.Module) -> float:
-        assert isinstance(layer, nn.Conv2d)
-        before = [int(size) for size in layer.kernel_size]
-        return prod(min(size, self.size) for size in before) / prod(before)
 
 
 @dataclass(frozen=True)
@@ -42,16 +26,11 @@ class ElasticKernel(ElasticDim):
 
     kind = "kernel"
     allowed = Allowed(whole=True, odd=True)
-    varies = "kernels of the block's convolutions, depthwise or plain, square or bands: their centres"
-    default = "3, 5, 7 and its own"
 
     convolutions: tuple[tuple[str, int], ...]
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
-        dims: list[ElasticDim] = []
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         for block in analysis.all_blocks():
             convolutions = tuple(
                 (path, max(module.kernel_size))
@@ -64,16 +43,15 @@ class ElasticKernel(ElasticDim):
             own = max(size for _, size in convolutions)
             if own == 3:
                 analysis.notes[f"{block.name}.kernel"] = "3×3 is the smallest kernel"
-            wanted = choices.at(cls.kind, block.name)
-            smaller = sorted(int(size) for size in amounts((3, 5, 7) if wanted is None else wanted, own) if size < own)
-            dims.append(cls(f"{block.name}.kernel", (*smaller, own), convolutions))
-        return dims
+            sizes = amounts(choices.at(cls.kind, block.name) or (3, 5, 7), own)
+            smaller = sorted(int(size) for size in sizes if size < own)
+            yield cls(f"{block.name}.kernel", (*smaller, own), convolutions)
 
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         kernel_size = int(arch.get(self.name, self.values[-1]))
         for path, size in self.convolutions:
             if kernel_size < size:
-                narrowing.layers.setdefault(path, []).append(KernelCentre(kernel_size))
+                narrowing.kernels[path] = kernel_size
 
     def add_transforms(self, modules: Mapping[str, nn.Module]) -> None:
         for path, size in self.convolutions:

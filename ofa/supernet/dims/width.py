@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from ofa.space import Value
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.choices import Allowed, Choices, amounts
-from ofa.supernet.dims.elastic import ElasticDim, Narrowing
+from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis, num_channels, per_unit, units_at
 from ofa.supernet.stages import is_within
 
@@ -24,35 +26,22 @@ class ElasticWidth(ElasticDim):
     scope = "stream"
     allowed = Allowed(whole=True)
     fallback = ("50%", "75%", "100%")
-    varies = "channels that flow between blocks, tied by shortcuts"
-    default = "as they are, unless less than two other kinds vary: then 1/2, 3/4, 1"
-
-    members: tuple[ChannelGroup, ...]
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return tuple(group.number for group in self.members)
 
     @classmethod
-    def find(
-        cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Mapping[str, ElasticDim]
-    ) -> list[ElasticDim]:
+    def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         together: dict[tuple[str, int, int], list[ChannelGroup]] = {}
         for group in analysis.streams:
             together.setdefault((_place(analysis, group), num_channels(group), per_unit(group)), []).append(group)
-        dims: list[ElasticDim] = []
-        num_at: dict[str, int] = {}
+        num_at: Counter[str] = Counter()
         for (place, full, unit), members in together.items():
-            number = num_at.setdefault(place, 0)
+            name = f"{place}.width{num_at[place] or ''}"
             num_at[place] += 1
-            name = f"{place}.width{number or ''}"
             wanted = choices.at(cls.kind, place)
             if wanted is None:
                 analysis.notes[name] = "not asked for: pass width=[...] to vary it"
-                wanted = ()
-            channels = {units_at(members[0], amount, divisor) * unit for amount in amounts(wanted, full)}
-            dims.append(cls(name, (*sorted(value for value in channels if value < full), full), tuple(members)))
-        return dims
+            channels = {units_at(members[0], amount, divisor) * unit for amount in amounts(wanted or (), full)}
+            kept = sorted(value for value in channels if value < full)
+            yield cls(name, (*kept, full), members=tuple(members))
 
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         channels = int(arch.get(self.name, self.values[-1]))
@@ -69,7 +58,5 @@ def _place(analysis: GraphAnalysis, group: ChannelGroup) -> str:
             return name
     order = calls[first].order if first in calls else 0
     starts = [min(calls[block.path].order for block in blocks if block.path in calls) for _, blocks in analysis.stages]
-    num_before = sum(start < order for start in starts)
-    if num_before == 0:
-        return "stem"
-    return "head" if num_before == len(starts) else analysis.stages[num_before][0]
+    regions = ["stem", *(name for name, _ in analysis.stages[1:]), "head"]
+    return regions[sum(start < order for start in starts)]

@@ -19,11 +19,9 @@ from ofa.nn.conv import kernel_is_elastic
 from ofa.report.drawing import describe_blocks
 from ofa.space import SpaceError, Value
 from ofa.supernet import Supernet, create_supernet, sort_channels
-from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.choices import Allowed, Choices, amounts
 from ofa.supernet.dims import DIM_KINDS, ElasticDim, Narrowing
 from ofa.supernet.dims.inner_width import is_pooled
-from ofa.supernet.dims.kernel import KernelCentre
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.inspect import inspect
 from ofa.supernet.stages import is_within
@@ -37,14 +35,6 @@ class ElasticSqueeze(ElasticDim):
     """Share of a squeeze-excite's bottleneck, of what the expand ratio leaves of it."""
 
     kind = "squeeze"
-    varies = "channels in the bottleneck of squeeze-excite"
-    default = "1/2, 1 of its own"
-
-    members: tuple[ChannelGroup, ...]
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return tuple(group.number for group in self.members)
 
     @classmethod
     def find(
@@ -52,10 +42,11 @@ class ElasticSqueeze(ElasticDim):
     ) -> list[ElasticDim]:
         dims: list[ElasticDim] = []
         for block in analysis.all_blocks():
-            members = tuple(group for group in analysis.inside[block.name] if is_pooled(analysis, group))
+            members = tuple(group for group in analysis.inside[block.name] if is_pooled(analysis, block, group))
             if members:
                 shares = amounts(choices.at(cls.kind, block.name) or ("50%",), 1)
-                dims.append(cls(f"{block.name}.squeeze", (*(share for share in shares if share < 1), 1), members))
+                values = (*(share for share in shares if share < 1), 1)
+                dims.append(cls(f"{block.name}.squeeze", values, members=members))
             else:
                 analysis.notes[f"{block.name}.squeeze"] = "no squeeze-excite"
         return dims
@@ -77,8 +68,6 @@ class ElasticWindow(ElasticDim):
     kind = "window"
     scope = "stage"
     allowed = Allowed(whole=True, odd=True)
-    varies = "kernels of a stage"
-    default = "3 and its own"
 
     convolutions: tuple[tuple[str, int], ...]
 
@@ -103,7 +92,7 @@ class ElasticWindow(ElasticDim):
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         for path, size in self.convolutions:
             if (smaller := int(arch.get(self.name, size))) < size:
-                narrowing.layers.setdefault(path, []).append(KernelCentre(smaller))
+                narrowing.kernels[path] = smaller
 
 
 TOYS: dict[str, type[ElasticDim]] = {"squeeze": ElasticSqueeze, "window": ElasticWindow}
