@@ -36,15 +36,18 @@ from ofa.data import READERS, DataError
 from ofa.deploy import (
     TARGETS,
     BundleError,
+    ElasticOptions,
+    ElasticRuntime,
     ExportOptions,
     Latency,
-    bundle_artefact,
     export_bundle,
     judge_artefact,
     make_artefact,
     read_bundle,
     verify_bundle,
+    write_elastic,
 )
+from ofa.deploy.artefact import bundle_artefact
 from ofa.deploy.targets import Target
 from ofa.formats import FORMATS, fixed_batch
 from ofa.hardware import Device, load_device
@@ -230,6 +233,22 @@ def test_a_bundle_of_a_task(worth: Run, task: None, tmp_path: Path, from_pixels:
     (bundle / "bundle.json").write_text(json.dumps(plain | {"sample_labels": ["seven"] * 32}))
     with pytest.raises(BundleError, match="sample_labels must be digits"):
         read_bundle(bundle)
+
+
+def test_an_elastic_artefact_of_a_task(worth: Run, task: None, tmp_path: Path) -> None:
+    run, rng = Run.open(worth.path), np.random.default_rng(0)
+    evaluator = SubnetEvaluator(run.supernet(), run.data(), run.task)
+    archs = {"small": run.space.smallest(), "large": run.space.largest()}
+    options = ElasticOptions(runtimes=("onnxruntime", "torch"), rounds=2, block_seconds=0.002)
+    info = write_elastic(evaluator, archs, tmp_path / "elastic", rng=rng, model=run.recipe.model, options=options)
+    assert (info.classes, info.num_outputs, info.metric) == ((), 1, OFF_BY)
+    images = torch.rand(2, 3, 20, 20)
+    with torch.inference_mode():
+        expected = evaluator.calibrated(archs["large"])(images).numpy()
+    for name in options.runtimes:
+        runtime = ElasticRuntime(tmp_path / "elastic", name)
+        runtime.use("large")
+        np.testing.assert_allclose(runtime.run(images.numpy()), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_losses_are_of_tasks(task: None) -> None:

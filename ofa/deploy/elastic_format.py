@@ -115,12 +115,14 @@ class ElasticInfo:
     """Contents of ``elastic.json``.
 
     Args:
-        split: What accuracies were measured on, ``num_images`` of it.
+        classes: In the order of the outputs; none where outputs have no names.
+        split: What scores were measured on, ``num_images`` of it.
         channels: Of an input image.
         model: What :class:`ofa.training.recipe.ModelConfig` says of the supernet; without it torch cannot run subnets.
         provenance: Where the weights came from, and with what versions they were written.
         files: Name -> ``{"sha256", "bytes"}``.
         metric_name: What subnets are compared by; in the file only where it is not top-1 accuracy.
+        num_outputs: What the model was built with, where there are no ``classes``.
     """
 
     subnets: tuple[SubnetInfo, ...]
@@ -133,6 +135,7 @@ class ElasticInfo:
     provenance: dict[str, Any]
     files: dict[str, Any] = field(default_factory=dict)
     metric_name: str = TOP1.name
+    num_outputs: int | None = None
 
     def __post_init__(self) -> None:
         names = [subnet.name for subnet in self.subnets]
@@ -152,6 +155,8 @@ class ElasticInfo:
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
         del plain["metric_name"]
+        if self.num_outputs is None:
+            del plain["num_outputs"]
         subnets = [_renamed(subnet, "score", self.metric_name) for subnet in plain["subnets"]]
         return {**plain, "subnets": subnets, **name_in_file(self.metric)}
 

@@ -37,7 +37,7 @@ class TorchSubnets:
             where=f"elastic artefact {root}",
             remedy="put it there with ofa.trust.trust(path); or use onnxruntime, which executes nothing",
         )
-        supernet = build_supernet(config, num_classes=len(info.classes))
+        supernet = build_supernet(config, num_classes=info.num_outputs or len(info.classes))
         weight_map = WeightMap(supernet)
         structures = {each.name: weight_map.structure(supernet.space.arch(each.arch)) for each in info.subnets}
         parts = {name: weight_map.parts(structure) for name, structure in structures.items()}

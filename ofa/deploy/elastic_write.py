@@ -110,13 +110,15 @@ def write_elastic(
     weight_map = WeightMap(evaluator.supernet)
     subnets = [_prepare(evaluator, weight_map, name, arch, begin) for name, arch in chosen.items()]
     begin("writing")
+    classes = evaluator.task.classes(evaluator.data)
     code = None if model is None else code_sha256(model.name)  # which torch will have to execute
     with new_folder(Path(out)) as folder:
         _write_files(folder, evaluator.supernet.model, subnets, for_torch=model is not None)
         info = ElasticInfo(
             subnets=tuple(subnet.info for subnet in subnets),
             measurements=(),
-            classes=evaluator.data.classes,
+            classes=classes,
+            num_outputs=None if classes else evaluator.task.num_classes(evaluator.data),
             split=SPLIT,
             num_images=subnets[0].num_images,
             channels=evaluator.supernet.input_shape(subnets[0].info.arch)[0],
