@@ -146,7 +146,7 @@ def profile(
     anchor = anchor_model(device.setting)
     job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
     identity = {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds}
-    with Journal(workspace / "blocks.jsonl", identity) as journal:
+    with contextlib.closing(Journal(workspace / "blocks.jsonl", identity)) as journal:
         result, repeatability, num_rounds = _repeatable(job, device, list(archs), missing, journal, progress)
     latencies = result.latencies_ms(models).set_index("name", drop=False)
     energies = _energies(job, device, workspace / f"energies-{machine['id']}.jsonl", progress) if energy else None

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict
         rounds=request["rounds"],
         block_seconds=request["block_seconds"],
     )
-    with Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]}) as journal:
+    with closing(Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]})) as journal:
         elsewhere -= {(block.name, block.round) for block in journal.blocks}
         result = time_on_device(
             job,
