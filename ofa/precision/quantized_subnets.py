@@ -6,7 +6,7 @@ simulates quantization.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ofa.formats.onnx import INPUT, export_for_timing
 from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
-from ofa.precision.mixed_space import Per, place_of, split_precision, standing_slots, with_precision
+from ofa.precision.mixed_space import Per, place_of, split_precision, with_precision
 from ofa.progress import Progress
 from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
@@ -48,14 +48,11 @@ def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *,
     """
     import onnx
 
-    plain, float_slots = split_precision(space, supernet.slots, arch)
+    plain, precisions = split_precision(space, supernet.slots, arch)
     model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain), batch)
-    int8_slots = set(standing_slots(space, supernet.slots, plain)) - float_slots
-    if not int8_slots:
+    if "int8" not in precisions.values():
         return model
-    graph = onnx.load_from_string(model)
-    quantized = quantize_qdq(graph, float_nodes=_float_nodes(supernet, graph, int8_slots, float_slots))
-    return quantized.SerializeToString(deterministic=True)
+    return _quantized(supernet, onnx.load_from_string(model), precisions)
 
 
 @dataclass
@@ -118,16 +115,13 @@ class MixedPrecisionEvaluator:
             QuantizationError: See :func:`mixed_onnx_for_timing`.
         """
         supernet = self.evaluator.supernet
-        plain, float_slots = split_precision(self.space, supernet.slots, arch)
+        plain, precisions = split_precision(self.space, supernet.slots, arch)
         graph = self._exported(plain, batch)
-        int8_slots = set(standing_slots(self.space, supernet.slots, plain)) - float_slots
-        if not int8_slots:
+        if "int8" not in precisions.values():
             return graph.SerializeToString(deterministic=True)
         if self._last_ranges is None:
             self._last_ranges = activation_ranges(graph, self._calibration_images(plain, batch))
-        float_nodes = _float_nodes(supernet, graph, int8_slots, float_slots)
-        quantized = quantize_qdq(graph, self._last_ranges, float_nodes=float_nodes)
-        return quantized.SerializeToString(deterministic=True)
+        return _quantized(supernet, graph, precisions, self._last_ranges)
 
     def _exported(self, plain: Arch, batch: int) -> ModelProto:
         import onnx
@@ -162,11 +156,17 @@ def _filled(images: Images, num: int) -> Images:
     return images if len(images) == num else np.resize(images, (num, *images.shape[1:]))
 
 
-def _float_nodes(supernet: Supernet, graph: ModelProto, int8_slots: set[str], float_slots: frozenset[str]) -> list[str]:
-    """Names of the nodes that are not quantized: none if no slot is in fp32, and else all that are of no INT8 place."""
-    if not float_slots:
-        return []
-    blocks = {block.name: block.path for stage in supernet.stages for block in stage.blocks}
-    by_place = nodes_by_place(graph, blocks, {place_of(slot.name) for slot in supernet.slots})
-    int8_places = set(map(place_of, int8_slots))
-    return [node for place, nodes in by_place.items() if place not in int8_places for node in nodes]
+def _quantized(
+    supernet: Supernet,
+    graph: ModelProto,
+    precisions: Mapping[str, str],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> bytes:
+    """The graph in INT8; where some slots are in fp32, all nodes stay so that are of no INT8 place."""
+    float_nodes = []
+    if "fp32" in precisions.values():
+        blocks = {block.name: block.path for stage in supernet.stages for block in stage.blocks}
+        by_place = nodes_by_place(graph, blocks, {place_of(slot.name) for slot in supernet.slots})
+        int8_places = {place_of(name) for name, precision in precisions.items() if precision == "int8"}
+        float_nodes = [node for place, nodes in by_place.items() if place not in int8_places for node in nodes]
+    return quantize_qdq(graph, ranges, float_nodes=float_nodes).SerializeToString(deterministic=True)
