@@ -42,12 +42,9 @@ class EnergyError(OfaError, OSError):
 class EnergyCounter(Protocol):
     """Joules since some moment in the past."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def step_seconds(self) -> float:
-        """How often it moves, at the least."""
-        ...
+    name: str
+    step_seconds: float
+    """How often it moves, at the least."""
 
     def read_joules(self) -> float: ...
     def close(self) -> None: ...
@@ -176,11 +173,11 @@ def read_tegra_watts(line: str) -> float | None:
     return None
 
 
-def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
-    """The counter of this machine: the board's, or else the card's, or else the processor's. ``None`` without one.
+def find_counter(powercap: Path = POWERCAP) -> EnergyCounter:
+    """The counter of this machine: the board's, or else the card's, or else the processor's.
 
     Raises:
-        EnergyError: If there is one that may not be read.
+        EnergyError: If there is none, or one that may not be read.
     """
     program = shutil.which("tegrastats")
     if program is not None:
@@ -193,23 +190,13 @@ def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
         for folder in sorted(powercap.glob("intel-rapl:*"))  # AMD's stand there too
         if (folder / "name").read_text().startswith("package")
     ]
-    return RaplCounter(packages) if packages else None
-
-
-def need_counter(powercap: Path = POWERCAP) -> EnergyCounter:
-    """The counter of this machine.
-
-    Raises:
-        EnergyError: If there is none, or one that may not be read.
-    """
-    counter = find_counter(powercap)
-    if counter is None:
+    if not packages:
         raise EnergyError(
             "no energy counter can be read on this machine: no tegrastats (Jetson), no NVIDIA card that counts (with "
             f"nvidia-ml-py), no {powercap}/intel-rapl:* (Intel, AMD); measure on a machine that has one, or leave "
             "energy out"
         )
-    return counter
+    return RaplCounter(packages)
 
 
 def _find_card() -> NvmlCounter | None:
@@ -225,8 +212,8 @@ def _find_card() -> NvmlCounter | None:
         return None
 
 
-def energy_of_runs(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> tuple[float, float, int]:
-    """Joules and seconds of one of the runs of at least so many seconds, and their number.
+def joules_of_run(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> float:
+    """What one run takes, of as many as last at least so many seconds.
 
     Raises:
         EnergyError: If the counter does not move.
@@ -239,4 +226,4 @@ def energy_of_runs(run: Callable[[], object], counter: EnergyCounter, seconds: f
     passed, joules = time.monotonic() - start, counter.read_joules() - before
     if joules <= 0:
         raise EnergyError(f"counter {counter.name} did not move in {passed:.1f} s; measure for longer")
-    return joules / num_runs, passed / num_runs, num_runs
+    return joules / num_runs

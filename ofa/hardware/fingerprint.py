@@ -24,7 +24,7 @@ def fingerprint(setting: Setting) -> dict[str, Any]:
     Measurements compare only if their ``id`` is the same: it covers everything but ``conditions``, which change from
     minute to minute, and the kernel's version.
     """
-    stable: dict[str, Any] = {
+    stable = {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": platform.machine(),
@@ -35,7 +35,13 @@ def fingerprint(setting: Setting) -> dict[str, Any]:
         "batch": setting.batch,
         "threads": setting.threads,
     }
-    return {"id": _digest(stable), **stable, "kernel": platform.release(), "conditions": conditions()}
+    return identified(stable, kernel=platform.release(), conditions=conditions())
+
+
+def identified(stable: Mapping[str, Any], *, kernel: str, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint, whose ``id`` covers what is stable."""
+    digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
+    return {"id": digest, **stable, "kernel": kernel, "conditions": conditions}
 
 
 def conditions() -> dict[str, float | None]:
@@ -63,10 +69,6 @@ def _sysctl(name: str) -> str | None:
         return None
     done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read(path: Path) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -23,7 +22,8 @@ from ofa.files import FORMAT, write_json_atomic
 from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.timing import TEMPERATURE, SystemClock, TimedBlock, TimingResult, read_number, time_models
+from ofa.hardware.runtimes.session import naming
+from ofa.hardware.timing import Run, SystemClock, TimedBlock, TimingResult, time_models
 from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
@@ -61,16 +61,37 @@ def time_on_device(
     """
     runtime = RUNTIMES[job.setting.runtime]()
 
-    def load(name: str, model: Model) -> Any:
-        try:
+    def load(name: str, model: Model) -> Run:
+        with naming(name):
             session = runtime.prepare(model, job.setting)
-            run = session.prepared(session.random_inputs(job.rng))
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from None
-        return run
+            return session.prepared(session.random_inputs(job.rng))
 
+    return time_in_turn(
+        job, load, on_cpu=runtime.on_cpu, conditions=conditions, look_seconds=1, done=done, on_block=on_block
+    )
+
+
+def time_in_turn(
+    job: Job,
+    load: Callable[[str, Model], Run],
+    *,
+    on_cpu: bool,
+    conditions: Callable[[], Mapping[str, Any]],
+    look_seconds: float,
+    done: Iterable[TimedBlock],
+    on_block: Callable[[TimedBlock], None] | None,
+) -> TimingResult:
+    """Load models, wait for a while until the machine is as cool as the setting says, time them in turn.
+
+    Args:
+        on_cpu: Whether this process does the work.
+        conditions: Those of the machine at this moment.
+        look_seconds: Between two looks at them.
+    """
     models, anchor = {name: load(name, model) for name, model in job.models.items()}, load("anchor", job.anchor)
-    _cool_down(job.setting.cool_below_c)
+    below_c, patience = job.setting.cool_below_c, time.monotonic() + MAX_COOLING_SECONDS
+    while below_c is not None and (conditions()["temperature_c"] or 0) > below_c and time.monotonic() <= patience:
+        time.sleep(look_seconds)
     before = conditions()
     result = time_models(
         models,
@@ -78,7 +99,7 @@ def time_on_device(
         rng=job.rng,
         rounds=job.rounds,
         block_seconds=job.block_seconds,
-        clock=SystemClock(job.setting.threads, runtime.on_cpu),
+        clock=SystemClock(job.setting.threads, on_cpu),
         done=done,
         on_block=on_block,
     )
@@ -127,14 +148,3 @@ def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict
         "causes": dict(result.causes),
         "conditions": list(result.conditions),
     }
-
-
-def _cool_down(below_c: float | None) -> None:
-    """Wait, for a while, until the machine is cooler than this."""
-    patience = time.monotonic() + MAX_COOLING_SECONDS
-    while below_c is not None and (read_number(TEMPERATURE) or 0) / 1000 > below_c and time.monotonic() < patience:
-        time.sleep(1)
-
-
-if __name__ == "__main__":
-    run_job(Path(sys.argv[1]))

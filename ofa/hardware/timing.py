@@ -33,6 +33,7 @@ MAX_WALL_OVER_CPU = 1.05
 MAX_ANCHOR_SHIFT = 0.03
 MAX_FREQUENCY_SHIFT = 0.05
 MAX_RETRIES = 2
+MIN_RUNS = 5  # of a block, however long one takes
 MAX_REJECTED_SHARE = 0.25
 ANCHOR_SHARE = 0.2  # of a block's time
 WARM_UP_SHARE = 0.25
@@ -54,24 +55,6 @@ Run = Callable[[], object] | Burst
 """A model that is ready: called, it runs once and returns when it is finished."""
 
 
-class Clock(Protocol):
-    """What tells time, and what disturbs it."""
-
-    def wall_ns(self) -> int: ...
-
-    def cpu_ns(self) -> int | None:
-        """Time that the work spent on a core; ``None`` if several threads do it, so that nothing follows from it."""
-        ...
-
-    def involuntary_switches(self) -> int:
-        """How often the work was pushed off its core."""
-        ...
-
-    def frequency_mhz(self) -> float | None:
-        """Of the core; ``None`` where the machine does not tell."""
-        ...
-
-
 @dataclass(frozen=True)
 class SystemClock:
     """The operating system's account of this thread, or of the whole process where a model runs on several threads.
@@ -88,15 +71,18 @@ class SystemClock:
         return time.perf_counter_ns()
 
     def cpu_ns(self) -> int | None:
+        """Time that the work spent on a core; ``None`` if several threads do it, so that nothing follows from it."""
         return time.thread_time_ns() if self.threads == 1 and self.on_cpu else None
 
     def involuntary_switches(self) -> int:
+        """How often the work was pushed off its core."""
         if not self.on_cpu:
             return 0
         thread = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # Linux only
         return resource.getrusage(thread if self.threads == 1 else resource.RUSAGE_SELF).ru_nivcsw
 
     def frequency_mhz(self) -> float | None:
+        """Of the core; ``None`` where the machine does not tell."""
         khz = read_number(CLOCK_FREQUENCY)
         return None if khz is None else khz / 1000
 
@@ -178,14 +164,10 @@ class TimingResult:
 
     def runs_ms(self, *, rounds: slice = slice(None)) -> dict[str, npt.NDArray[np.float64]]:
         """Every run of each model in milliseconds at the machine's usual speed."""
-        runs: dict[str, list[tuple[int, npt.NDArray[np.float64]]]] = {}
-        for block in self.blocks:
-            runs.setdefault(block.name, []).append((block.round, np.array(block.durations_ns) / self._pace(block)))
-        in_order = {name: sorted(blocks, key=lambda entry: entry[0]) for name, blocks in runs.items()}
-        return {
-            name: np.concatenate([durations for _, durations in blocks[rounds]]) / 1e6
-            for name, blocks in in_order.items()
-        }
+        runs: dict[str, list[npt.NDArray[np.float64]]] = {}
+        for block in sorted(self.blocks, key=lambda block: block.round):
+            runs.setdefault(block.name, []).append(np.array(block.durations_ns) / self._pace(block))
+        return {name: np.concatenate(durations[rounds]) / 1e6 for name, durations in runs.items()}
 
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs`` at the machine's usual speed, one row per name."""
@@ -221,10 +203,9 @@ def time_models(
     *,
     anchor: Run,
     rng: np.random.Generator,
-    rounds: int = 8,
-    block_seconds: float = 0.01,
-    min_runs: int = 5,
-    clock: Clock | None = None,
+    rounds: int,
+    block_seconds: float,
+    clock: SystemClock,
     done: Iterable[TimedBlock] = (),
     on_block: Callable[[TimedBlock], None] | None = None,
 ) -> TimingResult:
@@ -234,8 +215,8 @@ def time_models(
         models: By name.
         anchor: Timed before and after each block; it tells a changed clock or neighbourhood from a slow model.
         rounds: Blocks of each model, at least 2, so that there is something to compare.
-        block_seconds: Length of a block; a quarter more goes into its warm-up, a fifth into its anchor.
-        min_runs: Shortest block in runs, for models that take longer than ``block_seconds / min_runs``.
+        block_seconds: Length of a block, of five runs at least; a quarter more goes into its warm-up, a fifth into its
+            anchor.
         done: Blocks of an earlier, interrupted call: they are not measured again.
         on_block: Called with each block that is kept, as soon as it is.
 
@@ -246,7 +227,6 @@ def time_models(
     """
     if rounds < 2:
         raise UsageError(f"rounds must be at least 2, not {rounds}")
-    clock = clock or SystemClock()
     blocks = [block for block in done if block.name in models and block.round < rounds]
     finished = {(block.name, block.round) for block in blocks}
     max_rejected = int((len(models) * rounds - len(blocks)) * MAX_REJECTED_SHARE)
@@ -258,7 +238,7 @@ def time_models(
         queue = deque((waiting[index], 0) for index in rng.permutation(len(waiting)))
         while queue:
             name, retries = queue.popleft()
-            durations, found = _time_block(models[name], clock, int(block_seconds * 1e9), min_runs)
+            durations, found = _time_block(models[name], clock, int(block_seconds * 1e9))
             anchor_ns, moved = anchors.around()
             if moved:
                 found.append("anchor moved")
@@ -273,10 +253,10 @@ def time_models(
     return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))
 
 
-def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[list[int], list[str]]:
+def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int], list[str]]:
     """Durations of the runs of one block, and what disturbed them."""
     if isinstance(run, Burst):
-        return run.durations_ns(block_ns, min_runs), []
+        return run.durations_ns(block_ns, MIN_RUNS), []
     frequency_mhz = clock.frequency_mhz()
     warm_until = clock.wall_ns() + int(block_ns * WARM_UP_SHARE)
     while True:
@@ -286,7 +266,7 @@ def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[l
     durations: list[int] = []
     switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
     start = end = clock.wall_ns()
-    while len(durations) < min_runs or end - start < block_ns:
+    while len(durations) < MIN_RUNS or end - start < block_ns:
         begin = clock.wall_ns()
         run()
         end = clock.wall_ns()
@@ -305,7 +285,7 @@ def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[l
 class _Anchors:
     """Readings of the anchor: one before the first block, and one after each."""
 
-    def __init__(self, run: Run, clock: Clock, block_ns: int) -> None:
+    def __init__(self, run: Run, clock: SystemClock, block_ns: int) -> None:
         self._run, self._clock, self._block_ns = run, clock, block_ns
         # The first readings warm up core, clock and caches: until two agree, within reason.
         self._last_ns = self._read()
@@ -315,7 +295,7 @@ class _Anchors:
                 break
 
     def _read(self) -> float:
-        durations, _ = _time_block(self._run, self._clock, self._block_ns, min_runs=5)
+        durations, _ = _time_block(self._run, self._clock, self._block_ns)
         return float(np.percentile(durations, PERCENTILES[0]))
 
     def around(self) -> tuple[float, bool]:

@@ -13,7 +13,7 @@ from ofa.space import Dim, SearchSpace
 
 
 class FakeClock:
-    """A :class:`ofa.hardware.timing.Clock` in nanoseconds."""
+    """What stands in for a :class:`ofa.hardware.timing.SystemClock`, in nanoseconds."""
 
     def __init__(self):
         self.wall = self.cpu = self.switches = 0

@@ -269,7 +269,7 @@ class TimeCounter:
 
 def test_energy_is_measured_with_the_table_and_predicted(tmp_path, measured, monkeypatch):
     measured["supernet"], counter, steps = FakeSupernet(resolutions=(8, 10, 12)), TimeCounter(), []
-    monkeypatch.setattr(model_energies, "need_counter", lambda: counter)
+    monkeypatch.setattr(model_energies, "find_counter", lambda: counter)
     monkeypatch.setattr(model_energies, "MIN_SECONDS", 0.002)
     settings = {"num_resolutions": 2, "num_fit": 6, "energy": True, "progress": lambda *step: steps.append(step)}
     table = call(tmp_path, measured["supernet"], **settings)
@@ -287,7 +287,7 @@ def test_energy_is_measured_with_the_table_and_predicted(tmp_path, measured, mon
 
 def test_a_table_without_energies_is_measured_anew_for_them(tmp_path, measured, monkeypatch):
     measured["supernet"] = FakeSupernet()
-    monkeypatch.setattr(model_energies, "need_counter", TimeCounter)
+    monkeypatch.setattr(model_energies, "find_counter", TimeCounter)
     monkeypatch.setattr(model_energies, "MIN_SECONDS", 0.002)
     plain = call(tmp_path, measured["supernet"])
     with pytest.raises(UsageError, match=r"of device 'cpu-1t' holds no energy; measure it with `ofa profile --energy`"):
@@ -299,7 +299,7 @@ def test_a_table_without_energies_is_measured_anew_for_them(tmp_path, measured, 
 
 def test_no_counter_is_said_before_anything_is_measured(tmp_path, measured, monkeypatch):
     measured["supernet"] = FakeSupernet()
-    monkeypatch.setattr(model_energies, "need_counter", lambda: energy.need_counter(tmp_path))
+    monkeypatch.setattr(model_energies, "find_counter", lambda: energy.find_counter(tmp_path))
     monkeypatch.setattr(energy.shutil, "which", lambda name: None)
     monkeypatch.setattr(energy, "_find_card", lambda: None)
     with pytest.raises(energy.EnergyError, match=r"no energy counter .*tegrastats.*NVIDIA.*intel-rapl.*leave"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,15 @@ Model = bytes | Path | str | Any
 
 class ModelError(OfaError, ValueError):
     """A model cannot be read, or cannot be run as it is."""
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a model before what is wrong with it."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
 
 
 class Session(Protocol):

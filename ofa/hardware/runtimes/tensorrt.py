@@ -80,9 +80,13 @@ class TensorRt:
         timings = cache_file("timing", BUILD_FLAGS, versions)
         known = timings.read_bytes() if timings.is_file() else b""
         engine, known = self._build(model, what, setting.batch, known)
-        write_atomic(timings, known)
-        write_atomic(path, engine)
-        return self._built(engine, what, setting.batch)
+        for file, data in ((timings, known), (path, engine)):
+            with atomic_path(file) as temporary:
+                temporary.write_bytes(data)
+        session = self._load(engine, what, setting.batch)
+        if session is None:
+            raise ModelError(f"TensorRT cannot load the engine that it has just built of {what}; free some GPU memory")
+        return session
 
     def engine(self, model: Model, setting: Setting) -> bytes:
         """The engine that :meth:`prepare` builds of a model, serialised; it raises the same."""
@@ -105,9 +109,7 @@ class TensorRt:
         # The flag has another number in 11.x, where it changes nothing.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
-        path: tuple[str, ...] = (
-            () if isinstance(model, bytes) else (str(model),)
-        )  # weights in other files lie beside it
+        path = () if isinstance(model, bytes) else (str(model),)  # weights in other files lie beside it
         if not parser.parse(read_model(model), *path):
             errors = [parser.get_error(index).desc() for index in range(parser.num_errors)] or logger.errors
             raise ModelError(f"{what} is not a valid ONNX model for TensorRT ({'; '.join(errors)}); export it again")
@@ -137,12 +139,6 @@ class TensorRt:
         logger = _logger(trt)
         loaded = trt.Runtime(logger).deserialize_cuda_engine(engine)
         return None if loaded is None else TensorRtSession(trt, cuda, loaded, logger, what, batch)
-
-    def _built(self, engine: bytes, what: str, batch: int) -> TensorRtSession:
-        session = self._load(engine, what, batch)
-        if session is None:
-            raise ModelError(f"TensorRT cannot load the engine that it has just built of {what}; free some GPU memory")
-        return session
 
 
 class TensorRtSession:
@@ -300,8 +296,3 @@ def cache_file(kind: str, *facts: object) -> Path:
         digest.update(hashlib.sha256(fact if isinstance(fact, bytes) else repr(fact).encode()).digest())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "ofa" / "tensorrt" / f"{digest.hexdigest()[:24]}.{kind}"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)

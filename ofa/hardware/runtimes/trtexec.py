@@ -179,22 +179,26 @@ class Program:
             ModelError: If it fails or takes longer.
         """
         try:
-            done = subprocess.run(
-                [self.path, *options],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-            )
+            done = _start([self.path, *options], seconds, folder)
         except subprocess.TimeoutExpired:
             raise ModelError(
                 f"trtexec needs more than {seconds:.0f} s to {task}; see whether the GPU is busy"
             ) from None
         if done.returncode:
             raise ModelError(f"trtexec cannot {task} ({last_error(done.stdout)})")
+
+
+def _start(command: Sequence[str], seconds: float, folder: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+    )
 
 
 def find_program() -> Program:
@@ -206,15 +210,7 @@ def find_program() -> Program:
     path = os.environ.get(VARIABLE) or shutil.which("trtexec") or str(USUAL_PLACE)
     remedy = f"install TensorRT {MIN_MAJOR} or later, or name it in ${VARIABLE}"
     try:
-        done = subprocess.run(
-            [path, "--help"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=START_SECONDS,
-        )
+        done = _start([path, "--help"], START_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalledError(f"trtexec does not start ({error}); {remedy}") from None
     version = read_version(done.stdout)

@@ -10,7 +10,6 @@ Each block is one start of that program, so longer blocks than usual (``block_se
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import secrets
@@ -19,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +26,11 @@ import numpy as np
 
 from ofa.config import ConfigError
 from ofa.files import sha256_of_file
-from ofa.hardware.fingerprint import GOVERNOR
-from ofa.hardware.runner import MAX_COOLING_SECONDS, Job
+from ofa.hardware.fingerprint import GOVERNOR, identified
+from ofa.hardware.runner import Job, time_in_turn
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.runtimes.session import check_exists
-from ofa.hardware.timing import WARM_UP_SHARE, SystemClock, TimedBlock, TimingResult, time_models
-from ofa.hardware.transports.host import Host, HostError
+from ofa.hardware.timing import WARM_UP_SHARE, TimedBlock, TimingResult
+from ofa.hardware.transports.host import Host, HostError, sha256_to_send
 from ofa.setting import Setting
 
 MIN_WARM_UP_RUNS = 2
@@ -154,7 +152,7 @@ class Adb(Host):
         found = {key: value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
         hardware = [line.partition(":")[2].strip() for line in lines if line.startswith("Hardware")]
         cpu = " ".join(filter(None, [found["soc"] or found["board"], *hardware]))
-        stable: dict[str, Any] = {
+        stable = {
             "cpu": cpu or found["model"],
             "cores": int(found["cores"]) if found["cores"].isdigit() else None,
             "machine": found["machine"],
@@ -169,8 +167,7 @@ class Adb(Host):
             "build": found["build"],
             "cpu_mask": self.cpu_mask,
         }
-        digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
-        return {"id": digest, **stable, "kernel": found["kernel"], "conditions": phone.conditions()}
+        return identified(stable, kernel=found["kernel"], conditions=phone.conditions())
 
     def time(
         self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
@@ -187,21 +184,9 @@ class Adb(Host):
             path = self._push_model(phone, name, model, suffix, there)
             return AdbBurst(name, path, program, phone, benchmark, setting.threads, self)
 
-        bursts = {name: burst(name, model) for name, model in job.models.items()}
-        anchor = burst("anchor", job.anchor)
-        phone.cool_down(setting.cool_below_c)
-        before = phone.conditions()
-        result = time_models(
-            bursts,
-            anchor=anchor,
-            rng=job.rng,
-            rounds=job.rounds,
-            block_seconds=job.block_seconds,
-            clock=SystemClock(setting.threads, on_cpu=False),
-            done=done,
-            on_block=on_block,
+        return time_in_turn(
+            job, burst, on_cpu=False, conditions=phone.conditions, look_seconds=5, done=done, on_block=on_block
         )
-        return replace(result, conditions=(before, phone.conditions()))
 
     def clean(self) -> None:
         """Delete what was sent there."""
@@ -236,13 +221,7 @@ class Adb(Host):
         return program
 
     def _push_model(self, phone: Phone, name: str, model: Model, suffix: str, there: dict[str, str]) -> str:
-        if not isinstance(model, (bytes, str, Path)):
-            raise ModelError(f"{name}: only files can be sent to a phone; choose a device of another runtime")
-        try:
-            check_exists(model, f"a .{suffix}")
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from None
-        digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else sha256_of_file(model)
+        digest = sha256_to_send(name, model, suffix, to="a phone")
         file = f"{digest}.{suffix}"
         path = f"{self.folder}/models/{file}"
         if there.get(file) != digest:
@@ -382,7 +361,7 @@ class Phone:
             f"{Path(path).parent} has there"
         )
 
-    def conditions(self) -> dict[str, float | bool | None]:
+    def conditions(self) -> dict[str, Any]:
         """Charge and temperature of the battery at this moment; ``None`` where the phone does not tell."""
         fields: dict[str, str] = {}
         for line in self.call("dumpsys battery")[1].splitlines():
@@ -396,14 +375,6 @@ class Phone:
             "temperature_c": tenths / 10 if tenths is not None else None,
             "charging": "true" in powered if powered else None,
         }
-
-    def cool_down(self, below_c: float | None) -> None:
-        """Wait, for a while, until the battery is cooler than this."""
-        patience = time.monotonic() + MAX_COOLING_SECONDS
-        while below_c is not None and (self.conditions()["temperature_c"] or 0) > below_c:
-            if time.monotonic() > patience:
-                return
-            time.sleep(5)
 
 
 def find_serial(wanted: str | None, seconds: float) -> str:

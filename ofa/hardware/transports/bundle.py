@@ -17,7 +17,6 @@ PACKAGE = Path(__file__).parents[2]
 MODULES = (
     "errors.py",
     "files.py",
-    "hardware/energy.py",
     "hardware/fingerprint.py",
     "hardware/journal.py",
     "hardware/runner.py",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ofa.config import Named
 from ofa.errors import OfaError
+from ofa.files import sha256_of_file
 from ofa.hardware.runner import Job
+from ofa.hardware.runtimes import Model, ModelError
+from ofa.hardware.runtimes.session import check_exists, naming
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.setting import Setting
 
@@ -43,3 +48,14 @@ class Host(Named):
             HostError: If the machine cannot be reached, after several tries.
         """
         raise NotImplementedError
+
+
+def sha256_to_send(name: str, model: Model, suffix: str, *, to: str) -> str:
+    """The hash of a model that is sent elsewhere; :class:`ModelError` if it is none that can be."""
+    if isinstance(model, bytes):
+        return hashlib.sha256(model).hexdigest()
+    if not isinstance(model, (str, Path)):
+        raise ModelError(f"{name}: only files can be sent to {to}; choose a device of another runtime")
+    with naming(name):
+        check_exists(model, f"a .{suffix}")
+    return sha256_of_file(model)

@@ -13,26 +13,27 @@ import hashlib
 import json
 import secrets
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ofa.config import ConfigError
-from ofa.files import FORMAT, sha256_of_file
+from ofa.files import FORMAT
 from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
-from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
-from ofa.hardware.runtimes.session import check_exists
+from ofa.hardware.runtimes import RUNTIMES, Model, Runtime
+from ofa.hardware.runtimes.session import naming
 from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports.bundle import Bundle, build_bundle
-from ofa.hardware.transports.host import Host, HostError
-from ofa.hardware.transports.remote import CHUNK_BYTES, MARK, MAX_RESULT_BYTES
+from ofa.hardware.transports.host import Host, HostError, sha256_to_send
+from ofa.hardware.transports.remote import MARK, MAX_RESULT_BYTES
 from ofa.setting import Setting
 
 ALIVE_SECONDS = 5
@@ -158,24 +159,21 @@ class Ssh(Host):
         """
         models, rounds = job.models, job.rounds
         runtime = RUNTIMES[job.setting.runtime]()
-        suffix = runtime.format
-        files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
-        anchor_file = _File.of("anchor: ", job.anchor, suffix)
+        files = {name: _files(name, model, runtime) for name, model in models.items()}
+        anchor = _files("anchor", job.anchor, runtime)
         blocks: dict[tuple[str, int], TimedBlock] = {
             (block.name, block.round): block for block in done if block.name in models and block.round < rounds
         }
         request = {
             "setting": asdict(job.setting),
-            "models": {name: f"../../{file.path}" for name, file in files.items()},
-            "anchor": f"../../{anchor_file.path}",
+            "models": {name: f"../../{file.path}" for name, (file, *_) in files.items()},
+            "anchor": f"../../{anchor[0].path}",
             "rounds": rounds,
             "block_seconds": job.block_seconds,
         }
         name = hashlib.sha256(json.dumps([request, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
         request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
-        sources = [("anchor", job.anchor, anchor_file), *((name, models[name], file) for name, file in files.items())]
-        beside = [other for name, model, file in sources for other in file.beside(f"{name}: ", model, runtime)]
-        self._push({file.path: file for file in (*files.values(), *beside, anchor_file)})
+        self._push({file.path: file for group in (*files.values(), anchor) for file in group})
         arrived: set[tuple[str, int]] = set()
 
         def keep(lines: Sequence[str]) -> None:
@@ -297,8 +295,8 @@ class Ssh(Host):
             position["offset"] = answer.get("offset", position["offset"])
             keep(lines)
 
-        limit_s = seconds + self.answer_seconds
-        return self._ask("follow", position, extra={"seconds": seconds}, seconds=limit_s, hear=hear)
+        position["seconds"] = seconds
+        return self._ask("follow", position, seconds=seconds + self.answer_seconds, hear=hear)
 
     def _block(self, line: str, models: Mapping[str, Model], rounds: int) -> TimedBlock:
         """A block, if it is one of those that were asked for."""
@@ -341,20 +339,19 @@ class Ssh(Host):
         *,
         payload: Sequence[Payload] = (),
         seconds: float | None = None,
-        extra: Mapping[str, Any] | None = None,
         hear: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Make a request, again if the connection breaks, and give its last answer.
 
         Args:
             request: Read anew at each try.
-            payload: What follows the request.
+            payload: What follows the request, or comes in its place where the runner itself is sent.
             hear: Called with each answer; one that brings lines is progress, after which failures count anew.
         """
         bundle = build_bundle()
         num_failures = num_installs = 0
         while True:
-            line = json.dumps({**request, **(extra or {})}).encode() + b"\n"
+            line = b"" if name == "install" else json.dumps(request).encode() + b"\n"
             try:
                 answer: dict[str, Any] = {}
                 with contextlib.closing(
@@ -370,21 +367,10 @@ class Ssh(Host):
                 num_installs += 1
                 if num_installs > 2:
                     raise HostError(f"{self.address} loses the runner from {self.folder}; see who deletes it") from None
-                self._install(bundle)
+                self._ask("install", {}, payload=[bundle.data])
             except _BrokenError as error:
                 num_failures += 1
                 self._pause(num_failures, name, error)
-
-    def _install(self, bundle: Bundle) -> None:
-        num_failures = 0
-        while True:
-            try:
-                for _ in self._exchange("install", bundle, [bundle.data], self.answer_seconds):
-                    pass
-                return
-            except _BrokenError as error:
-                num_failures += 1
-                self._pause(num_failures, "install", error)
 
     def _pause(self, num_failures: int, name: str, error: _BrokenError) -> None:
         """Wait for a while, twice as long each time; :class:`HostError` after so many times."""
@@ -426,7 +412,7 @@ class Ssh(Host):
             timer = threading.Timer(seconds, expire)
             timer.daemon = True
             timer.start()
-            num_answers, complete = 0, False
+            num_answers = 0
             with process:
                 assert process.stdin is not None and process.stdout is not None
                 try:
@@ -435,10 +421,10 @@ class Ssh(Host):
                         if line.startswith(MARK.encode()):
                             num_answers += 1
                             yield json.loads(line[len(MARK) :])
-                    complete = True
+                except BaseException:
+                    process.kill()
+                    raise
                 finally:
-                    if not complete:
-                        process.kill()
                     process.wait()
                     timer.cancel()
             errors.seek(0)
@@ -501,48 +487,41 @@ class Ssh(Host):
 
 @dataclass(frozen=True)
 class _File:
-    """A model by its content."""
+    """A file by its content.
+
+    Args:
+        path: Where it is, from the folder of the machine on; some runtimes tell formats by the suffix.
+    """
 
     source: Payload
     sha256: str
-    num_bytes: int
-    suffix: str
-    stem: str = ""
+    path: str
 
     @property
-    def path(self) -> str:
-        """Where it is, from the folder of the machine on; some runtimes tell formats by the suffix."""
-        return f"models/{self.stem or self.sha256}.{self.suffix}"
+    def num_bytes(self) -> int:
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
-    def beside(self, what: str, model: Model, runtime: Runtime) -> list[_File]:
-        """Files that the runtime looks for beside this one: the weights of an OpenVINO IR, what trtexec has to know."""
-        if isinstance(runtime, TrtExec):
-            try:
-                data = ends_file(model)
-            except ModelError as error:
-                raise ModelError(f"{what}{error}") from None
-            return [replace(_File.of(what, data, ENDS_SUFFIX.removeprefix(".")), stem=self.sha256)]
-        if self.suffix != "xml" or isinstance(model, bytes):
-            return []
-        return [replace(_File.of(what, Path(model).with_suffix(".bin"), "bin"), stem=self.stem)]
 
-    @classmethod
-    def of(cls, what: str, model: Model, suffix: str) -> _File:
-        if isinstance(model, bytes):
-            return cls(model, hashlib.sha256(model).hexdigest(), len(model), suffix)
-        if not isinstance(model, (str, Path)):
-            raise ModelError(f"{what}only files can be sent to another machine; choose a device of another runtime")
-        try:
-            check_exists(model, f"a .{suffix}")
-        except ModelError as error:
-            raise ModelError(f"{what}{error}") from None
-        path, digest = Path(model), sha256_of_file(model)
-        if path.suffix in OTHER_SUFFIXES:
-            suffix = path.suffix.removeprefix(".")
-        # Graphs of an IR are alike where only weights differ, so that both give the name.
-        both = f"{digest} {sha256_of_file(path.with_suffix('.bin'))}" if suffix == "xml" else ""
-        stem = hashlib.sha256(both.encode()).hexdigest() if both else ""
-        return cls(path, digest, path.stat().st_size, suffix, stem)
+def _files(name: str, model: Model, runtime: Runtime) -> list[_File]:
+    """A model, and what the runtime looks for beside it: the weights of an OpenVINO IR, what trtexec has to know."""
+
+    def sha256(model: Model, suffix: str) -> str:
+        return sha256_to_send(name, model, suffix, to="another machine")
+
+    stem = digest = sha256(model, runtime.format)
+    source: Payload = model if isinstance(model, bytes) else Path(model)
+    suffix, beside = f".{runtime.format}", dict[str, Payload]()
+    if isinstance(source, Path) and source.suffix in OTHER_SUFFIXES:
+        suffix = source.suffix
+        if suffix == ".xml":
+            beside[".bin"] = source.with_suffix(".bin")
+            # Graphs of an IR are alike where only weights differ, so that both give the name.
+            stem = hashlib.sha256(f"{digest} {sha256(beside['.bin'], 'bin')}".encode()).hexdigest()
+    if isinstance(runtime, TrtExec):
+        with naming(name):
+            beside[ENDS_SUFFIX] = ends_file(model)
+    others = [_File(data, sha256(data, end[1:]), f"models/{stem}{end}") for end, data in beside.items()]
+    return [_File(source, digest, f"models/{stem}{suffix}"), *others]
 
 
 def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
@@ -559,16 +538,13 @@ def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
 
 def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
     """Write and close; if nobody reads to the end, the status of ssh says why."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError), stream:
         for part in payload:
             if isinstance(part, bytes):
                 stream.write(part)
                 continue
             with part.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    stream.write(chunk)
-    with contextlib.suppress(BrokenPipeError):
-        stream.close()
+                shutil.copyfileobj(file, stream)
 
 
 def _quoted(path: str) -> str:

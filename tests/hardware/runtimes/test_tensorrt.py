@@ -268,7 +268,12 @@ def test_a_block_is_one_start_of_the_program(program):
     assert {"--warmUp=200", "--duration=0.020000", "--iterations=7"} <= set(call)
     assert {"--noDataTransfers", "--useSpinWait", "--useCudaGraph"} <= names(call)
     result = time_models(
-        {"model": run}, anchor=run, rng=np.random.default_rng(0), rounds=2, clock=SystemClock(on_cpu=False)
+        {"model": run},
+        anchor=run,
+        rng=np.random.default_rng(0),
+        rounds=2,
+        block_seconds=0.01,
+        clock=SystemClock(on_cpu=False),
     )
     assert [block.durations_ns for block in result.blocks] == [(250_000,) * 5] * 2
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ofa.config import ConfigError, from_mapping
+from ofa.hardware import runner
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
 from ofa.hardware.runner import Job
@@ -197,18 +199,19 @@ def test_the_program_may_be_on_the_phone(device, phone):
         measure(dataclasses.replace(device, host=host))
 
 
-def test_waiting_for_a_cooler_phone_has_an_end(monkeypatch):
-    phone, asked, now = module.Phone("A", 1), [], iter(range(0, 10_000, 100))
-    degrees = [41.0, 40.0, 20.0]
+def test_waiting_for_a_cooler_phone_has_an_end(device, monkeypatch):
+    asked, now = [], iter(range(0, 100_000, 100))
+    degrees = [41.0, 40.0, 20.0, 20.0, 20.0]  # the last two before and after it measures
     monkeypatch.setattr(module.Phone, "conditions", lambda self: {"temperature_c": asked.append(1) or degrees.pop(0)})
-    phone.cool_down(30)
-    assert len(asked) == 3
-    phone.cool_down(None)
-    assert len(asked) == 3
+    warm = dataclasses.replace(device, setting=dataclasses.replace(device.setting, cool_below_c=30))
+    measure(warm)
+    assert len(asked) == 3 + 2
     degrees.extend([41.0] * 20)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
-    phone.cool_down(30)  # begins at 0 s, looks at 100, 200 and 300, gives up at 400
-    assert len(asked) == 3 + 4
+    measure(device)
+    assert len(asked) == 5 + 2
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda seconds: None))
+    measure(warm)  # begins at 0 s, looks at 100, 200 and 300, gives up at 400
+    assert len(asked) == 7 + 4 + 2
 
 
 def test_cleaning_leaves_what_is_not_ours(device, phone):

@@ -89,14 +89,7 @@ def asked(monkeypatch):
         asked.append(entry)
         return real(self, name, request, **settings)
 
-    real_install = Ssh._install
-
-    def install(self, bundle):
-        asked.append({"name": "install"})
-        real_install(self, bundle)
-
     monkeypatch.setattr(Ssh, "_ask", ask)
-    monkeypatch.setattr(Ssh, "_install", install)
     return asked
 
 
@@ -430,11 +423,14 @@ def test_the_weights_of_an_ir_go_with_it(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.xml").write_text("<net/>")
         (tmp_path / name / "model.bin").write_bytes(weights)
-    first, second = (ssh._File.of("", tmp_path / name / "model.xml", "onnx") for name in "ab")
+    openvino = RUNTIMES["openvino"]()
+    (first, _), (second, weights) = (ssh._files(name, tmp_path / name / "model.xml", openvino) for name in "ab")
     assert first.path.endswith(".xml") and first.path != second.path
-    (weights,) = second.beside("b: ", tmp_path / "b" / "model.xml", RUNTIMES["openvino"]())
     assert weights.path == second.path.removesuffix(".xml") + ".bin" and weights.num_bytes == 1
-    assert ssh._File.of("", b"onnx", "onnx").beside("", b"onnx", RUNTIMES["onnxruntime"]()) == []
+    assert len(ssh._files("c", b"onnx", RUNTIMES["onnxruntime"]())) == 1
+    (tmp_path / "a" / "model.bin").unlink()
+    with pytest.raises(ModelError, match=r"a: no model .*model\.bin; give the path of a \.bin file"):
+        ssh._files("a", tmp_path / "a" / "model.xml", openvino)
 
 
 def test_settings_are_checked():
