@@ -60,15 +60,11 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
-    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
-
-
-def _sysctl(name: str) -> str | None:
-    """What macOS tells of itself."""
-    if platform.system() != "Darwin":
-        return None
-    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    brand = ""
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        brand = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return brand or platform.processor() or platform.machine()
 
 
 def _read(path: Path) -> str | None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable, macs
 from ofa.cost.correction import Correction, Floats, fit_correction
+from ofa.cost.cost_model import HasFactors
 from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import ENERGY, SlotLike
@@ -23,9 +23,9 @@ from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
+from ofa.hardware.energy import counter_for, measure_energies
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import counted
-from ofa.hardware.model_energies import counter_for, measure_energies
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
@@ -51,18 +51,15 @@ class PartLike(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...
 
 
-class Profilable(Protocol):
+class Profilable(HasFactors, Protocol):
     """What is needed of a supernet."""
 
-    @property
-    def space(self) -> SearchSpace: ...
     @property
     def slots(self) -> Sequence[SlotLike]: ...
 
     def part(self, key: str) -> PartLike: ...
     def extract(self, arch: Arch) -> nn.Module: ...
     def input_shape(self, arch: Arch) -> tuple[int, ...]: ...
-    def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]: ...
 
 
 class AnotherMachineError(OfaError, ValueError):
@@ -185,7 +182,7 @@ def profile(
     if energy:
         table = _with_energies(table, measured_mj, population, list(archs), num_fit)
     table.save(csv_path)
-    _write_subnets(csv_path, archs, latencies.loc[list(archs)], num_fit)
+    _write_subnets(csv_path, latencies.loc[list(archs)], num_fit)
     shutil.rmtree(workspace)
     return table
 
@@ -320,7 +317,7 @@ def _time(job: Job, device: Device, journal: Journal, progress: Progress | None)
         journal.append(block)
         step()
 
-    return device.host.time(job, done=done, on_block=keep)
+    return device.host.time(dataclasses.replace(job, done=done, on_block=keep))
 
 
 def _entries(latencies: pd.DataFrame, fields: Mapping[str, Mapping[str, Any]], device: Device) -> pd.DataFrame:
@@ -350,16 +347,12 @@ def _completed(
     )
 
 
-def _write_subnets(csv_path: Path, archs: Mapping[str, Arch], latencies: pd.DataFrame, num_fit: int) -> None:
+def _write_subnets(csv_path: Path, latencies: pd.DataFrame, num_fit: int) -> None:
     """The whole subnets that were measured, for whoever wants to fit or judge something else by them."""
-    table = pd.DataFrame(
-        {
-            "arch": list(archs),
-            "latency_ms": latencies["latency_ms_p10"].to_numpy(),
-            "latency_ms_p50": latencies["latency_ms_p50"].to_numpy(),
-            "role": ["fit"] * num_fit + ["held out"] * (len(archs) - num_fit),
-        }
+    table = latencies[["name", "latency_ms_p10", "latency_ms_p50"]].set_axis(
+        ["arch", "latency_ms", "latency_ms_p50"], axis=1
     )
+    table["role"] = np.where(np.arange(len(table)) < num_fit, "fit", "held out")
     write_csv_atomic(csv_path.with_suffix(".subnets.csv"), table)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ class Job:
         anchor: A small model, always the same.
         rng: Draws inputs and the order of measurements.
         rounds: Blocks of each model.
+        done: Blocks that are not measured again.
+        on_block: Called with each new block.
     """
 
     models: Mapping[str, Model]
@@ -48,11 +50,11 @@ class Job:
     rng: np.random.Generator
     rounds: int
     block_seconds: float
+    done: Sequence[TimedBlock] = ()
+    on_block: Callable[[TimedBlock], None] = lambda block: None
 
 
-def time_on_device(
-    job: Job, *, done: Iterable[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-) -> TimingResult:
+def time_on_device(job: Job) -> TimingResult:
     """Load models on this machine, let it cool down, time them in turn: :func:`~ofa.hardware.timing.time_models`.
 
     Raises:
@@ -66,9 +68,7 @@ def time_on_device(
             session = runtime.prepare(model, job.setting)
             return session.prepared(session.random_inputs(job.rng))
 
-    return time_in_turn(
-        job, load, on_cpu=runtime.on_cpu, conditions=conditions, look_seconds=1, done=done, on_block=on_block
-    )
+    return time_in_turn(job, load, on_cpu=runtime.on_cpu, conditions=conditions, look_seconds=1)
 
 
 def time_in_turn(
@@ -78,8 +78,6 @@ def time_in_turn(
     on_cpu: bool,
     conditions: Callable[[], Mapping[str, Any]],
     look_seconds: float,
-    done: Iterable[TimedBlock],
-    on_block: Callable[[TimedBlock], None] | None,
 ) -> TimingResult:
     """Load models, wait for a while until the machine is as cool as the setting says, time them in turn.
 
@@ -100,8 +98,8 @@ def time_in_turn(
         rounds=job.rounds,
         block_seconds=job.block_seconds,
         clock=SystemClock(job.setting.threads, on_cpu),
-        done=done,
-        on_block=on_block,
+        done=job.done,
+        on_block=job.on_block,
     )
     return dataclasses.replace(result, conditions=(before, conditions()))
 
@@ -127,21 +125,19 @@ def run_job(folder: Path) -> None:
 
 def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     elsewhere = {(name, number) for name, number in request.get("done", [])}
-    job = Job(
-        models={name: folder / path for name, path in request["models"].items()},
-        setting=setting,
-        anchor=folder / request["anchor"],
-        rng=np.random.default_rng(request["seed"]),
-        rounds=request["rounds"],
-        block_seconds=request["block_seconds"],
-    )
     with closing(Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]})) as journal:
         elsewhere -= {(block.name, block.round) for block in journal.blocks}
-        result = time_on_device(
-            job,
+        job = Job(
+            models={name: folder / path for name, path in request["models"].items()},
+            setting=setting,
+            anchor=folder / request["anchor"],
+            rng=np.random.default_rng(request["seed"]),
+            rounds=request["rounds"],
+            block_seconds=request["block_seconds"],
             done=[*journal.blocks, *(TimedBlock(name, number, ()) for name, number in sorted(elsewhere))],
             on_block=journal.append,
         )
+        result = time_on_device(job)
     return {
         "blocks": [block.to_json() for block in result.blocks if (block.name, block.round) not in elsewhere],
         "num_rejected": result.num_rejected,

@@ -207,7 +207,7 @@ def time_models(
     block_seconds: float,
     clock: SystemClock,
     done: Iterable[TimedBlock] = (),
-    on_block: Callable[[TimedBlock], None] | None = None,
+    on_block: Callable[[TimedBlock], None] = lambda block: None,
 ) -> TimingResult:
     """Time models in turn.
 
@@ -248,8 +248,7 @@ def time_models(
                 queue.append((name, retries + 1))
                 continue
             blocks.append(TimedBlock(name, number, tuple(durations), tuple(found), anchor_ns))
-            if on_block is not None:
-                on_block(blocks[-1])
+            on_block(blocks[-1])
     return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))
 
 

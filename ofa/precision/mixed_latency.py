@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
 from ofa.cost.correction import Floats
@@ -180,12 +179,17 @@ class MixedLatency:
         arrays += [(own, ~is_there) for own, is_there in (place.presence for place in between)]
         size_dims, million = self._million_elements(second.slots[0])
         dims = tuple(sorted({*size_dims, *(dim for own, _ in arrays for dim in own)}, key=self.space.column))
-        num = np.ones([len(self.space[dim].values) for dim in dims])
-        for own, array in arrays:
-            num = num * self._spread(dims, own, array)
+
+        def product(last: Floats) -> Floats:
+            factors = [*arrays, (size_dims, last)]
+            words = [word for own, array in factors for word in (array.astype(float), [dims.index(dim) for dim in own])]
+            result: Floats = np.einsum(*words, list(range(len(dims))))
+            return result
+
+        num = product(np.ones_like(million))
         if not num.any():
             return
-        elements = np.where(num > 0, num * self._spread(dims, size_dims, million), 0.0)
+        elements = np.where(num > 0, product(million), 0.0)
         dims = (*dims, precision_dim(first.name, self.per), precision_dim(second.name, self.per))
         for offset, (before, after) in ((0, (_FP32, _INT8)), (2, (_INT8, _FP32))):
             is_change = np.zeros((2, 2))
@@ -194,12 +198,6 @@ class MixedLatency:
             # Sizes of slots in which nothing stands are not known.
             sizes = np.where(is_change > 0, elements[..., None, None], 0.0)
             result[offset + 1].append(Factor(dims, sizes))
-
-    def _spread(self, dims: Sequence[str], own: Sequence[str], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """An array over its own dims so that it broadcasts over others."""
-        ordered = sorted(own, key=dims.index)
-        shape = [len(self.space[dim].values) if dim in own else 1 for dim in dims]
-        return array.transpose([own.index(dim) for dim in ordered]).reshape(shape)
 
     def _million_elements(self, slot: SlotLike) -> tuple[tuple[str, ...], Floats]:
         """Millions of elements that a slot takes in, over the dims that matter."""

@@ -127,15 +127,9 @@ class Place:
     @cached_property
     def presence(self) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
         """The dims that decide whether anything stands here, and whether it does for each of their values."""
-        found: tuple[tuple[str, ...], npt.NDArray[np.bool_]] | None = None
-        for slot in self.slots:
-            there = slot.keys != ""
-            dims, is_there = without_idle_axes(slot.dims, np.where(there, 1.0, 0.0))
-            if not dims:
-                return (), np.array(True)
-            found = found or (dims, is_there > 0)
-        assert found is not None
-        return found
+        found = [without_idle_axes(slot.dims, (slot.keys != "").astype(float)) for slot in self.slots]
+        dims, is_there = next((one for one in found if not one[0]), found[0])  # one slot that is always there is enough
+        return dims, is_there > 0
 
 
 def places_of(slots: Sequence[SlotLike]) -> list[Place]:

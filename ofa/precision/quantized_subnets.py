@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 Images = npt.NDArray[np.float32]
 
+BATCH_SIZE = 32  # images in one call of ONNX Runtime
 
-def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *, batch: int = 1) -> bytes:
+
+def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch) -> bytes:
     """A subnet of mixed precision as a static ONNX graph that is timed and thrown away.
 
     Its speed is right, what it computes is not: activations have made-up ranges. Give it to
@@ -49,7 +51,7 @@ def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *,
     import onnx
 
     plain, precisions = split_precision(space, supernet.slots, arch)
-    model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain), batch)
+    model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain))
     if "int8" not in precisions.values():
         return model
     return _quantized(supernet, onnx.load_from_string(model), precisions)
@@ -64,13 +66,11 @@ class MixedPrecisionEvaluator:
         per: As of :func:`ofa.precision.with_precision`.
         num_calibration_images: At most this many of the calibration split give the ranges of activations: their least
             and greatest values (MinMax).
-        batch_size: Images in one call of ONNX Runtime.
     """
 
     evaluator: SubnetEvaluator
     per: Per = "block"
     num_calibration_images: int = 256
-    batch_size: int = 32
     _last: tuple[Arch, int, ModelProto] | None = field(default=None, repr=False)
     _last_ranges: dict[str, tuple[float, float]] | None = field(default=None, repr=False)
 
@@ -79,10 +79,8 @@ class MixedPrecisionEvaluator:
         """The supernet's space with precision."""
         return with_precision(self.evaluator.supernet.space, self.evaluator.supernet.slots, per=self.per)
 
-    def values(
-        self, archs: Sequence[Arch], *, split: str = "search", progress: Progress | None = None
-    ) -> npt.NDArray[np.float64]:
-        """The metric of each subnet and what is kept of it, shape ``(N, len(metric.columns))``.
+    def values(self, archs: Sequence[Arch], *, progress: Progress | None = None) -> npt.NDArray[np.float64]:
+        """The metric of each subnet on the search split and what is kept of it, shape ``(N, len(metric.columns))``.
 
         Neighbours in ``archs`` that differ in precision only share extraction, export, and calibration.
 
@@ -97,10 +95,10 @@ class MixedPrecisionEvaluator:
         metric = self.evaluator.metric
         scores = np.empty((len(archs), len(metric.columns)))
         for row, arch in enumerate(archs):
-            session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), REFERENCE)
+            session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=BATCH_SIZE), REFERENCE)
             scorer = self.evaluator.task.scorer(self.evaluator.data)
-            for images, labels in self._batches(split, arch):
-                (logits,) = session.run({INPUT: _filled(images, self.batch_size)})
+            for images, labels in self._batches("search", arch):
+                (logits,) = session.run({INPUT: _filled(images, BATCH_SIZE)})
                 scorer.update(logits[: len(labels)], labels)
             scores[row] = metric.row(scorer.score())
             if progress is not None:
@@ -133,11 +131,11 @@ class MixedPrecisionEvaluator:
         return self._last[2]
 
     def _batches(self, split: str, arch: Arch) -> Iterator[tuple[Images, npt.NDArray[np.int64]]]:
-        """Images ``(N, C, H, W)`` and labels, at most :attr:`batch_size` at a time."""
+        """Images ``(N, C, H, W)`` and labels, at most :data:`BATCH_SIZE` at a time."""
         for inputs, labels in self.evaluator.batches(split, arch):
             (images,) = inputs.tensors
-            for start in range(0, len(labels), self.batch_size):
-                few = slice(start, start + self.batch_size)
+            for start in range(0, len(labels), BATCH_SIZE):
+                few = slice(start, start + BATCH_SIZE)
                 yield images[few].contiguous().cpu().numpy(), labels[few].cpu().numpy()
 
     def _calibration_images(self, arch: Arch, batch: int) -> Iterator[Images]:

@@ -21,7 +21,7 @@ from tests.precision.helpers import join_precision
 
 @pytest.fixture(scope="module")
 def mixed(evaluator: SubnetEvaluator) -> MixedPrecisionEvaluator:
-    return MixedPrecisionEvaluator(evaluator, num_calibration_images=48, batch_size=32)
+    return MixedPrecisionEvaluator(evaluator, num_calibration_images=48)
 
 
 def arch_of(mixed: MixedPrecisionEvaluator, *int8: str, plain: Arch | None = None) -> Arch:
@@ -134,7 +134,7 @@ def test_the_more_blocks_in_int8_the_smaller_the_file(mixed: MixedPrecisionEvalu
 
 
 def test_precision_of_the_whole_network(mixed: MixedPrecisionEvaluator) -> None:
-    whole = MixedPrecisionEvaluator(mixed.evaluator, per="network", num_calibration_images=48, batch_size=32)
+    whole = MixedPrecisionEvaluator(mixed.evaluator, per="network", num_calibration_images=48)
     plain = dict(mixed.evaluator.supernet.space.smallest())
     archs = [whole.space.arch({**plain, "precision": precision}) for precision in ("int8", "fp32")]
     assert [whole.onnx(arch) for arch in archs] == [mixed.onnx(arch_of(mixed, *int8)) for int8 in (("all",), ())]

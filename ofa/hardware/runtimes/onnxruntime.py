@@ -15,86 +15,7 @@ if TYPE_CHECKING:
     from ofa.hardware.timing import Run
 
 
-class OnnxRuntime:
-    """All graph optimisations on: they turn on the blocked layout, without which CPUs are several times slower."""
-
-    format: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    on_cpu: bool = True
-    extra = "onnxruntime"
-    optimization = "ORT_ENABLE_ALL"
-
-    def prepare(self, model: Model, setting: Setting) -> OnnxSession:
-        """Load a model.
-
-        Args:
-            model: ONNX bytes, or the path of a file.
-            setting: Says how many threads to use, and what a free batch dimension becomes.
-
-        Raises:
-            ModelError: If there is no such file, or if ONNX Runtime cannot load it.
-        """
-        onnxruntime = require("onnxruntime", self.extra)
-        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = setting.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.optimization)
-        options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
-        # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        what = check_exists(model, "an ONNX")
-        try:
-            session = onnxruntime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=self._providers(onnxruntime)
-            )
-        except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail) as error:
-            raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
-        except errors.NotImplemented as error:
-            raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
-        return self._session(session, setting.batch)
-
-    def versions(self) -> dict[str, str]:
-        return package_versions("onnxruntime", extra=self.extra)
-
-    def _providers(self, onnxruntime: Any) -> list[str]:
-        return ["CPUExecutionProvider"]
-
-    def _session(self, session: Any, batch: int) -> OnnxSession:
-        return OnnxSession(session, batch)
-
-
-class OnnxRuntimeAsWritten(OnnxRuntime):
-    """Node by node as the graph is written, several times slower: what other ways to run it are compared with.
-
-    Convolutions between Q/DQ nodes are computed in floating point.
-    """
-
-    optimization = "ORT_DISABLE_ALL"
-
-
-class OnnxRuntimeCuda(OnnxRuntime):
-    """On an NVIDIA GPU; what CUDA has no kernel for runs on the CPU."""
-
-    precisions = ("fp32", "fp16")
-    on_cpu = False
-    extra = "onnxruntime-gpu"
-
-    def versions(self) -> dict[str, str]:
-        found = package_versions("onnxruntime-gpu", extra=self.extra)
-        self._providers(require("onnxruntime", self.extra))
-        return found
-
-    def _providers(self, onnxruntime: Any) -> list[str]:
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise NotInstalledError(
-                "this ONNX Runtime has no CUDA; install it with: pip uninstall onnxruntime; pip install onnxruntime-gpu"
-            )
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    def _session(self, session: Any, batch: int) -> OnnxSession:
-        return _CudaSession(session, batch)
+_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}
 
 
 class OnnxSession:
@@ -121,7 +42,7 @@ class _CudaSession(OnnxSession):
     """Inputs and outputs stay on the GPU while it is timed."""
 
     def prepared(self, inputs: Arrays) -> Run:
-        onnxruntime = require("onnxruntime", OnnxRuntimeCuda.extra)
+        onnxruntime = require("onnxruntime", "onnxruntime-gpu")
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
@@ -135,4 +56,71 @@ class _CudaSession(OnnxSession):
         return run
 
 
-_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}
+class OnnxRuntime:
+    """All graph optimisations on: they turn on the blocked layout, without which CPUs are several times slower."""
+
+    format: str = "onnx"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    on_cpu: bool = True
+    extra = "onnxruntime"
+    optimization = "ORT_ENABLE_ALL"
+    session_type = OnnxSession
+
+    def prepare(self, model: Model, setting: Setting) -> OnnxSession:
+        """Load ONNX bytes, or an ONNX file."""
+        onnxruntime = require("onnxruntime", self.extra)
+        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = setting.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.optimization)
+        options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
+        # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        what = check_exists(model, "an ONNX")
+        try:
+            session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=self._providers(onnxruntime)
+            )
+        except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail) as error:
+            raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
+        except errors.NotImplemented as error:
+            raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
+        return self.session_type(session, setting.batch)
+
+    def versions(self) -> dict[str, str]:
+        return package_versions("onnxruntime", extra=self.extra)
+
+    def _providers(self, onnxruntime: Any) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+class OnnxRuntimeAsWritten(OnnxRuntime):
+    """Node by node as the graph is written, several times slower: what other ways to run it are compared with.
+
+    Convolutions between Q/DQ nodes are computed in floating point.
+    """
+
+    optimization = "ORT_DISABLE_ALL"
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """On an NVIDIA GPU; what CUDA has no kernel for runs on the CPU."""
+
+    precisions = ("fp32", "fp16")
+    on_cpu = False
+    extra = "onnxruntime-gpu"
+    session_type = _CudaSession
+
+    def versions(self) -> dict[str, str]:
+        found = package_versions("onnxruntime-gpu", extra=self.extra)
+        self._providers(require("onnxruntime", self.extra))
+        return found
+
+    def _providers(self, onnxruntime: Any) -> list[str]:
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise NotInstalledError(
+                "this ONNX Runtime has no CUDA; install it with: pip uninstall onnxruntime; pip install onnxruntime-gpu"
+            )
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]

@@ -69,9 +69,12 @@ class Runtime(Protocol):
     def prepare(self, model: Model, setting: Setting) -> Session:
         """Load a model.
 
+        Args:
+            setting: Says how many threads compute, and what a free batch dimension becomes.
+
         Raises:
-            ModelError: If there is no such file, or if the runtime cannot load it.
-            NotInstalledError: If the runtime is not there.
+            ModelError: If there is no such file, if the runtime cannot load it, or if another size is free.
+            NotInstalledError: If the runtime is not there, or no GPU that it needs.
         """
         ...
 

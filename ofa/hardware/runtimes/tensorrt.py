@@ -54,16 +54,7 @@ class TensorRt:
     on_cpu = False
 
     def prepare(self, model: Model, setting: Setting) -> TensorRtSession:
-        """Build the engine of a model, or load it if this was done before.
-
-        Args:
-            model: ONNX bytes, or the path of a file, which may be an engine too: ``*.engine``.
-            setting: Says what a free batch dimension becomes.
-
-        Raises:
-            ModelError: If there is no such file, if TensorRT cannot parse or build it, or if another size is free.
-            NotInstalledError: If there is no TensorRT or no GPU.
-        """
+        """Build the engine of ONNX bytes or an ONNX file, or load it if this was done before; or load ``*.engine``."""
         what, versions = check_exists(model, "an ONNX"), self.versions()
         if not isinstance(model, bytes) and Path(model).suffix == ENGINE_SUFFIX:
             session = self._load(read_model(model), what, setting.batch)

@@ -41,11 +41,7 @@ class TorchEager:
     accelerator = "cpu"
 
     def prepare(self, model: Model, setting: Setting) -> TorchSession:
-        """Take a module; it is left as it is, a copy of it is moved and converted.
-
-        Raises:
-            ModelError: If ``model`` is not a :class:`ShapedModule`.
-        """
+        """Take a :class:`ShapedModule`; it is left as it is, a copy of it is moved and converted."""
         if not isinstance(model, ShapedModule):
             raise ModelError(
                 f"runtime {setting.runtime!r} runs torch modules, not files; choose a device of another runtime"

@@ -15,7 +15,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,16 +73,7 @@ class TrtExec:
     on_cpu = False
 
     def prepare(self, model: Model, setting: Setting) -> TrtExecSession:
-        """Build the engine of a model, unless this was done before.
-
-        Args:
-            model: ONNX bytes, or the path of a file.
-            setting: Says what a free batch dimension becomes.
-
-        Raises:
-            ModelError: If there is no such file, if trtexec cannot build it, or if another size than the batch is free.
-            NotInstalledError: If there is no trtexec of 10.x or later, or no GPU.
-        """
+        """Build the engine of ONNX bytes or an ONNX file, unless this was done before."""
         what, (inputs, outputs) = check_exists(model, "an ONNX"), graph_ends(model)
         data, shapes = read_model(model), _shapes(inputs, setting.batch)
         versions, options = self.versions(), self._program.known(BUILD_OPTIONS)
@@ -244,28 +236,18 @@ def last_error(log: str) -> str:
 
 
 def read_times_ns(path: Path, warm_up_ms: float) -> list[int]:
-    """Nanoseconds of each run after the warm-up, which old versions write into the file too.
-
-    Raises:
-        ModelError: If trtexec did not write the file, or not all of it.
-    """
-    try:
+    """Nanoseconds of each run after the warm-up, which old versions write into the file too."""
+    with _reading("times"):
         runs = json.loads(path.read_text(encoding="utf-8"))
         durations = [round(run["computeMs"] * 1e6) for run in runs if run["startComputeMs"] >= warm_up_ms]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable("times", error) from None
     if not durations:
         raise ModelError(f"trtexec has timed no run after its warm-up of {warm_up_ms:g} ms; choose longer blocks")
     return durations
 
 
 def read_outputs(path: Path, names: Sequence[str]) -> list[Array]:
-    """Output tensors in the order of ``names``; the file has them in any order.
-
-    Raises:
-        ModelError: If trtexec did not write the file, or not all of it, or if it holds NaN or infinities.
-    """
-    try:
+    """Output tensors in the order of ``names``; the file has them in any order."""
+    with _reading("outputs"):
         tensors = {tensor["name"]: tensor for tensor in json.loads(path.read_text(encoding="utf-8"))}
         return [
             np.array(tensors[name]["values"], np.float32).reshape(
@@ -273,14 +255,17 @@ def read_outputs(path: Path, names: Sequence[str]) -> list[Array]:
             )
             for name in names
         ]
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """:class:`ModelError` if trtexec did not write a file, or not all of it, or NaN or infinities into it."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable("outputs", error) from None
-
-
-def _unreadable(what: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"the {what} that trtexec exported cannot be read ({type(error).__name__}: {error}); run it again"
-    )
+        raise ModelError(
+            f"the {what} that trtexec exported cannot be read ({type(error).__name__}: {error}); run it again"
+        ) from None
 
 
 def _shapes(inputs: Sequence[Input], batch: int) -> tuple[str, ...]:

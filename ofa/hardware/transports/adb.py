@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ from ofa.files import sha256_of_file
 from ofa.hardware.fingerprint import GOVERNOR, identified
 from ofa.hardware.runner import Job, time_in_turn
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.timing import WARM_UP_SHARE, TimedBlock, TimingResult
+from ofa.hardware.timing import WARM_UP_SHARE, TimingResult
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
 from ofa.setting import Setting
 
@@ -169,9 +169,7 @@ class Adb(Host):
         }
         return identified(stable, kernel=found["kernel"], conditions=phone.conditions())
 
-    def time(
-        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-    ) -> TimingResult:
+    def time(self, job: Job) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; this process starts each block."""
         setting = job.setting
         benchmark = _benchmark(setting)
@@ -184,9 +182,7 @@ class Adb(Host):
             path = self._push_model(phone, name, model, suffix, there)
             return AdbBurst(name, path, program, phone, benchmark, setting.threads, self)
 
-        return time_in_turn(
-            job, burst, on_cpu=False, conditions=phone.conditions, look_seconds=5, done=done, on_block=on_block
-        )
+        return time_in_turn(job, burst, on_cpu=False, conditions=phone.conditions, look_seconds=5)
 
     def clean(self) -> None:
         """Delete what was sent there."""
@@ -199,7 +195,7 @@ class Adb(Host):
     def _push_program(self, phone: Phone) -> str:
         """The path of the program there, after it was sent if it is one of this machine."""
         if not Path(self.program).expanduser().is_file():
-            if not self.program.startswith("/") or phone.status(f"test -x {shlex.quote(self.program)}"):
+            if not self.program.startswith("/") or phone.call(f"test -x {shlex.quote(self.program)}")[0]:
                 raise NotInstalledError(
                     f"no program {self.program}, neither here nor on {phone.serial}; build it for Android and name its "
                     "path as `program`"
@@ -307,17 +303,13 @@ class Phone:
         The status is printed, since adb does not pass it on from old phones.
         """
         said = ""
-        for number in range(MAX_TRIES):
-            if number:
-                time.sleep(0.5 * 2**number)
-            done = _adb(
-                ["-s", self.serial, "shell", f"{command}; ofa=$?; echo; echo {MARK}$ofa"],
-                seconds or self.answer_seconds,
-            )
+        for _ in _tries():
+            words = ["-s", self.serial, "shell", f"{command}; ofa=$?; echo; echo {MARK}$ofa"]
+            done = _adb(words, seconds or self.answer_seconds)
             output, mark, status = done.stdout.rpartition(MARK)
             if mark and status.strip().isdigit():
                 return int(status), output
-            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            said = _said(done)
         raise HostError(
             f"{self.serial} does not answer adb, after {MAX_TRIES} tries: {said}; plug it in again, and see "
             "`adb devices`"
@@ -330,9 +322,6 @@ class Phone:
             raise HostError(f"{self.serial}: {command[:80]!r} fails with status {status}: {_last_line(output)}")
         return output
 
-    def status(self, command: str) -> int:
-        return self.call(command)[0]
-
     def hashes(self, folder: str) -> dict[str, str]:
         """sha256 of each file of a folder there, by its name."""
         output = self.call(f"cd {shlex.quote(folder)} 2>/dev/null && sha256sum * 2>/dev/null")[1]
@@ -344,18 +333,16 @@ class Phone:
         seconds = self.answer_seconds + source.stat().st_size / PUSH_BYTES_PER_SECOND
         part = f"{path}.part"
         self.shell(f"mkdir -p {shlex.quote(str(Path(path).parent))}")
-        said = "nothing"
-        for number in range(MAX_TRIES):
-            if number:
-                time.sleep(0.5 * 2**number)
+        said = ""
+        for _ in _tries():
             done = _adb(["-s", self.serial, "push", str(source), part], seconds)
             if done.returncode:
-                said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-                continue
-            if self.shell(f"sha256sum {shlex.quote(part)}").split()[:1] == [digest]:
+                said = _said(done)
+            elif self.shell(f"sha256sum {shlex.quote(part)}").split()[:1] == [digest]:
                 self.shell(f"mv {shlex.quote(part)} {shlex.quote(path)}")
                 return
-            said = "it arrived damaged"
+            else:
+                said = "it arrived damaged"
         raise HostError(
             f"{source.name} cannot be sent to {self.serial}, after {MAX_TRIES} tries: {said}; see how much room "
             f"{Path(path).parent} has there"
@@ -375,6 +362,18 @@ class Phone:
             "temperature_c": tenths / 10 if tenths is not None else None,
             "charging": "true" in powered if powered else None,
         }
+
+
+def _tries() -> Iterator[None]:
+    """A few, each after twice the pause of the one before."""
+    for number in range(MAX_TRIES):
+        if number:
+            time.sleep(0.5 * 2**number)
+        yield
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
 
 
 def find_serial(wanted: str | None, seconds: float) -> str:

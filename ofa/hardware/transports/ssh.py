@@ -150,9 +150,7 @@ class Ssh(Host):
         found: dict[str, Any] = result["fingerprint"]
         return found
 
-    def time(
-        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-    ) -> TimingResult:
+    def time(self, job: Job) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
 
         A job that this process left behind, by a crash or Ctrl-C, is taken up again.
@@ -162,7 +160,7 @@ class Ssh(Host):
         files = {name: _files(name, model, runtime) for name, model in models.items()}
         anchor = _files("anchor", job.anchor, runtime)
         blocks: dict[tuple[str, int], TimedBlock] = {
-            (block.name, block.round): block for block in done if block.name in models and block.round < rounds
+            (block.name, block.round): block for block in job.done if block.name in models and block.round < rounds
         }
         request = {
             "setting": asdict(job.setting),
@@ -178,17 +176,16 @@ class Ssh(Host):
 
         def keep(lines: Sequence[str]) -> None:
             for line in lines:
-                block = self._block(line, models, rounds)
+                block = self._block(line, job)
                 key = (block.name, block.round)
                 arrived.add(key)
                 if key in blocks:
                     continue
                 blocks[key] = block
-                if on_block is not None:
-                    on_block(block)
+                job.on_block(block)
 
         result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep, job.setting)
-        self._check_result(result, models, rounds, arrived, blocks)
+        self._check_result(result, job, arrived, len(blocks))
         causes = Counter(result["causes"])
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
         return TimingResult(
@@ -252,9 +249,19 @@ class Ssh(Host):
                 self._ask("remove", {"id": name})
                 self._ask("start", start)
         deadline, num_restarts = time.monotonic() + seconds, 0
-        position = {"id": name, "offset": 0, "header": ""}
+        # It moves on, so that a new connection goes on where an old one broke.
+        position: dict[str, Any] = {"id": name, "offset": 0, "header": ""}
+
+        def hear(answer: Mapping[str, Any]) -> None:
+            lines = list(answer.get("lines", ()))
+            if lines and not position["offset"]:
+                position["header"] = lines.pop(0)
+            position["offset"] = answer.get("offset", position["offset"])
+            keep(lines)
+
         while True:
-            answer = self._follow(position, max(0.0, min(FOLLOW_SECONDS, deadline - time.monotonic())), keep)
+            look = position["seconds"] = max(0.0, min(FOLLOW_SECONDS, deadline - time.monotonic()))
+            answer = self._ask("follow", position, seconds=look + self.answer_seconds, hear=hear)
             if answer["state"] == "finished":
                 break
             if answer["state"] == "changed":
@@ -273,6 +280,10 @@ class Ssh(Host):
                     f"{self.address} has not finished in {seconds:.0f} s; see what else runs there, or set "
                     "`job_seconds`"
                 )
+        return self._result(name)
+
+    def _result(self, name: str) -> dict[str, Any]:
+        """What a job gave, whose folder is deleted then."""
         result: dict[str, Any] = self._ask("result", {"id": name})["result"]
         with contextlib.suppress(HostError):  # all is measured; a folder left behind harms nobody
             self._ask("remove", {"id": name})
@@ -283,32 +294,17 @@ class Ssh(Host):
             raise ERRORS.get(kind, HostError)(message)
         return result
 
-    def _follow(
-        self, position: dict[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]
-    ) -> dict[str, Any]:
-        """Hear of a job for a while; ``position`` moves on, so that a new connection goes on where an old one broke."""
-
-        def hear(answer: Mapping[str, Any]) -> None:
-            lines = list(answer.get("lines", ()))
-            if lines and not position["offset"]:
-                position["header"] = lines.pop(0)
-            position["offset"] = answer.get("offset", position["offset"])
-            keep(lines)
-
-        position["seconds"] = seconds
-        return self._ask("follow", position, seconds=seconds + self.answer_seconds, hear=hear)
-
-    def _block(self, line: str, models: Mapping[str, Model], rounds: int) -> TimedBlock:
+    def _block(self, line: str, job: Job) -> TimedBlock:
         """A block, if it is one of those that were asked for."""
         try:
             block = TimedBlock.from_json(json.loads(line))
         except (ValueError, TypeError) as error:
             raise HostError(f"{self.address} sent no block ({error}): {line[:80]!r}; clean it") from None
         durations = block.durations_ns
-        if not isinstance(block.name, str) or block.name not in models:
+        if not isinstance(block.name, str) or block.name not in job.models:
             raise HostError(f"{self.address} sent a block of {block.name!r}, which nobody asked for; clean it")
-        if type(block.round) is not int or not 0 <= block.round < rounds:
-            raise HostError(f"{self.address} sent a block of round {block.round!r} of {rounds}; clean it")
+        if type(block.round) is not int or not 0 <= block.round < job.rounds:
+            raise HostError(f"{self.address} sent a block of round {block.round!r} of {job.rounds}; clean it")
         if not durations or not all(type(duration) is int and duration >= 0 for duration in durations):
             raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
         if not all(isinstance(cause, str) for cause in block.causes):
@@ -318,19 +314,15 @@ class Ssh(Host):
         return block
 
     def _check_result(
-        self,
-        result: Mapping[str, Any],
-        models: Mapping[str, Model],
-        rounds: int,
-        arrived: set[tuple[str, int]],
-        blocks: Mapping[tuple[str, int], TimedBlock],
+        self, result: Mapping[str, Any], job: Job, arrived: set[tuple[str, int]], num_blocks: int
     ) -> None:
         """Hold the result against the blocks that came one by one."""
-        named = [self._block(json.dumps(block), models, rounds) for block in result.get("blocks", [])]
+        named = [self._block(json.dumps(block), job) for block in result.get("blocks", [])]
         if {(block.name, block.round) for block in named} != arrived or len(named) != len(arrived):
             raise HostError(f"{self.address} sent {len(arrived)} blocks and a result of {len(named)}; start again")
-        if len(blocks) != len(models) * rounds:
-            raise HostError(f"{self.address} measured {len(blocks)} of {len(models) * rounds} blocks; start again")
+        wanted = len(job.models) * job.rounds
+        if num_blocks != wanted:
+            raise HostError(f"{self.address} measured {num_blocks} of {wanted} blocks; start again")
 
     def _ask(
         self,

@@ -297,9 +297,11 @@ def test_a_result_of_other_software_is_not_taken(device, models, anchor, asked, 
         (["conv 8"], "sent no block"),
     ],
 )
-def test_blocks_are_not_believed_blindly(device, models, line, message):
+def test_blocks_are_not_believed_blindly(device, models, anchor, line, message):
+    rng = np.random.default_rng(0)
+    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=2, block_seconds=0.001)
     with pytest.raises(HostError, match=message):
-        device.host._block(json.dumps(line), models, 2)
+        device.host._block(json.dumps(line), job)
 
 
 def test_no_name_reaches_a_shell(server, models, anchor, tmp_path, asked):
