@@ -3,12 +3,4 @@
 from ofa.precision.mixed_latency import BoundaryCost, MixedLatency
 from ofa.precision.mixed_space import Per, place_of, split_precision, standing_slots, with_precision
 
-__all__ = [
-    "BoundaryCost",
-    "MixedLatency",
-    "Per",
-    "place_of",
-    "split_precision",
-    "standing_slots",
-    "with_precision",
-]
+__all__ = ["BoundaryCost", "MixedLatency", "Per", "place_of", "split_precision", "standing_slots", "with_precision"]

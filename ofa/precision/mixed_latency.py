@@ -34,7 +34,7 @@ _INT8, _FP32 = range(2)
 _SAME_MACHINE = ("cpu", "cores", "machine", "system", "governor", "runtime", "batch", "threads")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BoundaryCost:
     """What it costs to change the precision of a tensor between two blocks.
 
@@ -183,8 +183,7 @@ class MixedLatency:
         def product(last: Floats) -> Floats:
             factors = [*arrays, (size_dims, last)]
             words = [word for own, array in factors for word in (array.astype(float), [dims.index(dim) for dim in own])]
-            result: Floats = np.einsum(*words, list(range(len(dims))))
-            return result
+            return np.asarray(np.einsum(*words, list(range(len(dims)))))
 
         num = product(np.ones_like(million))
         if not num.any():
@@ -212,13 +211,9 @@ class MixedLatency:
         The number of changes to INT8, the millions of elements that are changed, and the same of changes to fp32.
         """
         population = self.space.to_population(archs)
-        columns = [
-            CostModel(self.space, factors, name="boundaries", unit="1").predict(population)
-            if factors
-            else np.zeros(len(population))
-            for factors in self._boundaries
-        ]
-        return np.stack(columns, axis=1)
+        nothing = Factor((), np.zeros(()))  # a sum needs a factor
+        sums = [CostModel(self.space, [nothing, *each], name="boundaries", unit="1") for each in self._boundaries]
+        return np.stack([each.predict(population) for each in sums], axis=1)
 
     # -- fitting -----------------------------------------------------------------------------------------------------
 
@@ -245,8 +240,7 @@ class MixedLatency:
         without = dataclasses.replace(self, boundary=BoundaryCost())
         missing = (measured - without.predict_ms(population)) / measured
         costs, _ = nnls(counts / measured[:, None], missing)
-        names = [field.name for field in dataclasses.fields(BoundaryCost)]
-        return dataclasses.replace(self, boundary=BoundaryCost(**dict(zip(names, costs.tolist(), strict=True))))
+        return dataclasses.replace(self, boundary=BoundaryCost(*costs.tolist()))
 
     def held_out(self, archs: Sequence[Arch] | Population, measured_ms: Sequence[float] | Floats) -> dict[str, Any]:
         """Errors on networks that had no part in tables or fit, as of :func:`ofa.cost.held_out.held_out_errors`.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable
@@ -64,9 +63,6 @@ def search_mixed(
         latency = _with_boundaries(latency, mixed, device, out_dir / "mixed_latencies.csv", seed, progress)
     num_images = len(evaluator.data.splits.search)
 
-    def race(archs: list[Arch], floors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return mixed.values(archs)
-
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
         models = {str(number): mixed.onnx(arch) for number, arch in enumerate(archs)}
         return measure(models, device, rng=np.random.default_rng(seed))
@@ -79,7 +75,7 @@ def search_mixed(
     )
     results = run_search(
         mixed.space,
-        scores=Scores(evaluator.metric, race, num_images, cache),
+        scores=Scores(evaluator.metric, lambda archs, floors: mixed.values(archs), num_images, cache),
         targets=[Target(device.name, latency.predict_ms, measure_ms)],
         costs={
             key: CostModel(mixed.space, cost.factors, name=cost.name, unit=cost.unit, reduce=cost.reduce)
@@ -112,10 +108,8 @@ def _with_boundaries(
     machine = str(latency.fp32.fingerprint.get("id"))
     known = EvaluationCache(path, values=("latency_ms",), device=device.name, machine=machine)
     if not all(arch in known for arch in archs):  # they are measured against each other
-        models = {
-            str(number): mixed_onnx_for_timing(mixed.evaluator.supernet, mixed.space, arch)
-            for number, arch in enumerate(archs)
-        }
+        supernet = mixed.evaluator.supernet
+        models = {str(number): mixed_onnx_for_timing(supernet, mixed.space, arch) for number, arch in enumerate(archs)}
         table = measure(models, device, rng=np.random.default_rng(seed), progress=progress)
         known.add(archs, table["latency_ms_p10"].to_numpy())
     return latency.fit(population, known.get(archs)[:, 0])

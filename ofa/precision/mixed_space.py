@@ -145,10 +145,9 @@ def without_idle_axes(dims: Sequence[str], array: Floats) -> tuple[tuple[str, ..
     kept: list[str] = []
     for dim in dims:
         axis = len(kept)
-        highest = np.where(np.isnan(array), -np.inf, array).max(axis=axis, keepdims=True)
-        lowest = np.where(np.isnan(array), np.inf, array).min(axis=axis, keepdims=True)
-        if ((highest == lowest) | (highest < lowest)).all():
-            array = np.where(highest < lowest, np.nan, highest).squeeze(axis)
+        highest, lowest = np.fmax.reduce(array, axis), np.fmin.reduce(array, axis)  # not-a-number if all are
+        if np.array_equal(highest, lowest, equal_nan=True):
+            array = highest
         else:
             kept.append(dim)
     return tuple(kept), array

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import ModelProto
 
 from ofa.formats.onnx import INPUT, export_for_timing
 from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
@@ -23,9 +24,6 @@ from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import SubnetEvaluator
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 Images = npt.NDArray[np.float32]
 
@@ -48,8 +46,6 @@ def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch) ->
         SpaceError: If ``arch`` does not fit ``space``.
         QuantizationError: If precisions are mixed and the graph's nodes do not tell which block they are of.
     """
-    import onnx
-
     plain, precisions = split_precision(space, supernet.slots, arch)
     model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain))
     if "int8" not in precisions.values():
@@ -122,8 +118,6 @@ class MixedPrecisionEvaluator:
         return _quantized(supernet, graph, precisions, self._last_ranges)
 
     def _exported(self, plain: Arch, batch: int) -> ModelProto:
-        import onnx
-
         if self._last is None or self._last[:2] != (plain, batch):
             module = self.evaluator.calibrated(plain).cpu()
             model = export_for_timing(module, self.evaluator.supernet.input_shape(plain), batch)
