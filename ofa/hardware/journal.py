@@ -32,7 +32,7 @@ class Journal:
 
     def append(self, block: TimedBlock) -> None:
         self.blocks.append(block)
-        self._file.write(json.dumps(block.to_json(), separators=(",", ":")) + "\n")
+        self._file.write(json.dumps(block, separators=(",", ":")) + "\n")
         self._file.flush()  # to the system: that outlives this process, if not a power cut
 
     def close(self) -> None:

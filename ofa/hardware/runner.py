@@ -22,8 +22,8 @@ from ofa.files import FORMAT, write_json_atomic
 from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.runtimes.session import naming
-from ofa.hardware.timing import Run, SystemClock, TimedBlock, TimingResult, time_models
+from ofa.hardware.runtimes.session import Run, naming
+from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, time_models
 from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
@@ -114,10 +114,9 @@ def run_job(folder: Path) -> None:
     request = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     setting = Setting(**request["setting"])
     try:
-        result = {
-            "fingerprint": fingerprint(setting),
-            **(_measure(folder, request, setting) if request.get("models") else {}),
-        }
+        result: dict[str, Any] = {"fingerprint": fingerprint(setting)}
+        if request.get("models"):
+            result |= _measure(folder, request, setting)
     except tuple(ERRORS.values()) as error:
         result = {"error": {"type": type(error).__name__, "message": str(error)}}
     write_json_atomic(folder / "result.json", {"format": FORMAT, **result}, indent=None)
@@ -139,7 +138,7 @@ def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict
         )
         result = time_on_device(job)
     return {
-        "blocks": [block.to_json() for block in result.blocks if (block.name, block.round) not in elsewhere],
+        "blocks": [block for block in result.blocks if (block.name, block.round) not in elsewhere],
         "num_rejected": result.num_rejected,
         "causes": dict(result.causes),
         "conditions": list(result.conditions),

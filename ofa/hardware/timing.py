@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ofa.errors import UsageError
+from ofa.hardware.runtimes.session import Burst, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,19 +41,6 @@ WARM_UP_SHARE = 0.25
 
 CLOCK_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
 TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
-
-
-@runtime_checkable
-class Burst(Protocol):
-    """A model that only a program of its own can run and time."""
-
-    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
-        """Warm up, then nanoseconds of each run, for about as long as ``block_ns`` and at least ``min_runs`` times."""
-        ...
-
-
-Run = Callable[[], object] | Burst
-"""A model that is ready: called, it runs once and returns when it is finished."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +83,8 @@ def read_number(path: Path) -> float | None:
         return None
 
 
-@dataclass(frozen=True)
-class TimedBlock:
-    """Consecutive runs of one model.
+class TimedBlock(NamedTuple):
+    """Consecutive runs of one model; in JSON, a list of these.
 
     Args:
         durations_ns: Raw nanoseconds of each run.
@@ -110,9 +97,6 @@ class TimedBlock:
     durations_ns: tuple[int, ...]
     causes: tuple[str, ...] = ()
     anchor_ns: float = 1.0
-
-    def to_json(self) -> list[Any]:
-        return [self.name, self.round, self.durations_ns, self.causes, self.anchor_ns]
 
     @classmethod
     def from_json(cls, data: Sequence[Any]) -> TimedBlock:
@@ -258,10 +242,9 @@ def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int],
         return run.durations_ns(block_ns, MIN_RUNS), []
     frequency_mhz = clock.frequency_mhz()
     warm_until = clock.wall_ns() + int(block_ns * WARM_UP_SHARE)
-    while True:
+    run()
+    while clock.wall_ns() < warm_until:
         run()
-        if clock.wall_ns() >= warm_until:
-            break
     durations: list[int] = []
     switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
     start = end = clock.wall_ns()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
-
 
 _DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}
 
@@ -31,8 +27,7 @@ class OnnxSession:
         return random_inputs(inputs, self._batch, rng)
 
     def run(self, inputs: Arrays) -> list[Array]:
-        outputs: list[Array] = self._session.run(None, inputs)
-        return outputs
+        return list(self._session.run(None, inputs))
 
     def prepared(self, inputs: Arrays) -> Run:
         return partial(self.run, inputs)

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from ofa.hardware.timing import Run
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 NUM_WARM_UP = 3  # runs before a CUDA graph is captured, which allocate and tune

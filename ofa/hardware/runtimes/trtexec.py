@@ -17,23 +17,20 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
 from ofa.optional import NotInstalledError, require
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
 
 VARIABLE = "TRTEXEC"
 USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")
@@ -102,7 +99,7 @@ class TrtExec:
 
 
 class TrtExecSession:
-    """An engine file, and the :class:`~ofa.hardware.timing.Burst` that times it."""
+    """An engine file, and the :class:`~ofa.hardware.runtimes.session.Burst` that times it."""
 
     def __init__(
         self, program: Program, engine: Path, what: str, inputs: Sequence[Input], outputs: Sequence[str], batch: int
@@ -121,13 +118,10 @@ class TrtExecSession:
                 inputs[entry.name].tofile(Path(folder, f"{number}.bin"))
                 given.append(f"{entry.name}:{number}.bin")
             options = [f"--loadInputs={','.join(given)}", "--exportOutput=outputs.json"]
-            # From 11.x on, inputs do not reach the GPU otherwise.
-            options += [
-                "--warmUp=0",
-                "--duration=0",
-                "--iterations=1",
-                *self._program.known(["--includeDataTransfers"]),
-            ]
+            options += ["--warmUp=0", "--duration=0", "--iterations=1"]
+            options += self._program.known(
+                ["--includeDataTransfers"]
+            )  # from 11.x on inputs do not come to it otherwise
             self._start(options, START_SECONDS, folder)
             return read_outputs(Path(folder, "outputs.json"), self._outputs)
 
@@ -138,13 +132,8 @@ class TrtExecSession:
     def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
         """Start the program once; the time on the GPU of each of its runs."""
         with TemporaryDirectory() as folder:
-            options = [
-                "--exportTimes=times.json",
-                f"--warmUp={WARM_UP_MS}",
-                f"--duration={block_ns / 1e9:.6f}",
-                f"--iterations={min_runs}",
-                *self._program.known(TIMING_OPTIONS),
-            ]
+            options = ["--exportTimes=times.json", f"--warmUp={WARM_UP_MS}", f"--duration={block_ns / 1e9:.6f}"]
+            options += [f"--iterations={min_runs}", *self._program.known(TIMING_OPTIONS)]
             self._start(options, START_SECONDS + 10 * block_ns / 1e9, folder)
             return read_times_ns(Path(folder, "times.json"), WARM_UP_MS)
 
@@ -165,13 +154,9 @@ class Program:
         return tuple(option for option in options if option in self.options)
 
     def run(self, options: Sequence[str], task: str, seconds: float, folder: str) -> None:
-        """Start it in a folder and wait.
-
-        Raises:
-            ModelError: If it fails or takes longer.
-        """
+        """Start it in a folder and wait; :class:`ModelError` if it fails or takes longer."""
         try:
-            done = _start([self.path, *options], seconds, folder)
+            done = _finished([self.path, *options], seconds, folder)
         except subprocess.TimeoutExpired:
             raise ModelError(
                 f"trtexec needs more than {seconds:.0f} s to {task}; see whether the GPU is busy"
@@ -180,7 +165,7 @@ class Program:
             raise ModelError(f"trtexec cannot {task} ({last_error(done.stdout)})")
 
 
-def _start(command: Sequence[str], seconds: float, folder: str | None = None) -> subprocess.CompletedProcess[str]:
+def _finished(command: Sequence[str], seconds: float, folder: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=folder,
@@ -194,15 +179,11 @@ def _start(command: Sequence[str], seconds: float, folder: str | None = None) ->
 
 
 def find_program() -> Program:
-    """The ``trtexec`` of this machine.
-
-    Raises:
-        NotInstalledError: If there is none, if it does not start, or if it is too old.
-    """
+    """The ``trtexec`` of this machine; :class:`NotInstalledError` if there is none, or one that is too old."""
     path = os.environ.get(VARIABLE) or shutil.which("trtexec") or str(USUAL_PLACE)
     remedy = f"install TensorRT {MIN_MAJOR} or later, or name it in ${VARIABLE}"
     try:
-        done = _start([path, "--help"], START_SECONDS)
+        done = _finished([path, "--help"], START_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalledError(f"trtexec does not start ({error}); {remedy}") from None
     version = read_version(done.stdout)
@@ -301,8 +282,7 @@ def graph_ends(model: Model) -> tuple[list[Input], list[str]]:
 
 def ends_file(model: Model) -> bytes:
     """What has to lie beside an ONNX model, as ``.ends``, on a machine without the onnx package, as devices are."""
-    inputs, outputs = graph_ends(model)
-    return json.dumps([[astuple(entry) for entry in inputs], outputs]).encode()
+    return json.dumps(graph_ends(model)).encode()
 
 
 def _input(onnx: ModuleType, value: Any) -> Input:

@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ofa.hardware.runtimes import ModelError, NotInstalledError, tensorrt, trtexec
-from ofa.hardware.runtimes.session import Input
+from ofa.hardware.runtimes.session import Burst, Input
 from ofa.hardware.runtimes.tensorrt import TensorRt, TensorRtSession, cache_file, gpu_versions
 from ofa.hardware.runtimes.trtexec import (
     TrtExec,
@@ -32,7 +32,7 @@ from ofa.hardware.runtimes.trtexec import (
     read_times_ns,
     read_version,
 )
-from ofa.hardware.timing import Burst, SystemClock, time_models
+from ofa.hardware.timing import SystemClock, time_models
 
 RECORDED = Path(__file__).parent / "recorded"
 GPU = {"cuda": "12.6", "gpu": "Orin"}
