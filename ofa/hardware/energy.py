@@ -25,7 +25,7 @@ import pandas as pd
 from ofa.errors import OfaError, UsageError
 from ofa.hardware.device import Device
 from ofa.hardware.runtimes import RUNTIMES, Model
-from ofa.hardware.timing import Burst
+from ofa.hardware.runtimes.session import Burst
 from ofa.hardware.transports import Local
 
 STEPS = 20  # of the counter in one measurement: it is exact to a twentieth
@@ -195,11 +195,8 @@ def find_counter(powercap: Path = POWERCAP) -> EnergyCounter:
     card = _find_card()
     if card is not None:
         return card
-    packages = [
-        folder
-        for folder in sorted(powercap.glob("intel-rapl:*"))  # AMD's stand there too
-        if (folder / "name").read_text().startswith("package")
-    ]
+    zones = sorted(powercap.glob("intel-rapl:*"))  # AMD's stand there too
+    packages = [zone for zone in zones if (zone / "name").read_text().startswith("package")]
     if not packages:
         raise EnergyError(
             "no energy counter can be read on this machine: no tegrastats (Jetson), no NVIDIA card that counts (with "
@@ -223,11 +220,7 @@ def _find_card() -> NvmlCounter | None:
 
 
 def joules_of_run(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> float:
-    """What one run takes, of as many as last at least so many seconds.
-
-    Raises:
-        EnergyError: If the counter does not move.
-    """
+    """What one run takes, of as many as last so many seconds; :class:`EnergyError` if the counter does not move."""
     num_runs = 0
     start, before = time.monotonic(), counter.read_joules()
     while num_runs == 0 or time.monotonic() < start + seconds:

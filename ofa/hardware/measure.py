@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -44,16 +45,9 @@ def measure(
         HostError: If the device cannot be reached.
     """
     step = counted(progress, len(models) * rounds, f"measuring on {device.name}")
-    job = Job(
-        models=models,
-        setting=device.setting,
-        anchor=anchor_model(device.setting),
-        rng=rng,
-        rounds=rounds,
-        block_seconds=block_seconds,
-        on_block=lambda block: step(),
-    )
-    result = device.host.time(job)
+    anchor = anchor_model(device.setting)
+    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
+    result = device.host.time(dataclasses.replace(job, on_block=lambda block: step()))
     table = result.latencies_ms(models).set_index("name")
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()

@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from ofa.cost import CostModel, LatencyTable, macs
 from ofa.cost.correction import Correction, Floats, fit_correction
@@ -32,9 +33,6 @@ from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MAX_REPEATABILITY_PERCENT = 3.0
 CALL = "(call)"  # the empty graph, measured like a part

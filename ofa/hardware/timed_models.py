@@ -59,12 +59,9 @@ def export_all(
     paths = {
         name: folder / f"{hashlib.sha256(f'{made_with} {name}'.encode()).hexdigest()[:20]}.{format}" for name in sources
     }
-    missing = []
-    for name, path in paths.items():
-        if path.exists():
-            step()
-        else:
-            missing.append(name)
+    missing = [name for name, path in paths.items() if not path.exists()]
+    for _ in range(len(paths) - len(missing)):
+        step()
     num_processes = -1 if FORMATS[format].is_slow else 1  # one per core; each model is made when one is free for it
     parallel = Parallel(num_processes, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
     for _ in parallel(delayed(_export_file)(*sources[name](), setting, paths[name]) for name in missing):

@@ -17,10 +17,10 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -51,34 +51,82 @@ CANNOT_START = (126, 127)
 LINKER = "CANNOT LINK EXECUTABLE"
 
 
-class Benchmark(Protocol):
-    """How a benchmark program is called, and how it reports."""
+@dataclass
+class AdbBurst:
+    """A :class:`~ofa.hardware.runtimes.session.Burst`: one call starts the benchmark program once.
 
-    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
-        """For the shell of the phone.
+    The program counts runs, not seconds, so that the time of a run, once known, decides how many there are.
+    """
 
-        Args:
-            token: A word that belongs to this call only.
-        """
-        ...
+    name: str
+    path: str
+    program: str
+    phone: Phone
+    threads: int
+    host: Adb
+    run_ns: float | None = field(default=None, init=False)
 
-    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+    def command(self, num_runs: int, token: str) -> str:
+        """For the shell of the phone; ``token`` is a word that belongs to this call only."""
+        raise NotImplementedError
+
+    @staticmethod
+    def read_ns(output: str, num_runs: int, token: str) -> list[int]:
         """Nanoseconds of each run; ``ValueError`` if the output does not have all of them."""
-        ...
+        raise NotImplementedError
+
+    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
+        if self.run_ns is None:
+            self._start(min_runs + MIN_WARM_UP_RUNS, block_ns)
+        assert self.run_ns is not None
+        num_timed = max(min_runs, math.ceil(block_ns / self.run_ns))
+        num_warm_up = max(MIN_WARM_UP_RUNS, math.ceil(WARM_UP_SHARE * num_timed))
+        num_runs = max(min(num_timed + num_warm_up, MAX_RUNS), min_runs + MIN_WARM_UP_RUNS)
+        return self._start(num_runs, block_ns)[min(num_warm_up, num_runs - min_runs) :]
+
+    def _start(self, num_runs: int, block_ns: int) -> list[int]:
+        """Durations of so many runs; if the report is not whole the program is started again, a few times at most."""
+        file = Path(self.program).name
+        environment = f"export LD_LIBRARY_PATH={shlex.quote(str(Path(self.program).parent))}; "
+        pin = f"taskset -p {self.host.cpu_mask} $$ >/dev/null; " if self.host.cpu_mask else ""
+        seconds = self.host.block_limit_seconds + 10 * block_ns / 1e9
+        said = ""
+        for _ in range(MAX_REPORTS):
+            token = f"ofa-{secrets.token_hex(8)}"
+            command = self.command(num_runs, token)
+            status, output = self.phone.call(environment + pin + command, seconds)
+            if status in CANNOT_START or LINKER in output:
+                raise NotInstalledError(
+                    f"{self.program} does not start on {self.phone.serial} ({_last_line(output, token)}); build it for "
+                    "the phone's ABI, and name the libraries that it needs as `libraries`"
+                )
+            if status:
+                message = _last_line(output, token)
+                raise ModelError(f"{self.name}: {file} fails with status {status} ({message}); export it again")
+            try:
+                durations = self.read_ns(output, num_runs, token)
+            except ValueError as error:
+                said = str(error)
+                continue
+            self.run_ns = max(1.0, float(np.median(durations)))
+            return durations
+        raise HostError(f"{file} on {self.phone.serial} has reported, for {self.name}, {said}")
 
 
-class ExecutorRunner:
+class ExecutorRunner(AdbBurst):
     """ExecuTorch's ``examples/portable/executor_runner``."""
 
-    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
-        run = [program, f"--model_path={model}", f"--num_executions={num_runs}", f"--cpu_threads={threads}"]
+    def command(self, num_runs: int, token: str) -> str:
+        run = [self.program, f"--model_path={self.path}"]
+        run += [f"--num_executions={num_runs}", f"--cpu_threads={self.threads}"]
         # Built without Android's log it writes to standard error, so both are read. The log needs a moment.
         return (
             f"log -p i -t ExecuTorch {token}; {shlex.join([*run, '--print_output=none'])} 2>&1; status=$?; "
             f"sleep 0.3; echo {token}; logcat -d -v raw -s ExecuTorch:I; (exit $status)"
         )
 
-    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+    @staticmethod
+    def read_ns(output: str, num_runs: int, token: str) -> list[int]:
         printed, _, log = output.partition(token)
         ours = printed + log.partition(token)[2]  # the log may have lost the line that tells what is ours: then nothing
         found = re.findall(r"\bIteration (\d+) of (\d+): ([0-9.]+) ms", ours)
@@ -91,24 +139,25 @@ class ExecutorRunner:
         return [round(float(ms) * 1e6) for _, _, ms in found]
 
 
-class PerfTest:
+class PerfTest(AdbBurst):
     """ONNX Runtime's ``onnxruntime_perf_test``."""
 
-    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
-        result = f"{model}.{token}"
-        run = [program, "-m", "times", "-r", str(num_runs), "-x", str(threads), "-y", "1", "-o", "99", "-I"]
-        run += [*(["-D"] if threads > 1 else []), model, result]  # -D: waiting threads do not spin
+    def command(self, num_runs: int, token: str) -> str:
+        result = f"{self.path}.{token}"
+        run = [self.program, "-m", "times", "-r", str(num_runs), "-x", str(self.threads), "-y", "1", "-o", "99", "-I"]
+        run += [*(["-D"] if self.threads > 1 else []), self.path, result]  # -D: waiting threads do not spin
         file = shlex.quote(result)
         return f"{shlex.join(run)} 2>&1; status=$?; echo {token}; cat {file}; rm -f {file}; (exit $status)"
 
-    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+    @staticmethod
+    def read_ns(output: str, num_runs: int, token: str) -> list[int]:
         lines = [line.rsplit(",", 4) for line in output.rpartition(token)[2].splitlines() if line.strip()]
         if [line[4].strip() for line in lines if len(line) == 5] != [str(number) for number in range(num_runs)]:
             raise ValueError(f"{len(lines)} lines for {num_runs} runs")
         return [round(float(line[1]) * 1e9) for line in lines]
 
 
-BENCHMARKS: dict[str, Callable[[], Benchmark]] = {"executorch": ExecutorRunner, "onnxruntime": PerfTest}
+BENCHMARKS: dict[str, type[AdbBurst]] = {"executorch": ExecutorRunner, "onnxruntime": PerfTest}
 """By the runtime of the device."""
 
 
@@ -180,7 +229,7 @@ class Adb(Host):
 
         def burst(name: str, model: Model) -> AdbBurst:
             path = self._push_model(phone, name, model, suffix, there)
-            return AdbBurst(name, path, program, phone, benchmark, setting.threads, self)
+            return benchmark(name, path, program, phone, setting.threads, self)
 
         return time_in_turn(job, burst, on_cpu=False, conditions=phone.conditions, look_seconds=5)
 
@@ -232,67 +281,9 @@ class Adb(Host):
         return path
 
 
-@dataclass
-class AdbBurst:
-    """A :class:`~ofa.hardware.timing.Burst`: one call starts the benchmark program once.
-
-    The program counts runs, not seconds, so that the time of a run, once known, decides how many there are.
-    """
-
-    name: str
-    path: str
-    program: str
-    phone: Phone
-    benchmark: Benchmark
-    threads: int
-    host: Adb
-    run_ns: float | None = field(default=None, init=False)
-
-    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
-        if self.run_ns is None:
-            self._start(min_runs + MIN_WARM_UP_RUNS, block_ns)
-        assert self.run_ns is not None
-        num_timed = max(min_runs, math.ceil(block_ns / self.run_ns))
-        num_warm_up = max(MIN_WARM_UP_RUNS, math.ceil(WARM_UP_SHARE * num_timed))
-        num_runs = max(min(num_timed + num_warm_up, MAX_RUNS), min_runs + MIN_WARM_UP_RUNS)
-        return self._start(num_runs, block_ns)[min(num_warm_up, num_runs - min_runs) :]
-
-    def _start(self, num_runs: int, block_ns: int) -> list[int]:
-        """Durations of so many runs; if the report is not whole the program is started again, a few times at most."""
-        file = Path(self.program).name
-        environment = f"export LD_LIBRARY_PATH={shlex.quote(str(Path(self.program).parent))}; "
-        pin = f"taskset -p {self.host.cpu_mask} $$ >/dev/null; " if self.host.cpu_mask else ""
-        seconds = self.host.block_limit_seconds + 10 * block_ns / 1e9
-        said = ""
-        for _ in range(MAX_REPORTS):
-            token = f"ofa-{secrets.token_hex(8)}"
-            command = self.benchmark.command(self.program, self.path, num_runs, self.threads, token)
-            status, output = self.phone.call(environment + pin + command, seconds)
-            if status in CANNOT_START or LINKER in output:
-                raise NotInstalledError(
-                    f"{self.program} does not start on {self.phone.serial} ({_last_line(output, token)}); build it for "
-                    "the phone's ABI, and name the libraries that it needs as `libraries`"
-                )
-            if status:
-                message = _last_line(output, token)
-                raise ModelError(f"{self.name}: {file} fails with status {status} ({message}); export it again")
-            try:
-                durations = self.benchmark.durations_ns(output, num_runs, token)
-            except ValueError as error:
-                said = str(error)
-                continue
-            self.run_ns = max(1.0, float(np.median(durations)))
-            return durations
-        raise HostError(f"{file} on {self.phone.serial} has reported, for {self.name}, {said}")
-
-
 @dataclass(frozen=True)
 class Phone:
-    """A phone that answers.
-
-    Args:
-        serial: As ``adb devices`` lists it.
-    """
+    """A phone that answers, by the serial that ``adb devices`` lists."""
 
     serial: str
     answer_seconds: float
@@ -377,11 +368,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def find_serial(wanted: str | None, seconds: float) -> str:
-    """The phone to use.
-
-    Raises:
-        HostError: If there is none, if it does not let us in, or if there are several and ``wanted`` is not given.
-    """
+    """The phone to use; :class:`HostError` if there is none, or several, or one that does not let us in."""
     done = _adb(["devices"], seconds)
     if done.returncode:
         raise HostError(f"adb devices fails: {done.stderr.strip() or done.stdout.strip()}; try `adb kill-server`")
@@ -417,10 +404,10 @@ def _adb(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProces
         return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds:.0f} s")
 
 
-def _benchmark(setting: Setting) -> Benchmark:
+def _benchmark(setting: Setting) -> type[AdbBurst]:
     if setting.runtime not in BENCHMARKS:
         raise ConfigError(f"runtime {setting.runtime!r} cannot be measured over adb; choices: {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[setting.runtime]()
+    return BENCHMARKS[setting.runtime]
 
 
 def _last_line(output: str, token: str | None = None) -> str:

@@ -31,7 +31,7 @@ from ofa.hardware.runtimes import RUNTIMES, Model, Runtime
 from ofa.hardware.runtimes.session import naming
 from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
 from ofa.hardware.timing import TimedBlock, TimingResult
-from ofa.hardware.transports.bundle import Bundle, build_bundle
+from ofa.hardware.transports.bundle import build_bundle, bundle_name
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
 from ofa.hardware.transports.remote import MARK, MAX_RESULT_BYTES
 from ofa.setting import Setting
@@ -147,8 +147,7 @@ class Ssh(Host):
         self._push({})
         name = f"fingerprint-{secrets.token_hex(8)}"
         result = self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS, lambda lines: None)
-        found: dict[str, Any] = result["fingerprint"]
-        return found
+        return dict(result["fingerprint"])
 
     def time(self, job: Job) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
@@ -169,7 +168,7 @@ class Ssh(Host):
             "rounds": rounds,
             "block_seconds": job.block_seconds,
         }
-        name = hashlib.sha256(json.dumps([request, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
+        name = _sha256(json.dumps([request, _sha256(build_bundle())], sort_keys=True).encode())[:16]
         request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
         self._push({file.path: file for group in (*files.values(), anchor) for file in group})
         arrived: set[tuple[str, int]] = set()
@@ -184,7 +183,7 @@ class Ssh(Host):
                 blocks[key] = block
                 job.on_block(block)
 
-        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep, job.setting)
+        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep)
         self._check_result(result, job, arrived, len(blocks))
         causes = Counter(result["causes"])
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
@@ -196,11 +195,7 @@ class Ssh(Host):
         )
 
     def clean(self) -> None:
-        """Stop what runs there, and delete what was sent there.
-
-        Raises:
-            HostError: If the machine cannot be reached.
-        """
+        """Stop what runs there, and delete what was sent there."""
         self._ask("clean", {})
 
     def _job_seconds(self, num_models: int, rounds: int, block_seconds: float) -> float:
@@ -228,23 +223,16 @@ class Ssh(Host):
             )
 
     def _run(
-        self,
-        name: str,
-        job: Mapping[str, Any],
-        seconds: float,
-        keep: Callable[[Sequence[str]], None],
-        setting: Setting | None = None,
+        self, name: str, job: Mapping[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]
     ) -> dict[str, Any]:
-        """Have a job done, and give its result.
+        """Have a job done, and give its result; one that was there already must be of this machine as it is now.
 
         Args:
             keep: Takes each new line of its blocks.
-            setting: If given, a result that was there already must be of this machine as it is now.
         """
         start = {"id": name, "job": job, "python": self.python}
-        state = self._ask("start", start)["state"]
-        if state == "finished" and setting is not None:
-            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(setting)
+        if self._ask("start", start)["state"] == "finished":
+            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(Setting(**job["setting"]))
             if was.get("fingerprint", {}).get("id") != now["id"]:
                 self._ask("remove", {"id": name})
                 self._ask("start", start)
@@ -359,31 +347,23 @@ class Ssh(Host):
                 num_installs += 1
                 if num_installs > 2:
                     raise HostError(f"{self.address} loses the runner from {self.folder}; see who deletes it") from None
-                self._ask("install", {}, payload=[bundle.data])
+                self._ask("install", {}, payload=[bundle])
             except _BrokenError as error:
                 num_failures += 1
-                self._pause(num_failures, name, error)
-
-    def _pause(self, num_failures: int, name: str, error: _BrokenError) -> None:
-        """Wait for a while, twice as long each time; :class:`HostError` after so many times."""
-        if num_failures > self.retries:
-            raise HostError(
-                f"{self.address} cannot be reached by ssh while {DOING[name]}, after {num_failures} tries: {error}; "
-                "see whether it is on and its address is right, then start again: what it has measured is kept"
-            ) from None
-        time.sleep(min(0.5 * 2 ** (num_failures - 1), MAX_PAUSE_SECONDS))
+                if num_failures > self.retries:
+                    raise HostError(
+                        f"{self.address} cannot be reached by ssh while {DOING[name]}, after {num_failures} tries: "
+                        f"{error}; see whether it is on and its address is right, then start again: what it has "
+                        "measured is kept"
+                    ) from None
+                time.sleep(min(0.5 * 2 ** (num_failures - 1), MAX_PAUSE_SECONDS))
 
     def _exchange(
-        self, name: str, bundle: Bundle, payload: Sequence[Payload], seconds: float
+        self, name: str, bundle: bytes, payload: Sequence[Payload], seconds: float
     ) -> Generator[dict[str, Any], None, None]:
-        """One connection: send, and give the answers as they come.
-
-        Raises:
-            _BrokenError: If it broke, or took too long.
-            _NoBundleError: If the bundle must be sent first.
-            HostError: If trying again is of no use.
-        """
-        arguments = [self.folder, bundle.name, bundle.sha256, name]
+        """One connection: send, and give the answers as they come; :class:`HostError` if trying again is of no use."""
+        digest = _sha256(bundle)
+        arguments = [self.folder, bundle_name(digest), digest, name]
         command = f"{_quoted(self.python)} -c {shlex.join([BOOT, *arguments])}"
         with tempfile.TemporaryFile() as errors:
             try:
@@ -508,7 +488,7 @@ def _files(name: str, model: Model, runtime: Runtime) -> list[_File]:
         if suffix == ".xml":
             beside[".bin"] = source.with_suffix(".bin")
             # Graphs of an IR are alike where only weights differ, so that both give the name.
-            stem = hashlib.sha256(f"{digest} {sha256(beside['.bin'], 'bin')}".encode()).hexdigest()
+            stem = _sha256(f"{digest} {sha256(beside['.bin'], 'bin')}".encode())
     if isinstance(runtime, TrtExec):
         with naming(name):
             beside[ENDS_SUFFIX] = ends_file(model)
@@ -537,6 +517,10 @@ def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
                 continue
             with part.open("rb") as file:
                 shutil.copyfileobj(file, stream)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _quoted(path: str) -> str:

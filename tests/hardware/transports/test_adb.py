@@ -254,19 +254,19 @@ def test_no_adb_on_this_machine(monkeypatch):
 
 def test_recorded_output_is_read():
     recorded = (RECORDED / "executor_runner.txt").read_text()
-    assert ExecutorRunner().durations_ns(f"{recorded}\ntoken\ntoken\n", 1, "token") == [241944288]
-    assert ExecutorRunner().durations_ns(f"token\nolder\ntoken\n{recorded}", 1, "token") == [241944288]
+    assert ExecutorRunner.read_ns(f"{recorded}\ntoken\ntoken\n", 1, "token") == [241944288]
+    assert ExecutorRunner.read_ns(f"token\nolder\ntoken\n{recorded}", 1, "token") == [241944288]
     for output in (f"token\n{recorded}", f"token\n{recorded}\ntoken\n"):  # nothing after our line in the log
         with pytest.raises(ValueError, match="no run"):
-            ExecutorRunner().durations_ns(output, 1, "token")
+            ExecutorRunner.read_ns(output, 1, "token")
     with pytest.raises(ValueError, match="1 lines for 2 runs"):
-        ExecutorRunner().durations_ns(f"{recorded}\ntoken\ntoken\n", 2, "token")
+        ExecutorRunner.read_ns(f"{recorded}\ntoken\ntoken\n", 2, "token")
     rows = "models,0.144871,158171136,68,0\nmodels,1e-05,158171136,68,1\n"
     table = f"{(RECORDED / 'perf_test.txt').read_text()}\ntoken\n{rows}"
-    assert PerfTest().durations_ns(table, 2, "token") == [144871000, 10000]
+    assert PerfTest.read_ns(table, 2, "token") == [144871000, 10000]
     for num_runs in (1, 3):
         with pytest.raises(ValueError, match=f"2 lines for {num_runs} runs"):
-            PerfTest().durations_ns(table, num_runs, "token")
+            PerfTest.read_ns(table, num_runs, "token")
 
 
 def test_settings_are_checked(phone):

@@ -27,7 +27,7 @@ from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 from ofa.hardware.timing import TimedBlock
 from ofa.hardware.transports import HostError, Local, Ssh, ssh
-from ofa.hardware.transports.bundle import build_bundle
+from ofa.hardware.transports.bundle import build_bundle, bundle_name
 from ofa.setting import Setting
 from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.server import MISSING, SshServer, make_key
@@ -151,13 +151,13 @@ def test_a_damaged_file_is_sent_again(device, models, anchor, asked):
     model = next(iter((folder / "models").iterdir()))
     whole = model.read_bytes()
     model.write_bytes(whole[:-1] + b"\x00\x01")
-    bundle = folder / build_bundle().name
+    bundle = folder / bundle_name(hashlib.sha256(build_bundle()).hexdigest())
     bundle.write_bytes(b"damaged")
     asked.clear()
     measure(device, models, anchor)
     assert {"install", "receive"} <= set(names(asked))
     assert model.read_bytes() == whole
-    assert bundle.read_bytes() == build_bundle().data
+    assert bundle.read_bytes() == build_bundle()
     (sent,) = [entry["files"] for entry in asked if entry["name"] == "receive"]
     assert [path for path, _, _ in sent] == [f"models/{model.name}"]
 
@@ -197,8 +197,9 @@ from ofa.hardware.runner import Job
 from ofa.hardware.transports import Ssh
 device = Device(name="board", setting=Setting(runtime="onnxruntime"), host=Ssh(**{settings!r}))
 rng, anchor = np.random.default_rng(7), {str(tmp_path / "anchor.onnx")!r}
-job = Job(models={paths!r}, setting=device.setting, anchor=anchor, rng=rng, **{SLOW!r})
-device.host.time(job, on_block=Journal(Path({str(path)!r}), {{}}).append)
+keep = Journal(Path({str(path)!r}), {{}}).append
+job = Job(models={paths!r}, setting=device.setting, anchor=anchor, rng=rng, on_block=keep, **{SLOW!r})
+device.host.time(job)
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
@@ -268,8 +269,13 @@ def test_a_job_that_takes_too_long_is_ended(device, models, anchor, tmp_path):
 
 def test_a_result_of_other_software_is_not_taken(device, models, anchor, asked, monkeypatch):
     """A job that was finished, but never fetched, before the machine was changed."""
+    ask = Ssh._ask
+
+    def crash(self, name, request, **settings):
+        return pytest.exit("crash") if name == "follow" else ask(self, name, request, **settings)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Ssh, "_follow", lambda *_: pytest.exit("crash"))
+        patch.setattr(Ssh, "_ask", crash)
         with pytest.raises(BaseException, match="crash"):
             measure(device, models, anchor)
     (job,) = Path(device.host.folder, "jobs").iterdir()
