@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -302,7 +303,9 @@ def precision(options: argparse.Namespace) -> None:
         LatencyTable.load(options.tables / name / f"{opened.space_name}.csv", force=True)
         for name in ("cpu-1t", "cpu-int8-1t")
     )
-    tables = MixedLatency(fp32=fp32, int8=int8, per="block")
+    tables = MixedLatency(
+        fp32=fp32, int8=int8, per="block", num_elements=lambda key: math.prod(here.supernet.part(key).input_shape)
+    )
     rng = np.random.default_rng(0)
 
     def measured_ms(archs: Sequence[Arch]) -> npt.NDArray[np.float64]:

@@ -56,7 +56,7 @@ class CostModel:
         name: str,
         reduce: Literal["sum", "max"] = "sum",
     ) -> None:
-        self.space, self.name = space, name
+        self.space, self.name, self.reduce = space, name, reduce
         self._combine = {"sum": np.add, "max": np.maximum}[reduce]
         merged: dict[tuple[str, ...], npt.NDArray[np.float64]] = {}
         for factor in factors:

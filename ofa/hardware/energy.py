@@ -1,25 +1,35 @@
-"""Energy counters, where the machine has one that can be read.
+"""Energies of models on this machine, in turn as their latencies are, where it has a counter that can be read.
 
 - RAPL: Intel and AMD processors under Linux; all packages, so keep the rest of the machine quiet.
 - NVML: NVIDIA cards since Volta, through the ``nvidia-ml-py`` package.
 - tegrastats: Jetson boards; a power now and then, summed up over time.
-
-The file needs the standard library only, so that it can be copied to a device.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from ofa.errors import OfaError
+import numpy as np
+import pandas as pd
+
+from ofa.errors import OfaError, UsageError
+from ofa.hardware.device import Device
+from ofa.hardware.runtimes import RUNTIMES, Model
+from ofa.hardware.runtimes.session import Burst
+from ofa.hardware.transports import Local
+
+STEPS = 20  # of the counter in one measurement: it is exact to a twentieth
+MIN_SECONDS = 0.05
 
 POWERCAP = Path("/sys/class/powercap")
 TEGRA_INTERVAL_MS = 100
@@ -42,12 +52,9 @@ class EnergyError(OfaError, OSError):
 class EnergyCounter(Protocol):
     """Joules since some moment in the past."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def step_seconds(self) -> float:
-        """How often it moves, at the least."""
-        ...
+    name: str
+    step_seconds: float
+    """How often it moves, at the least."""
 
     def read_joules(self) -> float: ...
     def close(self) -> None: ...
@@ -176,11 +183,11 @@ def read_tegra_watts(line: str) -> float | None:
     return None
 
 
-def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
-    """The counter of this machine: the board's, or else the card's, or else the processor's. ``None`` without one.
+def find_counter(powercap: Path = POWERCAP) -> EnergyCounter:
+    """The counter of this machine: the board's, or else the card's, or else the processor's.
 
     Raises:
-        EnergyError: If there is one that may not be read.
+        EnergyError: If there is none, or one that may not be read.
     """
     program = shutil.which("tegrastats")
     if program is not None:
@@ -188,28 +195,15 @@ def find_counter(powercap: Path = POWERCAP) -> EnergyCounter | None:
     card = _find_card()
     if card is not None:
         return card
-    packages = [
-        folder
-        for folder in sorted(powercap.glob("intel-rapl:*"))  # AMD's stand there too
-        if (folder / "name").read_text().startswith("package")
-    ]
-    return RaplCounter(packages) if packages else None
-
-
-def need_counter(powercap: Path = POWERCAP) -> EnergyCounter:
-    """The counter of this machine.
-
-    Raises:
-        EnergyError: If there is none, or one that may not be read.
-    """
-    counter = find_counter(powercap)
-    if counter is None:
+    zones = sorted(powercap.glob("intel-rapl:*"))  # AMD's stand there too
+    packages = [zone for zone in zones if (zone / "name").read_text().startswith("package")]
+    if not packages:
         raise EnergyError(
             "no energy counter can be read on this machine: no tegrastats (Jetson), no NVIDIA card that counts (with "
             f"nvidia-ml-py), no {powercap}/intel-rapl:* (Intel, AMD); measure on a machine that has one, or leave "
             "energy out"
         )
-    return counter
+    return RaplCounter(packages)
 
 
 def _find_card() -> NvmlCounter | None:
@@ -225,12 +219,8 @@ def _find_card() -> NvmlCounter | None:
         return None
 
 
-def energy_of_runs(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> tuple[float, float, int]:
-    """Joules and seconds of one of the runs of at least so many seconds, and their number.
-
-    Raises:
-        EnergyError: If the counter does not move.
-    """
+def joules_of_run(run: Callable[[], object], counter: EnergyCounter, seconds: float) -> float:
+    """What one run takes, of as many as last so many seconds; :class:`EnergyError` if the counter does not move."""
     num_runs = 0
     start, before = time.monotonic(), counter.read_joules()
     while num_runs == 0 or time.monotonic() < start + seconds:
@@ -239,4 +229,70 @@ def energy_of_runs(run: Callable[[], object], counter: EnergyCounter, seconds: f
     passed, joules = time.monotonic() - start, counter.read_joules() - before
     if joules <= 0:
         raise EnergyError(f"counter {counter.name} did not move in {passed:.1f} s; measure for longer")
-    return joules / num_runs, passed / num_runs, num_runs
+    return joules / num_runs
+
+
+def counter_for(device: Device) -> EnergyCounter:
+    """What counts the energy of a device.
+
+    Raises:
+        UsageError: If it is another machine.
+        EnergyError: If there is no counter here, or one that may not be read.
+    """
+    if not isinstance(device.host, Local):
+        raise UsageError(
+            f"device {device.name} is reached by {device.host.name}, but energy is measured on this machine only; run "
+            "there, or leave energy out"
+        )
+    return find_counter()
+
+
+def measure_energies(
+    models: Mapping[str, Model],
+    device: Device,
+    *,
+    rng: np.random.Generator,
+    rounds: int,
+    path: Path,
+    step: Callable[[], None],
+) -> pd.DataFrame:
+    """Millijoules of one image, a row per round and a column per model; ``attrs["counter"]`` says what counted them.
+
+    All models in turn, in a new random order each round.
+
+    Args:
+        path: File that keeps what was measured; a second call goes on there.
+        step: Called after each measurement.
+
+    Raises:
+        UsageError: See :func:`counter_for`.
+        EnergyError: So too; or if the counter does not move, or if the models run in a program of its own.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    found: dict[str, list[float]] = {name: [] for name in models}
+    for name, energy_mj in map(json.loads, lines):
+        if name in found:
+            found[name].append(energy_mj)
+    setting, runtime = device.setting, RUNTIMES[device.setting.runtime]()
+    runs = {}
+    for name, model in models.items():
+        session = runtime.prepare(model, setting)
+        runs[name] = session.prepared(session.random_inputs(rng))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(counter_for(device)) as counter, path.open("a", encoding="utf-8") as file:
+        for number in range(rounds):
+            waiting = [name for name in models if len(found[name]) <= number]
+            for index in rng.permutation(len(waiting)):
+                name = waiting[index]
+                run = runs[name]
+                if isinstance(run, Burst):
+                    raise EnergyError(f"{setting.runtime} runs models in a program of its own; leave energy out")
+                run()  # the first one loads and allocates
+                joules = joules_of_run(run, counter, max(STEPS * counter.step_seconds, MIN_SECONDS))
+                found[name].append(round(1000 * joules / setting.batch, 6))
+                file.write(json.dumps([name, found[name][-1]]) + "\n")
+                file.flush()
+                step()
+    result = pd.DataFrame({name: values[:rounds] for name, values in found.items()})
+    result.attrs["counter"] = counter.name
+    return result

@@ -24,7 +24,7 @@ def fingerprint(setting: Setting) -> dict[str, Any]:
     Measurements compare only if their ``id`` is the same: it covers everything but ``conditions``, which change from
     minute to minute, and the kernel's version.
     """
-    stable: dict[str, Any] = {
+    stable = {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": platform.machine(),
@@ -35,7 +35,13 @@ def fingerprint(setting: Setting) -> dict[str, Any]:
         "batch": setting.batch,
         "threads": setting.threads,
     }
-    return {"id": _digest(stable), **stable, "kernel": platform.release(), "conditions": conditions()}
+    return identified(stable, kernel=platform.release(), conditions=conditions())
+
+
+def identified(stable: Mapping[str, Any], *, kernel: str, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint, whose ``id`` covers what is stable."""
+    digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
+    return {"id": digest, **stable, "kernel": kernel, "conditions": conditions}
 
 
 def conditions() -> dict[str, float | None]:
@@ -54,19 +60,11 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
-    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
-
-
-def _sysctl(name: str) -> str | None:
-    """What macOS tells of itself."""
-    if platform.system() != "Darwin":
-        return None
-    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+    brand = ""
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        brand = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return brand or platform.processor() or platform.machine()
 
 
 def _read(path: Path) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 from ofa.files import write_text_atomic
 from ofa.hardware.timing import TimedBlock
@@ -19,14 +18,11 @@ class Journal:
     A file that belongs to something else (another machine, other software, other block lengths) is begun anew: its
     numbers must not mix with these. A half-written last line, from a killed process, is dropped.
 
-    In a ``with`` statement it is closed at the end.
-
     Args:
         identity: What must agree for old blocks to count.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
-        self._path = path
         header = json.dumps({"format": FORMAT, **identity})
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = lines[:-1] if lines and lines[0] == header else [header]
@@ -34,20 +30,10 @@ class Journal:
         write_text_atomic(path, "\n".join(kept) + "\n")
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def append(self, block: TimedBlock) -> None:
         self.blocks.append(block)
-        self._file.write(json.dumps(block.to_json(), separators=(",", ":")) + "\n")
+        self._file.write(json.dumps(block, separators=(",", ":")) + "\n")
         self._file.flush()  # to the system: that outlives this process, if not a power cut
 
     def close(self) -> None:
         self._file.close()
-
-    def remove(self) -> None:
-        self.close()
-        self._path.unlink()

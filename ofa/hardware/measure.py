@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,6 @@ from ofa.hardware.device import Device
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import anchor_model
-from ofa.hardware.timing import TimedBlock
 from ofa.progress import Progress
 
 QUANTILES = range(0, 101, 5)
@@ -43,15 +44,10 @@ def measure(
         NotInstalledError: If the runtime is not there.
         HostError: If the device cannot be reached.
     """
-    count = iter(range(1, len(models) * rounds + 1))
-
-    def on_block(block: TimedBlock) -> None:
-        if progress is not None:
-            progress(next(count), len(models) * rounds, f"measuring on {device.name}")
-
+    step = counted(progress, len(models) * rounds, f"measuring on {device.name}")
     anchor = anchor_model(device.setting)
     job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
-    result = device.host.time(job, on_block=on_block)
+    result = device.host.time(dataclasses.replace(job, on_block=lambda block: step()))
     table = result.latencies_ms(models).set_index("name")
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()
@@ -59,3 +55,9 @@ def measure(
         name: np.percentile(runs_ms, QUANTILES).round(6).tolist() for name, runs_ms in result.runs_ms().items()
     }
     return table
+
+
+def counted(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
+    """A function that reports one more step."""
+    count = itertools.count(1)
+    return lambda: progress(next(count), total, what) if progress is not None else None

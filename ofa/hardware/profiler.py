@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from torch import nn
 
 from ofa.cost import CostModel, LatencyTable, macs
 from ofa.cost.correction import Correction, Floats, fit_correction
+from ofa.cost.cost_model import HasFactors
 from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import ENERGY, SlotLike
@@ -25,17 +24,15 @@ from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
 from ofa.files import write_csv_atomic
 from ofa.hardware.device import Device
+from ofa.hardware.energy import counter_for, measure_energies
 from ofa.hardware.journal import Journal
-from ofa.hardware.measure import Progress
-from ofa.hardware.model_energies import counter_for, measure_energies
+from ofa.hardware.measure import counted
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
 from ofa.hardware.timing import TimedBlock, TimingResult
+from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MAX_REPEATABILITY_PERCENT = 3.0
 CALL = "(call)"  # the empty graph, measured like a part
@@ -52,18 +49,15 @@ class PartLike(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...
 
 
-class Profilable(Protocol):
+class Profilable(HasFactors, Protocol):
     """What is needed of a supernet."""
 
-    @property
-    def space(self) -> SearchSpace: ...
     @property
     def slots(self) -> Sequence[SlotLike]: ...
 
     def part(self, key: str) -> PartLike: ...
     def extract(self, arch: Arch) -> nn.Module: ...
     def input_shape(self, arch: Arch) -> tuple[int, ...]: ...
-    def factors(self, cost: str) -> Sequence[tuple[tuple[str, ...], npt.NDArray[Any]]]: ...
 
 
 class AnotherMachineError(OfaError, ValueError):
@@ -146,12 +140,19 @@ def profile(
     anchor = anchor_model(device.setting)
     job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
     identity = {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds}
-    with Journal(workspace / "blocks.jsonl", identity) as journal:
+    with contextlib.closing(Journal(workspace / "blocks.jsonl", identity)) as journal:
         result, repeatability, num_rounds = _repeatable(job, device, list(archs), missing, journal, progress)
     latencies = result.latencies_ms(models).set_index("name", drop=False)
-    energies = _energies(job, device, workspace / f"energies-{machine['id']}.jsonl", progress) if energy else None
-    if energies is not None:
-        latencies[ENERGY] = energies.median_mj.round(6)
+    if energy:
+        measured_mj = measure_energies(
+            models,
+            device,
+            rng=rng,
+            rounds=rounds,
+            path=workspace / f"energies-{machine['id']}.jsonl",
+            step=counted(progress, len(models) * rounds, f"measuring energy on {device.name}"),
+        )
+        latencies[ENERGY] = measured_mj.median().round(6)
     p10_ms = latencies["latency_ms_p10"]
     if known is not None:
         measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
@@ -176,10 +177,10 @@ def profile(
     )
     measured_ms = p10_ms[list(archs)].to_numpy()
     table = _corrected(table, population, measured_ms, num_fit, macs(supernet))
-    if energies is not None:
-        table = energies.into(table, population, list(archs), num_fit)
+    if energy:
+        table = _with_energies(table, measured_mj, population, list(archs), num_fit)
     table.save(csv_path)
-    _write_subnets(csv_path, archs, latencies.loc[list(archs)], num_fit)
+    _write_subnets(csv_path, latencies.loc[list(archs)], num_fit)
     shutil.rmtree(workspace)
     return table
 
@@ -198,38 +199,21 @@ def _repeatable(
     return result, repeatability, num_rounds
 
 
-@dataclass(frozen=True)
-class _Energies:
-    """Millijoules of one image, a row per round and a column per model, and what counted them."""
-
-    measured_mj: pd.DataFrame
-    counter: str
-
-    @property
-    def median_mj(self) -> pd.Series:
-        return self.measured_mj.median()
-
-    def into(self, table: LatencyTable, population: Population, archs: list[str], num_fit: int) -> LatencyTable:
-        """The table with what predicts the energy of subnets, and how well that repeats and predicts."""
-        even, odd = (self.measured_mj[archs].iloc[first::2].median() for first in (0, 1))
-        differences = (even - odd).abs() / ((even + odd) / 2) * 100
-        return with_energy(
-            table,
-            self.median_mj[archs].to_numpy(),
-            population,
-            num_fit=num_fit,
-            call_mj=float(self.median_mj[CALL]),
-            facts={"counter": self.counter, "repeatability_percent": float(differences.mean())},
-        )
-
-
-def _energies(job: Job, device: Device, path: Path, progress: Progress | None) -> _Energies:
-    step = _counter(progress, len(job.models) * job.rounds, f"measuring energy on {device.name}")
-    with contextlib.closing(counter_for(device)) as counter:
-        measured_mj = measure_energies(
-            job.models, device, counter, rng=job.rng, rounds=job.rounds, path=path, step=step
-        )
-        return _Energies(pd.DataFrame(measured_mj), counter.name)
+def _with_energies(
+    table: LatencyTable, measured_mj: pd.DataFrame, population: Population, archs: list[str], num_fit: int
+) -> LatencyTable:
+    """The table with what predicts the energy of subnets, and how well that repeats and predicts."""
+    even, odd = (measured_mj[archs].iloc[first::2].median() for first in (0, 1))
+    differences = (even - odd).abs() / ((even + odd) / 2) * 100
+    median_mj = measured_mj.median()
+    return with_energy(
+        table,
+        median_mj[archs].to_numpy(),
+        population,
+        num_fit=num_fit,
+        call_mj=float(median_mj[CALL]),
+        facts={"counter": measured_mj.attrs["counter"], "repeatability_percent": float(differences.mean())},
+    )
 
 
 def _read_known(csv_path: Path, space: SearchSpace, machine: Mapping[str, Any], device: Device) -> LatencyTable | None:
@@ -305,7 +289,7 @@ def _export(
     progress: Progress | None,
 ) -> tuple[dict[str, Model], dict[str, Mapping[str, Any]]]:
     """Export the empty graph, the parts and the subnets; also the fields of each part."""
-    step = _counter(progress, len(keys) + len(archs), f"exporting for {device.name}")
+    step = counted(progress, len(keys) + len(archs), f"exporting for {device.name}")
     fields: dict[str, Mapping[str, Any]] = {}
 
     def part(key: str) -> tuple[nn.Module, tuple[int, ...]]:
@@ -325,19 +309,13 @@ def _export(
 def _time(job: Job, device: Device, journal: Journal, progress: Progress | None) -> TimingResult:
     """Time what the journal does not hold yet."""
     done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
-    step = _counter(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}")
+    step = counted(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}")
 
     def keep(block: TimedBlock) -> None:
         journal.append(block)
         step()
 
-    return device.host.time(job, done=done, on_block=keep)
-
-
-def _counter(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
-    """A function that reports one more step."""
-    count = itertools.count(1)
-    return lambda: progress(next(count), total, what) if progress is not None else None
+    return device.host.time(dataclasses.replace(job, done=done, on_block=keep))
 
 
 def _entries(latencies: pd.DataFrame, fields: Mapping[str, Mapping[str, Any]], device: Device) -> pd.DataFrame:
@@ -367,16 +345,12 @@ def _completed(
     )
 
 
-def _write_subnets(csv_path: Path, archs: Mapping[str, Arch], latencies: pd.DataFrame, num_fit: int) -> None:
+def _write_subnets(csv_path: Path, latencies: pd.DataFrame, num_fit: int) -> None:
     """The whole subnets that were measured, for whoever wants to fit or judge something else by them."""
-    table = pd.DataFrame(
-        {
-            "arch": list(archs),
-            "latency_ms": latencies["latency_ms_p10"].to_numpy(),
-            "latency_ms_p50": latencies["latency_ms_p50"].to_numpy(),
-            "role": ["fit"] * num_fit + ["held out"] * (len(archs) - num_fit),
-        }
+    table = latencies[["name", "latency_ms_p10", "latency_ms_p50"]].set_axis(
+        ["arch", "latency_ms", "latency_ms_p50"], axis=1
     )
+    table["role"] = np.where(np.arange(len(table)) < num_fit, "fit", "held out")
     write_csv_atomic(csv_path.with_suffix(".subnets.csv"), table)
 
 

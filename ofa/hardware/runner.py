@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from ofa.files import FORMAT, write_json_atomic
 from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.timing import TEMPERATURE, SystemClock, TimedBlock, TimingResult, read_number, time_models
+from ofa.hardware.runtimes.session import Run, naming
+from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, time_models
 from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
@@ -39,6 +40,8 @@ class Job:
         anchor: A small model, always the same.
         rng: Draws inputs and the order of measurements.
         rounds: Blocks of each model.
+        done: Blocks that are not measured again.
+        on_block: Called with each new block.
     """
 
     models: Mapping[str, Model]
@@ -47,11 +50,11 @@ class Job:
     rng: np.random.Generator
     rounds: int
     block_seconds: float
+    done: Sequence[TimedBlock] = ()
+    on_block: Callable[[TimedBlock], None] = lambda block: None
 
 
-def time_on_device(
-    job: Job, *, done: Iterable[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-) -> TimingResult:
+def time_on_device(job: Job) -> TimingResult:
     """Load models on this machine, let it cool down, time them in turn: :func:`~ofa.hardware.timing.time_models`.
 
     Raises:
@@ -60,16 +63,33 @@ def time_on_device(
     """
     runtime = RUNTIMES[job.setting.runtime]()
 
-    def load(name: str, model: Model) -> Any:
-        try:
+    def load(name: str, model: Model) -> Run:
+        with naming(name):
             session = runtime.prepare(model, job.setting)
-            run = session.prepared(session.random_inputs(job.rng))
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from None
-        return run
+            return session.prepared(session.random_inputs(job.rng))
 
+    return time_in_turn(job, load, on_cpu=runtime.on_cpu, conditions=conditions, look_seconds=1)
+
+
+def time_in_turn(
+    job: Job,
+    load: Callable[[str, Model], Run],
+    *,
+    on_cpu: bool,
+    conditions: Callable[[], Mapping[str, Any]],
+    look_seconds: float,
+) -> TimingResult:
+    """Load models, wait for a while until the machine is as cool as the setting says, time them in turn.
+
+    Args:
+        on_cpu: Whether this process does the work.
+        conditions: Those of the machine at this moment.
+        look_seconds: Between two looks at them.
+    """
     models, anchor = {name: load(name, model) for name, model in job.models.items()}, load("anchor", job.anchor)
-    _cool_down(job.setting.cool_below_c)
+    below_c, patience = job.setting.cool_below_c, time.monotonic() + MAX_COOLING_SECONDS
+    while below_c is not None and (conditions()["temperature_c"] or 0) > below_c and time.monotonic() <= patience:
+        time.sleep(look_seconds)
     before = conditions()
     result = time_models(
         models,
@@ -77,9 +97,9 @@ def time_on_device(
         rng=job.rng,
         rounds=job.rounds,
         block_seconds=job.block_seconds,
-        clock=SystemClock(job.setting.threads, runtime.on_cpu),
-        done=done,
-        on_block=on_block,
+        clock=SystemClock(job.setting.threads, on_cpu),
+        done=job.done,
+        on_block=job.on_block,
     )
     return dataclasses.replace(result, conditions=(before, conditions()))
 
@@ -94,10 +114,9 @@ def run_job(folder: Path) -> None:
     request = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     setting = Setting(**request["setting"])
     try:
-        result = {
-            "fingerprint": fingerprint(setting),
-            **(_measure(folder, request, setting) if request.get("models") else {}),
-        }
+        result: dict[str, Any] = {"fingerprint": fingerprint(setting)}
+        if request.get("models"):
+            result |= _measure(folder, request, setting)
     except tuple(ERRORS.values()) as error:
         result = {"error": {"type": type(error).__name__, "message": str(error)}}
     write_json_atomic(folder / "result.json", {"format": FORMAT, **result}, indent=None)
@@ -105,35 +124,22 @@ def run_job(folder: Path) -> None:
 
 def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     elsewhere = {(name, number) for name, number in request.get("done", [])}
-    job = Job(
-        models={name: folder / path for name, path in request["models"].items()},
-        setting=setting,
-        anchor=folder / request["anchor"],
-        rng=np.random.default_rng(request["seed"]),
-        rounds=request["rounds"],
-        block_seconds=request["block_seconds"],
-    )
-    with Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]}) as journal:
+    with closing(Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]})) as journal:
         elsewhere -= {(block.name, block.round) for block in journal.blocks}
-        result = time_on_device(
-            job,
+        job = Job(
+            models={name: folder / path for name, path in request["models"].items()},
+            setting=setting,
+            anchor=folder / request["anchor"],
+            rng=np.random.default_rng(request["seed"]),
+            rounds=request["rounds"],
+            block_seconds=request["block_seconds"],
             done=[*journal.blocks, *(TimedBlock(name, number, ()) for name, number in sorted(elsewhere))],
             on_block=journal.append,
         )
+        result = time_on_device(job)
     return {
-        "blocks": [block.to_json() for block in result.blocks if (block.name, block.round) not in elsewhere],
+        "blocks": [block for block in result.blocks if (block.name, block.round) not in elsewhere],
         "num_rejected": result.num_rejected,
         "causes": dict(result.causes),
         "conditions": list(result.conditions),
     }
-
-
-def _cool_down(below_c: float | None) -> None:
-    """Wait, for a while, until the machine is cooler than this."""
-    patience = time.monotonic() + MAX_COOLING_SECONDS
-    while below_c is not None and (read_number(TEMPERATURE) or 0) / 1000 > below_c and time.monotonic() < patience:
-        time.sleep(1)
-
-
-if __name__ == "__main__":
-    run_job(Path(sys.argv[1]))

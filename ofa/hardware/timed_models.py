@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ def export_all(
     Returns:
         Paths, by name and in the order of ``sources``; modules where the runtime takes these.
     """
+    from joblib import Parallel, delayed
+
     format = RUNTIMES[setting.runtime]().format
     if format == "module":
         models: dict[str, Model] = {}
@@ -57,14 +59,12 @@ def export_all(
     paths = {
         name: folder / f"{hashlib.sha256(f'{made_with} {name}'.encode()).hexdigest()[:20]}.{format}" for name in sources
     }
-    missing = []
-    for name, path in paths.items():
-        if path.exists():
-            step()
-        else:
-            missing.append(name)
-    work = ((*sources[name](), setting, paths[name]) for name in missing)
-    for _ in (_in_processes if FORMATS[format].is_slow else _one_by_one)(work):
+    missing = [name for name, path in paths.items() if not path.exists()]
+    for _ in range(len(paths) - len(missing)):
+        step()
+    num_processes = -1 if FORMATS[format].is_slow else 1  # one per core; each model is made when one is free for it
+    parallel = Parallel(num_processes, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
+    for _ in parallel(delayed(_export_file)(*sources[name](), setting, paths[name]) for name in missing):
         step()
     return dict(paths)
 
@@ -74,25 +74,6 @@ def _export_file(module: nn.Module, input_shape: tuple[int, ...], setting: Setti
     assert isinstance(data, bytes)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-
-
-Task = tuple[nn.Module, tuple[int, ...], Setting, Path]
-"""Arguments of :func:`_export_file`."""
-
-
-def _one_by_one(work: Iterator[Task]) -> Iterator[None]:
-    for task in work:
-        _export_file(*task)
-        yield
-
-
-def _in_processes(work: Iterator[Task]) -> Iterator[None]:
-    """One process per core; each task is made when a process is free for it."""
-    import joblib
-
-    parallel = joblib.Parallel(n_jobs=-1, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
-    done: Iterator[None] = parallel(joblib.delayed(_export_file)(*task) for task in work)
-    yield from done
 
 
 def empty_model(setting: Setting) -> Model:

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ofa.errors import UsageError
+from ofa.hardware.runtimes.session import Burst, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,43 +34,13 @@ MAX_WALL_OVER_CPU = 1.05
 MAX_ANCHOR_SHIFT = 0.03
 MAX_FREQUENCY_SHIFT = 0.05
 MAX_RETRIES = 2
+MIN_RUNS = 5  # of a block, however long one takes
 MAX_REJECTED_SHARE = 0.25
 ANCHOR_SHARE = 0.2  # of a block's time
 WARM_UP_SHARE = 0.25
 
 CLOCK_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
 TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
-
-
-@runtime_checkable
-class Burst(Protocol):
-    """A model that only a program of its own can run and time."""
-
-    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
-        """Warm up, then nanoseconds of each run, for about as long as ``block_ns`` and at least ``min_runs`` times."""
-        ...
-
-
-Run = Callable[[], object] | Burst
-"""A model that is ready: called, it runs once and returns when it is finished."""
-
-
-class Clock(Protocol):
-    """What tells time, and what disturbs it."""
-
-    def wall_ns(self) -> int: ...
-
-    def cpu_ns(self) -> int | None:
-        """Time that the work spent on a core; ``None`` if several threads do it, so that nothing follows from it."""
-        ...
-
-    def involuntary_switches(self) -> int:
-        """How often the work was pushed off its core."""
-        ...
-
-    def frequency_mhz(self) -> float | None:
-        """Of the core; ``None`` where the machine does not tell."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,15 +59,18 @@ class SystemClock:
         return time.perf_counter_ns()
 
     def cpu_ns(self) -> int | None:
+        """Time that the work spent on a core; ``None`` if several threads do it, so that nothing follows from it."""
         return time.thread_time_ns() if self.threads == 1 and self.on_cpu else None
 
     def involuntary_switches(self) -> int:
+        """How often the work was pushed off its core."""
         if not self.on_cpu:
             return 0
         thread = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # Linux only
         return resource.getrusage(thread if self.threads == 1 else resource.RUSAGE_SELF).ru_nivcsw
 
     def frequency_mhz(self) -> float | None:
+        """Of the core; ``None`` where the machine does not tell."""
         khz = read_number(CLOCK_FREQUENCY)
         return None if khz is None else khz / 1000
 
@@ -109,9 +83,8 @@ def read_number(path: Path) -> float | None:
         return None
 
 
-@dataclass(frozen=True)
-class TimedBlock:
-    """Consecutive runs of one model.
+class TimedBlock(NamedTuple):
+    """Consecutive runs of one model; in JSON, a list of these.
 
     Args:
         durations_ns: Raw nanoseconds of each run.
@@ -124,9 +97,6 @@ class TimedBlock:
     durations_ns: tuple[int, ...]
     causes: tuple[str, ...] = ()
     anchor_ns: float = 1.0
-
-    def to_json(self) -> list[Any]:
-        return [self.name, self.round, self.durations_ns, self.causes, self.anchor_ns]
 
     @classmethod
     def from_json(cls, data: Sequence[Any]) -> TimedBlock:
@@ -178,14 +148,10 @@ class TimingResult:
 
     def runs_ms(self, *, rounds: slice = slice(None)) -> dict[str, npt.NDArray[np.float64]]:
         """Every run of each model in milliseconds at the machine's usual speed."""
-        runs: dict[str, list[tuple[int, npt.NDArray[np.float64]]]] = {}
-        for block in self.blocks:
-            runs.setdefault(block.name, []).append((block.round, np.array(block.durations_ns) / self._pace(block)))
-        in_order = {name: sorted(blocks, key=lambda entry: entry[0]) for name, blocks in runs.items()}
-        return {
-            name: np.concatenate([durations for _, durations in blocks[rounds]]) / 1e6
-            for name, blocks in in_order.items()
-        }
+        runs: dict[str, list[npt.NDArray[np.float64]]] = {}
+        for block in sorted(self.blocks, key=lambda block: block.round):
+            runs.setdefault(block.name, []).append(np.array(block.durations_ns) / self._pace(block))
+        return {name: np.concatenate(durations[rounds]) / 1e6 for name, durations in runs.items()}
 
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs`` at the machine's usual speed, one row per name."""
@@ -221,12 +187,11 @@ def time_models(
     *,
     anchor: Run,
     rng: np.random.Generator,
-    rounds: int = 8,
-    block_seconds: float = 0.01,
-    min_runs: int = 5,
-    clock: Clock | None = None,
+    rounds: int,
+    block_seconds: float,
+    clock: SystemClock,
     done: Iterable[TimedBlock] = (),
-    on_block: Callable[[TimedBlock], None] | None = None,
+    on_block: Callable[[TimedBlock], None] = lambda block: None,
 ) -> TimingResult:
     """Time models in turn.
 
@@ -234,8 +199,8 @@ def time_models(
         models: By name.
         anchor: Timed before and after each block; it tells a changed clock or neighbourhood from a slow model.
         rounds: Blocks of each model, at least 2, so that there is something to compare.
-        block_seconds: Length of a block; a quarter more goes into its warm-up, a fifth into its anchor.
-        min_runs: Shortest block in runs, for models that take longer than ``block_seconds / min_runs``.
+        block_seconds: Length of a block, of five runs at least; a quarter more goes into its warm-up, a fifth into its
+            anchor.
         done: Blocks of an earlier, interrupted call: they are not measured again.
         on_block: Called with each block that is kept, as soon as it is.
 
@@ -246,7 +211,6 @@ def time_models(
     """
     if rounds < 2:
         raise UsageError(f"rounds must be at least 2, not {rounds}")
-    clock = clock or SystemClock()
     blocks = [block for block in done if block.name in models and block.round < rounds]
     finished = {(block.name, block.round) for block in blocks}
     max_rejected = int((len(models) * rounds - len(blocks)) * MAX_REJECTED_SHARE)
@@ -258,7 +222,7 @@ def time_models(
         queue = deque((waiting[index], 0) for index in rng.permutation(len(waiting)))
         while queue:
             name, retries = queue.popleft()
-            durations, found = _time_block(models[name], clock, int(block_seconds * 1e9), min_runs)
+            durations, found = _time_block(models[name], clock, int(block_seconds * 1e9))
             anchor_ns, moved = anchors.around()
             if moved:
                 found.append("anchor moved")
@@ -268,25 +232,23 @@ def time_models(
                 queue.append((name, retries + 1))
                 continue
             blocks.append(TimedBlock(name, number, tuple(durations), tuple(found), anchor_ns))
-            if on_block is not None:
-                on_block(blocks[-1])
+            on_block(blocks[-1])
     return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))
 
 
-def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[list[int], list[str]]:
+def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int], list[str]]:
     """Durations of the runs of one block, and what disturbed them."""
     if isinstance(run, Burst):
-        return run.durations_ns(block_ns, min_runs), []
+        return run.durations_ns(block_ns, MIN_RUNS), []
     frequency_mhz = clock.frequency_mhz()
     warm_until = clock.wall_ns() + int(block_ns * WARM_UP_SHARE)
-    while True:
+    run()
+    while clock.wall_ns() < warm_until:
         run()
-        if clock.wall_ns() >= warm_until:
-            break
     durations: list[int] = []
     switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
     start = end = clock.wall_ns()
-    while len(durations) < min_runs or end - start < block_ns:
+    while len(durations) < MIN_RUNS or end - start < block_ns:
         begin = clock.wall_ns()
         run()
         end = clock.wall_ns()
@@ -305,7 +267,7 @@ def _time_block(run: Run, clock: Clock, block_ns: int, min_runs: int) -> tuple[l
 class _Anchors:
     """Readings of the anchor: one before the first block, and one after each."""
 
-    def __init__(self, run: Run, clock: Clock, block_ns: int) -> None:
+    def __init__(self, run: Run, clock: SystemClock, block_ns: int) -> None:
         self._run, self._clock, self._block_ns = run, clock, block_ns
         # The first readings warm up core, clock and caches: until two agree, within reason.
         self._last_ns = self._read()
@@ -315,7 +277,7 @@ class _Anchors:
                 break
 
     def _read(self) -> float:
-        durations, _ = _time_block(self._run, self._clock, self._block_ns, min_runs=5)
+        durations, _ = _time_block(self._run, self._clock, self._block_ns)
         return float(np.percentile(durations, PERCENTILES[0]))
 
     def around(self) -> tuple[float, bool]:

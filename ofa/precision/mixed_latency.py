@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import nnls
 
 from ofa.cost.correction import Floats
@@ -22,22 +21,20 @@ from ofa.precision.mixed_space import (
     PRECISIONS,
     Per,
     Place,
-    place_of,
     places_of,
+    precision_dim,
     split_precision,
     with_precision,
     without_idle_axes,
 )
 from ofa.space import Arch, Population, SearchSpace
 
-_FourSums: TypeAlias = tuple[list[Factor], list[Factor], list[Factor], list[Factor]]
-
 MIN_MIXED = 8
 _INT8, _FP32 = range(2)
 _SAME_MACHINE = ("cpu", "cores", "machine", "system", "governor", "runtime", "batch", "threads")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BoundaryCost:
     """What it costs to change the precision of a tensor between two blocks.
 
@@ -64,10 +61,9 @@ class MixedLatency:
 
     Args:
         per: As of :func:`with_precision`. A network of one precision has no boundaries.
+        num_elements: Number of elements that the part with this key takes in:
+            ``lambda key: math.prod(supernet.part(key).input_shape)``.
         boundary: Known or fitted costs; nothing unless given.
-        num_elements: Number of elements that the part with this key takes in. By default ``in_channels`` times the
-            square of ``resolution`` of the tables, which is right for images ``(C, H, W)`` with ``H = W`` but not for
-            tokens; ``lambda key: math.prod(supernet.part(key).input_shape)`` is right for all.
 
     Raises:
         ValueError: If the tables are of different spaces, slots, or machines, or not of these precisions.
@@ -76,8 +72,8 @@ class MixedLatency:
     fp32: LatencyTable
     int8: LatencyTable
     per: Per
+    num_elements: Callable[[str], float]
     boundary: BoundaryCost = BoundaryCost()
-    num_elements: Callable[[str], float] | None = None
 
     def __post_init__(self) -> None:
         if self.fp32.space != self.int8.space:
@@ -149,25 +145,22 @@ class MixedLatency:
                 table.predict_ms(plain)  # says which part
         return predicted
 
-    def _precision_dim(self, place: str) -> str:
-        return PRECISION if self.per == "network" else f"{place}.{PRECISION}"
-
     @cached_property
     def _blocks(self) -> list[Factor]:
         """The call, which is of the precision of what comes first, and what stands in each slot."""
         calls = np.array([table.correction.call_overhead_ms for table in self._tables])
-        factors = [Factor((self._precision_dim(place_of(self.fp32.slots[0].name)),), calls)]
+        factors = [Factor((precision_dim(self.fp32.slots[0].name, self.per),), calls)]
         for slot in self.fp32.slots:
             both = np.stack([_in_network_ms(table, slot) for table in self._tables], axis=-1)
-            factors.append(Factor((*slot.dims, self._precision_dim(place_of(slot.name))), both))
+            factors.append(Factor((*slot.dims, precision_dim(slot.name, self.per)), both))
         return factors
 
     # -- boundaries --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _boundaries(self) -> _FourSums:
+    def _boundaries(self) -> list[list[Factor]]:
         """For each cost of :class:`BoundaryCost`, in its order: how often it falls due, as factors."""
-        result: _FourSums = ([], [], [], [])
+        result: list[list[Factor]] = [[] for _ in dataclasses.fields(BoundaryCost)]
         if self.per == "network":
             return result
         places = places_of(self.fp32.slots)
@@ -180,63 +173,37 @@ class MixedLatency:
                     break  # always there, so nothing behind it follows the first
         return result
 
-    def _add_boundary(self, result: _FourSums, first: Place, between: Sequence[Place], second: Place) -> None:
+    def _add_boundary(self, result: list[list[Factor]], first: Place, between: Sequence[Place], second: Place) -> None:
         """The boundary that is there if both places are, and none of those between."""
         arrays = [first.presence, second.presence]
-        for place in between:
-            own, is_there = place.presence
-            arrays.append((own, ~is_there))
+        arrays += [(own, ~is_there) for own, is_there in (place.presence for place in between)]
         size_dims, million = self._million_elements(second.slots[0])
         dims = tuple(sorted({*size_dims, *(dim for own, _ in arrays for dim in own)}, key=self.space.column))
-        num = np.ones([len(self.space[dim].values) for dim in dims])
-        for own, array in arrays:
-            num = num * self._spread(dims, own, array)
+
+        def product(last: Floats) -> Floats:
+            factors = [*arrays, (size_dims, last)]
+            words = [word for own, array in factors for word in (array.astype(float), [dims.index(dim) for dim in own])]
+            return np.asarray(np.einsum(*words, list(range(len(dims)))))
+
+        num = product(np.ones_like(million))
         if not num.any():
             return
-        elements = np.where(num > 0, num * self._spread(dims, size_dims, million), 0.0)
-        dims = (*dims, self._precision_dim(first.name), self._precision_dim(second.name))
+        elements = np.where(num > 0, product(million), 0.0)
+        dims = (*dims, precision_dim(first.name, self.per), precision_dim(second.name, self.per))
         for offset, (before, after) in ((0, (_FP32, _INT8)), (2, (_INT8, _FP32))):
             is_change = np.zeros((2, 2))
             is_change[before, after] = 1.0
             result[offset].append(Factor(dims, num[..., None, None] * is_change))
-            # Sizes of parts that were not measured are not known.
+            # Sizes of slots in which nothing stands are not known.
             sizes = np.where(is_change > 0, elements[..., None, None], 0.0)
             result[offset + 1].append(Factor(dims, sizes))
-
-    def _spread(self, dims: Sequence[str], own: Sequence[str], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """An array over its own dims so that it broadcasts over others."""
-        ordered = sorted(own, key=dims.index)
-        shape = [len(self.space[dim].values) if dim in own else 1 for dim in dims]
-        return array.transpose([own.index(dim) for dim in ordered]).reshape(shape)
 
     def _million_elements(self, slot: SlotLike) -> tuple[tuple[str, ...], Floats]:
         """Millions of elements that a slot takes in, over the dims that matter."""
         keys = slot.keys.ravel().tolist()
-        known = {key: self._num_elements_of(key) / 1e6 for key in dict.fromkeys(keys) if key}
+        known = {key: self.num_elements(key) / 1e6 for key in dict.fromkeys(keys) if key}
         millions = np.array([known.get(key, np.nan) for key in keys]).reshape(slot.keys.shape)
         return without_idle_axes(slot.dims, millions)
-
-    def _num_elements_of(self, key: str) -> float:
-        if self.num_elements is not None:
-            return float(self.num_elements(key))
-        if key not in self._sizes:
-            return np.nan
-        channels, side = self._sizes[key]
-        if not np.isfinite(channels * side):
-            raise UsageError(
-                f"the tables do not say how many elements part {key!r} takes in; give num_elements to MixedLatency"
-            )
-        return channels * side**2
-
-    @cached_property
-    def _sizes(self) -> dict[str, tuple[float, float]]:
-        """Channels and side of what each part takes in."""
-        found: dict[str, tuple[float, float]] = {}
-        for table in self._tables:
-            columns = table.entries.reindex(columns=["in_channels", "resolution"])
-            sizes = columns.to_numpy(dtype=np.float64, na_value=np.nan)
-            found |= {key: (c, r) for key, (c, r) in zip(table.entries["key"], sizes.tolist(), strict=True)}
-        return found
 
     def boundary_counts(self, archs: Arch | Sequence[Arch] | Population) -> Floats:
         """What the four costs of :class:`BoundaryCost` are multiplied by, shape ``(N, 4)``.
@@ -244,13 +211,9 @@ class MixedLatency:
         The number of changes to INT8, the millions of elements that are changed, and the same of changes to fp32.
         """
         population = self.space.to_population(archs)
-        columns = [
-            CostModel(self.space, factors, name="boundaries").predict(population)
-            if factors
-            else np.zeros(len(population))
-            for factors in self._boundaries
-        ]
-        return np.stack(columns, axis=1)
+        nothing = Factor((), np.zeros(()))  # a sum needs a factor
+        sums = [CostModel(self.space, [nothing, *each], name="boundaries") for each in self._boundaries]
+        return np.stack([each.predict(population) for each in sums], axis=1)
 
     # -- fitting -----------------------------------------------------------------------------------------------------
 
@@ -277,8 +240,7 @@ class MixedLatency:
         without = dataclasses.replace(self, boundary=BoundaryCost())
         missing = (measured - without.predict_ms(population)) / measured
         costs, _ = nnls(counts / measured[:, None], missing)
-        names = [field.name for field in dataclasses.fields(BoundaryCost)]
-        return dataclasses.replace(self, boundary=BoundaryCost(**dict(zip(names, costs.tolist(), strict=True))))
+        return dataclasses.replace(self, boundary=BoundaryCost(*costs.tolist()))
 
     def held_out(self, archs: Sequence[Arch] | Population, measured_ms: Sequence[float] | Floats) -> dict[str, Any]:
         """Errors on networks that had no part in tables or fit, as of :func:`ofa.cost.held_out.held_out_errors`.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable
@@ -20,23 +18,11 @@ from ofa.precision.mixed_space import Per
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
 from ofa.progress import Progress
 from ofa.search.evaluation_cache import EvaluationCache, Scores
-from ofa.search.problem import Values
 from ofa.search.run import SearchResult, Target, TargetSearch
-from ofa.space import Arch, Population
+from ofa.space import Arch
 from ofa.training import SubnetEvaluator
 
 NUM_MIXED = 32
-
-
-@dataclass(frozen=True)
-class PlainCost:
-    """A cost that does not depend on precision, for architectures that have one."""
-
-    cost: CostModel
-
-    def predict(self, archs: Population) -> Values:
-        """Costs of ``(N, D)`` architectures of the extended space, shape ``(N,)``."""
-        return self.cost.predict(np.ascontiguousarray(archs[:, : len(self.cost.space)]))
 
 
 def search_mixed(
@@ -73,13 +59,9 @@ def search_mixed(
     latency = MixedLatency(
         fp32=fp32, int8=int8, per=per, num_elements=lambda key: math.prod(evaluator.supernet.part(key).input_shape)
     )
-    folder = out_dir / device.name
     if per == "block":
         latency = _with_boundaries(latency, mixed, device, out_dir / "mixed_latencies.csv", seed, progress)
     num_images = len(evaluator.data.splits.search)
-
-    def race(archs: list[Arch], floors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return mixed.values(archs)
 
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
         models = {str(number): mixed.onnx(arch) for number, arch in enumerate(archs)}
@@ -93,9 +75,12 @@ def search_mixed(
     )
     results = TargetSearch(
         space=mixed.space,
-        scores=Scores(evaluator.metric, race, num_images, cache),
+        scores=Scores(evaluator.metric, lambda archs, floors: mixed.values(archs), num_images, cache),
         targets=[Target(device.name, latency.predict_ms, measure_ms)],
-        costs={name: PlainCost(cost) for name, cost in costs.items()},
+        costs={
+            key: CostModel(mixed.space, cost.factors, name=cost.name, reduce=cost.reduce)
+            for key, cost in costs.items()
+        },
         budgets_ms=budgets_ms,
         out_dir=out_dir,
         seed=seed,
@@ -104,7 +89,7 @@ def search_mixed(
     ).run()
     result = results[device.name]
     for pick in result.selected["picks"]:
-        with atomic_path(folder / f"{pick['budget_ms']:g}ms.onnx") as path:
+        with atomic_path(out_dir / device.name / f"{pick['budget_ms']:g}ms.onnx") as path:
             path.write_bytes(mixed.onnx(mixed.space.arch(pick["arch"])))
     return result
 
@@ -123,10 +108,8 @@ def _with_boundaries(
     machine = str(latency.fp32.fingerprint.get("id"))
     known = EvaluationCache(path, values=("latency_ms",), device=device.name, machine=machine)
     if not all(arch in known for arch in archs):  # they are measured against each other
-        models = {
-            str(number): mixed_onnx_for_timing(mixed.evaluator.supernet, mixed.space, arch)
-            for number, arch in enumerate(archs)
-        }
+        supernet = mixed.evaluator.supernet
+        models = {str(number): mixed_onnx_for_timing(supernet, mixed.space, arch) for number, arch in enumerate(archs)}
         table = measure(models, device, rng=np.random.default_rng(seed), progress=progress)
         known.add(archs, table["latency_ms_p10"].to_numpy())
     return latency.fit(population, known.get(archs)[:, 0])

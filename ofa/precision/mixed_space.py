@@ -38,6 +38,11 @@ def place_of(slot_name: str) -> str:
     return slot_name if match is None else match[1] or match[3]
 
 
+def precision_dim(slot_name: str, per: Per) -> str:
+    """The dim that says in which precision a slot or a place is."""
+    return PRECISION if per == "network" else f"{place_of(slot_name)}.{PRECISION}"
+
+
 def with_precision(space: SearchSpace, slots: Sequence[SlotLike], *, per: Per) -> SearchSpace:
     """The space with precision as further dims, behind its own.
 
@@ -58,7 +63,7 @@ def with_precision(space: SearchSpace, slots: Sequence[SlotLike], *, per: Per) -
         return SearchSpace((*space.dims, Dim(PRECISION, PRECISIONS)))
     if per != "block":
         raise UsageError(unknown_name_message("granularity of precision", per, ("network", "block")))
-    dims = [Dim(f"{place.name}.{PRECISION}", PRECISIONS, place.requires(space)) for place in places_of(slots)]
+    dims = [Dim(precision_dim(place.name, per), PRECISIONS, place.requires(space)) for place in places_of(slots)]
     return SearchSpace((*space.dims, *dims))
 
 
@@ -76,66 +81,28 @@ def standing_slots(space: SearchSpace, slots: Sequence[SlotLike], arch: Arch) ->
     ]
 
 
-def split_precision(space: SearchSpace, slots: Sequence[SlotLike], arch: Arch) -> tuple[Arch, frozenset[str]]:
+def split_precision(space: SearchSpace, slots: Sequence[SlotLike], arch: Arch) -> tuple[Arch, dict[str, str]]:
     """Architecture and quantization policy of an architecture of the extended space.
 
     Args:
         space: The extended one.
 
     Returns:
-        The architecture in the plain space, and the names of the slots that stand in it and stay in fp32.
+        The architecture in the plain space, and the precision of each slot that stands in it.
 
     Raises:
         SpaceError: If the space has no precision, or if ``arch`` does not fit it.
     """
-    per_of(space)
+    if not any(map(_is_precision, space.names)):
+        raise SpaceError("the space has no dims of precision; make one with ofa.precision.with_precision")
+    per: Per = "network" if PRECISION in space else "block"
     arch = space.arch(arch)
     plain = Arch({name: value for name, value in arch.items() if not _is_precision(name)})
-    network = arch.get(PRECISION)
-    names = standing_slots(space, slots, plain)
-    return plain, frozenset(n for n in names if (network or arch[f"{place_of(n)}.{PRECISION}"]) == "fp32")
-
-
-def join_precision(
-    space: SearchSpace, slots: Sequence[SlotLike], plain: Arch, float_slots: frozenset[str] | set[str]
-) -> Arch:
-    """The inverse of :func:`split_precision`.
-
-    Args:
-        space: The extended one.
-        plain: Of the plain space.
-        float_slots: Slots that stay in fp32; the others are INT8.
-
-    Raises:
-        SpaceError: If one of them does not stand in this architecture, or if the space cannot tell it from others that
-            are INT8.
-    """
-    standing = standing_slots(space, slots, plain)
-    unknown = sorted(set(float_slots) - set(standing))
-    if unknown:
-        raise SpaceError(unknown_name_message("or absent slot", unknown[0], standing))
-    per = per_of(space)
-    chosen: dict[str, set[str]] = {}
-    for name in standing:
-        dim = PRECISION if per == "network" else f"{place_of(name)}.{PRECISION}"
-        chosen.setdefault(dim, set()).add("fp32" if name in float_slots else "int8")
-    for dim, precisions in chosen.items():
-        if len(precisions) > 1:
-            raise SpaceError(
-                f"dim {dim!r} has one precision for several slots, but these are of both; give all or none"
-            )
-    return space.arch({**plain, **{dim: precisions.pop() for dim, precisions in chosen.items()}})
+    return plain, {name: str(arch[precision_dim(name, per)]) for name in standing_slots(space, slots, plain)}
 
 
 def _is_precision(name: str) -> bool:
     return name == PRECISION or name.endswith(f".{PRECISION}")
-
-
-def per_of(space: SearchSpace) -> Per:
-    """What has a precision of its own in a space."""
-    if not any(map(_is_precision, space.names)):
-        raise SpaceError("the space has no dims of precision; make one with ofa.precision.with_precision")
-    return "network" if PRECISION in space else "block"
 
 
 @dataclass(frozen=True)
@@ -160,15 +127,9 @@ class Place:
     @cached_property
     def presence(self) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
         """The dims that decide whether anything stands here, and whether it does for each of their values."""
-        found: tuple[tuple[str, ...], npt.NDArray[np.bool_]] | None = None
-        for slot in self.slots:
-            there = slot.keys != ""
-            dims, is_there = without_idle_axes(slot.dims, np.where(there, 1.0, 0.0))
-            if not dims:
-                return (), np.array(True)
-            found = found or (dims, is_there > 0)
-        assert found is not None
-        return found
+        found = [without_idle_axes(slot.dims, (slot.keys != "").astype(float)) for slot in self.slots]
+        dims, is_there = next((one for one in found if not one[0]), found[0])  # one slot that is always there is enough
+        return dims, is_there > 0
 
 
 def places_of(slots: Sequence[SlotLike]) -> list[Place]:
@@ -184,10 +145,9 @@ def without_idle_axes(dims: Sequence[str], array: Floats) -> tuple[tuple[str, ..
     kept: list[str] = []
     for dim in dims:
         axis = len(kept)
-        highest = np.where(np.isnan(array), -np.inf, array).max(axis=axis, keepdims=True)
-        lowest = np.where(np.isnan(array), np.inf, array).min(axis=axis, keepdims=True)
-        if ((highest == lowest) | (highest < lowest)).all():
-            array = np.where(highest < lowest, np.nan, highest).squeeze(axis)
+        highest, lowest = np.fmax.reduce(array, axis), np.fmin.reduce(array, axis)  # not-a-number if all are
+        if np.array_equal(highest, lowest, equal_nan=True):
+            array = highest
         else:
             kept.append(dim)
     return tuple(kept), array

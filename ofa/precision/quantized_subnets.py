@@ -6,31 +6,31 @@ simulates quantization.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import ModelProto
 
 from ofa.formats.onnx import INPUT, export_for_timing
 from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
-from ofa.precision.mixed_space import Per, place_of, split_precision, standing_slots, with_precision
+from ofa.precision.mixed_space import Per, place_of, split_precision, with_precision
 from ofa.progress import Progress
 from ofa.setting import REFERENCE
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import SubnetEvaluator
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
 Images = npt.NDArray[np.float32]
 
+BATCH_SIZE = 32  # images in one call of ONNX Runtime
 
-def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *, batch: int = 1) -> bytes:
+
+def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch) -> bytes:
     """A subnet of mixed precision as a static ONNX graph that is timed and thrown away.
 
     Its speed is right, what it computes is not: activations have made-up ranges. Give it to
@@ -46,16 +46,11 @@ def mixed_onnx_for_timing(supernet: Supernet, space: SearchSpace, arch: Arch, *,
         SpaceError: If ``arch`` does not fit ``space``.
         QuantizationError: If precisions are mixed and the graph's nodes do not tell which block they are of.
     """
-    import onnx
-
-    plain, float_slots = split_precision(space, supernet.slots, arch)
-    model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain), batch)
-    int8_slots = set(standing_slots(space, supernet.slots, plain)) - float_slots
-    if not int8_slots:
+    plain, precisions = split_precision(space, supernet.slots, arch)
+    model = export_for_timing(supernet.extract(plain), supernet.input_shape(plain))
+    if "int8" not in precisions.values():
         return model
-    graph = onnx.load_from_string(model)
-    quantized = quantize_qdq(graph, float_nodes=_float_nodes(supernet, graph, int8_slots, float_slots))
-    return quantized.SerializeToString(deterministic=True)
+    return _quantized(supernet, onnx.load_from_string(model), precisions)
 
 
 @dataclass
@@ -67,13 +62,11 @@ class MixedPrecisionEvaluator:
         per: As of :func:`ofa.precision.with_precision`.
         num_calibration_images: At most this many of the calibration split give the ranges of activations: their least
             and greatest values (MinMax).
-        batch_size: Images in one call of ONNX Runtime.
     """
 
     evaluator: SubnetEvaluator
     per: Per = "block"
     num_calibration_images: int = 256
-    batch_size: int = 32
     _last: tuple[Arch, int, ModelProto] | None = field(default=None, repr=False)
     _last_ranges: dict[str, tuple[float, float]] | None = field(default=None, repr=False)
 
@@ -82,10 +75,8 @@ class MixedPrecisionEvaluator:
         """The supernet's space with precision."""
         return with_precision(self.evaluator.supernet.space, self.evaluator.supernet.slots, per=self.per)
 
-    def values(
-        self, archs: Sequence[Arch], *, split: str = "search", progress: Progress | None = None
-    ) -> npt.NDArray[np.float64]:
-        """The metric of each subnet and what is kept of it, shape ``(N, len(metric.columns))``.
+    def values(self, archs: Sequence[Arch], *, progress: Progress | None = None) -> npt.NDArray[np.float64]:
+        """The metric of each subnet on the search split and what is kept of it, shape ``(N, len(metric.columns))``.
 
         Neighbours in ``archs`` that differ in precision only share extraction, export, and calibration.
 
@@ -100,10 +91,10 @@ class MixedPrecisionEvaluator:
         metric = self.evaluator.metric
         scores = np.empty((len(archs), len(metric.columns)))
         for row, arch in enumerate(archs):
-            session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=self.batch_size), REFERENCE)
+            session = RUNTIMES[REFERENCE.runtime]().prepare(self.onnx(arch, batch=BATCH_SIZE), REFERENCE)
             scorer = self.evaluator.task.scorer(self.evaluator.data)
-            for images, labels in self._batches(split, arch):
-                (logits,) = session.run({INPUT: _filled(images, self.batch_size)})
+            for images, labels in self._batches("search", arch):
+                (logits,) = session.run({INPUT: _filled(images, BATCH_SIZE)})
                 scorer.update(logits[: len(labels)], labels)
             scores[row] = metric.row(scorer.score())
             if progress is not None:
@@ -118,20 +109,15 @@ class MixedPrecisionEvaluator:
             QuantizationError: See :func:`mixed_onnx_for_timing`.
         """
         supernet = self.evaluator.supernet
-        plain, float_slots = split_precision(self.space, supernet.slots, arch)
+        plain, precisions = split_precision(self.space, supernet.slots, arch)
         graph = self._exported(plain, batch)
-        int8_slots = set(standing_slots(self.space, supernet.slots, plain)) - float_slots
-        if not int8_slots:
+        if "int8" not in precisions.values():
             return graph.SerializeToString(deterministic=True)
         if self._last_ranges is None:
             self._last_ranges = activation_ranges(graph, self._calibration_images(plain, batch))
-        float_nodes = _float_nodes(supernet, graph, int8_slots, float_slots)
-        quantized = quantize_qdq(graph, self._last_ranges, float_nodes=float_nodes)
-        return quantized.SerializeToString(deterministic=True)
+        return _quantized(supernet, graph, precisions, self._last_ranges)
 
     def _exported(self, plain: Arch, batch: int) -> ModelProto:
-        import onnx
-
         if self._last is None or self._last[:2] != (plain, batch):
             module = self.evaluator.calibrated(plain).cpu()
             model = export_for_timing(module, self.evaluator.supernet.input_shape(plain), batch)
@@ -139,11 +125,11 @@ class MixedPrecisionEvaluator:
         return self._last[2]
 
     def _batches(self, split: str, arch: Arch) -> Iterator[tuple[Images, npt.NDArray[np.int64]]]:
-        """Images ``(N, C, H, W)`` and labels, at most :attr:`batch_size` at a time."""
+        """Images ``(N, C, H, W)`` and labels, at most :data:`BATCH_SIZE` at a time."""
         for inputs, labels in self.evaluator.batches(split, arch):
             (images,) = inputs.tensors
-            for start in range(0, len(labels), self.batch_size):
-                few = slice(start, start + self.batch_size)
+            for start in range(0, len(labels), BATCH_SIZE):
+                few = slice(start, start + BATCH_SIZE)
                 yield images[few].contiguous().cpu().numpy(), labels[few].cpu().numpy()
 
     def _calibration_images(self, arch: Arch, batch: int) -> Iterator[Images]:
@@ -162,11 +148,17 @@ def _filled(images: Images, num: int) -> Images:
     return images if len(images) == num else np.resize(images, (num, *images.shape[1:]))
 
 
-def _float_nodes(supernet: Supernet, graph: ModelProto, int8_slots: set[str], float_slots: frozenset[str]) -> list[str]:
-    """Names of the nodes that are not quantized: none if no slot is in fp32, and else all that are of no INT8 place."""
-    if not float_slots:
-        return []
-    blocks = {block.name: block.path for stage in supernet.stages for block in stage.blocks}
-    by_place = nodes_by_place(graph, blocks, {place_of(slot.name) for slot in supernet.slots})
-    int8_places = set(map(place_of, int8_slots))
-    return [node for place, nodes in by_place.items() if place not in int8_places for node in nodes]
+def _quantized(
+    supernet: Supernet,
+    graph: ModelProto,
+    precisions: Mapping[str, str],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> bytes:
+    """The graph in INT8; where some slots are in fp32, all nodes stay so that are of no INT8 place."""
+    float_nodes = []
+    if "fp32" in precisions.values():
+        blocks = {block.name: block.path for stage in supernet.stages for block in stage.blocks}
+        by_place = nodes_by_place(graph, blocks, {place_of(slot.name) for slot in supernet.slots})
+        int8_places = {place_of(name) for name, precision in precisions.items() if precision == "int8"}
+        float_nodes = [node for place, nodes in by_place.items() if place not in int8_places for node in nodes]
+    return quantize_qdq(graph, ranges, float_nodes=float_nodes).SerializeToString(deterministic=True)

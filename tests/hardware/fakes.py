@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from ofa.space import Dim, SearchSpace
 
 
 class FakeClock:
-    """A :class:`ofa.hardware.timing.Clock` in nanoseconds."""
+    """What stands in for a :class:`ofa.hardware.timing.SystemClock`, in nanoseconds."""
 
     def __init__(self):
         self.wall = self.cpu = self.switches = 0
@@ -119,4 +120,5 @@ def time_with_journal(host, job, journal=None, on_block=None):
         if on_block is not None:
             on_block(block)
 
-    return host.time(job, done=[] if journal is None else list(journal.blocks), on_block=keep)
+    done = [] if journal is None else list(journal.blocks)
+    return host.time(dataclasses.replace(job, done=done, on_block=keep))

@@ -43,8 +43,3 @@ def test_what_belongs_to_something_else_is_begun_anew(tmp_path):
     path = tmp_path / "journal"
     write(path, {"device": "other"})
     assert read(path) == []
-
-
-def test_remove(tmp_path):
-    write(tmp_path / "journal").remove()
-    assert not (tmp_path / "journal").exists()

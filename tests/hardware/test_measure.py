@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from ofa.formats.onnx import export_for_timing
-from ofa.hardware import Device, load_device, measure, runner
+from ofa.hardware import Device, fingerprint, load_device, measure, runner
 from ofa.hardware.runtimes import ModelError, ShapedModule
 from ofa.setting import Setting
 
@@ -42,10 +42,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_it_waits_until_the_machine_is_cool(monkeypatch):
-    readings, slept = iter([61_000.0, 60_500.0, 59_000.0]), []
-    monkeypatch.setattr(runner, "read_number", lambda path: next(readings))
+    readings, slept = iter([61.0, 60.5, 59.0, 59.0, 59.0]), []  # the last two before and after it measures
+    monkeypatch.setattr(runner, "conditions", lambda: {"temperature_c": next(readings)})
     monkeypatch.setattr(runner.time, "sleep", slept.append)
-    monkeypatch.setattr(runner, "conditions", dict)
     device = Device(name="warm", setting=Setting(runtime="onnxruntime", cool_below_c=60))
     model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
     measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)
@@ -65,6 +64,8 @@ def test_modules_on_a_gpu(name, cuda):
 
 
 def test_a_machine_without_a_thermometer_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "TEMPERATURE", tmp_path / "none")
+    monkeypatch.setattr(fingerprint, "TEMPERATURE", tmp_path / "none")
     monkeypatch.setattr(runner.time, "sleep", lambda seconds: pytest.fail("waits"))
-    runner._cool_down(60)
+    device = Device(name="untold", setting=Setting(runtime="onnxruntime", cool_below_c=60))
+    model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))
+    assert len(measure({"model": model}, device, rng=np.random.default_rng(0), rounds=2, block_seconds=0.001)) == 1

@@ -11,7 +11,7 @@ import pytest
 from ofa.cost import LatencyTable, MissingLatencyError, RefusedTableError
 from ofa.cost.energy import energy_mj
 from ofa.errors import UsageError
-from ofa.hardware import energy, load_device, model_energies, profile
+from ofa.hardware import energy, load_device, profile
 from ofa.hardware import profiler as module
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports import Local, Ssh
@@ -43,8 +43,8 @@ def measured(monkeypatch):
         keys = [s.keys[tuple(genes[supernet.space.column(dim)] for dim in s.dims)] for s in supernet.slots]
         return CALL_MS + sum((part_ms(key) - CALL_MS) * SCALE + OFFSET_MS for key in keys if key)
 
-    def measure(host, job, *, done, on_block):
-        blocks = list(done)
+    def measure(host, job):
+        blocks = list(job.done)
         finished = {(block.name, block.round) for block in blocks}
         for number in range(job.rounds):
             for name in job.models:
@@ -55,7 +55,7 @@ def measured(monkeypatch):
                 ns = round(latency_ms(settings["supernet"], name) * 1e6 * (1 + settings["per_round"] * (number % 2)))
                 blocks.append(TimedBlock(name, number, (ns,) * 5))
                 log.append((name, number))
-                on_block(blocks[-1])
+                job.on_block(blocks[-1])
         return TimingResult(blocks=blocks)
 
     monkeypatch.setattr(Local, "time", measure)
@@ -269,8 +269,8 @@ class TimeCounter:
 
 def test_energy_is_measured_with_the_table_and_predicted(tmp_path, measured, monkeypatch):
     measured["supernet"], counter, steps = FakeSupernet(resolutions=(8, 10, 12)), TimeCounter(), []
-    monkeypatch.setattr(model_energies, "need_counter", lambda: counter)
-    monkeypatch.setattr(model_energies, "MIN_SECONDS", 0.002)
+    monkeypatch.setattr(energy, "find_counter", lambda: counter)
+    monkeypatch.setattr(energy, "MIN_SECONDS", 0.002)
     settings = {"num_resolutions": 2, "num_fit": 6, "energy": True, "progress": lambda *step: steps.append(step)}
     table = call(tmp_path, measured["supernet"], **settings)
     assert counter.closed
@@ -287,8 +287,8 @@ def test_energy_is_measured_with_the_table_and_predicted(tmp_path, measured, mon
 
 def test_a_table_without_energies_is_measured_anew_for_them(tmp_path, measured, monkeypatch):
     measured["supernet"] = FakeSupernet()
-    monkeypatch.setattr(model_energies, "need_counter", TimeCounter)
-    monkeypatch.setattr(model_energies, "MIN_SECONDS", 0.002)
+    monkeypatch.setattr(energy, "find_counter", TimeCounter)
+    monkeypatch.setattr(energy, "MIN_SECONDS", 0.002)
     plain = call(tmp_path, measured["supernet"])
     with pytest.raises(UsageError, match=r"of device 'cpu-1t' holds no energy; measure it with `ofa profile --energy`"):
         energy_mj(plain)
@@ -299,7 +299,8 @@ def test_a_table_without_energies_is_measured_anew_for_them(tmp_path, measured, 
 
 def test_no_counter_is_said_before_anything_is_measured(tmp_path, measured, monkeypatch):
     measured["supernet"] = FakeSupernet()
-    monkeypatch.setattr(model_energies, "need_counter", lambda: energy.need_counter(tmp_path))
+    find_counter = energy.find_counter
+    monkeypatch.setattr(energy, "find_counter", lambda: find_counter(tmp_path))
     monkeypatch.setattr(energy.shutil, "which", lambda name: None)
     monkeypatch.setattr(energy, "_find_card", lambda: None)
     with pytest.raises(energy.EnergyError, match=r"no energy counter .*tegrastats.*NVIDIA.*intel-rapl.*leave"):
@@ -307,7 +308,7 @@ def test_no_counter_is_said_before_anything_is_measured(tmp_path, measured, monk
     assert not measured["supernet"].num_exports
     far = dataclasses.replace(load_device("cpu-1t"), host=Ssh(address="board"))
     with pytest.raises(UsageError, match="device cpu-1t is reached by ssh, but energy is measured on this machine"):
-        model_energies.counter_for(far)
+        energy.counter_for(far)
 
 
 @pytest.mark.gpu

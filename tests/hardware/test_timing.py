@@ -199,5 +199,7 @@ def test_system_clock_where_linux_is_not(threads, tmp_path, monkeypatch):
     assert clock.involuntary_switches() >= 0
     assert clock.frequency_mhz() is None
     models = {"model": lambda: sum(range(1000))}
-    result = time_models(models, anchor=models["model"], rng=np.random.default_rng(0), rounds=2, clock=clock)
+    result = time_models(
+        models, anchor=models["model"], rng=np.random.default_rng(0), rounds=2, block_seconds=0.01, clock=clock
+    )
     assert len(result.blocks) == 2

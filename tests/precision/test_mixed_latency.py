@@ -12,13 +12,13 @@ from ofa.cost.latency_table import TableSlot
 from ofa.precision import (
     BoundaryCost,
     MixedLatency,
-    join_precision,
     place_of,
     split_precision,
     standing_slots,
     with_precision,
 )
 from ofa.space import Arch, Dim, SearchSpace, SpaceError
+from tests.precision.helpers import join_precision
 
 SIDES = {20: 10, 24: 12}
 SPACE = SearchSpace(
@@ -63,7 +63,6 @@ def make_table(precision: str, *, without: str | None = None, **changes: object)
     keys = list(dict.fromkeys(key for slot in SLOTS for key in slot.keys.ravel() if key and key != without))
     rng = np.random.default_rng({"fp32": 0, "int8": 1}[precision])
     ms = rng.uniform(0.1, 0.3, len(keys)) * {"fp32": 2, "int8": 1}[precision]
-    fields = [{word[0]: int(word[1:]) for word in key.split("_")[1:]} for key in keys]
     entries = pd.DataFrame(
         {
             "key": keys,
@@ -71,8 +70,6 @@ def make_table(precision: str, *, without: str | None = None, **changes: object)
             "latency_ms_p50": ms,
             "latency_ms_p90": ms,
             "num_runs": 9,
-            "in_channels": [field["w"] for field in fields],
-            "resolution": [SIDES[field["r"]] for field in fields],
         }
     )
     call = {"fp32": 0.01, "int8": 0.02}[precision]
@@ -87,9 +84,20 @@ def make_table(precision: str, *, without: str | None = None, **changes: object)
     return LatencyTable(**{**defaults, **changes})  # type: ignore[arg-type]
 
 
+def num_elements(key: str) -> float:
+    """Of what a part takes in: its width at its resolution."""
+    values = {word[0]: int(word[1:]) for word in key.split("_")[1:]}
+    return values["w"] * SIDES[values["r"]] ** 2
+
+
+def mix(fp32: LatencyTable, int8: LatencyTable, boundary: BoundaryCost | None = None) -> MixedLatency:
+    boundary = boundary or BoundaryCost()
+    return MixedLatency(fp32=fp32, int8=int8, per="block", num_elements=num_elements, boundary=boundary)
+
+
 @pytest.fixture(scope="module")
 def mixed() -> MixedLatency:
-    return MixedLatency(fp32=make_table("fp32"), int8=make_table("int8"), per="block", boundary=BOUNDARY)
+    return mix(make_table("fp32"), make_table("int8"), boundary=BOUNDARY)
 
 
 def by_hand(mixed: MixedLatency, arch: Arch) -> float:
@@ -154,9 +162,11 @@ def test_split_and_join_are_inverse(per: str) -> None:
     space = with_precision(SPACE, SLOTS, per=per)  # type: ignore[arg-type]
     seen = set()
     for arch in space.to_archs(space.every()):
-        plain, float_slots = split_precision(space, SLOTS, arch)
+        plain, precisions = split_precision(space, SLOTS, arch)
+        float_slots = frozenset(name for name, precision in precisions.items() if precision == "fp32")
         assert SPACE.arch(plain) == plain
-        assert float_slots <= set(standing_slots(SPACE, SLOTS, plain))
+        assert list(precisions) == standing_slots(SPACE, SLOTS, plain)
+        assert set(precisions.values()) <= {"int8", "fp32"}
         assert join_precision(space, SLOTS, plain, float_slots) == arch
         seen.add((plain, float_slots))
     assert len(seen) == space.num_archs
@@ -167,22 +177,16 @@ def test_which_slots_stay_in_fp32() -> None:
     plain = {"resolution": 20, "width": 8, "stage1.depth": 2, "stage1.block0.kernel": 3, "stage1.block1.kernel": 5}
     chosen = {"stem": "fp32", "stage1.block0": "int8", "stage1.block1": "fp32", "head": "int8"}
     arch = space.arch({**plain, **{f"{place}.precision": value for place, value in chosen.items()}})
-    assert split_precision(space, SLOTS, arch) == (Arch(plain), {"stem", "stem.1", "stage1.block1"})
+    precisions = {"stem": "fp32", "stem.1": "fp32", **chosen}
+    assert split_precision(space, SLOTS, arch) == (Arch(plain), precisions)
     whole = with_precision(SPACE, SLOTS, per="network")
-    assert split_precision(whole, SLOTS, whole.arch({**plain, "precision": "fp32"}))[1] == {
-        "stem", "stem.1", "stage1.block0", "stage1.block1", "head"
-    }  # fmt: skip
+    found = split_precision(whole, SLOTS, whole.arch({**plain, "precision": "fp32"}))
+    assert found == (Arch(plain), dict.fromkeys(precisions, "fp32"))
 
 
-def test_what_cannot_be_joined() -> None:
-    space = with_precision(SPACE, SLOTS, per="block")
-    plain = SPACE.smallest()
-    with pytest.raises(SpaceError, match=r"absent slot 'stage1\.block2'"):
-        join_precision(space, SLOTS, plain, {"stage1.block2"})
-    with pytest.raises(SpaceError, match=r"'stem\.precision' has one precision for several slots"):
-        join_precision(space, SLOTS, plain, {"stem.1"})
+def test_a_space_without_precision_cannot_be_split() -> None:
     with pytest.raises(SpaceError, match="no dims of precision"):
-        split_precision(SPACE, SLOTS, plain)
+        split_precision(SPACE, SLOTS, SPACE.smallest())
 
 
 def test_spaces_that_cannot_be_extended() -> None:
@@ -240,18 +244,11 @@ def test_boundary_costs_are_never_negative(mixed: MixedLatency) -> None:
     assert fitted.boundary == BoundaryCost()
 
 
-def test_numbers_of_elements_may_be_given(mixed: MixedLatency) -> None:
+def test_numbers_of_elements_are_what_is_given(mixed: MixedLatency) -> None:
     counts = dataclasses.replace(mixed, num_elements=lambda key: 2e6).boundary_counts(mixed.space.every())
     np.testing.assert_array_equal(counts[:, 1], 2 * counts[:, 0])
     np.testing.assert_array_equal(counts[:, 3], 2 * counts[:, 2])
     assert np.abs(counts[:, 0] - counts[:, 2]).max() == 1  # precisions alternate
-    table = make_table("fp32")
-    entries = table.entries.assign(in_channels=np.nan)
-    unknown = dataclasses.replace(
-        mixed, fp32=dataclasses.replace(table, entries=entries), int8=dataclasses.replace(mixed.int8, entries=entries)
-    )
-    with pytest.raises(ValueError, match=r"how many elements part 'stage1_.*give num_elements"):
-        unknown.predict_ms(mixed.space.smallest())
 
 
 def test_a_part_that_was_not_measured_in_its_precision_is_named(mixed: MixedLatency) -> None:
@@ -279,14 +276,14 @@ def test_what_cannot_be_fitted(mixed: MixedLatency) -> None:
 def test_tables_that_do_not_belong_together() -> None:
     fp32, int8 = make_table("fp32"), make_table("int8")
     with pytest.raises(ValueError, match="int8 table, of device 'fp32-1t', was measured in fp32; swap"):
-        MixedLatency(fp32=int8, int8=fp32, per="block")
+        mix(int8, fp32)
     other = SearchSpace((*SPACE.dims, Dim("other", (1,))))
     with pytest.raises(ValueError, match="the fp32 table is of space"):
-        MixedLatency(fp32=fp32, int8=make_table("int8", space=other), per="block")
+        mix(fp32, make_table("int8", space=other))
     with pytest.raises(ValueError, match=r"slot 'stem' of the fp32 table is not slot 'stem\.1'"):
-        MixedLatency(fp32=fp32, int8=make_table("int8", slots=SLOTS[1:]), per="block")
+        mix(fp32, make_table("int8", slots=SLOTS[1:]))
     with pytest.raises(ValueError, match="6 and 5 slots"):
-        MixedLatency(fp32=fp32, int8=make_table("int8", slots=SLOTS[:-1]), per="block")
+        mix(fp32, make_table("int8", slots=SLOTS[:-1]))
     elsewhere = make_table("int8", fingerprint={"cpu": "Another", "precision": "int8"})
     with pytest.raises(ValueError, match="have cpu Example and Another; measure both on one machine"):
-        MixedLatency(fp32=fp32, int8=elsewhere, per="block")
+        mix(fp32, elsewhere)

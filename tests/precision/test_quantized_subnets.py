@@ -12,15 +12,16 @@ from ofa.formats.onnx import export_for_timing
 from ofa.formats.onnx_int8 import QuantizationError, activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware import load_device, measure
 from ofa.hardware.timed_models import export_model
-from ofa.precision import join_precision, split_precision, standing_slots
+from ofa.precision import split_precision, standing_slots
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
 from ofa.space import Arch
 from ofa.training import SubnetEvaluator
+from tests.precision.helpers import join_precision
 
 
 @pytest.fixture(scope="module")
 def mixed(evaluator: SubnetEvaluator) -> MixedPrecisionEvaluator:
-    return MixedPrecisionEvaluator(evaluator, num_calibration_images=48, batch_size=32)
+    return MixedPrecisionEvaluator(evaluator, num_calibration_images=48)
 
 
 def arch_of(mixed: MixedPrecisionEvaluator, *int8: str, plain: Arch | None = None) -> Arch:
@@ -133,7 +134,7 @@ def test_the_more_blocks_in_int8_the_smaller_the_file(mixed: MixedPrecisionEvalu
 
 
 def test_precision_of_the_whole_network(mixed: MixedPrecisionEvaluator) -> None:
-    whole = MixedPrecisionEvaluator(mixed.evaluator, per="network", num_calibration_images=48, batch_size=32)
+    whole = MixedPrecisionEvaluator(mixed.evaluator, per="network", num_calibration_images=48)
     plain = dict(mixed.evaluator.supernet.space.smallest())
     archs = [whole.space.arch({**plain, "precision": precision}) for precision in ("int8", "fp32")]
     assert [whole.onnx(arch) for arch in archs] == [mixed.onnx(arch_of(mixed, *int8)) for int8 in (("all",), ())]
@@ -243,6 +244,7 @@ def _words(path: str) -> str:
 
 def test_float_slots_of_an_architecture(mixed: MixedPrecisionEvaluator) -> None:
     slots = mixed.evaluator.supernet.slots
-    plain, float_slots = split_precision(mixed.space, slots, arch_of(mixed, "stem", "head"))
+    plain, precisions = split_precision(mixed.space, slots, arch_of(mixed, "stem", "head"))
     assert plain == mixed.evaluator.supernet.space.smallest()
-    assert float_slots == set(BLOCKS)
+    fp32, int8 = dict.fromkeys(BLOCKS, "fp32"), {"stem": "int8", "head": "int8"}
+    assert precisions == fp32 | int8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +24,9 @@ class Assumed(Host):
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         return {"id": "assumed", "cpu": "none"}
 
-    def time(
-        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-    ) -> TimingResult:
+    def time(self, job: Job) -> TimingResult:
         durations = (round(self.latency_ms * 1e6),) * 5
         blocks = [TimedBlock(name, number, durations) for number in range(job.rounds) for name in job.models]
-        for block in blocks if on_block is not None else []:
-            on_block(block)
-        return TimingResult(blocks=[*done, *blocks])
+        for block in blocks:
+            job.on_block(block)
+        return TimingResult(blocks=[*job.done, *blocks])

@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
 
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
+_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}
+
+
+class OnnxSession:
+    """A loaded model."""
+
+    def __init__(self, session: Any, batch: int) -> None:
+        self._session, self._batch = session, batch
+
+    def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
+        inputs = [
+            Input(entry.name, entry.shape, _DTYPES.get(entry.type, entry.type)) for entry in self._session.get_inputs()
+        ]
+        return random_inputs(inputs, self._batch, rng)
+
+    def run(self, inputs: Arrays) -> list[Array]:
+        return list(self._session.run(None, inputs))
+
+    def prepared(self, inputs: Arrays) -> Run:
+        return partial(self.run, inputs)
+
+
+class _CudaSession(OnnxSession):
+    """Inputs and outputs stay on the GPU while it is timed."""
+
+    def prepared(self, inputs: Arrays) -> Run:
+        onnxruntime = require("onnxruntime", "onnxruntime-gpu")
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+        for entry in self._session.get_outputs():
+            binding.bind_output(entry.name, "cuda")
+
+        def run() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
 
 
 class OnnxRuntime:
@@ -23,17 +59,10 @@ class OnnxRuntime:
     on_cpu: bool = True
     extra = "onnxruntime"
     optimization = "ORT_ENABLE_ALL"
+    session_type = OnnxSession
 
     def prepare(self, model: Model, setting: Setting) -> OnnxSession:
-        """Load a model.
-
-        Args:
-            model: ONNX bytes, or the path of a file.
-            setting: Says how many threads to use, and what a free batch dimension becomes.
-
-        Raises:
-            ModelError: If there is no such file, or if ONNX Runtime cannot load it.
-        """
+        """Load ONNX bytes, or an ONNX file."""
         onnxruntime = require("onnxruntime", self.extra)
         errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
 
@@ -53,16 +82,13 @@ class OnnxRuntime:
             raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
         except errors.NotImplemented as error:
             raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
-        return self._session(session, setting.batch)
+        return self.session_type(session, setting.batch)
 
     def versions(self) -> dict[str, str]:
         return package_versions("onnxruntime", extra=self.extra)
 
     def _providers(self, onnxruntime: Any) -> list[str]:
         return ["CPUExecutionProvider"]
-
-    def _session(self, session: Any, batch: int) -> OnnxSession:
-        return OnnxSession(session, batch)
 
 
 class OnnxRuntimeAsWritten(OnnxRuntime):
@@ -80,6 +106,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
     precisions = ("fp32", "fp16")
     on_cpu = False
     extra = "onnxruntime-gpu"
+    session_type = _CudaSession
 
     def versions(self) -> dict[str, str]:
         found = package_versions("onnxruntime-gpu", extra=self.extra)
@@ -92,47 +119,3 @@ class OnnxRuntimeCuda(OnnxRuntime):
                 "this ONNX Runtime has no CUDA; install it with: pip uninstall onnxruntime; pip install onnxruntime-gpu"
             )
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    def _session(self, session: Any, batch: int) -> OnnxSession:
-        return _CudaSession(session, batch)
-
-
-class OnnxSession:
-    """A loaded model."""
-
-    def __init__(self, session: Any, batch: int) -> None:
-        self._session, self._batch = session, batch
-
-    def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
-        inputs = [
-            Input(entry.name, entry.shape, _DTYPES.get(entry.type, entry.type)) for entry in self._session.get_inputs()
-        ]
-        return random_inputs(inputs, self._batch, rng)
-
-    def run(self, inputs: Arrays) -> list[Array]:
-        outputs: list[Array] = self._session.run(None, inputs)
-        return outputs
-
-    def prepared(self, inputs: Arrays) -> Run:
-        return partial(self.run, inputs)
-
-
-class _CudaSession(OnnxSession):
-    """Inputs and outputs stay on the GPU while it is timed."""
-
-    def prepared(self, inputs: Arrays) -> Run:
-        onnxruntime = require("onnxruntime", OnnxRuntimeCuda.extra)
-        binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
-        for entry in self._session.get_outputs():
-            binding.bind_output(entry.name, "cuda")
-
-        def run() -> None:
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-
-        return run
-
-
-_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}

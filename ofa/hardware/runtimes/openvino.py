@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
 
 EXTRA = extra("openvino")
 
@@ -39,7 +36,11 @@ class OpenVino:
         try:
             network = core.read_model(model if isinstance(model, bytes) else str(model))
             if network.is_dynamic():
-                network.reshape({port: _with_batch(port.partial_shape, setting.batch) for port in network.inputs})
+                shapes = {port: port.partial_shape for port in network.inputs}
+                for shape in shapes.values():
+                    if len(shape) and shape[0].is_dynamic:
+                        shape[0] = setting.batch
+                network.reshape(shapes)
             return OpenVinoSession(core.compile_model(network, "CPU", settings), setting.batch)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[-1]
@@ -47,13 +48,6 @@ class OpenVino:
 
     def versions(self) -> dict[str, str]:
         return package_versions("openvino", extra=EXTRA)
-
-
-def _with_batch(shape: Any, batch: int) -> Any:
-    """The shape, its first size settled."""
-    if len(shape) and shape[0].is_dynamic:
-        shape[0] = batch
-    return shape
 
 
 class OpenVinoSession:

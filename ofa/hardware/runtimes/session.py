@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ofa.errors import OfaError
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
 
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -24,6 +21,28 @@ Model = bytes | Path | str | Any
 
 class ModelError(OfaError, ValueError):
     """A model cannot be read, or cannot be run as it is."""
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a model before what is wrong with it."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+
+
+@runtime_checkable
+class Burst(Protocol):
+    """A model that only a program of its own can run and time."""
+
+    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
+        """Warm up, then nanoseconds of each run, for about as long as ``block_ns`` and at least ``min_runs`` times."""
+        ...
+
+
+Run = Callable[[], object] | Burst
+"""A model that is ready: called, it runs once and returns when it is finished."""
 
 
 class Session(Protocol):
@@ -59,9 +78,12 @@ class Runtime(Protocol):
     def prepare(self, model: Model, setting: Setting) -> Session:
         """Load a model.
 
+        Args:
+            setting: Says how many threads compute, and what a free batch dimension becomes.
+
         Raises:
-            ModelError: If there is no such file, or if the runtime cannot load it.
-            NotInstalledError: If the runtime is not there.
+            ModelError: If there is no such file, if the runtime cannot load it, or if another size is free.
+            NotInstalledError: If the runtime is not there, or no GPU that it needs.
         """
         ...
 
@@ -70,8 +92,7 @@ class Runtime(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """An input of a model.
 
     Args:
@@ -90,20 +111,19 @@ def random_inputs(inputs: Sequence[Input], batch: int, rng: np.random.Generator)
     Raises:
         ModelError: If an input has another free dimension or another type.
     """
-    return {entry.name: _random_input(entry, batch, rng) for entry in inputs}
-
-
-def _random_input(entry: Input, batch: int, rng: np.random.Generator) -> Array:
-    first, *rest = entry.shape or [1]
-    shape = [first if isinstance(first, int) else batch, *rest]
-    sizes = [size for size in shape if isinstance(size, int)]
-    if len(sizes) < len(shape):
-        raise ModelError(f"input {entry.name!r} has free dimensions {list(entry.shape)}; export it with a fixed size")
-    if entry.dtype in ("float32", "float16"):
-        return rng.standard_normal(sizes).astype(entry.dtype)
-    if entry.dtype in ("uint8", "int8"):
-        return rng.integers(0, 128, sizes).astype(entry.dtype)
-    raise ModelError(f"input {entry.name!r} is a {entry.dtype}; only floats and bytes can be timed")
+    arrays: dict[str, Array] = {}
+    for name, shape, dtype in inputs:
+        first, *rest = shape or [1]
+        sizes = [size for size in (first if isinstance(first, int) else batch, *rest) if isinstance(size, int)]
+        if len(sizes) < 1 + len(rest):
+            raise ModelError(f"input {name!r} has free dimensions {list(shape)}; export it with a fixed size")
+        if dtype in ("float32", "float16"):
+            arrays[name] = rng.standard_normal(sizes).astype(dtype)
+        elif dtype in ("uint8", "int8"):
+            arrays[name] = rng.integers(0, 128, sizes).astype(dtype)
+        else:
+            raise ModelError(f"input {name!r} is a {dtype}; only floats and bytes can be timed")
+    return arrays
 
 
 def check_exists(model: Model, kind: str) -> str:

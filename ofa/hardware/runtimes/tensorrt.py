@@ -15,30 +15,20 @@ import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import NotInstalledError, extra, require
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
 
 EXTRA = extra("tensorrt")
 ENGINE_SUFFIX = ".engine"
 BUILD_FLAGS = ("strongly typed", "no tf32")
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
+DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+DTYPES |= {name.upper(): name for name in ("int8", "uint8", "int32", "int64", "bool")}
 
 
 class TensorRt:
@@ -54,35 +44,26 @@ class TensorRt:
     on_cpu = False
 
     def prepare(self, model: Model, setting: Setting) -> TensorRtSession:
-        """Build the engine of a model, or load it if this was done before.
-
-        Args:
-            model: ONNX bytes, or the path of a file, which may be an engine too: ``*.engine``.
-            setting: Says what a free batch dimension becomes.
-
-        Raises:
-            ModelError: If there is no such file, if TensorRT cannot parse or build it, or if another size is free.
-            NotInstalledError: If there is no TensorRT or no GPU.
-        """
+        """Build the engine of ONNX bytes or an ONNX file, or load it if this was done before; or load ``*.engine``."""
         what, versions = check_exists(model, "an ONNX"), self.versions()
-        if not isinstance(model, bytes) and Path(model).suffix == ENGINE_SUFFIX:
-            session = self._load(read_model(model), what, setting.batch)
-            if session is None:
-                raise ModelError(
-                    f"{what} was built for another GPU or version than {versions}; build it again from its ONNX file"
-                )
-            return session
-        path = self._cached(model, setting, versions)
-        if path.is_file():
-            session = self._load(path.read_bytes(), what, setting.batch)
-            if session is not None:
-                return session
-        timings = cache_file("timing", BUILD_FLAGS, versions)
-        known = timings.read_bytes() if timings.is_file() else b""
-        engine, known = self._build(model, what, setting.batch, known)
-        write_atomic(timings, known)
-        write_atomic(path, engine)
-        return self._built(engine, what, setting.batch)
+        is_engine = not isinstance(model, bytes) and Path(model).suffix == ENGINE_SUFFIX
+        path = Path(str(model)) if is_engine else self._cached(model, setting, versions)
+        session = self._load(path, what, setting.batch)
+        if session is None and is_engine:
+            raise ModelError(
+                f"{what} was built for another GPU or version than {versions}; build it again from its ONNX file"
+            )
+        if session is None:
+            timings = cache_file("timing", BUILD_FLAGS, versions)
+            known = timings.read_bytes() if timings.is_file() else b""
+            engine, known = self._build(model, what, setting.batch, known)
+            for file, data in ((timings, known), (path, engine)):
+                with atomic_path(file) as temporary:
+                    temporary.write_bytes(data)
+            session = self._load(path, what, setting.batch)
+        if session is None:
+            raise ModelError(f"TensorRT cannot load the engine that it has just built of {what}; free some GPU memory")
+        return session
 
     def engine(self, model: Model, setting: Setting) -> bytes:
         """The engine that :meth:`prepare` builds of a model, serialised; it raises the same."""
@@ -105,9 +86,7 @@ class TensorRt:
         # The flag has another number in 11.x, where it changes nothing.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
-        path: tuple[str, ...] = (
-            () if isinstance(model, bytes) else (str(model),)
-        )  # weights in other files lie beside it
+        path = () if isinstance(model, bytes) else (str(model),)  # weights in other files lie beside it
         if not parser.parse(read_model(model), *path):
             errors = [parser.get_error(index).desc() for index in range(parser.num_errors)] or logger.errors
             raise ModelError(f"{what} is not a valid ONNX model for TensorRT ({'; '.join(errors)}); export it again")
@@ -131,18 +110,14 @@ class TensorRt:
             raise ModelError(f"TensorRT cannot build {what} ({'; '.join(logger.errors[-2:])})")
         return bytes(memoryview(engine)), bytes(memoryview(config.get_timing_cache().serialize()))
 
-    def _load(self, engine: bytes, what: str, batch: int) -> TensorRtSession | None:
-        """``None`` if these are not the bytes of an engine that runs here."""
+    def _load(self, path: Path, what: str, batch: int) -> TensorRtSession | None:
+        """``None`` if there is no such file, or if it holds no engine that runs here."""
+        if not path.is_file():
+            return None
         trt, cuda = require("tensorrt", EXTRA), require("cuda.bindings.runtime", EXTRA)
         logger = _logger(trt)
-        loaded = trt.Runtime(logger).deserialize_cuda_engine(engine)
+        loaded = trt.Runtime(logger).deserialize_cuda_engine(path.read_bytes())
         return None if loaded is None else TensorRtSession(trt, cuda, loaded, logger, what, batch)
-
-    def _built(self, engine: bytes, what: str, batch: int) -> TensorRtSession:
-        session = self._load(engine, what, batch)
-        if session is None:
-            raise ModelError(f"TensorRT cannot load the engine that it has just built of {what}; free some GPU memory")
-        return session
 
 
 class TensorRtSession:
@@ -300,8 +275,3 @@ def cache_file(kind: str, *facts: object) -> Path:
         digest.update(hashlib.sha256(fact if isinstance(fact, bytes) else repr(fact).encode()).digest())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "ofa" / "tensorrt" / f"{digest.hexdigest()[:24]}.{kind}"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from ofa.hardware.timing import Run
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 NUM_WARM_UP = 3  # runs before a CUDA graph is captured, which allocate and tune
@@ -41,11 +39,7 @@ class TorchEager:
     accelerator = "cpu"
 
     def prepare(self, model: Model, setting: Setting) -> TorchSession:
-        """Take a module; it is left as it is, a copy of it is moved and converted.
-
-        Raises:
-            ModelError: If ``model`` is not a :class:`ShapedModule`.
-        """
+        """Take a :class:`ShapedModule`; it is left as it is, a copy of it is moved and converted."""
         if not isinstance(model, ShapedModule):
             raise ModelError(
                 f"runtime {setting.runtime!r} runs torch modules, not files; choose a device of another runtime"

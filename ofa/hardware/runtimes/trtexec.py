@@ -15,24 +15,22 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, check_exists, random_inputs
+from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
 from ofa.optional import NotInstalledError, require
 from ofa.setting import Setting
-
-if TYPE_CHECKING:
-    from ofa.hardware.timing import Run
 
 VARIABLE = "TRTEXEC"
 USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")
@@ -72,16 +70,7 @@ class TrtExec:
     on_cpu = False
 
     def prepare(self, model: Model, setting: Setting) -> TrtExecSession:
-        """Build the engine of a model, unless this was done before.
-
-        Args:
-            model: ONNX bytes, or the path of a file.
-            setting: Says what a free batch dimension becomes.
-
-        Raises:
-            ModelError: If there is no such file, if trtexec cannot build it, or if another size than the batch is free.
-            NotInstalledError: If there is no trtexec of 10.x or later, or no GPU.
-        """
+        """Build the engine of ONNX bytes or an ONNX file, unless this was done before."""
         what, (inputs, outputs) = check_exists(model, "an ONNX"), graph_ends(model)
         data, shapes = read_model(model), _shapes(inputs, setting.batch)
         versions, options = self.versions(), self._program.known(BUILD_OPTIONS)
@@ -110,7 +99,7 @@ class TrtExec:
 
 
 class TrtExecSession:
-    """An engine file, and the :class:`~ofa.hardware.timing.Burst` that times it."""
+    """An engine file, and the :class:`~ofa.hardware.runtimes.session.Burst` that times it."""
 
     def __init__(
         self, program: Program, engine: Path, what: str, inputs: Sequence[Input], outputs: Sequence[str], batch: int
@@ -129,13 +118,10 @@ class TrtExecSession:
                 inputs[entry.name].tofile(Path(folder, f"{number}.bin"))
                 given.append(f"{entry.name}:{number}.bin")
             options = [f"--loadInputs={','.join(given)}", "--exportOutput=outputs.json"]
-            # From 11.x on, inputs do not reach the GPU otherwise.
-            options += [
-                "--warmUp=0",
-                "--duration=0",
-                "--iterations=1",
-                *self._program.known(["--includeDataTransfers"]),
-            ]
+            options += ["--warmUp=0", "--duration=0", "--iterations=1"]
+            options += self._program.known(
+                ["--includeDataTransfers"]
+            )  # from 11.x on inputs do not come to it otherwise
             self._start(options, START_SECONDS, folder)
             return read_outputs(Path(folder, "outputs.json"), self._outputs)
 
@@ -146,13 +132,8 @@ class TrtExecSession:
     def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
         """Start the program once; the time on the GPU of each of its runs."""
         with TemporaryDirectory() as folder:
-            options = [
-                "--exportTimes=times.json",
-                f"--warmUp={WARM_UP_MS}",
-                f"--duration={block_ns / 1e9:.6f}",
-                f"--iterations={min_runs}",
-                *self._program.known(TIMING_OPTIONS),
-            ]
+            options = ["--exportTimes=times.json", f"--warmUp={WARM_UP_MS}", f"--duration={block_ns / 1e9:.6f}"]
+            options += [f"--iterations={min_runs}", *self._program.known(TIMING_OPTIONS)]
             self._start(options, START_SECONDS + 10 * block_ns / 1e9, folder)
             return read_times_ns(Path(folder, "times.json"), WARM_UP_MS)
 
@@ -173,22 +154,9 @@ class Program:
         return tuple(option for option in options if option in self.options)
 
     def run(self, options: Sequence[str], task: str, seconds: float, folder: str) -> None:
-        """Start it in a folder and wait.
-
-        Raises:
-            ModelError: If it fails or takes longer.
-        """
+        """Start it in a folder and wait; :class:`ModelError` if it fails or takes longer."""
         try:
-            done = subprocess.run(
-                [self.path, *options],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-            )
+            done = _finished([self.path, *options], seconds, folder)
         except subprocess.TimeoutExpired:
             raise ModelError(
                 f"trtexec needs more than {seconds:.0f} s to {task}; see whether the GPU is busy"
@@ -197,24 +165,25 @@ class Program:
             raise ModelError(f"trtexec cannot {task} ({last_error(done.stdout)})")
 
 
-def find_program() -> Program:
-    """The ``trtexec`` of this machine.
+def _finished(command: Sequence[str], seconds: float, folder: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+    )
 
-    Raises:
-        NotInstalledError: If there is none, if it does not start, or if it is too old.
-    """
+
+def find_program() -> Program:
+    """The ``trtexec`` of this machine; :class:`NotInstalledError` if there is none, or one that is too old."""
     path = os.environ.get(VARIABLE) or shutil.which("trtexec") or str(USUAL_PLACE)
     remedy = f"install TensorRT {MIN_MAJOR} or later, or name it in ${VARIABLE}"
     try:
-        done = subprocess.run(
-            [path, "--help"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=START_SECONDS,
-        )
+        done = _finished([path, "--help"], START_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalledError(f"trtexec does not start ({error}); {remedy}") from None
     version = read_version(done.stdout)
@@ -248,28 +217,18 @@ def last_error(log: str) -> str:
 
 
 def read_times_ns(path: Path, warm_up_ms: float) -> list[int]:
-    """Nanoseconds of each run after the warm-up, which old versions write into the file too.
-
-    Raises:
-        ModelError: If trtexec did not write the file, or not all of it.
-    """
-    try:
+    """Nanoseconds of each run after the warm-up, which old versions write into the file too."""
+    with _reading("times"):
         runs = json.loads(path.read_text(encoding="utf-8"))
         durations = [round(run["computeMs"] * 1e6) for run in runs if run["startComputeMs"] >= warm_up_ms]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable("times", error) from None
     if not durations:
         raise ModelError(f"trtexec has timed no run after its warm-up of {warm_up_ms:g} ms; choose longer blocks")
     return durations
 
 
 def read_outputs(path: Path, names: Sequence[str]) -> list[Array]:
-    """Output tensors in the order of ``names``; the file has them in any order.
-
-    Raises:
-        ModelError: If trtexec did not write the file, or not all of it, or if it holds NaN or infinities.
-    """
-    try:
+    """Output tensors in the order of ``names``; the file has them in any order."""
+    with _reading("outputs"):
         tensors = {tensor["name"]: tensor for tensor in json.loads(path.read_text(encoding="utf-8"))}
         return [
             np.array(tensors[name]["values"], np.float32).reshape(
@@ -277,14 +236,17 @@ def read_outputs(path: Path, names: Sequence[str]) -> list[Array]:
             )
             for name in names
         ]
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """:class:`ModelError` if trtexec did not write a file, or not all of it, or NaN or infinities into it."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable("outputs", error) from None
-
-
-def _unreadable(what: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"the {what} that trtexec exported cannot be read ({type(error).__name__}: {error}); run it again"
-    )
+        raise ModelError(
+            f"the {what} that trtexec exported cannot be read ({type(error).__name__}: {error}); run it again"
+        ) from None
 
 
 def _shapes(inputs: Sequence[Input], batch: int) -> tuple[str, ...]:
@@ -320,8 +282,7 @@ def graph_ends(model: Model) -> tuple[list[Input], list[str]]:
 
 def ends_file(model: Model) -> bytes:
     """What has to lie beside an ONNX model, as ``.ends``, on a machine without the onnx package, as devices are."""
-    inputs, outputs = graph_ends(model)
-    return json.dumps([[astuple(entry) for entry in inputs], outputs]).encode()
+    return json.dumps(graph_ends(model)).encode()
 
 
 def _input(onnx: ModuleType, value: Any) -> Input:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ofa.config import registry
 from ofa.hardware.transports.adb import Adb
-from ofa.hardware.transports.host import Host, HostError
-from ofa.hardware.transports.local import Local
+from ofa.hardware.transports.host import Host, HostError, Local
 from ofa.hardware.transports.ssh import Ssh
 
 __all__ = ["HOSTS", "Adb", "Host", "HostError", "Local", "Ssh"]

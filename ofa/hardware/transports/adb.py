@@ -10,7 +10,6 @@ Each block is one start of that program, so longer blocks than usual (``block_se
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import secrets
@@ -18,21 +17,20 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ofa.config import ConfigError
 from ofa.files import sha256_of_file
-from ofa.hardware.fingerprint import GOVERNOR
-from ofa.hardware.runner import MAX_COOLING_SECONDS, Job
+from ofa.hardware.fingerprint import GOVERNOR, identified
+from ofa.hardware.runner import Job, time_in_turn
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.runtimes.session import check_exists
-from ofa.hardware.timing import WARM_UP_SHARE, SystemClock, TimedBlock, TimingResult, time_models
-from ofa.hardware.transports.host import Host, HostError
+from ofa.hardware.timing import WARM_UP_SHARE, TimingResult
+from ofa.hardware.transports.host import Host, HostError, sha256_to_send
 from ofa.setting import Setting
 
 MIN_WARM_UP_RUNS = 2
@@ -53,34 +51,82 @@ CANNOT_START = (126, 127)
 LINKER = "CANNOT LINK EXECUTABLE"
 
 
-class Benchmark(Protocol):
-    """How a benchmark program is called, and how it reports."""
+@dataclass
+class AdbBurst:
+    """A :class:`~ofa.hardware.runtimes.session.Burst`: one call starts the benchmark program once.
 
-    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
-        """For the shell of the phone.
+    The program counts runs, not seconds, so that the time of a run, once known, decides how many there are.
+    """
 
-        Args:
-            token: A word that belongs to this call only.
-        """
-        ...
+    name: str
+    path: str
+    program: str
+    phone: Phone
+    threads: int
+    host: Adb
+    run_ns: float | None = field(default=None, init=False)
 
-    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+    def command(self, num_runs: int, token: str) -> str:
+        """For the shell of the phone; ``token`` is a word that belongs to this call only."""
+        raise NotImplementedError
+
+    @staticmethod
+    def read_ns(output: str, num_runs: int, token: str) -> list[int]:
         """Nanoseconds of each run; ``ValueError`` if the output does not have all of them."""
-        ...
+        raise NotImplementedError
+
+    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
+        if self.run_ns is None:
+            self._start(min_runs + MIN_WARM_UP_RUNS, block_ns)
+        assert self.run_ns is not None
+        num_timed = max(min_runs, math.ceil(block_ns / self.run_ns))
+        num_warm_up = max(MIN_WARM_UP_RUNS, math.ceil(WARM_UP_SHARE * num_timed))
+        num_runs = max(min(num_timed + num_warm_up, MAX_RUNS), min_runs + MIN_WARM_UP_RUNS)
+        return self._start(num_runs, block_ns)[min(num_warm_up, num_runs - min_runs) :]
+
+    def _start(self, num_runs: int, block_ns: int) -> list[int]:
+        """Durations of so many runs; if the report is not whole the program is started again, a few times at most."""
+        file = Path(self.program).name
+        environment = f"export LD_LIBRARY_PATH={shlex.quote(str(Path(self.program).parent))}; "
+        pin = f"taskset -p {self.host.cpu_mask} $$ >/dev/null; " if self.host.cpu_mask else ""
+        seconds = self.host.block_limit_seconds + 10 * block_ns / 1e9
+        said = ""
+        for _ in range(MAX_REPORTS):
+            token = f"ofa-{secrets.token_hex(8)}"
+            command = self.command(num_runs, token)
+            status, output = self.phone.call(environment + pin + command, seconds)
+            if status in CANNOT_START or LINKER in output:
+                raise NotInstalledError(
+                    f"{self.program} does not start on {self.phone.serial} ({_last_line(output, token)}); build it for "
+                    "the phone's ABI, and name the libraries that it needs as `libraries`"
+                )
+            if status:
+                message = _last_line(output, token)
+                raise ModelError(f"{self.name}: {file} fails with status {status} ({message}); export it again")
+            try:
+                durations = self.read_ns(output, num_runs, token)
+            except ValueError as error:
+                said = str(error)
+                continue
+            self.run_ns = max(1.0, float(np.median(durations)))
+            return durations
+        raise HostError(f"{file} on {self.phone.serial} has reported, for {self.name}, {said}")
 
 
-class ExecutorRunner:
+class ExecutorRunner(AdbBurst):
     """ExecuTorch's ``examples/portable/executor_runner``."""
 
-    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
-        run = [program, f"--model_path={model}", f"--num_executions={num_runs}", f"--cpu_threads={threads}"]
+    def command(self, num_runs: int, token: str) -> str:
+        run = [self.program, f"--model_path={self.path}"]
+        run += [f"--num_executions={num_runs}", f"--cpu_threads={self.threads}"]
         # Built without Android's log it writes to standard error, so both are read. The log needs a moment.
         return (
             f"log -p i -t ExecuTorch {token}; {shlex.join([*run, '--print_output=none'])} 2>&1; status=$?; "
             f"sleep 0.3; echo {token}; logcat -d -v raw -s ExecuTorch:I; (exit $status)"
         )
 
-    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+    @staticmethod
+    def read_ns(output: str, num_runs: int, token: str) -> list[int]:
         printed, _, log = output.partition(token)
         ours = printed + log.partition(token)[2]  # the log may have lost the line that tells what is ours: then nothing
         found = re.findall(r"\bIteration (\d+) of (\d+): ([0-9.]+) ms", ours)
@@ -93,24 +139,25 @@ class ExecutorRunner:
         return [round(float(ms) * 1e6) for _, _, ms in found]
 
 
-class PerfTest:
+class PerfTest(AdbBurst):
     """ONNX Runtime's ``onnxruntime_perf_test``."""
 
-    def command(self, program: str, model: str, num_runs: int, threads: int, token: str) -> str:
-        result = f"{model}.{token}"
-        run = [program, "-m", "times", "-r", str(num_runs), "-x", str(threads), "-y", "1", "-o", "99", "-I"]
-        run += [*(["-D"] if threads > 1 else []), model, result]  # -D: waiting threads do not spin
+    def command(self, num_runs: int, token: str) -> str:
+        result = f"{self.path}.{token}"
+        run = [self.program, "-m", "times", "-r", str(num_runs), "-x", str(self.threads), "-y", "1", "-o", "99", "-I"]
+        run += [*(["-D"] if self.threads > 1 else []), self.path, result]  # -D: waiting threads do not spin
         file = shlex.quote(result)
         return f"{shlex.join(run)} 2>&1; status=$?; echo {token}; cat {file}; rm -f {file}; (exit $status)"
 
-    def durations_ns(self, output: str, num_runs: int, token: str) -> list[int]:
+    @staticmethod
+    def read_ns(output: str, num_runs: int, token: str) -> list[int]:
         lines = [line.rsplit(",", 4) for line in output.rpartition(token)[2].splitlines() if line.strip()]
         if [line[4].strip() for line in lines if len(line) == 5] != [str(number) for number in range(num_runs)]:
             raise ValueError(f"{len(lines)} lines for {num_runs} runs")
         return [round(float(line[1]) * 1e9) for line in lines]
 
 
-BENCHMARKS: dict[str, Callable[[], Benchmark]] = {"executorch": ExecutorRunner, "onnxruntime": PerfTest}
+BENCHMARKS: dict[str, type[AdbBurst]] = {"executorch": ExecutorRunner, "onnxruntime": PerfTest}
 """By the runtime of the device."""
 
 
@@ -154,7 +201,7 @@ class Adb(Host):
         found = {key: value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
         hardware = [line.partition(":")[2].strip() for line in lines if line.startswith("Hardware")]
         cpu = " ".join(filter(None, [found["soc"] or found["board"], *hardware]))
-        stable: dict[str, Any] = {
+        stable = {
             "cpu": cpu or found["model"],
             "cores": int(found["cores"]) if found["cores"].isdigit() else None,
             "machine": found["machine"],
@@ -169,12 +216,9 @@ class Adb(Host):
             "build": found["build"],
             "cpu_mask": self.cpu_mask,
         }
-        digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
-        return {"id": digest, **stable, "kernel": found["kernel"], "conditions": phone.conditions()}
+        return identified(stable, kernel=found["kernel"], conditions=phone.conditions())
 
-    def time(
-        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-    ) -> TimingResult:
+    def time(self, job: Job) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; this process starts each block."""
         setting = job.setting
         benchmark = _benchmark(setting)
@@ -185,23 +229,9 @@ class Adb(Host):
 
         def burst(name: str, model: Model) -> AdbBurst:
             path = self._push_model(phone, name, model, suffix, there)
-            return AdbBurst(name, path, program, phone, benchmark, setting.threads, self)
+            return benchmark(name, path, program, phone, setting.threads, self)
 
-        bursts = {name: burst(name, model) for name, model in job.models.items()}
-        anchor = burst("anchor", job.anchor)
-        phone.cool_down(setting.cool_below_c)
-        before = phone.conditions()
-        result = time_models(
-            bursts,
-            anchor=anchor,
-            rng=job.rng,
-            rounds=job.rounds,
-            block_seconds=job.block_seconds,
-            clock=SystemClock(setting.threads, on_cpu=False),
-            done=done,
-            on_block=on_block,
-        )
-        return replace(result, conditions=(before, phone.conditions()))
+        return time_in_turn(job, burst, on_cpu=False, conditions=phone.conditions, look_seconds=5)
 
     def clean(self) -> None:
         """Delete what was sent there."""
@@ -214,7 +244,7 @@ class Adb(Host):
     def _push_program(self, phone: Phone) -> str:
         """The path of the program there, after it was sent if it is one of this machine."""
         if not Path(self.program).expanduser().is_file():
-            if not self.program.startswith("/") or phone.status(f"test -x {shlex.quote(self.program)}"):
+            if not self.program.startswith("/") or phone.call(f"test -x {shlex.quote(self.program)}")[0]:
                 raise NotInstalledError(
                     f"no program {self.program}, neither here nor on {phone.serial}; build it for Android and name its "
                     "path as `program`"
@@ -236,13 +266,7 @@ class Adb(Host):
         return program
 
     def _push_model(self, phone: Phone, name: str, model: Model, suffix: str, there: dict[str, str]) -> str:
-        if not isinstance(model, (bytes, str, Path)):
-            raise ModelError(f"{name}: only files can be sent to a phone; choose a device of another runtime")
-        try:
-            check_exists(model, f"a .{suffix}")
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from None
-        digest = hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else sha256_of_file(model)
+        digest = sha256_to_send(name, model, suffix, to="a phone")
         file = f"{digest}.{suffix}"
         path = f"{self.folder}/models/{file}"
         if there.get(file) != digest:
@@ -257,67 +281,9 @@ class Adb(Host):
         return path
 
 
-@dataclass
-class AdbBurst:
-    """A :class:`~ofa.hardware.timing.Burst`: one call starts the benchmark program once.
-
-    The program counts runs, not seconds, so that the time of a run, once known, decides how many there are.
-    """
-
-    name: str
-    path: str
-    program: str
-    phone: Phone
-    benchmark: Benchmark
-    threads: int
-    host: Adb
-    run_ns: float | None = field(default=None, init=False)
-
-    def durations_ns(self, block_ns: int, min_runs: int) -> list[int]:
-        if self.run_ns is None:
-            self._start(min_runs + MIN_WARM_UP_RUNS, block_ns)
-        assert self.run_ns is not None
-        num_timed = max(min_runs, math.ceil(block_ns / self.run_ns))
-        num_warm_up = max(MIN_WARM_UP_RUNS, math.ceil(WARM_UP_SHARE * num_timed))
-        num_runs = max(min(num_timed + num_warm_up, MAX_RUNS), min_runs + MIN_WARM_UP_RUNS)
-        return self._start(num_runs, block_ns)[min(num_warm_up, num_runs - min_runs) :]
-
-    def _start(self, num_runs: int, block_ns: int) -> list[int]:
-        """Durations of so many runs; if the report is not whole the program is started again, a few times at most."""
-        file = Path(self.program).name
-        environment = f"export LD_LIBRARY_PATH={shlex.quote(str(Path(self.program).parent))}; "
-        pin = f"taskset -p {self.host.cpu_mask} $$ >/dev/null; " if self.host.cpu_mask else ""
-        seconds = self.host.block_limit_seconds + 10 * block_ns / 1e9
-        said = ""
-        for _ in range(MAX_REPORTS):
-            token = f"ofa-{secrets.token_hex(8)}"
-            command = self.benchmark.command(self.program, self.path, num_runs, self.threads, token)
-            status, output = self.phone.call(environment + pin + command, seconds)
-            if status in CANNOT_START or LINKER in output:
-                raise NotInstalledError(
-                    f"{self.program} does not start on {self.phone.serial} ({_last_line(output, token)}); build it for "
-                    "the phone's ABI, and name the libraries that it needs as `libraries`"
-                )
-            if status:
-                message = _last_line(output, token)
-                raise ModelError(f"{self.name}: {file} fails with status {status} ({message}); export it again")
-            try:
-                durations = self.benchmark.durations_ns(output, num_runs, token)
-            except ValueError as error:
-                said = str(error)
-                continue
-            self.run_ns = max(1.0, float(np.median(durations)))
-            return durations
-        raise HostError(f"{file} on {self.phone.serial} has reported, for {self.name}, {said}")
-
-
 @dataclass(frozen=True)
 class Phone:
-    """A phone that answers.
-
-    Args:
-        serial: As ``adb devices`` lists it.
-    """
+    """A phone that answers, by the serial that ``adb devices`` lists."""
 
     serial: str
     answer_seconds: float
@@ -328,17 +294,13 @@ class Phone:
         The status is printed, since adb does not pass it on from old phones.
         """
         said = ""
-        for number in range(MAX_TRIES):
-            if number:
-                time.sleep(0.5 * 2**number)
-            done = _adb(
-                ["-s", self.serial, "shell", f"{command}; ofa=$?; echo; echo {MARK}$ofa"],
-                seconds or self.answer_seconds,
-            )
+        for _ in _tries():
+            words = ["-s", self.serial, "shell", f"{command}; ofa=$?; echo; echo {MARK}$ofa"]
+            done = _adb(words, seconds or self.answer_seconds)
             output, mark, status = done.stdout.rpartition(MARK)
             if mark and status.strip().isdigit():
                 return int(status), output
-            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            said = _said(done)
         raise HostError(
             f"{self.serial} does not answer adb, after {MAX_TRIES} tries: {said}; plug it in again, and see "
             "`adb devices`"
@@ -351,9 +313,6 @@ class Phone:
             raise HostError(f"{self.serial}: {command[:80]!r} fails with status {status}: {_last_line(output)}")
         return output
 
-    def status(self, command: str) -> int:
-        return self.call(command)[0]
-
     def hashes(self, folder: str) -> dict[str, str]:
         """sha256 of each file of a folder there, by its name."""
         output = self.call(f"cd {shlex.quote(folder)} 2>/dev/null && sha256sum * 2>/dev/null")[1]
@@ -365,24 +324,22 @@ class Phone:
         seconds = self.answer_seconds + source.stat().st_size / PUSH_BYTES_PER_SECOND
         part = f"{path}.part"
         self.shell(f"mkdir -p {shlex.quote(str(Path(path).parent))}")
-        said = "nothing"
-        for number in range(MAX_TRIES):
-            if number:
-                time.sleep(0.5 * 2**number)
+        said = ""
+        for _ in _tries():
             done = _adb(["-s", self.serial, "push", str(source), part], seconds)
             if done.returncode:
-                said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-                continue
-            if self.shell(f"sha256sum {shlex.quote(part)}").split()[:1] == [digest]:
+                said = _said(done)
+            elif self.shell(f"sha256sum {shlex.quote(part)}").split()[:1] == [digest]:
                 self.shell(f"mv {shlex.quote(part)} {shlex.quote(path)}")
                 return
-            said = "it arrived damaged"
+            else:
+                said = "it arrived damaged"
         raise HostError(
             f"{source.name} cannot be sent to {self.serial}, after {MAX_TRIES} tries: {said}; see how much room "
             f"{Path(path).parent} has there"
         )
 
-    def conditions(self) -> dict[str, float | bool | None]:
+    def conditions(self) -> dict[str, Any]:
         """Charge and temperature of the battery at this moment; ``None`` where the phone does not tell."""
         fields: dict[str, str] = {}
         for line in self.call("dumpsys battery")[1].splitlines():
@@ -397,21 +354,21 @@ class Phone:
             "charging": "true" in powered if powered else None,
         }
 
-    def cool_down(self, below_c: float | None) -> None:
-        """Wait, for a while, until the battery is cooler than this."""
-        patience = time.monotonic() + MAX_COOLING_SECONDS
-        while below_c is not None and (self.conditions()["temperature_c"] or 0) > below_c:
-            if time.monotonic() > patience:
-                return
-            time.sleep(5)
+
+def _tries() -> Iterator[None]:
+    """A few, each after twice the pause of the one before."""
+    for number in range(MAX_TRIES):
+        if number:
+            time.sleep(0.5 * 2**number)
+        yield
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
 
 
 def find_serial(wanted: str | None, seconds: float) -> str:
-    """The phone to use.
-
-    Raises:
-        HostError: If there is none, if it does not let us in, or if there are several and ``wanted`` is not given.
-    """
+    """The phone to use; :class:`HostError` if there is none, or several, or one that does not let us in."""
     done = _adb(["devices"], seconds)
     if done.returncode:
         raise HostError(f"adb devices fails: {done.stderr.strip() or done.stdout.strip()}; try `adb kill-server`")
@@ -447,10 +404,10 @@ def _adb(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProces
         return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds:.0f} s")
 
 
-def _benchmark(setting: Setting) -> Benchmark:
+def _benchmark(setting: Setting) -> type[AdbBurst]:
     if setting.runtime not in BENCHMARKS:
         raise ConfigError(f"runtime {setting.runtime!r} cannot be measured over adb; choices: {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[setting.runtime]()
+    return BENCHMARKS[setting.runtime]
 
 
 def _last_line(output: str, token: str | None = None) -> str:

@@ -6,18 +6,15 @@ bytes give the name, so that a machine that has the file need not be sent it aga
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2]
 MODULES = (
     "errors.py",
     "files.py",
-    "hardware/energy.py",
     "hardware/fingerprint.py",
     "hardware/journal.py",
     "hardware/runner.py",
@@ -46,24 +43,14 @@ main(sys.argv[1:])
 DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A file by its content."""
-
-    data: bytes
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    @property
-    def name(self) -> str:
-        return f"runner-{self.sha256[:12]}.pyz"
-
-
-def build_bundle() -> Bundle:
+def build_bundle() -> bytes:
     """The runner of this version of the package."""
-    return Bundle(zip_of({**sources(), "__main__.py": MAIN.encode()}))
+    return zip_of({**sources(), "__main__.py": MAIN.encode()})
+
+
+def bundle_name(sha256: str) -> str:
+    """The file's name on the machine that it is sent to."""
+    return f"runner-{sha256[:12]}.pyz"
 
 
 def sources() -> dict[str, bytes]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ofa.config import Named
 from ofa.errors import OfaError
-from ofa.hardware.runner import Job
-from ofa.hardware.timing import TimedBlock, TimingResult
+from ofa.files import sha256_of_file
+from ofa.hardware.fingerprint import fingerprint
+from ofa.hardware.runner import Job, time_on_device
+from ofa.hardware.runtimes import Model, ModelError
+from ofa.hardware.runtimes.session import check_exists, naming
+from ofa.hardware.timing import TimingResult
 from ofa.setting import Setting
 
 
@@ -28,14 +34,8 @@ class Host(Named):
         """
         raise NotImplementedError
 
-    def time(
-        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-    ) -> TimingResult:
+    def time(self, job: Job) -> TimingResult:
         """Time models against each other, see :func:`~ofa.hardware.timing.time_models`.
-
-        Args:
-            done: Blocks that are not measured again.
-            on_block: Called with each new block.
 
         Raises:
             ModelError: If a model cannot be run there.
@@ -43,3 +43,25 @@ class Host(Named):
             HostError: If the machine cannot be reached, after several tries.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Local(Host):
+    """Measured within this process."""
+
+    def fingerprint(self, setting: Setting) -> dict[str, Any]:
+        return fingerprint(setting)
+
+    def time(self, job: Job) -> TimingResult:
+        return time_on_device(job)
+
+
+def sha256_to_send(name: str, model: Model, suffix: str, *, to: str) -> str:
+    """The hash of a model that is sent elsewhere; :class:`ModelError` if it is none that can be."""
+    if isinstance(model, bytes):
+        return hashlib.sha256(model).hexdigest()
+    if not isinstance(model, (str, Path)):
+        raise ModelError(f"{name}: only files can be sent to {to}; choose a device of another runtime")
+    with naming(name):
+        check_exists(model, f"a .{suffix}")
+    return sha256_of_file(model)

@@ -13,26 +13,27 @@ import hashlib
 import json
 import secrets
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ofa.config import ConfigError
-from ofa.files import FORMAT, sha256_of_file
+from ofa.files import FORMAT
 from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
-from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, Runtime
-from ofa.hardware.runtimes.session import check_exists
+from ofa.hardware.runtimes import RUNTIMES, Model, Runtime
+from ofa.hardware.runtimes.session import naming
 from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
 from ofa.hardware.timing import TimedBlock, TimingResult
-from ofa.hardware.transports.bundle import Bundle, build_bundle
-from ofa.hardware.transports.host import Host, HostError
-from ofa.hardware.transports.remote import CHUNK_BYTES, MARK, MAX_RESULT_BYTES
+from ofa.hardware.transports.bundle import build_bundle, bundle_name
+from ofa.hardware.transports.host import Host, HostError, sha256_to_send
+from ofa.hardware.transports.remote import MARK, MAX_RESULT_BYTES
 from ofa.setting import Setting
 
 ALIVE_SECONDS = 5
@@ -146,51 +147,44 @@ class Ssh(Host):
         self._push({})
         name = f"fingerprint-{secrets.token_hex(8)}"
         result = self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS, lambda lines: None)
-        found: dict[str, Any] = result["fingerprint"]
-        return found
+        return dict(result["fingerprint"])
 
-    def time(
-        self, job: Job, *, done: Sequence[TimedBlock] = (), on_block: Callable[[TimedBlock], None] | None = None
-    ) -> TimingResult:
+    def time(self, job: Job) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
 
         A job that this process left behind, by a crash or Ctrl-C, is taken up again.
         """
         models, rounds = job.models, job.rounds
         runtime = RUNTIMES[job.setting.runtime]()
-        suffix = runtime.format
-        files = {name: _File.of(f"{name}: ", model, suffix) for name, model in models.items()}
-        anchor_file = _File.of("anchor: ", job.anchor, suffix)
+        files = {name: _files(name, model, runtime) for name, model in models.items()}
+        anchor = _files("anchor", job.anchor, runtime)
         blocks: dict[tuple[str, int], TimedBlock] = {
-            (block.name, block.round): block for block in done if block.name in models and block.round < rounds
+            (block.name, block.round): block for block in job.done if block.name in models and block.round < rounds
         }
         request = {
             "setting": asdict(job.setting),
-            "models": {name: f"../../{file.path}" for name, file in files.items()},
-            "anchor": f"../../{anchor_file.path}",
+            "models": {name: f"../../{file.path}" for name, (file, *_) in files.items()},
+            "anchor": f"../../{anchor[0].path}",
             "rounds": rounds,
             "block_seconds": job.block_seconds,
         }
-        name = hashlib.sha256(json.dumps([request, build_bundle().sha256], sort_keys=True).encode()).hexdigest()[:16]
+        name = _sha256(json.dumps([request, _sha256(build_bundle())], sort_keys=True).encode())[:16]
         request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
-        sources = [("anchor", job.anchor, anchor_file), *((name, models[name], file) for name, file in files.items())]
-        beside = [other for name, model, file in sources for other in file.beside(f"{name}: ", model, runtime)]
-        self._push({file.path: file for file in (*files.values(), *beside, anchor_file)})
+        self._push({file.path: file for group in (*files.values(), anchor) for file in group})
         arrived: set[tuple[str, int]] = set()
 
         def keep(lines: Sequence[str]) -> None:
             for line in lines:
-                block = self._block(line, models, rounds)
+                block = self._block(line, job)
                 key = (block.name, block.round)
                 arrived.add(key)
                 if key in blocks:
                     continue
                 blocks[key] = block
-                if on_block is not None:
-                    on_block(block)
+                job.on_block(block)
 
-        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep, job.setting)
-        self._check_result(result, models, rounds, arrived, blocks)
+        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep)
+        self._check_result(result, job, arrived, len(blocks))
         causes = Counter(result["causes"])
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
         return TimingResult(
@@ -201,11 +195,7 @@ class Ssh(Host):
         )
 
     def clean(self) -> None:
-        """Stop what runs there, and delete what was sent there.
-
-        Raises:
-            HostError: If the machine cannot be reached.
-        """
+        """Stop what runs there, and delete what was sent there."""
         self._ask("clean", {})
 
     def _job_seconds(self, num_models: int, rounds: int, block_seconds: float) -> float:
@@ -233,30 +223,33 @@ class Ssh(Host):
             )
 
     def _run(
-        self,
-        name: str,
-        job: Mapping[str, Any],
-        seconds: float,
-        keep: Callable[[Sequence[str]], None],
-        setting: Setting | None = None,
+        self, name: str, job: Mapping[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]
     ) -> dict[str, Any]:
-        """Have a job done, and give its result.
+        """Have a job done, and give its result; one that was there already must be of this machine as it is now.
 
         Args:
             keep: Takes each new line of its blocks.
-            setting: If given, a result that was there already must be of this machine as it is now.
         """
         start = {"id": name, "job": job, "python": self.python}
-        state = self._ask("start", start)["state"]
-        if state == "finished" and setting is not None:
-            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(setting)
+        if self._ask("start", start)["state"] == "finished":
+            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(Setting(**job["setting"]))
             if was.get("fingerprint", {}).get("id") != now["id"]:
                 self._ask("remove", {"id": name})
                 self._ask("start", start)
         deadline, num_restarts = time.monotonic() + seconds, 0
-        position = {"id": name, "offset": 0, "header": ""}
+        # It moves on, so that a new connection goes on where an old one broke.
+        position: dict[str, Any] = {"id": name, "offset": 0, "header": ""}
+
+        def hear(answer: Mapping[str, Any]) -> None:
+            lines = list(answer.get("lines", ()))
+            if lines and not position["offset"]:
+                position["header"] = lines.pop(0)
+            position["offset"] = answer.get("offset", position["offset"])
+            keep(lines)
+
         while True:
-            answer = self._follow(position, max(0.0, min(FOLLOW_SECONDS, deadline - time.monotonic())), keep)
+            look = position["seconds"] = max(0.0, min(FOLLOW_SECONDS, deadline - time.monotonic()))
+            answer = self._ask("follow", position, seconds=look + self.answer_seconds, hear=hear)
             if answer["state"] == "finished":
                 break
             if answer["state"] == "changed":
@@ -275,6 +268,10 @@ class Ssh(Host):
                     f"{self.address} has not finished in {seconds:.0f} s; see what else runs there, or set "
                     "`job_seconds`"
                 )
+        return self._result(name)
+
+    def _result(self, name: str) -> dict[str, Any]:
+        """What a job gave, whose folder is deleted then."""
         result: dict[str, Any] = self._ask("result", {"id": name})["result"]
         with contextlib.suppress(HostError):  # all is measured; a folder left behind harms nobody
             self._ask("remove", {"id": name})
@@ -285,32 +282,17 @@ class Ssh(Host):
             raise ERRORS.get(kind, HostError)(message)
         return result
 
-    def _follow(
-        self, position: dict[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]
-    ) -> dict[str, Any]:
-        """Hear of a job for a while; ``position`` moves on, so that a new connection goes on where an old one broke."""
-
-        def hear(answer: Mapping[str, Any]) -> None:
-            lines = list(answer.get("lines", ()))
-            if lines and not position["offset"]:
-                position["header"] = lines.pop(0)
-            position["offset"] = answer.get("offset", position["offset"])
-            keep(lines)
-
-        limit_s = seconds + self.answer_seconds
-        return self._ask("follow", position, extra={"seconds": seconds}, seconds=limit_s, hear=hear)
-
-    def _block(self, line: str, models: Mapping[str, Model], rounds: int) -> TimedBlock:
+    def _block(self, line: str, job: Job) -> TimedBlock:
         """A block, if it is one of those that were asked for."""
         try:
             block = TimedBlock.from_json(json.loads(line))
         except (ValueError, TypeError) as error:
             raise HostError(f"{self.address} sent no block ({error}): {line[:80]!r}; clean it") from None
         durations = block.durations_ns
-        if not isinstance(block.name, str) or block.name not in models:
+        if not isinstance(block.name, str) or block.name not in job.models:
             raise HostError(f"{self.address} sent a block of {block.name!r}, which nobody asked for; clean it")
-        if type(block.round) is not int or not 0 <= block.round < rounds:
-            raise HostError(f"{self.address} sent a block of round {block.round!r} of {rounds}; clean it")
+        if type(block.round) is not int or not 0 <= block.round < job.rounds:
+            raise HostError(f"{self.address} sent a block of round {block.round!r} of {job.rounds}; clean it")
         if not durations or not all(type(duration) is int and duration >= 0 for duration in durations):
             raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
         if not all(isinstance(cause, str) for cause in block.causes):
@@ -320,19 +302,15 @@ class Ssh(Host):
         return block
 
     def _check_result(
-        self,
-        result: Mapping[str, Any],
-        models: Mapping[str, Model],
-        rounds: int,
-        arrived: set[tuple[str, int]],
-        blocks: Mapping[tuple[str, int], TimedBlock],
+        self, result: Mapping[str, Any], job: Job, arrived: set[tuple[str, int]], num_blocks: int
     ) -> None:
         """Hold the result against the blocks that came one by one."""
-        named = [self._block(json.dumps(block), models, rounds) for block in result.get("blocks", [])]
+        named = [self._block(json.dumps(block), job) for block in result.get("blocks", [])]
         if {(block.name, block.round) for block in named} != arrived or len(named) != len(arrived):
             raise HostError(f"{self.address} sent {len(arrived)} blocks and a result of {len(named)}; start again")
-        if len(blocks) != len(models) * rounds:
-            raise HostError(f"{self.address} measured {len(blocks)} of {len(models) * rounds} blocks; start again")
+        wanted = len(job.models) * job.rounds
+        if num_blocks != wanted:
+            raise HostError(f"{self.address} measured {num_blocks} of {wanted} blocks; start again")
 
     def _ask(
         self,
@@ -341,20 +319,19 @@ class Ssh(Host):
         *,
         payload: Sequence[Payload] = (),
         seconds: float | None = None,
-        extra: Mapping[str, Any] | None = None,
         hear: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Make a request, again if the connection breaks, and give its last answer.
 
         Args:
             request: Read anew at each try.
-            payload: What follows the request.
+            payload: What follows the request, or comes in its place where the runner itself is sent.
             hear: Called with each answer; one that brings lines is progress, after which failures count anew.
         """
         bundle = build_bundle()
         num_failures = num_installs = 0
         while True:
-            line = json.dumps({**request, **(extra or {})}).encode() + b"\n"
+            line = b"" if name == "install" else json.dumps(request).encode() + b"\n"
             try:
                 answer: dict[str, Any] = {}
                 with contextlib.closing(
@@ -370,42 +347,23 @@ class Ssh(Host):
                 num_installs += 1
                 if num_installs > 2:
                     raise HostError(f"{self.address} loses the runner from {self.folder}; see who deletes it") from None
-                self._install(bundle)
+                self._ask("install", {}, payload=[bundle])
             except _BrokenError as error:
                 num_failures += 1
-                self._pause(num_failures, name, error)
-
-    def _install(self, bundle: Bundle) -> None:
-        num_failures = 0
-        while True:
-            try:
-                for _ in self._exchange("install", bundle, [bundle.data], self.answer_seconds):
-                    pass
-                return
-            except _BrokenError as error:
-                num_failures += 1
-                self._pause(num_failures, "install", error)
-
-    def _pause(self, num_failures: int, name: str, error: _BrokenError) -> None:
-        """Wait for a while, twice as long each time; :class:`HostError` after so many times."""
-        if num_failures > self.retries:
-            raise HostError(
-                f"{self.address} cannot be reached by ssh while {DOING[name]}, after {num_failures} tries: {error}; "
-                "see whether it is on and its address is right, then start again: what it has measured is kept"
-            ) from None
-        time.sleep(min(0.5 * 2 ** (num_failures - 1), MAX_PAUSE_SECONDS))
+                if num_failures > self.retries:
+                    raise HostError(
+                        f"{self.address} cannot be reached by ssh while {DOING[name]}, after {num_failures} tries: "
+                        f"{error}; see whether it is on and its address is right, then start again: what it has "
+                        "measured is kept"
+                    ) from None
+                time.sleep(min(0.5 * 2 ** (num_failures - 1), MAX_PAUSE_SECONDS))
 
     def _exchange(
-        self, name: str, bundle: Bundle, payload: Sequence[Payload], seconds: float
+        self, name: str, bundle: bytes, payload: Sequence[Payload], seconds: float
     ) -> Generator[dict[str, Any], None, None]:
-        """One connection: send, and give the answers as they come.
-
-        Raises:
-            _BrokenError: If it broke, or took too long.
-            _NoBundleError: If the bundle must be sent first.
-            HostError: If trying again is of no use.
-        """
-        arguments = [self.folder, bundle.name, bundle.sha256, name]
+        """One connection: send, and give the answers as they come; :class:`HostError` if trying again is of no use."""
+        digest = _sha256(bundle)
+        arguments = [self.folder, bundle_name(digest), digest, name]
         command = f"{_quoted(self.python)} -c {shlex.join([BOOT, *arguments])}"
         with tempfile.TemporaryFile() as errors:
             try:
@@ -426,7 +384,7 @@ class Ssh(Host):
             timer = threading.Timer(seconds, expire)
             timer.daemon = True
             timer.start()
-            num_answers, complete = 0, False
+            num_answers = 0
             with process:
                 assert process.stdin is not None and process.stdout is not None
                 try:
@@ -435,10 +393,10 @@ class Ssh(Host):
                         if line.startswith(MARK.encode()):
                             num_answers += 1
                             yield json.loads(line[len(MARK) :])
-                    complete = True
+                except BaseException:
+                    process.kill()
+                    raise
                 finally:
-                    if not complete:
-                        process.kill()
                     process.wait()
                     timer.cancel()
             errors.seek(0)
@@ -501,48 +459,41 @@ class Ssh(Host):
 
 @dataclass(frozen=True)
 class _File:
-    """A model by its content."""
+    """A file by its content.
+
+    Args:
+        path: Where it is, from the folder of the machine on; some runtimes tell formats by the suffix.
+    """
 
     source: Payload
     sha256: str
-    num_bytes: int
-    suffix: str
-    stem: str = ""
+    path: str
 
     @property
-    def path(self) -> str:
-        """Where it is, from the folder of the machine on; some runtimes tell formats by the suffix."""
-        return f"models/{self.stem or self.sha256}.{self.suffix}"
+    def num_bytes(self) -> int:
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
-    def beside(self, what: str, model: Model, runtime: Runtime) -> list[_File]:
-        """Files that the runtime looks for beside this one: the weights of an OpenVINO IR, what trtexec has to know."""
-        if isinstance(runtime, TrtExec):
-            try:
-                data = ends_file(model)
-            except ModelError as error:
-                raise ModelError(f"{what}{error}") from None
-            return [replace(_File.of(what, data, ENDS_SUFFIX.removeprefix(".")), stem=self.sha256)]
-        if self.suffix != "xml" or isinstance(model, bytes):
-            return []
-        return [replace(_File.of(what, Path(model).with_suffix(".bin"), "bin"), stem=self.stem)]
 
-    @classmethod
-    def of(cls, what: str, model: Model, suffix: str) -> _File:
-        if isinstance(model, bytes):
-            return cls(model, hashlib.sha256(model).hexdigest(), len(model), suffix)
-        if not isinstance(model, (str, Path)):
-            raise ModelError(f"{what}only files can be sent to another machine; choose a device of another runtime")
-        try:
-            check_exists(model, f"a .{suffix}")
-        except ModelError as error:
-            raise ModelError(f"{what}{error}") from None
-        path, digest = Path(model), sha256_of_file(model)
-        if path.suffix in OTHER_SUFFIXES:
-            suffix = path.suffix.removeprefix(".")
-        # Graphs of an IR are alike where only weights differ, so that both give the name.
-        both = f"{digest} {sha256_of_file(path.with_suffix('.bin'))}" if suffix == "xml" else ""
-        stem = hashlib.sha256(both.encode()).hexdigest() if both else ""
-        return cls(path, digest, path.stat().st_size, suffix, stem)
+def _files(name: str, model: Model, runtime: Runtime) -> list[_File]:
+    """A model, and what the runtime looks for beside it: the weights of an OpenVINO IR, what trtexec has to know."""
+
+    def sha256(model: Model, suffix: str) -> str:
+        return sha256_to_send(name, model, suffix, to="another machine")
+
+    stem = digest = sha256(model, runtime.format)
+    source: Payload = model if isinstance(model, bytes) else Path(model)
+    suffix, beside = f".{runtime.format}", dict[str, Payload]()
+    if isinstance(source, Path) and source.suffix in OTHER_SUFFIXES:
+        suffix = source.suffix
+        if suffix == ".xml":
+            beside[".bin"] = source.with_suffix(".bin")
+            # Graphs of an IR are alike where only weights differ, so that both give the name.
+            stem = _sha256(f"{digest} {sha256(beside['.bin'], 'bin')}".encode())
+    if isinstance(runtime, TrtExec):
+        with naming(name):
+            beside[ENDS_SUFFIX] = ends_file(model)
+    others = [_File(data, sha256(data, end[1:]), f"models/{stem}{end}") for end, data in beside.items()]
+    return [_File(source, digest, f"models/{stem}{suffix}"), *others]
 
 
 def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
@@ -559,16 +510,17 @@ def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
 
 def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
     """Write and close; if nobody reads to the end, the status of ssh says why."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError), stream:
         for part in payload:
             if isinstance(part, bytes):
                 stream.write(part)
                 continue
             with part.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    stream.write(chunk)
-    with contextlib.suppress(BrokenPipeError):
-        stream.close()
+                shutil.copyfileobj(file, stream)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _quoted(path: str) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 
 from ofa.formats.onnx import export_for_timing
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
+from ofa.hardware.runtimes.session import Burst
 from ofa.hardware.timed_models import export_model
-from ofa.hardware.timing import Burst
 from ofa.setting import Setting
 
 pytestmark = pytest.mark.alone

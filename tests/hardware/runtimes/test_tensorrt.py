@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ofa.hardware.runtimes import ModelError, NotInstalledError, tensorrt, trtexec
-from ofa.hardware.runtimes.session import Input
+from ofa.hardware.runtimes.session import Burst, Input
 from ofa.hardware.runtimes.tensorrt import TensorRt, TensorRtSession, cache_file, gpu_versions
 from ofa.hardware.runtimes.trtexec import (
     TrtExec,
@@ -32,7 +32,7 @@ from ofa.hardware.runtimes.trtexec import (
     read_times_ns,
     read_version,
 )
-from ofa.hardware.timing import Burst, SystemClock, time_models
+from ofa.hardware.timing import SystemClock, time_models
 
 RECORDED = Path(__file__).parent / "recorded"
 GPU = {"cuda": "12.6", "gpu": "Orin"}
@@ -268,7 +268,12 @@ def test_a_block_is_one_start_of_the_program(program):
     assert {"--warmUp=200", "--duration=0.020000", "--iterations=7"} <= set(call)
     assert {"--noDataTransfers", "--useSpinWait", "--useCudaGraph"} <= names(call)
     result = time_models(
-        {"model": run}, anchor=run, rng=np.random.default_rng(0), rounds=2, clock=SystemClock(on_cpu=False)
+        {"model": run},
+        anchor=run,
+        rng=np.random.default_rng(0),
+        rounds=2,
+        block_seconds=0.01,
+        clock=SystemClock(on_cpu=False),
     )
     assert [block.durations_ns for block in result.blocks] == [(250_000,) * 5] * 2
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ofa.config import ConfigError, from_mapping
+from ofa.hardware import runner
 from ofa.hardware.device import Device
 from ofa.hardware.journal import Journal
 from ofa.hardware.runner import Job
@@ -197,18 +199,19 @@ def test_the_program_may_be_on_the_phone(device, phone):
         measure(dataclasses.replace(device, host=host))
 
 
-def test_waiting_for_a_cooler_phone_has_an_end(monkeypatch):
-    phone, asked, now = module.Phone("A", 1), [], iter(range(0, 10_000, 100))
-    degrees = [41.0, 40.0, 20.0]
+def test_waiting_for_a_cooler_phone_has_an_end(device, monkeypatch):
+    asked, now = [], iter(range(0, 100_000, 100))
+    degrees = [41.0, 40.0, 20.0, 20.0, 20.0]  # the last two before and after it measures
     monkeypatch.setattr(module.Phone, "conditions", lambda self: {"temperature_c": asked.append(1) or degrees.pop(0)})
-    phone.cool_down(30)
-    assert len(asked) == 3
-    phone.cool_down(None)
-    assert len(asked) == 3
+    warm = dataclasses.replace(device, setting=dataclasses.replace(device.setting, cool_below_c=30))
+    measure(warm)
+    assert len(asked) == 3 + 2
     degrees.extend([41.0] * 20)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
-    phone.cool_down(30)  # begins at 0 s, looks at 100, 200 and 300, gives up at 400
-    assert len(asked) == 3 + 4
+    measure(device)
+    assert len(asked) == 5 + 2
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda seconds: None))
+    measure(warm)  # begins at 0 s, looks at 100, 200 and 300, gives up at 400
+    assert len(asked) == 7 + 4 + 2
 
 
 def test_cleaning_leaves_what_is_not_ours(device, phone):
@@ -251,19 +254,19 @@ def test_no_adb_on_this_machine(monkeypatch):
 
 def test_recorded_output_is_read():
     recorded = (RECORDED / "executor_runner.txt").read_text()
-    assert ExecutorRunner().durations_ns(f"{recorded}\ntoken\ntoken\n", 1, "token") == [241944288]
-    assert ExecutorRunner().durations_ns(f"token\nolder\ntoken\n{recorded}", 1, "token") == [241944288]
+    assert ExecutorRunner.read_ns(f"{recorded}\ntoken\ntoken\n", 1, "token") == [241944288]
+    assert ExecutorRunner.read_ns(f"token\nolder\ntoken\n{recorded}", 1, "token") == [241944288]
     for output in (f"token\n{recorded}", f"token\n{recorded}\ntoken\n"):  # nothing after our line in the log
         with pytest.raises(ValueError, match="no run"):
-            ExecutorRunner().durations_ns(output, 1, "token")
+            ExecutorRunner.read_ns(output, 1, "token")
     with pytest.raises(ValueError, match="1 lines for 2 runs"):
-        ExecutorRunner().durations_ns(f"{recorded}\ntoken\ntoken\n", 2, "token")
+        ExecutorRunner.read_ns(f"{recorded}\ntoken\ntoken\n", 2, "token")
     rows = "models,0.144871,158171136,68,0\nmodels,1e-05,158171136,68,1\n"
     table = f"{(RECORDED / 'perf_test.txt').read_text()}\ntoken\n{rows}"
-    assert PerfTest().durations_ns(table, 2, "token") == [144871000, 10000]
+    assert PerfTest.read_ns(table, 2, "token") == [144871000, 10000]
     for num_runs in (1, 3):
         with pytest.raises(ValueError, match=f"2 lines for {num_runs} runs"):
-            PerfTest().durations_ns(table, num_runs, "token")
+            PerfTest.read_ns(table, num_runs, "token")
 
 
 def test_settings_are_checked(phone):

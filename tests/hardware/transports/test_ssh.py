@@ -27,7 +27,7 @@ from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 from ofa.hardware.timing import TimedBlock
 from ofa.hardware.transports import HostError, Local, Ssh, ssh
-from ofa.hardware.transports.bundle import build_bundle
+from ofa.hardware.transports.bundle import build_bundle, bundle_name
 from ofa.setting import Setting
 from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.server import MISSING, SshServer, make_key
@@ -89,14 +89,7 @@ def asked(monkeypatch):
         asked.append(entry)
         return real(self, name, request, **settings)
 
-    real_install = Ssh._install
-
-    def install(self, bundle):
-        asked.append({"name": "install"})
-        real_install(self, bundle)
-
     monkeypatch.setattr(Ssh, "_ask", ask)
-    monkeypatch.setattr(Ssh, "_install", install)
     return asked
 
 
@@ -158,13 +151,13 @@ def test_a_damaged_file_is_sent_again(device, models, anchor, asked):
     model = next(iter((folder / "models").iterdir()))
     whole = model.read_bytes()
     model.write_bytes(whole[:-1] + b"\x00\x01")
-    bundle = folder / build_bundle().name
+    bundle = folder / bundle_name(hashlib.sha256(build_bundle()).hexdigest())
     bundle.write_bytes(b"damaged")
     asked.clear()
     measure(device, models, anchor)
     assert {"install", "receive"} <= set(names(asked))
     assert model.read_bytes() == whole
-    assert bundle.read_bytes() == build_bundle().data
+    assert bundle.read_bytes() == build_bundle()
     (sent,) = [entry["files"] for entry in asked if entry["name"] == "receive"]
     assert [path for path, _, _ in sent] == [f"models/{model.name}"]
 
@@ -204,8 +197,9 @@ from ofa.hardware.runner import Job
 from ofa.hardware.transports import Ssh
 device = Device(name="board", setting=Setting(runtime="onnxruntime"), host=Ssh(**{settings!r}))
 rng, anchor = np.random.default_rng(7), {str(tmp_path / "anchor.onnx")!r}
-job = Job(models={paths!r}, setting=device.setting, anchor=anchor, rng=rng, **{SLOW!r})
-device.host.time(job, on_block=Journal(Path({str(path)!r}), {{}}).append)
+keep = Journal(Path({str(path)!r}), {{}}).append
+job = Job(models={paths!r}, setting=device.setting, anchor=anchor, rng=rng, on_block=keep, **{SLOW!r})
+device.host.time(job)
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
@@ -275,8 +269,13 @@ def test_a_job_that_takes_too_long_is_ended(device, models, anchor, tmp_path):
 
 def test_a_result_of_other_software_is_not_taken(device, models, anchor, asked, monkeypatch):
     """A job that was finished, but never fetched, before the machine was changed."""
+    ask = Ssh._ask
+
+    def crash(self, name, request, **settings):
+        return pytest.exit("crash") if name == "follow" else ask(self, name, request, **settings)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Ssh, "_follow", lambda *_: pytest.exit("crash"))
+        patch.setattr(Ssh, "_ask", crash)
         with pytest.raises(BaseException, match="crash"):
             measure(device, models, anchor)
     (job,) = Path(device.host.folder, "jobs").iterdir()
@@ -304,9 +303,11 @@ def test_a_result_of_other_software_is_not_taken(device, models, anchor, asked, 
         (["conv 8"], "sent no block"),
     ],
 )
-def test_blocks_are_not_believed_blindly(device, models, line, message):
+def test_blocks_are_not_believed_blindly(device, models, anchor, line, message):
+    rng = np.random.default_rng(0)
+    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=2, block_seconds=0.001)
     with pytest.raises(HostError, match=message):
-        device.host._block(json.dumps(line), models, 2)
+        device.host._block(json.dumps(line), job)
 
 
 def test_no_name_reaches_a_shell(server, models, anchor, tmp_path, asked):
@@ -430,11 +431,14 @@ def test_the_weights_of_an_ir_go_with_it(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.xml").write_text("<net/>")
         (tmp_path / name / "model.bin").write_bytes(weights)
-    first, second = (ssh._File.of("", tmp_path / name / "model.xml", "onnx") for name in "ab")
+    openvino = RUNTIMES["openvino"]()
+    (first, _), (second, weights) = (ssh._files(name, tmp_path / name / "model.xml", openvino) for name in "ab")
     assert first.path.endswith(".xml") and first.path != second.path
-    (weights,) = second.beside("b: ", tmp_path / "b" / "model.xml", RUNTIMES["openvino"]())
     assert weights.path == second.path.removesuffix(".xml") + ".bin" and weights.num_bytes == 1
-    assert ssh._File.of("", b"onnx", "onnx").beside("", b"onnx", RUNTIMES["onnxruntime"]()) == []
+    assert len(ssh._files("c", b"onnx", RUNTIMES["onnxruntime"]())) == 1
+    (tmp_path / "a" / "model.bin").unlink()
+    with pytest.raises(ModelError, match=r"a: no model .*model\.bin; give the path of a \.bin file"):
+        ssh._files("a", tmp_path / "a" / "model.xml", openvino)
 
 
 def test_settings_are_checked():
