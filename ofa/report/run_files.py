@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,13 @@ BUNDLE_FORMATS = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """An exported subnet: the content of its ``bundle.json``, and the folder relative to the run's."""
-
-    folder: str
-    info: dict[str, Any]
-    metric: Metric
-
-    @property
-    def score(self) -> dict[str, Any] | None:
-        """What it is worth on the test split; ``None`` where it was judged by another metric than the run."""
-        found: dict[str, Any] | None = self.info.get(self.metric.name)
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
 class DeviceResults:
     """What is known of one device; whatever has not been made yet is ``None`` or empty.
 
     ``front`` holds the run's metric as ``measured_score`` and ``predicted_score``, and ``worth``, of which more is
     better. ``selected`` is the content of ``selected.json``, ``table`` that of the latency table's JSON file, and
-    ``archs`` are the architectures of ``selected["picks"]``.
+    ``archs`` are the architectures of ``selected["picks"]``. ``bundles`` are contents of ``bundle.json``, each with its
+    ``folder`` besides, relative to the run's.
     """
 
     name: str
@@ -47,7 +33,7 @@ class DeviceResults:
     archs: tuple[Arch, ...]
     table: dict[str, Any] | None
     table_csv: Path | None
-    bundles: tuple[Bundle, ...]
+    bundles: Sequence[dict[str, Any]]
     metric: Metric
 
     @property
@@ -57,14 +43,19 @@ class DeviceResults:
         return [{**pick, "measured_score": pick[self.metric.of("measured")]} for pick in picks]
 
     @property
+    def budgets_ms(self) -> list[float]:
+        """Of the picks, each once, ascending."""
+        return sorted({float(pick["budget_ms"]) for pick in self.picks})
+
+    @property
     def headroom(self) -> float:
         """How far a pick's measured median stays below its budget, as a share of the median."""
         return (self.selected or {}).get("headroom_percent", 100 * HEADROOM) / 100
 
-    def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> Bundle | None:
+    def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> dict[str, Any] | None:
         """The bundle of an architecture, made for ``budget_ms`` if that is given."""
-        same = (bundle for bundle in self.bundles if bundle.info["arch"] == dict(arch))
-        return next((bundle for bundle in same if budget_ms in (None, bundle.info["budget_ms"])), None)
+        same = (bundle for bundle in self.bundles if bundle["arch"] == dict(arch))
+        return next((bundle for bundle in same if budget_ms in (None, bundle["budget_ms"])), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +88,9 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
     tables = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
-    bundles = [_read_bundle(path, run_dir, metric) for path in paths]
+    bundles = [_read_bundle(path) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
-    names = dict.fromkeys([*searched, *(bundle.info["device"] for bundle in bundles), *tables])
+    names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
     return RunFiles(
         run_dir=run_dir,
@@ -113,7 +104,7 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
                 space,
                 metric,
                 tables.get(name),
-                [b for b in bundles if b.info["device"] == name],
+                [bundle for bundle in bundles if bundle["device"] == name],
             )
             for name in names
         ),
@@ -135,13 +126,12 @@ def read_csv(path: Path, columns: Iterable[str], *, remedy: str) -> pd.DataFrame
 FRONT_COLUMNS = ("arch", "predicted_latency_ms", "measured_latency_ms", "macs", "params", "origin")
 
 
-def _read_bundle(path: Path, run_dir: Path, metric: Metric) -> Bundle:
+def _read_bundle(path: Path) -> dict[str, Any]:
     remedy = "export it again with `ofa export`"
     try:
-        info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
+        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
     except FileFormatError:
-        info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
-    return Bundle(folder=path.parent.relative_to(run_dir).as_posix(), info=info, metric=metric)
+        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
 
 
 # Files of earlier versions lack these.
@@ -173,7 +163,7 @@ def _read_device(
     space: SearchSpace,
     metric: Metric,
     table: tuple[Path, dict[str, Any]] | None,
-    bundles: Iterable[Bundle],
+    bundles: Sequence[dict[str, Any]],
 ) -> DeviceResults:
     remedy = f"search again with `ofa search --device {search_dir.name}`"
     front_path, selected_path = search_dir / "front.csv", search_dir / "selected.json"
@@ -189,6 +179,6 @@ def _read_device(
         archs=archs,
         table=table[1] if table else None,
         table_csv=table[0].with_suffix(".csv") if table else None,
-        bundles=tuple(bundles),
+        bundles=bundles,
         metric=metric,
     )

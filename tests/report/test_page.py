@@ -17,7 +17,8 @@ import pytest
 
 from ofa.files import FileFormatError
 from ofa.report import write_report
-from ofa.report.page import fixed, fixed_range, flatten, ms, pretty_count, si
+from ofa.report.numbers import fixed, fixed_range, ms, pretty_count, si
+from ofa.report.page import flatten
 from ofa.report.palette import PALETTE
 
 SECTIONS = {"picks", "tradeoff", "architectures", "prediction", "training", "making"}
