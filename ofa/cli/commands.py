@@ -12,7 +12,6 @@ from rich.markup import escape
 from ofa import workflow
 from ofa.cli.printing import (
     check_rows,
-    escaped,
     print_json,
     print_picks,
     print_promises,
@@ -47,34 +46,34 @@ def demo(
     """The whole way on scikit-learn's digits: train, profile, search, export, verify, report. Needs no network."""
     tables = out / "latency_tables"
     say(f"[bold]1/6  train[/]    a supernet on digits, into {out}")
-    train(recipe="demo", overrides=[], out=out, resume=True, as_json=False)
+    train(recipe="demo", overrides=[], out=out, resume=True)
     say(f"[bold]2/6  profile[/]  its parts on device {device}")
-    profile(run=str(out), device=device, out=tables, force=True, as_json=False)
+    profile(run=str(out), device=device, out=tables, force=True)
     budgets_ms = workflow.demo_budgets(out, device, tables=tables)
     say(f"[bold]3/6  search[/]   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}")
-    search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables, as_json=False)
+    search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables)
     say("[bold]4/6  export[/]   a bundle per budget")
     bundles = [out / "bundles" / f"{device}-{budget:g}ms" for budget in budgets_ms]
     for bundle, budget in zip(bundles, budgets_ms, strict=True):
-        export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True, as_json=False)
+        export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True)
     say("[bold]5/6  verify[/]   each bundle again")
     results = [workflow.verify(bundle, device=device) for bundle in bundles]
     print_promises(results, workflow.searched(out / "search" / device))
     say("[bold]6/6  report[/]")
-    report(run=out, tables=tables, as_json=False)
+    report(run=out, tables=tables)
     say(f"Open {out / 'report.html'} in a browser. Training curves: tensorboard --logdir {out / 'tensorboard'}")
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
-@command_of(workflow.inspect, arguments={"model": "MODEL", "overrides": "key=value"})
+@command_of(workflow.inspect)
 def inspect(result: Inspection, model: str, **_: Any) -> None:
     from ofa.cli.inspection import print_inspection
 
     print_inspection(model, result)
 
 
-@command_of(workflow.train, arguments={"recipe": "RECIPE", "overrides": "key=value"})
+@command_of(workflow.train)
 def train(result: Run, **_: Any) -> None:
     metric, (largest, smallest) = result.task.metric, result.bounds()
     say(
@@ -157,7 +156,7 @@ def elastic(result: ElasticRuntime, out: Path, **_: Any) -> None:
     say(f"{out}: {len(rows)} subnets in {num_bytes / 1e6:.2f} MB")
 
 
-@command_of(workflow.verify, arguments={"bundle": "BUNDLE"})
+@command_of(workflow.verify)
 def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
     print_table(["check", "holds", "expected", "found"], check_rows(result.checks))
     if result.ok:
@@ -168,15 +167,15 @@ def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
     return result.ok
 
 
-def say_written(result: workflow.Written, **_: Any) -> None:
-    for path in result.paths:
+def say_written(result: list[Path], **_: Any) -> None:
+    for path in result:
         say(f"wrote {path}")
 
 
 report, plot = command_of(workflow.report)(say_written), command_of(workflow.plot)(say_written)
 
 
-@command_of(workflow.measure, arguments={"models": "MODEL…"})
+@command_of(workflow.measure)
 def measure(result: workflow.Measured, **_: Any) -> None:
     rows = [
         [
@@ -197,7 +196,7 @@ def measure(result: workflow.Measured, **_: Any) -> None:
 @command_of(workflow.fit)
 def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
     if result.table is None:
-        return None if as_json else print_json(result.to_json())
+        return None if as_json else print_json(result)
     held_out = result.table.held_out
     say(
         f"{result.csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % "
@@ -209,7 +208,7 @@ def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
 
 
 @command_of(workflow.devices)
-def devices(result: workflow.KnownDevices, **_: Any) -> None:
+def devices(result: list[dict[str, Any]], **_: Any) -> None:
     header = ["device", "what it is for", "batch", "threads", "installed", "tables"]
     names = ("name", "description", "batch", "threads", "installed")
-    print_table(header, escaped([*(str(row[n]) for n in names), ", ".join(row["tables"])] for row in result.rows))
+    print_table(header, [[*(str(row[name]) for name in names), ", ".join(row["tables"])] for row in result])

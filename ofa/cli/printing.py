@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -21,42 +22,38 @@ def say(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
+    """Print data with our results in it, which say themselves what they are as JSON, and paths."""
+    print(json.dumps(data, indent=2, default=lambda each: str(each) if isinstance(each, Path) else each.to_json()))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print a table; columns of numbers are aligned to the right."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
+    """Print a table of plain text; columns of numbers are aligned to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=escape(title) or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, name in enumerate(header):
         numbers = all(not isinstance(cell := row[index], str) or re.fullmatch(r"[\d.]+( \S+)?", cell) for row in rows)
         table.add_column(name, justify="right" if rows and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     console = Console(stderr=True)
     console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
 
 
-def escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
-    return [[escape(cell) for cell in row] for row in rows]
-
-
 def check_rows(checks: Sequence[Check]) -> list[list[str]]:
     """Checks for people: checksums cut short, sample pictures that are as they should be counted in one row."""
-
-    def short(text: str) -> str:
-        return re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]{52}", r"\1…", text)
-
-    folded = [check for check in checks if check.ok and check.name.startswith("samples/")]
-    rows = [
-        [check.name, "yes" if check.ok else "NO", short(check.expected), short(check.found)]
-        for check in checks
-        if check not in folded
-    ]
-    return rows + ([["samples/", "yes", f"{len(folded)} files as listed", "the same"]] if folded else [])
+    rows, num_folded = [], 0
+    for check in checks:
+        if check.ok and check.name.startswith("samples/"):
+            num_folded += 1
+        else:
+            texts = (
+                re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]{52}", r"\1…", text) for text in (check.expected, check.found)
+            )
+            rows.append([check.name, "yes" if check.ok else "NO", *texts])
+    return rows + ([["samples/", "yes", f"{num_folded} files as listed", "the same"]] if num_folded else [])
 
 
 def print_picks(device: str, selected: Mapping[str, Any]) -> None:
