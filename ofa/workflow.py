@@ -55,14 +55,12 @@ if TYPE_CHECKING:
     from ofa.training import Recipe, Run, SubnetEvaluator
 
 TABLES = Path("latency_tables")
-TRAIN_FIRST = "train it with `ofa train`"
 
 
 def inspect(
     model: str,
     overrides: Sequence[str] = (),
     *,
-    choices: Mapping[str, Any] | None = None,
     trust_code: bool = False,
 ) -> Inspection:
     """Tell what is elastic in a model, what is not and why, and between which costs its subnets lie.
@@ -72,17 +70,16 @@ def inspect(
     Args:
         model: timm model, preset, torchvision:NAME, path/file.py:function (which is executed), or run folder.
         overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]
-        choices: The same as arguments of :func:`ofa.elasticize`.
 
     Raises:
-        UsageError: If choices are given for a run, whose space is settled, or if its space is no longer what it was.
+        UsageError: If something is to vary in a run, whose space is settled, or if its space is no longer what it was.
     """
     from ofa.config import apply_overrides
     from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import inspect as take_stock
     from ofa.training.named import outline_named
 
-    wanted = apply_overrides(dict(choices or {}), overrides)
+    wanted = apply_overrides({}, overrides)
     check_choices(wanted)
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
@@ -241,7 +238,7 @@ def search(
     Args:
         out: Instead of RUN/search (RUN/mixed with --precision).
         num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
-        method: Search method: auto, linas, thompson, nsga2, local, random.
+        method: Search method; auto takes one that suits the number of evaluations, a wrong name lists all.
         predictor: Predictor that the last candidates are proposed by; auto tries several.
         limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.
         fleet: Also find the best single subnet for all devices together.
@@ -255,7 +252,12 @@ def search(
         UsageError: If a table is missing or of another space, or options do not go together.
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
-    settings = {"num_evaluations": num_evaluations, "method": method, "predictor": predictor, "seed": seed}
+    settings: dict[str, Any] = {
+        "num_evaluations": num_evaluations,
+        "method": method,
+        "predictor": predictor,
+        "seed": seed,
+    }
     if precision is None:
         return _search_devices(
             Path(run),
@@ -288,7 +290,7 @@ def search(
         pair[0],
         fp32=fp32,
         int8=int8,
-        per=precision,
+        per=precision,  # type: ignore[arg-type]
         costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
         budgets_ms=budgets_ms,
         out_dir=out,
@@ -324,14 +326,12 @@ def _search_devices(
     from ofa.search.run import Target, check_feasible, run_search
 
     info, names = (
-        read_json(run / "supernet.json", kind="run folder", remedy=TRAIN_FIRST),
+        read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`"),
         [Path(d).stem for d in devices],
     )
     if with_fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
-    paths = {name: tables / name / f"{info.get('space_name')}.csv" for name in names}
-    known = {name: ofa.LatencyTable.load(path) for name, path in paths.items() if path.exists()}
-    sums = {name: _sha256_of_table(paths[name]) for name in known}
+    known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
     facts = {
         "settings": {**settings, "max": sorted(limits), "devices": names},
         "weights_sha256": info.get("weights_sha256"),
@@ -355,11 +355,10 @@ def _search_devices(
         cache.import_csv(path)
     initial = [arch for path in start_from for arch in _read_front(path, opened)]
     judge = open_evaluator(opened, data_root, progress)
-    num_images = len(judge.data.splits.search)
     costs, constraints = _costs(opened.space, judge.supernet, measured, limits)
     results = run_search(
         opened.space,
-        scores=Scores(judge.metric, judge.race, num_images, cache, chunk_size=judge.num_together),
+        scores=Scores(judge.metric, judge.race, len(judge.data.splits.search), cache, chunk_size=judge.num_together),
         targets=[
             Target(
                 target.name,
@@ -383,11 +382,16 @@ def _search_devices(
     return Searched({name: result.selected for name, result in results.items()})
 
 
-def _sha256_of_table(csv_path: Path) -> str:
+def _read_tables(paths: Sequence[Path]) -> tuple[dict[str, LatencyTable], dict[str, str]]:
+    """The tables that there are, and their checksums, by device."""
     from ofa.files import read_json
 
-    info = read_json(csv_path.with_suffix(".json"), kind="latency table", remedy="measure it again")
-    return str(info["csv"]["sha256"])
+    tables, sums = {}, {}
+    for path in filter(Path.exists, paths):
+        tables[path.parent.name] = ofa.LatencyTable.load(path)
+        info = read_json(path.with_suffix(".json"), kind="latency table", remedy="measure it again")
+        sums[path.parent.name] = info["csv"]["sha256"]
+    return tables, sums
 
 
 def _answers(

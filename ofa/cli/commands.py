@@ -17,7 +17,6 @@ from ofa.cli.printing import (
     print_promises,
     print_table,
     say,
-    say_exported,
 )
 from ofa.cli.skin import command
 
@@ -119,7 +118,16 @@ def search(result: workflow.Searched, **_: Any) -> None:
 def export(result: ExportResult, out: Path, **_: Any) -> None:
     for miss in result.too_slow:
         say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
-    say_exported(out, result.info)
+    info, quantization = result.info, result.info.model.quantization
+    say(
+        f"{escape(str(out))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
+        f"{info.task.metric.title} on the test split {info.task.metric.interval_text(info.score)}"
+    )
+    if quantization is not None:
+        say(
+            f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
+            f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
+        )
 
 
 @command_of(workflow.deploy)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from ofa.deploy import BundleInfo, Check, VerifyResult
+    from ofa.deploy import Check, VerifyResult
 
 
 def say(text: str) -> None:
@@ -79,19 +79,6 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
         f"{'unknown' if tau is None else f'{tau:.2f}'}; hypervolume {volume['front']:.4g} against "
         f"{volume['random']:.4g} of random search with as many evaluations"
     )
-
-
-def say_exported(path: object, info: BundleInfo) -> None:
-    metric, quantization = info.task.metric, info.model.quantization
-    say(
-        f"{escape(str(path))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
-        f"{metric.title} on the test split {metric.interval_text(info.score)}"
-    )
-    if quantization is not None:
-        say(
-            f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
-            f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
-        )
 
 
 def print_promises(results: Sequence[VerifyResult], searched: Mapping[Any, Mapping[str, Any]]) -> None:

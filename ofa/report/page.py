@@ -60,7 +60,8 @@ def render(run: RunFiles) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": pretty_count, "si": si, "ms": ms, "fixed": fixed, "fixed_range": fixed_range}
-    script = _script()
+    templates = resources.files("ofa.report") / "templates"
+    script = "\n".join((templates / name).read_text(encoding="utf-8") for name in SCRIPTS)
     explored, drawings = explorer_data(run)
     all_charts = charts.charts_of(run)
     data = {
@@ -99,11 +100,6 @@ def render(run: RunFiles) -> str:
         },
         downloads=_downloads(run),
     )
-
-
-def _script() -> str:
-    folder = resources.files("ofa.report") / "templates"
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 def _packed(content: bytes) -> str:
@@ -180,12 +176,13 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _downloads(run: RunFiles) -> list[dict[str, Any]]:
     """CSV files that the page offers; ``packed`` is ``None`` where one would make the page too large."""
-    files = [{"name": name, "path": path, "packed": _packed(path.read_bytes())} for name, path in _csv_files(run)]
+    files: list[dict[str, Any]] = [
+        {"name": name, "path": path, "packed": _packed(path.read_bytes())} for name, path in _csv_files(run)
+    ]
     left = MAX_DOWNLOAD_BYTES
     for file in sorted(files, key=lambda file: len(file["packed"])):
         left -= len(file["packed"])
-        if left < 0:
-            file["packed"] = None
+        file["packed"] = file["packed"] if left >= 0 else None
     return files
 
 

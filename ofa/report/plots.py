@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 COLUMN_INCHES = 3.4
-FONT_POINTS = 8
 DOTS_PER_INCH = 300
 SYMBOLS = {"circle": "o", "diamond": "D", "square": "s", "triangle": "^", "cross": "P"}
 POINTS_PER_PIXEL = 0.55
 """Of marks: a column is half as wide as the page, so they are smaller than on the screen."""
 SETTINGS: dict[Any, Any] = {
-    "font.size": FONT_POINTS,
+    "font.size": 8,
     "font.family": "sans-serif",
     "text.color": LIGHT["ink"],
     "axes.edgecolor": LIGHT["random"],
@@ -34,11 +33,6 @@ SETTINGS: dict[Any, Any] = {
     "axes.linewidth": 0.6,
     "xtick.color": LIGHT["muted"],
     "ytick.color": LIGHT["muted"],
-    "legend.fontsize": FONT_POINTS,
-    "axes.labelsize": FONT_POINTS,
-    "axes.titlesize": FONT_POINTS,
-    "xtick.labelsize": FONT_POINTS,
-    "ytick.labelsize": FONT_POINTS,
     "pdf.fonttype": 42,  # text stays text: editors and search find it
     "svg.fonttype": "none",
     "svg.hashsalt": "ofa",
