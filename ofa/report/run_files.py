@@ -153,7 +153,7 @@ def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[P
             if path.parent.name in tables:
                 continue
             table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
-            if table.get("space") == space.to_json():
+            if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
                 tables[path.parent.name] = path, table
     return tables
 

@@ -146,6 +146,12 @@ def test_the_picks_table_holds_the_numbers_of_the_files(run_dir: Path) -> None:
     assert [cells for cells in page.cells if re.fullmatch(r"9\d\.\d 9\d\.\d–9\d\.\d", cells)], "no test accuracy"
 
 
+def test_a_run_among_the_tables_is_no_table(one_device: Path, tmp_path: Path) -> None:
+    alone = write_report(one_device, out=tmp_path / "alone.html").read_bytes()
+    beside = write_report(one_device, tables_dir=one_device.parent, out=tmp_path / "beside.html").read_bytes()
+    assert beside == alone
+
+
 def test_a_pick_that_misses_its_budget_is_said_to(run_dir: Path) -> None:
     path = run_dir / "search/cpu-1t/selected.json"
     picks = json.loads(path.read_text())["picks"]
