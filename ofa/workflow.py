@@ -325,10 +325,8 @@ def _search_devices(
     from ofa.search.pick import HEADROOM
     from ofa.search.run import Target, check_feasible, run_search
 
-    info, names = (
-        read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`"),
-        [Path(d).stem for d in devices],
-    )
+    info = read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`")
+    names = [Path(device).stem for device in devices]
     if with_fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
