@@ -137,13 +137,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        inner = [option for option in options if option is not type(None)]
-        for option in inner:
-            try:
+        *others, last = (option for option in options if option is not type(None))
+        for option in others:
+            with contextlib.suppress(ConfigError):
                 return _convert(option, value, where)
-            except ConfigError:
-                if option is inner[-1]:
-                    raise
+        return _convert(last, value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{where} must be a list, not {value!r}")

@@ -163,13 +163,7 @@ def profile(
     target = ofa.hardware.load_device(device)
     supernet, space_name = open_named(run, trust_code=trust_code)
     csv_path = Path(out) / target.name / f"{space_name}.csv"
-    steps: list[int] = []
-
-    def count(done: int, total: int, what: str) -> None:
-        steps.append(done)
-        if progress is not None:
-            progress(done, total, what)
-
+    written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
     table = ofa.hardware.profile(
         supernet,
         target,
@@ -182,9 +176,9 @@ def profile(
         fresh=fresh,
         force=force,
         energy=energy,
-        progress=count,
+        progress=progress,
     )
-    return Profiled(csv_path, table, is_new=bool(steps))
+    return Profiled(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
 
 
 # -- search ----------------------------------------------------------------------------------------------------------

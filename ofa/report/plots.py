@@ -111,14 +111,11 @@ def draw_chart(chart: Chart) -> Figure:
             line = ":" if series.dashed else "-"
             drawstyle = "steps-post" if series.kind == "steps" else "default"
             axes.plot(series.x, series.y, line, lw=1.2, drawstyle=drawstyle, zorder=2.5, **style)
-    for axis, scale, label, values in (
-        (chart.x, axes.set_xscale, axes.set_xlabel, [series.x for series in chart.series]),
-        (chart.y, axes.set_yscale, axes.set_ylabel, [series.y for series in chart.series]),
-    ):
-        label(axis.title)
+    for side, axis in (("x", chart.x), ("y", chart.y)):
+        axes.set(**{f"{side}label": axis.title})
         if axis.log:
-            scale("log")
-            _plain_ticks(axes.xaxis if axis is chart.x else axes.yaxis, np.concatenate(values))
+            axes.set(**{f"{side}scale": "log"})
+            _plain_ticks(getattr(axes, f"{side}axis"), np.concatenate([getattr(each, side) for each in chart.series]))
     if chart.square:
         # Both axes alike, with the line on which they are equal.
         bounds = np.array([axes.get_xlim(), axes.get_ylim()])
