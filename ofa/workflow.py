@@ -779,14 +779,6 @@ def demo_budgets(run: Path | str, device: str, *, tables: Path | str, num: int =
     return sorted({float(f"{budget:.2g}") for budget in np.geomspace(1.3 * low, 0.5 * high, num)})
 
 
-def searched(folder: Path) -> dict[frozenset[tuple[str, Any]], dict[str, Any]]:
-    """Rows of a search's ``front.csv`` by the items of their architecture."""
-    import pandas as pd
-
-    rows = pd.read_csv(folder / "front.csv").to_dict("records")
-    return {frozenset(json.loads(row["arch"]).items()): {str(k): v for k, v in row.items()} for row in rows}
-
-
 # -- opening things ----------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from ofa.deploy import Check, VerifyResult
+    from ofa.deploy import VerifyResult
 
 
 def say(text: str) -> None:
@@ -42,20 +42,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
     console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
 
 
-def check_rows(checks: Sequence[Check]) -> list[list[str]]:
-    """Checks for people: checksums cut short, sample pictures that are as they should be counted in one row."""
-    rows, num_folded = [], 0
-    for check in checks:
-        if check.ok and check.name.startswith("samples/"):
-            num_folded += 1
-        else:
-            texts = (
-                re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]{52}", r"\1…", text) for text in (check.expected, check.found)
-            )
-            rows.append([check.name, "yes" if check.ok else "NO", *texts])
-    return rows + ([["samples/", "yes", f"{num_folded} files as listed", "the same"]] if num_folded else [])
-
-
 def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     from ofa.metrics import metric_of
 
@@ -81,11 +67,15 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     )
 
 
-def print_promises(results: Sequence[VerifyResult], searched: Mapping[Any, Mapping[str, Any]]) -> None:
-    """What each bundle promises beside what the search said of it, by architecture, and whether it holds."""
+def print_promises(results: Sequence[VerifyResult], search_dir: Path) -> None:
+    """What each bundle promises beside what the search said of it in ``front.csv``, and whether it holds."""
+    import pandas as pd
+
+    searched = pd.read_csv(search_dir / "front.csv").to_dict("records")
     rows = []
     for result in results:
-        info, entry = result.info, searched[frozenset(result.info.arch.items())]
+        info = result.info
+        entry = next(entry for entry in searched if json.loads(entry["arch"]) == dict(info.arch))
         rows.append(
             [
                 f"{info.budget_ms:g} ms",

@@ -103,7 +103,7 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
                 run_dir / "search" / name,
                 space,
                 metric,
-                tables.get(name),
+                *tables.get(name, (None, None)),
                 [bundle for bundle in bundles if bundle["device"] == name],
             )
             for name in names
@@ -154,7 +154,7 @@ def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[P
                 continue
             table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
             if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
-                tables[path.parent.name] = path, table
+                tables[path.parent.name] = path.with_suffix(".csv"), table
     return tables
 
 
@@ -162,7 +162,8 @@ def _read_device(
     search_dir: Path,
     space: SearchSpace,
     metric: Metric,
-    table: tuple[Path, dict[str, Any]] | None,
+    table_csv: Path | None,
+    table: dict[str, Any] | None,
     bundles: Sequence[dict[str, Any]],
 ) -> DeviceResults:
     remedy = f"search again with `ofa search --device {search_dir.name}`"
@@ -177,8 +178,8 @@ def _read_device(
         front=_read_front(front_path, metric, remedy) if front_path.exists() else None,
         selected=selected,
         archs=archs,
-        table=table[1] if table else None,
-        table_csv=table[0].with_suffix(".csv") if table else None,
+        table=table,
+        table_csv=table_csv,
         bundles=bundles,
         metric=metric,
     )
