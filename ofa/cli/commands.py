@@ -74,10 +74,12 @@ def inspect(result: Inspection, model: str, **_: Any) -> None:
 
 @command_of(workflow.train)
 def train(result: Run, **_: Any) -> None:
+    from ofa.cli.inspection import count_text
+
     metric, (largest, smallest) = result.task.metric, result.bounds()
     say(
-        f"{result.space.num_archs:.3g} subnets in one set of weights; {metric.title} on the search split: largest "
-        f"{metric.text(largest)}, smallest {metric.text(smallest)}"
+        f"{count_text(result.space.num_archs)} subnets in one set of weights; {metric.title} on the search split: "
+        f"largest {metric.text(largest)}, smallest {metric.text(smallest)}"
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def pretty_count(number: float) -> str:
+def pretty_count(number: int) -> str:
     """``1,204`` or, from a million on, ``2.2 × 10¹⁹``."""
     if number < 1e6:
         return f"{number:,}"
-    mantissa, exponent = f"{number:.1e}".split("e+")
+    mantissa, exponent = f"{Decimal(number):.1e}".split("e+")  # it may be beyond what a float holds
     return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 

@@ -328,6 +328,7 @@ def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, 
 
 def test_numbers_as_people_read_them() -> None:
     assert [pretty_count(n) for n in (12, 48_000, 21_790_000_000_000_000_000)] == ["12", "48,000", "2.2 × 10¹⁹"]
+    assert pretty_count(2 * 10**400) == "2.0 × 10⁴⁰⁰"
     assert [si(n) for n in (950, 12_345, 349e6, 23.46e6, 5.2e9)] == ["950", "12.3 k", "349 M", "23.5 M", "5.20 G"]
     assert [ms(n) for n in (None, 0.0734, 0.74, 1.7, 23.456)] == ["–", "0.0734", "0.740", "1.70", "23.46"]
     assert [fixed(n) for n in (None, 97.44)] == ["–", "97.4"]
