@@ -57,12 +57,7 @@ if TYPE_CHECKING:
 TABLES = Path("latency_tables")
 
 
-def inspect(
-    model: str,
-    overrides: Sequence[str] = (),
-    *,
-    trust_code: bool = False,
-) -> Inspection:
+def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = False) -> Inspection:
     """Tell what is elastic in a model, what is not and why, and between which costs its subnets lie.
 
     Takes seconds, whatever the size of the model: no weight is read or made.

@@ -137,7 +137,6 @@ def budget_range_ms(medians_ms: Sequence[float], budgets_ms: Sequence[float], he
 
 def _export_commands(run: RunFiles, device: DeviceResults) -> list[list[str]]:
     """Commands that export the pick of a budget; each in parts, between which the budget stands."""
-    targets = [other.name for other in run.devices if other.name != FLEET] if device.name == FLEET else [device.name]
     search = ["--search", str(run.run_dir / "search" / FLEET)] if device.name == FLEET else []
     return [
         [
@@ -145,5 +144,5 @@ def _export_commands(run: RunFiles, device: DeviceResults) -> list[list[str]]:
             " --out " + shlex.quote(f"{run.run_dir}/bundles/{name}-"),
             "ms",
         ]
-        for name in targets
+        for name in run.names_of(device)
     ]

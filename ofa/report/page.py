@@ -153,11 +153,9 @@ def _commands(run: RunFiles) -> list[str]:
             commands.append(command("profile", "--run", path, "--device", device.name))
         if device.selected is not None:
             budgets = [word for pick in device.picks for word in ("--budget-ms", f"{pick['budget_ms']:g}")]
-            if device.name == FLEET:
-                names = [word for other in run.devices if other.name != FLEET for word in ("--device", other.name)]
-                commands.append(command("search", "--run", path, *names, "--fleet", *budgets))
-            else:
-                commands.append(command("search", "--run", path, "--device", device.name, *budgets))
+            names = [word for name in run.names_of(device) for word in ("--device", name)]
+            fleet = ["--fleet"] if device.name == FLEET else []
+            commands.append(command("search", "--run", path, *names, *fleet, *budgets))
         for bundle in device.bundles:
             budget, out = f"{bundle['budget_ms']:g}", f"{path}/{bundle['folder']}"
             words = ["--run", path, "--device", device.name, "--budget-ms", budget, "--out", out]

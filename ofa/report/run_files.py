@@ -12,6 +12,7 @@ import pandas as pd
 from ofa.files import FileFormatError, read_json
 from ofa.metrics import Metric, metric_of
 from ofa.search.pick import HEADROOM
+from ofa.search.run import FLEET
 from ofa.space import Arch, SearchSpace, SpaceError
 
 BUNDLE_FORMATS = (1, 2)
@@ -68,6 +69,10 @@ class RunFiles:
     metric: Metric
     metrics: pd.DataFrame | None
     devices: tuple[DeviceResults, ...]
+
+    def names_of(self, device: DeviceResults) -> list[str]:
+        """The device's name; those of all others where it is the fleet."""
+        return [each.name for each in self.devices if each.name != FLEET] if device.name == FLEET else [device.name]
 
 
 def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> RunFiles:
