@@ -108,7 +108,7 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
                 run_dir / "search" / name,
                 space,
                 metric,
-                *tables.get(name, (None, None)),
+                tables.get(name, (None, None)),
                 [bundle for bundle in bundles if bundle["device"] == name],
             )
             for name in names
@@ -167,11 +167,11 @@ def _read_device(
     search_dir: Path,
     space: SearchSpace,
     metric: Metric,
-    table_csv: Path | None,
-    table: dict[str, Any] | None,
+    csv_and_table: tuple[Path, dict[str, Any]] | tuple[None, None],
     bundles: Sequence[dict[str, Any]],
 ) -> DeviceResults:
     remedy = f"search again with `ofa search --device {search_dir.name}`"
+    table_csv, table = csv_and_table
     front_path, selected_path = search_dir / "front.csv", search_dir / "selected.json"
     selected = read_json(selected_path, kind="search result", remedy=remedy) if selected_path.exists() else None
     try:
