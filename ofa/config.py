@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import types
@@ -75,21 +76,16 @@ class Named:
     that imports them all: none of them need import it.
     """
 
-    _members: ClassVar[Mapping[str, type[Named]]] = {}
-
-    @classmethod
-    def known(cls) -> Mapping[str, type[Named]]:
-        """Name -> class, for all that can stand where this class is asked for."""
-        return cls._members
+    known: ClassVar[Mapping[str, type[Named]]] = {}
+    """Name -> class, for all that can stand where this class is asked for."""
 
     @property
     def name(self) -> str:
         """Its name in the registry; :class:`ConfigError` if it has none."""
-        known = self.known()
-        for name, each in known.items():
+        for name, each in self.known.items():
             if each is type(self):
                 return name
-        raise ConfigError(f"{type(self).__name__} has no name; give it one in the registry of {', '.join(known)}")
+        raise ConfigError(f"{type(self).__name__} has no name; give it one in the registry of {', '.join(self.known)}")
 
     def describe(self) -> str:
         """A sentence for reports: what it does with these settings, or else the first paragraph of its docstring."""
@@ -98,12 +94,12 @@ class Named:
 
 def registry(base: type[NamedT], members: dict[str, type[NamedT]]) -> dict[str, type[NamedT]]:
     """Give the kinds of a configuration their names; ``members`` itself, which may grow."""
-    base._members = members
+    base.known = members
     return members
 
 
 def _named(hint: type[Named], value: Any, where: str) -> Named:
-    known = hint.known()
+    known = hint.known
     settings = {"name": value} if isinstance(value, str) else value
     if not isinstance(settings, Mapping) or "name" not in settings:
         raise ConfigError(f"{where} must have a name, one of {', '.join(known)}, not {value!r}")
@@ -143,13 +139,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        inner = [option for option in options if option is not type(None)]
-        for option in inner:
-            try:
+        *others, last = (option for option in options if option is not type(None))
+        for option in others:
+            with contextlib.suppress(ConfigError):
                 return _convert(option, value, where)
-            except ConfigError:
-                if option is inner[-1]:
-                    raise
+        return _convert(last, value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{where} must be a list, not {value!r}")
@@ -162,13 +156,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in typing.get_args(hint):
             raise ConfigError(f"{where} cannot be {value!r}; choices: {', '.join(map(str, typing.get_args(hint)))}")
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
+    if (
+        hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    ):  # YAML 1.1 reads 1e-3 as text
+        with contextlib.suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     if hint in (int, str, bool) and type(value) is hint:
         return value
     raise ConfigError(f"{where} must be {_WORDS.get(hint, hint)}, not {value!r}")

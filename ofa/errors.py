@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from difflib import SequenceMatcher
 
 
 class OfaError(Exception):
@@ -47,36 +48,9 @@ def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_l
         max_listed: List no more than so many of them, the nearest ones; all by default.
     """
     known = list(known)
-    near = by_nearness(str(name), known)
-    hint = f"; did you mean {near[0]!r}?" if near and _is_near(str(name), near[0]) else ";"
+    likeness = {each: SequenceMatcher(None, str(name).lower(), each.lower()).ratio() for each in known}
+    near = sorted(known, key=likeness.__getitem__, reverse=True)
+    hint = f"; did you mean {near[0]!r}?" if near and likeness[near[0]] >= 0.6 else ";"
     if max_listed is None or len(known) <= max_listed:
         return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
     return f"unknown {kind} {name!r}{hint} the nearest of {len(known)}: {', '.join(near[:max_listed])}"
-
-
-def by_nearness(name: str, known: Iterable[str]) -> list[str]:
-    """Names by their edit distance from ``name``, upper and lower case alike; of equals, the first comes first."""
-    return sorted(known, key=lambda each: edit_distance(name.lower(), each.lower()))
-
-
-def _is_near(name: str, other: str) -> bool:
-    """Whether somebody may have meant ``other``: at most two letters in five differ."""
-    return edit_distance(name.lower(), other.lower()) <= 0.4 * max(len(name), len(other))
-
-
-def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many letters must be put in, taken out, replaced, or swapped with their neighbour to make ``b`` of ``a``.
-
-    References:
-        Damerau, A technique for computer detection and correction of spelling errors, 1964: no letter is edited twice.
-    """
-    before: list[int] = []
-    row = list(range(len(b) + 1))
-    for i, letter in enumerate(a, start=1):
-        before, last, row = row, before, [i]
-        for j, other in enumerate(b, start=1):
-            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
-                least = min(least, last[j - 2] + 1)
-            row.append(least)
-    return row[-1]

@@ -7,7 +7,7 @@ Files and columns are named after the metric: ``measured_top1_percent``, ``top1_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal, TypeVar
 
@@ -132,20 +132,8 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         TOP1,
-        Metric(
-            quantity="balanced_accuracy",
-            unit="percent",
-            title="balanced accuracy",
-            symbol="%",
-            interval_by="bootstrap",
-        ),
-        Metric(
-            quantity="worst_class_accuracy",
-            unit="percent",
-            title="accuracy of the worst class",
-            symbol="%",
-            interval_by="bootstrap",
-        ),
+        replace(TOP1, quantity="balanced_accuracy", title="balanced accuracy", interval_by="bootstrap"),
+        replace(TOP1, quantity="worst_class_accuracy", title="accuracy of the worst class", interval_by="bootstrap"),
     )
 }
 """All that a file may name; a task says which of them it computes."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from rich.console import Console
+EVERY_SECONDS = 15.0
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and what is being done."""
@@ -23,21 +22,17 @@ def progress_bar() -> Iterator[Progress]:
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        yield _lines(console)
+        last = time.monotonic()
+
+        def log(done: int, total: int, what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= EVERY_SECONDS:
+                last = time.monotonic()
+                console.print(f"  {what}: {done}/{total}")
+
+        yield log
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
         yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what)
-
-
-def _lines(console: Console, every_seconds: float = 15.0) -> Progress:
-    last = time.monotonic()
-
-    def log(done: int, total: int, what: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= every_seconds:
-            last = time.monotonic()
-            console.print(f"  {what}: {done}/{total}")
-
-    return log

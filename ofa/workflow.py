@@ -1,7 +1,8 @@
 """The whole way, one call per command of the command line: what it reads, what it leaves, and results as objects.
 
-Heavy libraries are loaded by the call that needs them. The command line makes its options and help of these signatures
-and docstrings (:mod:`ofa.cli.skin`); what several calls take means the same in all of them:
+Heavy libraries are loaded by the call that needs them: packages of ``ofa`` when they are first named. The command line
+makes its options and help of these signatures and docstrings (:mod:`ofa.cli.skin`); what several calls take means the
+same in all of them:
 
 Args:
     run: Run folder that `ofa train` left.
@@ -25,20 +26,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ofa
 from ofa.errors import UsageError, unknown_name_message
 from ofa.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
+    import ofa.cost
+    import ofa.deploy
+    import ofa.hardware
+    import ofa.report
+    import ofa.training
     from ofa.cost import LatencyTable
-    from ofa.deploy import Deployed, ElasticRuntime, ExportOptions, ExportResult, VerifyResult
+    from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
     from ofa.hardware import Device
     from ofa.space import Arch, SearchSpace
@@ -47,16 +55,9 @@ if TYPE_CHECKING:
     from ofa.training import Recipe, Run, SubnetEvaluator
 
 TABLES = Path("latency_tables")
-TRAIN_FIRST = "train it with `ofa train`"
 
 
-def inspect(
-    model: str,
-    overrides: Sequence[str] = (),
-    *,
-    choices: Mapping[str, Any] | None = None,
-    trust_code: bool = False,
-) -> Inspection:
+def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = False) -> Inspection:
     """Tell what is elastic in a model, what is not and why, and between which costs its subnets lie.
 
     Takes seconds, whatever the size of the model: no weight is read or made.
@@ -64,17 +65,16 @@ def inspect(
     Args:
         model: timm model, preset, torchvision:NAME, path/file.py:function (which is executed), or run folder.
         overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]
-        choices: The same as arguments of :func:`ofa.elasticize`.
 
     Raises:
-        UsageError: If choices are given for a run, whose space is settled, or if its space is no longer what it was.
+        UsageError: If something is to vary in a run, whose space is settled, or if its space is no longer what it was.
     """
     from ofa.config import apply_overrides
     from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import inspect as take_stock
     from ofa.training.named import outline_named
 
-    wanted = apply_overrides(dict(choices or {}), overrides)
+    wanted = apply_overrides({}, overrides)
     check_choices(wanted)
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
@@ -89,7 +89,7 @@ def train(
 ) -> Run:
     """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN.
 
-    On several GPUs: ``torchrun --nproc_per_node=4 -m ofa train ...``; the batch size is that of all of them together.
+    On several GPUs: `torchrun --nproc_per_node=4 -m ofa train ...`; the batch size is that of all of them together.
     A model.name=path/file.py:function is executed; its file goes on your list of trusted files.
 
     Args:
@@ -101,8 +101,6 @@ def train(
     Raises:
         RunError, ConfigError, DivergedError, StoppedError: See :func:`ofa.training.train`.
     """
-    import ofa.training
-
     if isinstance(recipe, (str, Path)):
         recipe = ofa.training.load_recipe(recipe, overrides)
     return ofa.training.train(recipe, out, resume=resume, progress=progress)
@@ -153,9 +151,6 @@ def profile(
     Raises:
         UsageError: If both ``resolutions`` and ``num_resolutions`` are given.
     """
-    import numpy as np
-
-    import ofa.hardware
     from ofa.training.named import open_named
 
     if resolutions and num_resolutions:
@@ -163,28 +158,22 @@ def profile(
     target = ofa.hardware.load_device(device)
     supernet, space_name = open_named(run, trust_code=trust_code)
     csv_path = Path(out) / target.name / f"{space_name}.csv"
-    steps: list[int] = []
-
-    def count(done: int, total: int, what: str) -> None:
-        steps.append(done)
-        if progress is not None:
-            progress(done, total, what)
-
+    written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
     table = ofa.hardware.profile(
         supernet,
         target,
         csv_path=csv_path,
         num_fit=num_fit,
         num_held_out=num_held_out,
-        rng=np.random.default_rng(seed),
+        rng=_generator(seed),
         resolutions=resolutions or None,
         num_resolutions=num_resolutions,
         fresh=fresh,
         force=force,
         energy=energy,
-        progress=count,
+        progress=progress,
     )
-    return Profiled(csv_path, table, is_new=bool(steps))
+    return Profiled(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
 
 
 # -- search ----------------------------------------------------------------------------------------------------------
@@ -238,7 +227,7 @@ def search(
     Args:
         out: Instead of RUN/search (RUN/mixed with --precision).
         num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
-        method: Search method: auto, linas, thompson, nsga2, local, random.
+        method: Search method; auto takes one that suits the number of evaluations, a wrong name lists all.
         predictor: Predictor that the last candidates are proposed by; auto tries several.
         limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.
         fleet: Also find the best single subnet for all devices together.
@@ -252,155 +241,171 @@ def search(
         UsageError: If a table is missing or of another space, or options do not go together.
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
-    from ofa.search.answer import answer
-    from ofa.search.run import FLEET, check_feasible
-
-    options = {"num_evaluations": num_evaluations, "method": method, "predictor": predictor, "seed": seed}
-    if precision is not None:
-        given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
-        for name in (name for name, value in given.items() if value):
-            raise UsageError(f"{name} does not go with --precision; leave one of them out")
-        return _search_mixed(
-            run,
-            _pair_of_devices(devices, int8_device, precision),
+    settings: dict[str, Any] = {
+        "num_evaluations": num_evaluations,
+        "method": method,
+        "predictor": predictor,
+        "seed": seed,
+    }
+    if precision is None:
+        return _search_devices(
+            Path(run),
+            devices,
             budgets_ms,
-            per=precision,
             tables=Path(tables),
-            out=Path(out or Path(run) / "mixed"),
+            out_dir=Path(out or Path(run) / "search"),
+            limits=limits,
+            with_fleet=fleet,
+            start_from=start_from,
+            evaluations=evaluations,
+            refine=refine,
             any_machine=any_machine,
             data_root=data_root,
             trust_code=trust_code,
             progress=progress,
-            **options,
+            **settings,
         )
-    folder = Path(out or Path(run) / "search")
-    job = _DeviceSearch(Path(run), Path(tables), folder, devices, limits, options)
-    if fleet and len(job.names) < 2:
-        raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
-    wanted = [*job.names, *([FLEET] if fleet else [])]
-    if len(job.table_sums) == len(job.names) and not (refine or start_from or evaluations):
-        answers = {}
-        for name in wanted:
-            facts = {**job.facts, **job.sums([name] if name != FLEET else job.names)}
-            found = answer(job.folder / name, budgets_ms, facts=facts, costs=["macs", "params"])
-            if found is None:
-                break
-            answers[name] = found
-        if len(answers) == len(wanted):
-            return Searched(answers, is_new=False)
-    predictions = {name: table.predict_ms for name, table in job.tables.items() if job.is_of_this_space(table)}
-    for name, predict_ms in predictions.items():  # before anything heavy is loaded
-        space = job.tables[name].space
-        check_feasible(space, {name: predict_ms}, budgets_ms, seed=seed)
-    results = job.run(
-        budgets_ms,
-        start_from=start_from,
-        evaluations=evaluations,
-        any_machine=any_machine,
-        trust_code=trust_code,
-        evaluator=lambda run: open_evaluator(run, data_root, progress),
-        with_fleet=fleet,
+    given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
+    for name in (name for name, value in given.items() if value):
+        raise UsageError(f"{name} does not go with --precision; leave one of them out")
+    pair = _pair_of_devices(devices, int8_device, precision)
+    from ofa.precision.mixed_search import search_mixed
+
+    opened = ofa.Run.open(run, trust_code=trust_code)
+    fp32, int8 = (open_table(opened, device, Path(tables), any_machine=any_machine) for device in pair)
+    evaluator, out = open_evaluator(opened, data_root, progress), Path(out or Path(run) / "mixed")
+    result = search_mixed(
+        evaluator,
+        pair[0],
+        fp32=fp32,
+        int8=int8,
+        per=precision,  # type: ignore[arg-type]
+        costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
+        budgets_ms=budgets_ms,
+        out_dir=out,
+        weights_sha256=opened.weights_sha256,
         progress=progress,
+        **settings,
     )
+    return Searched({pair[0].name: result.selected}, files=out / pair[0].name)
+
+
+def _search_devices(
+    run: Path,
+    devices: Sequence[str],
+    budgets_ms: Sequence[float],
+    *,
+    tables: Path,
+    out_dir: Path,
+    limits: Sequence[str],
+    with_fleet: bool,
+    start_from: Sequence[Path],
+    evaluations: Sequence[Path],
+    refine: bool,
+    any_machine: bool,
+    data_root: str | None,
+    trust_code: bool,
+    progress: Progress | None,
+    **settings: Any,
+) -> Searched:
+    """Architectures: answered from an earlier search's files, each of which is read once, or searched."""
+    from ofa.files import read_json
+    from ofa.search.evaluation_cache import EvaluationCache, Scores
+    from ofa.search.run import Target, TargetSearch, check_feasible
+
+    info = read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`")
+    names = [Path(device).stem for device in devices]
+    if with_fleet and len(names) < 2:
+        raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
+    known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
+    facts = {
+        "settings": {**settings, "max": sorted(limits), "devices": names},
+        "weights_sha256": info.get("weights_sha256"),
+    }
+    if len(known) == len(names) and not (refine or start_from or evaluations):
+        answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, with_fleet=with_fleet)
+        if answers is not None:
+            return Searched(answers, is_new=False)
+    for name, table in known.items():  # before anything heavy is loaded
+        if table.space.to_json() == info.get("space"):
+            predictions = {name: table.predict_ms}
+            check_feasible(table.space, predictions, budgets_ms, seed=settings["seed"])
+    opened = ofa.Run.of(run, info, trust_code=trust_code)
+    targets = [ofa.hardware.load_device(device) for device in devices]
+    measured = [
+        open_table(opened, target, tables, any_machine=any_machine, table=known.get(target.name)) for target in targets
+    ]
+    key = {"weights_sha256": opened.weights_sha256, "split": "search"}
+    cache = EvaluationCache(out_dir / "evaluations.csv", values=opened.task.metric.columns, **key)
+    for path in evaluations:
+        cache.import_csv(path)
+    initial = [arch for path in start_from for arch in _read_front(path, opened)]
+    judge = open_evaluator(opened, data_root, progress)
+    costs, constraints = _costs(opened.space, judge.supernet, measured, limits)
+    results = TargetSearch(
+        space=opened.space,
+        scores=Scores(judge.metric, judge.race, len(judge.data.splits.search), cache, chunk_size=judge.num_together),
+        targets=[
+            Target(
+                target.name,
+                table.predict_ms,
+                partial(_measure_archs, judge.supernet, target, settings["seed"]),
+                {"tables_sha256": {target.name: sums[target.name]}},
+            )
+            for target, table in zip(targets, measured, strict=True)
+        ],
+        costs=costs,
+        budgets_ms=budgets_ms,
+        out_dir=out_dir,
+        constraints=constraints,
+        initial=initial,
+        identity=facts,
+        with_fleet=with_fleet,
+        progress=progress,
+        **settings,
+    ).run()
     return Searched({name: result.selected for name, result in results.items()})
 
 
-class _DeviceSearch:
-    """Files of a search: each is read once."""
+def _read_tables(paths: Sequence[Path]) -> tuple[dict[str, LatencyTable], dict[str, str]]:
+    """The tables that there are, and their checksums, by device."""
+    from ofa.files import read_json
 
-    def __init__(
-        self,
-        run: Path,
-        tables: Path,
-        folder: Path,
-        devices: Sequence[str],
-        limits: Sequence[str],
-        options: Mapping[str, Any],
-    ) -> None:
-        from ofa.cost.latency_table import LatencyTable
-        from ofa.files import read_json
+    tables, sums = {}, {}
+    for path in filter(Path.exists, paths):
+        tables[path.parent.name] = ofa.LatencyTable.load(path)
+        info = read_json(path.with_suffix(".json"), kind="latency table", remedy="measure it again")
+        sums[path.parent.name] = info["csv"]["sha256"]
+    return tables, sums
 
-        self.path, self.tables_dir, self.folder, self.devices = run, tables, folder, devices
-        self.limits, self.options = limits, options
-        self.names = [Path(device).stem for device in devices]
-        self.info = read_json(run / "supernet.json", kind="run folder", remedy=TRAIN_FIRST)
-        paths = {name: tables / name / f"{self.info.get('space_name')}.csv" for name in self.names}
-        self.tables = {name: LatencyTable.load(path) for name, path in paths.items() if path.exists()}
-        self.table_sums = {
-            name: read_json(paths[name].with_suffix(".json"), kind="latency table", remedy="measure it again")["csv"][
-                "sha256"
-            ]
-            for name in self.tables
-        }
-        self.facts = {"settings": {**options, "max": sorted(limits), "devices": self.names}}
 
-    def sums(self, names: Sequence[str]) -> dict[str, Any]:
-        """What a result of some devices goes by: checksums of the weights and of their tables."""
-        sums = {name: self.table_sums[name] for name in names if name in self.table_sums}
-        return {"weights_sha256": self.info.get("weights_sha256"), "tables_sha256": sums}
+def _answers(
+    folder: Path,
+    names: Sequence[str],
+    budgets_ms: Sequence[float],
+    *,
+    facts: Mapping[str, Any],
+    sums: Mapping[str, str],
+    with_fleet: bool,
+) -> dict[str, dict[str, Any]] | None:
+    """What an earlier search measured enough for, of each device; ``None`` unless of all."""
+    from ofa.search.answer import answer
+    from ofa.search.run import FLEET
 
-    def is_of_this_space(self, table: LatencyTable) -> bool:
-        return bool(table.space.to_json() == self.info.get("space"))
-
-    def run(
-        self,
-        budgets_ms: Sequence[float],
-        *,
-        start_from: Sequence[Path],
-        evaluations: Sequence[Path],
-        any_machine: bool,
-        trust_code: bool,
-        evaluator: Callable[[Run], SubnetEvaluator],
-        **options: Any,
-    ) -> Any:
-        import ofa.hardware
-        from ofa.search.evaluation_cache import EvaluationCache, Scores
-        from ofa.search.run import Target, TargetSearch
-        from ofa.training import Run
-
-        opened, seed = Run.of(self.path, self.info, trust_code=trust_code), self.options["seed"]
-        metric = opened.task.metric
-        devices = [ofa.hardware.load_device(name) for name in self.devices]
-        tables = [
-            check_table(self.tables.get(device.name), opened, device, self.tables_dir, any_machine=any_machine)
-            for device in devices
-        ]
-        key = {"weights_sha256": opened.weights_sha256, "split": "search"}
-        cache = EvaluationCache(self.folder / "evaluations.csv", values=metric.columns, **key)
-        for path in evaluations:
-            cache.import_csv(path)
-        initial = [arch for path in start_from for arch in _read_front(path, opened)]
-        judge = evaluator(opened)
-        num_images = len(judge.data.splits.search)
-        costs, constraints = _costs(opened.space, judge.supernet, tables, self.limits)
-        return TargetSearch(
-            space=opened.space,
-            scores=Scores(metric, judge.race, num_images, cache, chunk_size=judge.num_together),
-            targets=[
-                Target(
-                    device.name,
-                    table.predict_ms,
-                    partial(_measure_archs, judge.supernet, device, seed),
-                    {"tables_sha256": self.sums([device.name])["tables_sha256"]},
-                )
-                for device, table in zip(devices, tables, strict=True)
-            ],
-            costs=costs,
-            budgets_ms=budgets_ms,
-            out_dir=self.folder,
-            constraints=constraints,
-            initial=initial,
-            identity={**self.facts, "weights_sha256": opened.weights_sha256},
-            **self.options,
-            **options,
-        ).run()
+    answers = {}
+    for name in [*names, FLEET] if with_fleet else names:
+        whole = {**facts, "tables_sha256": sums if name == FLEET else {name: sums[name]}}
+        found = answer(folder / name, budgets_ms, facts=whole, costs=["macs", "params"])
+        if found is None:
+            return None
+        answers[name] = found
+    return answers
 
 
 def _costs(
     space: SearchSpace, supernet: Supernet, tables: Sequence[LatencyTable], limits: Sequence[str]
 ) -> tuple[dict[str, Any], list[Any]]:
     """Costs that result files name, and the limits of these and others."""
-    import ofa.cost
     from ofa.cost.energy import ENERGY, energy_mj
     from ofa.search import Constraint
 
@@ -424,15 +429,13 @@ def _costs(
 
 def _pair_of_devices(devices: Sequence[str], int8_device: str | None, per: str) -> tuple[Device, Device]:
     """The same device in fp32 and in INT8."""
-    from ofa.hardware import load_device
-
     if per not in ("network", "block"):
         raise UsageError(f"--precision is network or block, not {per!r}")
     if len(devices) != 1 or int8_device is None:
         raise UsageError(
             "--precision takes one --device in fp32 and the same in INT8: --device cpu-1t --int8-device cpu-int8-1t"
         )
-    fp32, int8 = load_device(devices[0]), load_device(int8_device)
+    fp32, int8 = ofa.hardware.load_device(devices[0]), ofa.hardware.load_device(int8_device)
     found = [(each.setting.runtime, each.setting.precision) for each in (fp32, int8)]
     if found != [("onnxruntime", "fp32"), ("onnxruntime", "int8")]:
         raise UsageError(
@@ -440,44 +443,6 @@ def _pair_of_devices(devices: Sequence[str], int8_device: str | None, per: str) 
             f"{int8.name} {int8.setting.precision} on {int8.setting.runtime}"
         )
     return fp32, int8
-
-
-def _search_mixed(
-    run: Path | str,
-    pair: tuple[Device, Device],
-    budgets_ms: Sequence[float],
-    *,
-    per: Any,
-    tables: Path,
-    out: Path,
-    any_machine: bool,
-    data_root: str | None,
-    trust_code: bool,
-    progress: Progress | None,
-    **options: Any,
-) -> Searched:
-    """Architecture and precision together: :func:`ofa.precision.mixed_search.search_mixed`."""
-    import ofa.cost
-    from ofa.precision.mixed_search import search_mixed
-    from ofa.training import Run
-
-    opened = Run.open(run, trust_code=trust_code)
-    fp32, int8 = (open_table(opened, each, tables, any_machine=any_machine) for each in pair)
-    evaluator = open_evaluator(opened, data_root, progress)
-    result = search_mixed(
-        evaluator,
-        pair[0],
-        fp32=fp32,
-        int8=int8,
-        per=per,
-        costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
-        budgets_ms=budgets_ms,
-        out_dir=out,
-        weights_sha256=opened.weights_sha256,
-        progress=progress,
-        **options,
-    )
-    return Searched({pair[0].name: result.selected}, files=out / pair[0].name)
 
 
 # -- what leaves -----------------------------------------------------------------------------------------------------
@@ -511,11 +476,7 @@ def export(
     Raises:
         InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
     """
-    import ofa.deploy
-    import ofa.hardware
-    from ofa.training import Run
-
-    opened, target = Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
+    opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     candidates = ofa.deploy.read_candidates(search_dir or Path(run) / "search" / target.name, budget_ms)
     return ofa.deploy.export_bundle(
         open_evaluator(opened, data_root, progress),
@@ -525,16 +486,12 @@ def export(
         budget_ms=budget_ms,
         measure=measure_on(target),
         run_info=opened.info,
-        options=_export_options(dynamic_batch, from_pixels, max_loss),
+        options=ofa.deploy.ExportOptions(
+            dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
+        ),
         overwrite=overwrite,
         progress=progress,
     )
-
-
-def _export_options(dynamic_batch: bool, from_pixels: bool, max_loss: float) -> ExportOptions:
-    from ofa.deploy import ExportOptions
-
-    return ExportOptions(dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss)
 
 
 def deploy(
@@ -563,11 +520,7 @@ def deploy(
     Raises:
         TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
     """
-    import ofa.deploy
-    import ofa.hardware
-    from ofa.training import Run
-
-    opened = Run.open(run, trust_code=trust_code)
+    opened = ofa.Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
         (target, budget, ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget))
@@ -579,7 +532,9 @@ def deploy(
         orders,
         out=out or Path(run) / "deploy",
         measure_on=measure_on,
-        options=_export_options(dynamic_batch, from_pixels, max_loss),
+        options=ofa.deploy.ExportOptions(
+            dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
+        ),
         data_root=data_root,
         num_processes=processes or os.cpu_count() or 1,
         fresh=fresh,
@@ -608,14 +563,9 @@ def elastic(
     Raises:
         InfeasibleBudgetError, ElasticError, ParityError: See :func:`ofa.deploy.write_elastic`.
     """
-    import numpy as np
-
-    import ofa.deploy
-    import ofa.hardware
     from ofa.deploy.walk_down import Walk
-    from ofa.training import Run
 
-    opened, target = Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
+    opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     archs = {}
     for budget in sorted(set(budgets_ms)):
         candidates = ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget)
@@ -625,7 +575,7 @@ def elastic(
         open_evaluator(opened, data_root, progress),
         {name: archs[name] for name in reversed(distinct.values())},
         out,
-        rng=np.random.default_rng(0),
+        rng=_generator(0),
         model=opened.recipe.model,
         provenance={"weights_sha256": opened.weights_sha256},
         options=ofa.deploy.ElasticOptions(threads=target.setting.threads),
@@ -652,47 +602,30 @@ def verify(
     Raises:
         BundleError: See :func:`ofa.deploy.verify_bundle`.
     """
-    import ofa.deploy
-    import ofa.hardware
-
     target = None if device is None else ofa.hardware.load_device(device)
     measure = None if target is None else measure_on(target)
     return ofa.deploy.verify_bundle(bundle, device=target, measure=measure, images=images, progress=progress)
 
 
-@dataclass(frozen=True)
-class Written:
-    """Files to look at."""
-
-    paths: list[Path]
-
-    def to_json(self) -> list[str]:
-        return list(map(str, self.paths))
-
-
-def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | None = None) -> Written:
+def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | None = None) -> list[Path]:
     """Write the page to look at: RUN/report.html, self-contained.
 
     Args:
         out: Instead of RUN/report.html.
     """
-    import ofa.report
-
-    return Written([ofa.report.write_report(run, tables_dir=tables, out=out)])
+    return [ofa.report.write_report(run, tables_dir=tables, out=out)]
 
 
 def plot(
     run: Path | str, *, out: Path | str | None = None, tables: Path | str = TABLES, file_format: str = "png"
-) -> Written:
+) -> list[Path]:
     """Figures for papers, a column wide: fronts, search, prediction error, training, one device against another.
 
     Args:
         out: Instead of RUN/plots.
         file_format: png, pdf or svg.
     """
-    import ofa.report
-
-    return Written(ofa.report.write_plots(run, out or Path(run) / "plots", tables, file_format))
+    return ofa.report.write_plots(run, out or Path(run) / "plots", tables, file_format)
 
 
 # -- latencies of other things -----------------------------------------------------------------------------------------
@@ -733,16 +666,13 @@ def measure(
         block_ms: Length of a block.
         out: JSON file for results, fingerprint and causes of rejection.
     """
-    import numpy as np
-
-    import ofa.hardware
     from ofa.files import write_json_atomic
 
     target = ofa.hardware.load_device(device)
     table = ofa.hardware.measure(
         {str(path): path for path in models},
         target,
-        rng=np.random.default_rng(seed),
+        rng=_generator(seed),
         rounds=rounds,
         block_seconds=block_ms / 1000,
         progress=progress,
@@ -793,13 +723,11 @@ def fit(
         FitError: If the file does not hold what it should, or too little.
         UsageError: If there is a table already.
     """
-    import numpy as np
-
     from ofa.cost.fit import fit_latency_csv, read_latencies
     from ofa.training.named import open_named
 
     supernet, space_name = open_named(space, trust_code=trust_code)
-    rng, csv_path = np.random.default_rng(seed), Path(out) / device / f"{space_name}.csv"
+    rng, csv_path = _generator(seed), Path(out) / device / f"{space_name}.csv"
     if propose and not len(read_latencies(csv, supernet.space)[0]):
         first = supernet.space.to_archs(supernet.space.sample_population(propose, rng))
         return Fitted(csv_path, None, [dict(arch) for arch in first])
@@ -810,19 +738,8 @@ def fit(
     return Fitted(csv_path, fitted.table, [dict(arch) for arch in fitted.propose(propose, rng=rng)] if propose else [])
 
 
-@dataclass(frozen=True)
-class KnownDevices:
-    """A row each: its YAML file, what of it is ``installed`` here, and the spaces of its ``tables``."""
-
-    rows: list[dict[str, Any]]
-
-    def to_json(self) -> list[dict[str, Any]]:
-        return self.rows
-
-
-def devices(*, tables: Path | str = TABLES) -> KnownDevices:
+def devices(*, tables: Path | str = TABLES) -> list[dict[str, Any]]:
     """List the devices: what each needs, whether that is installed here, and which spaces are measured on it."""
-    import ofa.hardware
     from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
 
     def installed(device: Device) -> str:
@@ -839,8 +756,7 @@ def devices(*, tables: Path | str = TABLES) -> KnownDevices:
         return sorted(csv.stem for csv in files if csv.with_suffix(".json").exists())
 
     found = [ofa.hardware.load_device(path) for path in ofa.hardware.list_devices().values()]
-    rows = [{**each.to_json(), "installed": installed(each), "tables": measured(each)} for each in found]
-    return KnownDevices(rows)
+    return [{**each.to_json(), "installed": installed(each), "tables": measured(each)} for each in found]
 
 
 # -- the demo ----------------------------------------------------------------------------------------------------------
@@ -850,38 +766,21 @@ def demo_budgets(run: Path | str, device: str, *, tables: Path | str, num: int =
     """Budgets, in two digits, from near the fastest subnet to half the slowest, above which digits gain nothing."""
     import numpy as np
 
-    from ofa.hardware import load_device
-    from ofa.training import Run
-
-    table = open_table(Run.open(run), load_device(device), Path(tables))
+    table = open_table(ofa.Run.open(run), ofa.hardware.load_device(device), Path(tables))
     low, high = table.predict_ms([table.space.smallest(), table.space.largest()])
     return sorted({float(f"{budget:.2g}") for budget in np.geomspace(1.3 * low, 0.5 * high, num)})
-
-
-def searched(folder: Path) -> dict[frozenset[tuple[str, Any]], dict[str, Any]]:
-    """Rows of a search's ``front.csv`` by the items of their architecture."""
-    import pandas as pd
-
-    rows = pd.read_csv(folder / "front.csv").to_dict("records")
-    return {frozenset(json.loads(row["arch"]).items()): {str(k): v for k, v in row.items()} for row in rows}
 
 
 # -- opening things ----------------------------------------------------------------------------------------------------
 
 
-def open_table(run: Run, device: Device, tables: Path, *, any_machine: bool = False) -> LatencyTable:
-    """The device's table of the run's space; see :func:`check_table`."""
-    from ofa.cost import LatencyTable
-
-    path = tables / device.name / f"{run.space_name}.csv"
-    table = LatencyTable.load(path) if path.exists() else None
-    return check_table(table, run, device, tables, any_machine=any_machine)
-
-
-def check_table(
-    table: LatencyTable | None, run: Run, device: Device, tables: Path, *, any_machine: bool = False
+def open_table(
+    run: Run, device: Device, tables: Path, *, any_machine: bool = False, table: LatencyTable | None = None
 ) -> LatencyTable:
-    """A table that there is, of the run's very space, and of the machine that there is now unless ``any_machine``.
+    """The device's table of the run's very space, and of the machine that there is now unless ``any_machine``.
+
+    Args:
+        table: What has been read of it before.
 
     Raises:
         UsageError: If it is missing or of another space.
@@ -892,7 +791,9 @@ def check_table(
     path = tables / device.name / f"{run.space_name}.csv"
     remedy = f"measure it with `ofa profile --run {run.path} --device {device.name} --out {tables}`"
     if table is None:
-        raise UsageError(f"no latency table at {path}; {remedy}")
+        if not path.exists():
+            raise UsageError(f"no latency table at {path}; {remedy}")
+        table = ofa.LatencyTable.load(path)
     if table.space != run.space:
         raise UsageError(
             f"{path} is of space {table.space.fingerprint}, but {run.path} has space {run.space.fingerprint}; {remedy}"
@@ -904,32 +805,29 @@ def check_table(
 
 def open_evaluator(run: Run, data_root: str | None = None, progress: Progress | None = None) -> SubnetEvaluator:
     """What judges the subnets of a run by its task, on its data."""
-    from ofa.training import SubnetEvaluator
-
-    return SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress), run.task)
+    return ofa.training.SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress), run.task)
 
 
 def measure_on(device: Device) -> Measure:
     """What measures files on a device; the same files in the same order are measured alike."""
+    return ofa.deploy.measure_on(device, rng=_generator(0))
+
+
+def _generator(seed: int) -> np.random.Generator:
     import numpy as np
 
-    import ofa.deploy
-
-    return ofa.deploy.measure_on(device, rng=np.random.default_rng(0))
+    return np.random.default_rng(seed)
 
 
 def _measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arch]) -> pd.DataFrame:
     """Latency of whole subnets on a device, measured side by side; weights do not matter for it."""
-    import numpy as np
-
-    from ofa.hardware import measure
     from ofa.hardware.timed_models import export_model
 
     models = {
         str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)
         for i, arch in enumerate(archs)
     }
-    return measure(models, device, rng=np.random.default_rng(seed))
+    return ofa.hardware.measure(models, device, rng=_generator(seed))
 
 
 def _read_front(path: Path, run: Run) -> list[Arch]:

@@ -6,12 +6,8 @@ import ast
 import builtins
 from pathlib import Path
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 import ofa
-from ofa.errors import OfaError, UsageError, edit_distance, unknown_name_message
+from ofa.errors import OfaError, UsageError, unknown_name_message
 
 PRIVATE = {"_BrokenError", "_NoBundleError"}  # caught where they are raised
 
@@ -44,28 +40,6 @@ def test_all_errors_are_ours_and_of_a_built_in_class() -> None:
 def test_a_usage_error_is_a_value_error_with_status_2() -> None:
     assert issubclass(UsageError, ValueError) and issubclass(UsageError, OfaError)
     assert UsageError("x").exit_status == 2
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "distance"),
-    [
-        ("", "", 0),
-        ("", "abc", 3),
-        ("kitten", "sitting", 3),  # Levenshtein's own example
-        ("ca", "abc", 3),  # Damerau's, with no letter edited twice
-        ("samplr", "sampler", 1),
-        ("smapler", "sampler", 1),
-    ],
-)
-def test_edit_distance(a: str, b: str, distance: int) -> None:
-    assert edit_distance(a, b) == edit_distance(b, a) == distance
-
-
-@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
-def test_edit_distance_is_bounded_and_zero_only_for_equals(a: str, b: str) -> None:
-    distance = edit_distance(a, b)
-    assert abs(len(a) - len(b)) <= distance <= max(len(a), len(b))
-    assert (distance == 0) == (a == b)
 
 
 def test_the_nearest_spelling_is_suggested() -> None:

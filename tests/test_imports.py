@@ -154,7 +154,6 @@ def test_search_and_costs_need_no_torch(room: str) -> None:
     assert not loaded_by(f"import ofa.{room}") & {"torch", "timm", "torchvision"}
 
 
-@pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="there is no command line yet")
 def test_the_command_line_starts_light() -> None:
     assert not loaded_by("import ofa.cli") & (HEAVY | {"torch", "timm", "pandas"})
 

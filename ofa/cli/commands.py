@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,11 @@ from rich.markup import escape
 
 from ofa import workflow
 from ofa.cli.printing import (
-    check_rows,
-    escaped,
     print_json,
     print_picks,
     print_promises,
     print_table,
     say,
-    say_exported,
 )
 from ofa.cli.skin import command
 
@@ -47,39 +45,41 @@ def demo(
     """The whole way on scikit-learn's digits: train, profile, search, export, verify, report. Needs no network."""
     tables = out / "latency_tables"
     say(f"[bold]1/6  train[/]    a supernet on digits, into {out}")
-    train(recipe="demo", overrides=[], out=out, resume=True, as_json=False)
+    train(recipe="demo", overrides=[], out=out, resume=True)
     say(f"[bold]2/6  profile[/]  its parts on device {device}")
-    profile(run=str(out), device=device, out=tables, force=True, as_json=False)
+    profile(run=str(out), device=device, out=tables, force=True)
     budgets_ms = workflow.demo_budgets(out, device, tables=tables)
     say(f"[bold]3/6  search[/]   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}")
-    search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables, as_json=False)
+    search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables)
     say("[bold]4/6  export[/]   a bundle per budget")
     bundles = [out / "bundles" / f"{device}-{budget:g}ms" for budget in budgets_ms]
     for bundle, budget in zip(bundles, budgets_ms, strict=True):
-        export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True, as_json=False)
+        export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True)
     say("[bold]5/6  verify[/]   each bundle again")
     results = [workflow.verify(bundle, device=device) for bundle in bundles]
-    print_promises(results, workflow.searched(out / "search" / device))
+    print_promises(results, out / "search" / device)
     say("[bold]6/6  report[/]")
-    report(run=out, tables=tables, as_json=False)
+    report(run=out, tables=tables)
     say(f"Open {out / 'report.html'} in a browser. Training curves: tensorboard --logdir {out / 'tensorboard'}")
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
-@command_of(workflow.inspect, arguments={"model": "MODEL", "overrides": "key=value"})
+@command_of(workflow.inspect)
 def inspect(result: Inspection, model: str, **_: Any) -> None:
     from ofa.cli.inspection import print_inspection
 
     print_inspection(model, result)
 
 
-@command_of(workflow.train, arguments={"recipe": "RECIPE", "overrides": "key=value"})
+@command_of(workflow.train)
 def train(result: Run, **_: Any) -> None:
+    from ofa.cli.inspection import count_text
+
     metric, (largest, smallest) = result.task.metric, result.bounds()
     say(
-        f"{result.space.num_archs:.3g} subnets in one set of weights; {metric.title} on the search split: largest "
-        f"{metric.text(largest)}, smallest {metric.text(smallest)}"
+        f"{count_text(result.space.num_archs)} subnets in one set of weights; {metric.title} on the search split: "
+        f"largest {metric.text(largest)}, smallest {metric.text(smallest)}"
     )
 
 
@@ -120,7 +120,16 @@ def search(result: workflow.Searched, **_: Any) -> None:
 def export(result: ExportResult, out: Path, **_: Any) -> None:
     for miss in result.too_slow:
         say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
-    say_exported(out, result.info)
+    info, quantization = result.info, result.info.model.quantization
+    say(
+        f"{escape(str(out))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
+        f"{info.task.metric.title} on the test split {info.task.metric.interval_text(info.score)}"
+    )
+    if quantization is not None:
+        say(
+            f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
+            f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
+        )
 
 
 @command_of(workflow.deploy)
@@ -157,9 +166,18 @@ def elastic(result: ElasticRuntime, out: Path, **_: Any) -> None:
     say(f"{out}: {len(rows)} subnets in {num_bytes / 1e6:.2f} MB")
 
 
-@command_of(workflow.verify, arguments={"bundle": "BUNDLE"})
+@command_of(workflow.verify)
 def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
-    print_table(["check", "holds", "expected", "found"], check_rows(result.checks))
+    rows, num_samples = [], 0  # sample pictures that are as they should be are counted in one row
+    for check in result.checks:
+        if check.ok and check.name.startswith("samples/"):
+            num_samples += 1
+            continue
+        texts = (re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]{52}", r"\1…", text) for text in (check.expected, check.found))
+        rows.append([check.name, "yes" if check.ok else "NO", *texts])
+    if num_samples:
+        rows.append(["samples/", "yes", f"{num_samples} files as listed", "the same"])
+    print_table(["check", "holds", "expected", "found"], rows)
     if result.ok:
         say(f"{bundle} holds what it promises ({len(result.checks)} checks)")
     else:
@@ -168,15 +186,15 @@ def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
     return result.ok
 
 
-def say_written(result: workflow.Written, **_: Any) -> None:
-    for path in result.paths:
+def say_written(result: list[Path], **_: Any) -> None:
+    for path in result:
         say(f"wrote {path}")
 
 
 report, plot = command_of(workflow.report)(say_written), command_of(workflow.plot)(say_written)
 
 
-@command_of(workflow.measure, arguments={"models": "MODEL…"})
+@command_of(workflow.measure)
 def measure(result: workflow.Measured, **_: Any) -> None:
     rows = [
         [
@@ -197,7 +215,7 @@ def measure(result: workflow.Measured, **_: Any) -> None:
 @command_of(workflow.fit)
 def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
     if result.table is None:
-        return None if as_json else print_json(result.to_json())
+        return None if as_json else print_json(result)
     held_out = result.table.held_out
     say(
         f"{result.csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % "
@@ -209,7 +227,7 @@ def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
 
 
 @command_of(workflow.devices)
-def devices(result: workflow.KnownDevices, **_: Any) -> None:
+def devices(result: list[dict[str, Any]], **_: Any) -> None:
     header = ["device", "what it is for", "batch", "threads", "installed", "tables"]
     names = ("name", "description", "batch", "threads", "installed")
-    print_table(header, escaped([*(str(row[n]) for n in names), ", ".join(row["tables"])] for row in result.rows))
+    print_table(header, [[*(str(row[name]) for name in names), ", ".join(row["tables"])] for row in result])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from ofa.cli.printing import escaped, print_table, say
+from ofa.cli.printing import print_table, say
 
 if TYPE_CHECKING:
     from ofa.supernet.inspect import Inspection, StageReport
@@ -33,11 +33,10 @@ def print_inspection(name: str, inspection: Inspection) -> None:
         where = ranges("stage", [int(stage.name.removeprefix("stage")) for stage in stages])
         path = first.path if first is last else f"{first.path} … {last.path}"
         rows[False] += labelled([where, path, blocks_text(first.blocks)], inside or [["–", ""]])
-    table = escaped(rows[False] + rows[True])
-    print_table(["where", "module", "blocks", "elastic", "values"], table, title=escape(title))
+    print_table(["where", "module", "blocks", "elastic", "values"], rows[False] + rows[True], title=title)
     if inspection.not_elastic:
         table = [[entry.where or "model", entry.kind, entry.reason] for entry in inspection.not_elastic]
-        print_table(["where", "not elastic", "why"], escaped(table))
+        print_table(["where", "not elastic", "why"], table)
     if inspection.unknown_operations:
         operations = ", ".join(inspection.unknown_operations)
         say(f"channels could not be followed through {escape(operations)}; what these touch stays whole")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from ofa.deploy import BundleInfo, Check, VerifyResult
+    from ofa.deploy import VerifyResult
 
 
 def say(text: str) -> None:
@@ -21,42 +22,24 @@ def say(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
+    """Print data with our results in it, which say themselves what they are as JSON, and paths."""
+    print(json.dumps(data, indent=2, default=lambda each: str(each) if isinstance(each, Path) else each.to_json()))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print a table; columns of numbers are aligned to the right."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
+    """Print a table of plain text; columns of numbers are aligned to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=escape(title) or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, name in enumerate(header):
         numbers = all(not isinstance(cell := row[index], str) or re.fullmatch(r"[\d.]+( \S+)?", cell) for row in rows)
         table.add_column(name, justify="right" if rows and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     console = Console(stderr=True)
     console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
-
-
-def escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
-    return [[escape(cell) for cell in row] for row in rows]
-
-
-def check_rows(checks: Sequence[Check]) -> list[list[str]]:
-    """Checks for people: checksums cut short, sample pictures that are as they should be counted in one row."""
-
-    def short(text: str) -> str:
-        return re.sub(r"(sha256 [0-9a-f]{12})[0-9a-f]{52}", r"\1…", text)
-
-    folded = [check for check in checks if check.ok and check.name.startswith("samples/")]
-    rows = [
-        [check.name, "yes" if check.ok else "NO", short(check.expected), short(check.found)]
-        for check in checks
-        if check not in folded
-    ]
-    return rows + ([["samples/", "yes", f"{len(folded)} files as listed", "the same"]] if folded else [])
 
 
 def print_picks(device: str, selected: Mapping[str, Any]) -> None:
@@ -84,24 +67,15 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     )
 
 
-def say_exported(path: object, info: BundleInfo) -> None:
-    metric, quantization = info.task.metric, info.model.quantization
-    say(
-        f"{escape(str(path))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
-        f"{metric.title} on the test split {metric.interval_text(info.score)}"
-    )
-    if quantization is not None:
-        say(
-            f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
-            f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
-        )
+def print_promises(results: Sequence[VerifyResult], search_dir: Path) -> None:
+    """What each bundle promises beside what the search said of it in ``front.csv``, and whether it holds."""
+    import pandas as pd
 
-
-def print_promises(results: Sequence[VerifyResult], searched: Mapping[Any, Mapping[str, Any]]) -> None:
-    """What each bundle promises beside what the search said of it, by architecture, and whether it holds."""
+    searched = pd.read_csv(search_dir / "front.csv").to_dict("records")
     rows = []
     for result in results:
-        info, entry = result.info, searched[frozenset(result.info.arch.items())]
+        info = result.info
+        entry = next(entry for entry in searched if json.loads(entry["arch"]) == dict(info.arch))
         rows.append(
             [
                 f"{info.budget_ms:g} ms",

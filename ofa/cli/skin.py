@@ -36,6 +36,10 @@ OPTIONS = {
 """Parameters whose options are called otherwise: one that may be given several times is in the singular."""
 
 METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "limits": "COST=LIMIT"}
+ARGUMENTS = {"model": "MODEL", "models": "MODEL…", "recipe": "RECIPE", "bundle": "BUNDLE", "overrides": "key=value"}
+"""Parameters that are no options but arguments, with what stands for them in the help."""
+
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
 class ManyValues(TyperCommand):
@@ -54,76 +58,56 @@ class ManyValues(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-def command(
-    app: typer.Typer,
-    call: Callable[..., Any],
-    *,
-    arguments: dict[str, str] | None = None,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(app: typer.Typer, call: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a call a command of its name, printed by the function that this decorates.
 
     That function takes the result, and by name the parameters and ``as_json``; it gives ``False`` for exit status 1.
     ``--json`` prints the result's ``to_json()`` besides.
-
-    Args:
-        arguments: Parameters that are no options but arguments, with what stands for them in the help.
     """
-    about, own_helps = explained(call)
-    helps = explained(workflow)[1] | own_helps
-    own = [p for p in inspect.signature(call).parameters.values() if p.annotation in TYPES]
+    about, helps = explained(call)
+    parameters = inspect.signature(call).parameters
 
     def decorate(show: Callable[..., Any]) -> Callable[..., Any]:
-        def run(**given: Any) -> None:
-            as_json = given.pop("as_json")
+        def run(*, as_json: bool = False, **given: Any) -> None:
             with progress_bar() if os.environ.get("RANK", "0") == "0" else nullcontext() as progress:
-                reports = {"progress": progress} if "progress" in inspect.signature(call).parameters else {}
+                reports = {"progress": progress} if "progress" in parameters else {}
                 result = call(**given, **reports)
             holds = show(result, as_json=as_json, **given)
             if as_json:
-                print_json([each.to_json() for each in result] if isinstance(result, list) else result.to_json())
+                print_json(result)
             if holds is False:
                 raise typer.Exit(1)
 
-        parameters = [_parameter(each, helps, arguments or {}) for each in own]
-        json_help = typer.Option("--json", help="Print the result as JSON on standard output.")
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter("as_json", keyword, default=False, annotation=Annotated[bool, json_help]))
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        options = [_option(each, helps) for each in parameters.values() if each.annotation in TYPES]
+        options.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in options}
         app.command(call.__name__, help=about, cls=ManyValues)(run)
         return run
 
     return decorate
 
 
-def _parameter(own: inspect.Parameter, helps: dict[str, str], arguments: dict[str, str]) -> inspect.Parameter:
-    if own.name in arguments:
-        info = typer.Argument(help=helps[own.name], metavar=arguments[own.name])
+def _option(parameter: inspect.Parameter, helps: dict[str, str]) -> inspect.Parameter:
+    name, kind = parameter.name, TYPES[parameter.annotation]
+    text = helps.get(name) or SHARED_HELPS[name]
+    if name in ARGUMENTS:
+        info = typer.Argument(help=text, metavar=ARGUMENTS[name])
     else:
-        option = OPTIONS.get(own.name, own.name.replace("_", "-"))
-        info = typer.Option(f"--{option}", help=helps[own.name], metavar=METAVARS.get(own.name))
-    default = [] if own.default == () else own.default
-    kind: Any = TYPES[own.annotation]
-    return inspect.Parameter(
-        own.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
-    )
+        info = typer.Option(f"--{OPTIONS.get(name, name.replace('_', '-'))}", help=text, metavar=METAVARS.get(name))
+    default = [] if parameter.default == () else parameter.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
 def explained(call: object) -> tuple[str, dict[str, str]]:
-    """What a call's docstring says before its sections, and of each argument, as people read it."""
-    text = inspect.getdoc(call) or ""
-    about, _, rest = text.partition("\nArgs:\n")
-    about = about.partition("\nRaises:\n")[0].partition("\nReturns:\n")[0]
-    section = re.split(r"\n(?=\S)", rest)[0]
-    found = {}
-    for entry in re.split(r"\n(?=    \S)", section):
-        names, _, what = entry.strip().partition(": ")
-        for name in names.split(", "):
-            found[name] = _plain(what)
-    return "\n\n".join(map(_plain, about.strip().split("\n\n"))), found
+    """What a call's docstring says before its arguments, and of each of them, without line breaks."""
+    about, _, rest = (inspect.getdoc(call) or "").partition("\nArgs:\n")
+    arguments = re.split(r"\n(?=\S)", rest)[0]
+    helps = {}
+    for entry in re.split(r"\n(?=    \S)", arguments):
+        name, _, text = entry.strip().partition(": ")
+        helps[name] = " ".join(text.split())
+    return "\n\n".join(" ".join(part.split()) for part in about.split("\n\n")), helps
 
 
-def _plain(text: str) -> str:
-    """Without line breaks and the marks of docstrings."""
-    text = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(text.split()))
-    return text.replace("``", "`")
+SHARED_HELPS = explained(workflow)[1]

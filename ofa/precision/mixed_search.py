@@ -78,8 +78,7 @@ def search_mixed(
         scores=Scores(evaluator.metric, lambda archs, floors: mixed.values(archs), num_images, cache),
         targets=[Target(device.name, latency.predict_ms, measure_ms)],
         costs={
-            key: CostModel(mixed.space, cost.factors, name=cost.name, reduce=cost.reduce)
-            for key, cost in costs.items()
+            key: CostModel(mixed.space, cost.factors, name=cost.name, reduce=cost.reduce) for key, cost in costs.items()
         },
         budgets_ms=budgets_ms,
         out_dir=out_dir,

@@ -13,8 +13,8 @@ import pandas as pd
 
 from ofa.metrics import Metric
 from ofa.report.palette import DEVICE_ROLES, DEVICE_SYMBOLS
-from ofa.report.points import best_of, describe, plot_points
 from ofa.report.run_files import DeviceResults, RunFiles
+from ofa.search.pareto import non_dominated
 from ofa.search.run import FLEET
 
 MAX_CURVE_POINTS = 400
@@ -28,7 +28,7 @@ class Axis:
 
     label: str
     unit: str = ""
-    is_log: bool = False
+    log: bool = False
 
     @property
     def title(self) -> str:
@@ -42,19 +42,19 @@ class Series:
     Args:
         name: What the legend says; series of one name are shown and hidden together.
         role: Colour, of :data:`~ofa.report.palette.PALETTE`.
-        x, y: Shape ``(N,)``.
         kind: ``steps`` go right first, then up: what holds until something better comes.
+        x, y: Shape ``(N,)``.
         notes: What else is known of each point, or nothing.
     """
 
     name: str
     role: str
-    x: npt.NDArray[np.float64]
-    y: npt.NDArray[np.float64]
     kind: Literal["points", "line", "steps"] = "points"
     symbol: str = "circle"
     size: float = 6
-    is_dashed: bool = False
+    dashed: bool = False
+    x: npt.ArrayLike
+    y: npt.ArrayLike
     notes: Sequence[str] = ()
 
 
@@ -64,78 +64,92 @@ class Chart:
 
     Args:
         label: The chart in words, for those who cannot see it.
-        guides_x: Where vertical lines stand, such as budgets.
-        is_square: Both axes are alike, and a diagonal shows where they are equal.
+        guides: Where vertical lines stand, such as budgets.
+        square: Both axes are alike, and a diagonal shows where they are equal.
         device: The device whose latencies these are, if it is one.
     """
 
     label: str
     x: Axis
     y: Axis
-    series: tuple[Series, ...]
-    guides_x: tuple[float, ...] = ()
-    is_square: bool = False
+    guides: Sequence[float] = ()
+    square: bool = False
     device: str | None = None
+    series: Sequence[Series]
 
     def to_json(self) -> dict[str, Any]:
         """The chart as JSON data, numbers with five digits."""
-        return {
-            "label": self.label,
-            "x": {"label": self.x.label, "unit": self.x.unit, "title": self.x.title, "log": self.x.is_log},
-            "y": {"label": self.y.label, "unit": self.y.unit, "title": self.y.title, "log": self.y.is_log},
-            "guides": list(self.guides_x),
-            "square": self.is_square,
-            "device": self.device,
-            "series": [
-                {
-                    "name": series.name,
-                    "role": series.role.replace("_", "-"),
-                    "kind": series.kind,
-                    "symbol": series.symbol,
-                    "size": series.size,
-                    "dashed": series.is_dashed,
-                    "x": _short(series.x),
-                    "y": _short(series.y),
-                    "notes": list(series.notes),
-                }
-                for series in self.series
-            ],
+        axes = {
+            side: {"label": axis.label, "unit": axis.unit, "title": axis.title, "log": axis.log}
+            for side, axis in (("x", self.x), ("y", self.y))
         }
+        series = [
+            vars(each) | {"role": each.role.replace("_", "-"), "x": _short(each.x), "y": _short(each.y)}
+            for each in self.series
+        ]
+        return vars(self) | axes | {"series": series}
 
 
-def _short(values: npt.NDArray[np.float64]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values.tolist()]
+def _short(values: npt.ArrayLike) -> list[float]:
+    return [float(f"{value:.5g}") for value in np.asarray(values, dtype=np.float64).tolist()]
 
 
-LATENCY = Axis(label="Latency", unit="ms", is_log=True)
+def plot_points(front: pd.DataFrame) -> pd.DataFrame:
+    """The evaluated rows of ``front.csv`` with ``latency_ms``, ``score`` and ``worth`` (more is better); fastest first.
+
+    Scores are measured. Latency is predicted, since only a few subnets are measured and the others stand beside them,
+    but for picks: those are held against their budgets.
+    """
+    evaluated = front.dropna(subset=["measured_score", "predicted_latency_ms"])
+    is_pick = evaluated["origin"] == "pick"
+    return evaluated.assign(
+        latency_ms=evaluated["predicted_latency_ms"].mask(is_pick, evaluated["measured_latency_ms"]),
+        score=evaluated["measured_score"],
+    ).sort_values("latency_ms", kind="stable")
+
+
+def best_of(points: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other row beats in both latency and worth, the fastest first."""
+    if points.empty:
+        return points
+    values = np.column_stack([points["latency_ms"], -points["worth"]])
+    return points[non_dominated(values)].sort_values("latency_ms")
+
+
+def describe(arch: Mapping[str, Any]) -> str:
+    """Resolution and depths, for example ``176 px, depths 3-2-4``."""
+    depths = [str(value) for name, value in arch.items() if name.endswith(".depth")]
+    parts = [f"{arch['resolution']} px"] if "resolution" in arch else []
+    return ", ".join(parts + ([f"depths {'-'.join(depths)}"] if depths else []))
+
+
+LATENCY = Axis(label="Latency", unit="ms", log=True)
 
 
 def score_axis(metric: Metric) -> Axis:
     return Axis(label=metric.label, unit=metric.symbol)
 
 
-def score_latency(front: pd.DataFrame, budgets_ms: Sequence[float], *, device: str, metric: Metric) -> Chart:
+def score_latency(device: DeviceResults, front: pd.DataFrame) -> Chart:
     """Every evaluated subnet, both fronts, the picks, and a line at each budget."""
     points = plot_points(front)
     random, searched, picks = (points[points["origin"] == origin] for origin in ("random", "front", "pick"))
     return Chart(
-        label=f"{metric.label} against latency on {device}: evaluated subnets, the best of random search, the Pareto "
-        "front and the picks.",
+        label=f"{device.metric.label} against latency on {device.name}: evaluated subnets, the best of random search, "
+        "the Pareto front and the picks.",
         x=LATENCY,
-        y=score_axis(metric),
+        y=score_axis(device.metric),
         series=(
             _of_points("Random subnets", "random", _thinned(random), size=4.5),
-            _of_points(
-                "Best of random", "random_front", best_of(random), kind="steps", is_dashed=True, with_notes=False
-            ),
+            _of_points("Best of random", "random_front", best_of(random), kind="steps", dashed=True, with_notes=False),
             _of_points("Found by the search", "front", _thinned(searched), size=5.5),
             _of_points(
                 "Pareto front", "front", best_of(points[points["origin"] != "pick"]), kind="steps", with_notes=False
             ),
             _of_points("Picks", "pick", picks, symbol="diamond", size=11),
         ),
-        guides_x=tuple(budgets_ms),
-        device=device,
+        guides=device.budgets_ms,
+        device=device.name,
     )
 
 
@@ -147,30 +161,31 @@ def fronts_of_devices(fronts: Mapping[str, pd.DataFrame], *, metric: Metric) -> 
         best = _thinned(best_of(points[points["origin"] != "pick"]), len(fronts))
         role, symbol = DEVICE_ROLES[number % len(DEVICE_ROLES)], DEVICE_SYMBOLS[number % len(DEVICE_SYMBOLS)]
         series += [
-            _of_points(device, role, best, kind="steps", is_dashed=number >= len(DEVICE_ROLES), with_notes=False),
+            _of_points(device, role, best, kind="steps", dashed=number >= len(DEVICE_ROLES), with_notes=False),
             _of_points(device, role, best, symbol=symbol),
         ]
     label = f"The Pareto fronts of {', '.join(fronts)}: {metric.title} against latency."
-    return Chart(label=label, x=LATENCY, y=score_axis(metric), series=tuple(series))
+    return Chart(label=label, x=LATENCY, y=score_axis(metric), series=series)
 
 
-def measured_front(choices: pd.DataFrame, budgets_ms: Sequence[float], *, device: str, metric: Metric) -> Chart:
+def measured_front(device: DeviceResults, points: pd.DataFrame) -> Chart:
     """What was measured on a device and what a budget can pick of it.
 
     Args:
-        choices: As :func:`~ofa.report.points.plot_points` gives it, ``latency_ms`` measured.
+        points: As :func:`plot_points` gives it, ``latency_ms`` measured.
     """
     return Chart(
-        label=f"{metric.label} against measured latency on {device}. The marked subnet is described beside the chart.",
-        x=Axis(label="Measured latency", unit="ms", is_log=True),
-        y=score_axis(metric),
+        label=f"{device.metric.label} against measured latency on {device.name}. The marked subnet is described beside "
+        "the chart.",
+        x=Axis(label="Measured latency", unit="ms", log=True),
+        y=score_axis(device.metric),
         series=(
-            _of_points("Measured subnets", "random", choices, size=6),
-            _of_points("Best within a budget", "front", best_of(choices), kind="steps", with_notes=False),
-            _of_points("Best within a budget", "front", best_of(choices), size=7),
+            _of_points("Measured subnets", "random", points, size=6),
+            _of_points("Best within a budget", "front", best_of(points), kind="steps", with_notes=False),
+            _of_points("Best within a budget", "front", best_of(points), size=7),
         ),
-        guides_x=tuple(budgets_ms),
-        device=device,
+        guides=device.budgets_ms,
+        device=device.name,
     )
 
 
@@ -182,14 +197,7 @@ def _of_points(name: str, role: str, points: pd.DataFrame, *, with_notes: bool =
         f"predicted {predicted:.3g} ms" + (f", measured {measured:.3g} ms" if np.isfinite(measured) else "")
         for arch, macs, params, predicted, measured in rows
     ]
-    return Series(
-        name=name,
-        role=role,
-        x=points["latency_ms"].to_numpy(dtype=np.float64),
-        y=points["score"].to_numpy(dtype=np.float64),
-        notes=notes,
-        **options,
-    )
+    return Series(name=name, role=role, x=points["latency_ms"], y=points["score"], notes=notes, **options)
 
 
 def _thinned(points: pd.DataFrame, num_parts: int = 1) -> pd.DataFrame:
@@ -197,57 +205,50 @@ def _thinned(points: pd.DataFrame, num_parts: int = 1) -> pd.DataFrame:
     return points.iloc[:: -(-len(points) * num_parts // MAX_POINTS) or 1]
 
 
-PREDICTIONS: dict[str, dict[str, Any]] = {
-    "Held-out subnets": {"role": "front"},
-    "Measured by the search": {"role": "pick", "symbol": "diamond", "size": 7},
-}
-
-
-def predicted_measured(groups: Mapping[str, tuple[np.ndarray, np.ndarray]], *, device: str) -> Chart:
-    """Predicted against measured latency.
-
-    Args:
-        groups: Predicted and measured latencies in ms, each of shape ``(N,)``, by name: any of :data:`PREDICTIONS`.
-    """
+def predicted_measured(device: DeviceResults) -> Chart | None:
+    """Predicted against measured latency of the table's held-out subnets and of what the search measured, if any."""
+    held_out = (device.table or {}).get("held_out", {})
+    series = []
+    if "predicted_ms" in held_out and "measured_ms" in held_out:
+        series.append(_predictions("Held-out subnets", held_out["predicted_ms"], held_out["measured_ms"], role="front"))
+    if device.front is not None:
+        columns = ["predicted_latency_ms", "measured_latency_ms"]
+        pairs = device.front.dropna(subset=columns).drop_duplicates("arch")[columns].to_numpy(dtype=np.float64)
+        if len(pairs):
+            series.append(_predictions("Measured by the search", *pairs.T, role="pick", symbol="diamond", size=7))
+    if not series:
+        return None
     return Chart(
-        label=f"Predicted against measured latency on {device}.",
-        x=Axis(label="Measured", unit="ms", is_log=True),
-        y=Axis(label="Predicted", unit="ms", is_log=True),
-        series=tuple(
-            Series(
-                name=name,
-                x=measured,
-                y=predicted,
-                notes=[f"error {error:+.1f} %" for error in (predicted / measured - 1) * 100],
-                **PREDICTIONS[name],
-            )
-            for name, (predicted, measured) in groups.items()
-        ),
-        is_square=True,
+        label=f"Predicted against measured latency on {device.name}.",
+        x=Axis(label="Measured", unit="ms", log=True),
+        y=Axis(label="Predicted", unit="ms", log=True),
+        series=series,
+        square=True,
     )
 
 
-def search_progress(curve: Mapping[str, Sequence[float]], *, device: str, metric: Metric) -> Chart:
+def _predictions(name: str, predicted_ms: npt.ArrayLike, measured_ms: npt.ArrayLike, **options: Any) -> Series:
+    errors = (np.divide(predicted_ms, measured_ms) - 1) * 100
+    notes = [f"error {error:+.1f} %" for error in errors]
+    return Series(name=name, x=measured_ms, y=predicted_ms, notes=notes, **options)
+
+
+def search_progress(device: DeviceResults, curve: Mapping[str, Sequence[float]]) -> Chart:
     """How the hypervolume grew with the evaluations, of the search and of random search.
 
     Args:
         curve: ``hypervolume_curve`` of ``selected.json``.
     """
-    sides = (("front", "Search", "front"), ("random", "Random search", "random_front"))
+    evaluations = curve["num_evaluations"]
     return Chart(
-        label=f"Hypervolume against the number of evaluations on {device}, of the search and of random search.",
+        label=f"Hypervolume against the number of evaluations on {device.name}, of the search and of random search.",
         x=Axis(label="Evaluations"),
-        y=Axis(label="Hypervolume", unit=f"{metric.symbol} × ms".removeprefix(" × ")),
-        series=tuple(
+        y=Axis(label="Hypervolume", unit=f"{device.metric.symbol} × ms".removeprefix(" × ")),
+        series=(
+            Series(name="Search", role="front", kind="line", x=evaluations, y=curve["front"]),
             Series(
-                name=name,
-                role=role,
-                x=np.asarray(curve["num_evaluations"], dtype=np.float64),
-                y=np.asarray(curve[side], dtype=np.float64),
-                kind="line",
-                is_dashed=side == "random",
-            )
-            for side, name, role in sides
+                name="Random search", role="random_front", kind="line", dashed=True, x=evaluations, y=curve["random"]
+            ),
         ),
     )
 
@@ -278,18 +279,10 @@ def training_curves(metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]
         curve = metrics[[x, column]].dropna()
         # More points than pixels serve nobody: average neighbours.
         curve = curve.groupby(np.arange(len(curve)) * min(len(curve), MAX_CURVE_POINTS) // len(curve)).mean()
-        series.append(
-            Series(
-                name=name,
-                role=role,
-                x=curve[x].to_numpy(dtype=np.float64),
-                y=curve[column].to_numpy(dtype=np.float64),
-                kind="line",
-            )
-        )
+        series.append(Series(name=name, role=role, kind="line", x=curve[x], y=curve[column]))
     if not series:
         return None
-    return Chart(label=f"{y.label} during training.", x=Axis(label=x.capitalize()), y=y, series=tuple(series))
+    return Chart(label=f"{y.label} during training.", x=Axis(label=x.capitalize()), y=y, series=series)
 
 
 # -- the charts of a run ---------------------------------------------------------------------------------------------
@@ -303,30 +296,11 @@ def charts_of(run: RunFiles) -> dict[str, Chart]:
     }
     for device in run.devices:
         if device.front is not None:
-            budgets_ms = sorted({pick["budget_ms"] for pick in device.picks})
-            charts[f"front_{device.name}"] = score_latency(
-                device.front, budgets_ms, device=device.name, metric=run.metric
-            )
+            charts[f"front_{device.name}"] = score_latency(device, device.front)
         if device.selected and "hypervolume_curve" in device.selected:
-            curve = device.selected["hypervolume_curve"]
-            charts[f"progress_{device.name}"] = search_progress(curve, device=device.name, metric=run.metric)
-        if pairs := _prediction_pairs(device):
-            charts[f"prediction_{device.name}"] = predicted_measured(pairs, device=device.name)
+            charts[f"progress_{device.name}"] = search_progress(device, device.selected["hypervolume_curve"])
+        charts[f"prediction_{device.name}"] = predicted_measured(device)
     if run.metrics is not None and not run.metrics.empty:
         charts["loss"] = training_curves(run.metrics, LOSSES, y=Axis(label="Loss"))
         charts["accuracy"] = training_curves(run.metrics, bounds_columns(run.metric), y=score_axis(run.metric))
     return {name: chart for name, chart in charts.items() if chart is not None}
-
-
-def _prediction_pairs(device: DeviceResults) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured latencies of the table's held-out subnets and of what the search measured."""
-    groups = {}
-    held_out = (device.table or {}).get("held_out", {})
-    if "predicted_ms" in held_out and "measured_ms" in held_out:
-        groups["Held-out subnets"] = np.asarray(held_out["predicted_ms"]), np.asarray(held_out["measured_ms"])
-    if device.front is not None:
-        measured = device.front.dropna(subset=["predicted_latency_ms", "measured_latency_ms"]).drop_duplicates("arch")
-        if len(measured):
-            pairs = measured[["predicted_latency_ms", "measured_latency_ms"]].to_numpy(dtype=np.float64).T
-            groups["Measured by the search"] = pairs[0], pairs[1]
-    return groups

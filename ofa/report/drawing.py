@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -21,28 +20,12 @@ RATIOS = ("expand", "mlp_ratio")
 MAX_SAMPLES = 6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """A block of an architecture, and what its dims choose: kind of dim -> value. What is skipped has none."""
-
-    stage: str
-    index: int
-    is_active: bool
-    sizes: Mapping[str, Value]
-
-    @property
-    def kernel(self) -> float | None:
-        """``None`` where skipped or not elastic."""
-        return float(self.sizes["kernel"]) if "kernel" in self.sizes else None
-
-    @property
-    def expand(self) -> float | None:
-        """The same, or the ratio of an MLP inside."""
-        return next((float(self.sizes[what]) for what in RATIOS if what in self.sizes), None)
+Sizes = Mapping[str, Value]
+"""What the dims of a block choose: kind of dim -> value."""
 
 
-def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[Block]]:
-    """Every block that the space knows, by stage, in the order of the space; active or not in ``arch``."""
+def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[Sizes | None]]:
+    """Every block that the space knows, by stage, in the order of the space; ``None`` where ``arch`` skips it."""
     num_blocks: dict[str, int] = {}
     known = set()
     for dim in space.dims:
@@ -55,12 +38,12 @@ def blocks_of(space: SearchSpace, arch: Mapping[str, Value]) -> dict[str, list[B
             continue
         num_blocks[stage] = max(num, num_blocks.get(stage, 0))
 
-    def block(stage: str, index: int) -> Block:
+    def block(stage: str, index: int) -> Sizes | None:
         prefix = f"{stage}.block{index}."
         dims = {name.removeprefix(prefix): value for name, value in arch.items() if name.startswith(prefix)}
         # A block with nothing elastic in it has no dims of its own: only the depth says whether it is there.
         is_active = bool(dims) if (stage, index) in known else index < int(arch.get(f"{stage}.depth", index + 1))
-        return Block(stage=stage, index=index, is_active=is_active, sizes=dims)
+        return dims if is_active else None
 
     return {stage: [block(stage, index) for index in range(num)] for stage, num in num_blocks.items()}
 
@@ -72,8 +55,10 @@ def choices(space: SearchSpace, what: str) -> list[float]:
     return sorted({float(value) for dim in dims for value in dim.values})
 
 
-def block_rect(space: SearchSpace, *, kernel: float | None, expand: float | None) -> tuple[float, float, float]:
+def block_rect(space: SearchSpace, sizes: Sizes) -> tuple[float, float, float]:
     """Width, height and opacity of a block; all of what is not elastic is drawn at its fullest."""
+    kernel = float(sizes.get("kernel", 0))
+    expand = float(next((sizes[what] for what in RATIOS if what in sizes), 0))
     kernels, expands = choices(space, "kernel"), choices(space, "expand")
     width = (SLOT - 4) * (kernel / kernels[-1] if kernel else 1.0)
     height = HEIGHT * (expand / expands[-1] if expand else 1.0)
@@ -85,14 +70,14 @@ def describe_blocks(space: SearchSpace, arch: Mapping[str, Value]) -> str:
     """The drawing in words, for those who cannot see it."""
     parts = [f"resolution {arch['resolution']} pixels"] if "resolution" in arch else []
     for stage, blocks in blocks_of(space, arch).items():
-        active = [block for block in blocks if block.is_active]
-        parts.append(f"{stage}: {len(active)} of {len(blocks)} blocks" + "".join(map(_sizes, active)))
+        active = [sizes for sizes in blocks if sizes is not None]
+        parts.append(f"{stage}: {len(active)} of {len(blocks)} blocks" + "".join(map(_in_words, active)))
     return "; ".join(parts)
 
 
-def _sizes(block: Block) -> str:
-    sizes = [f"{what} {value if isinstance(value, str) else f'{value:g}'}" for what, value in block.sizes.items()]
-    return f", {' '.join(sizes)}" if sizes else ""
+def _in_words(sizes: Sizes) -> str:
+    words = [f"{what} {value if isinstance(value, str) else f'{value:g}'}" for what, value in sizes.items()]
+    return f", {' '.join(words)}" if words else ""
 
 
 def architecture_svg(space: SearchSpace, arch: Mapping[str, Value]) -> Markup:
@@ -103,35 +88,32 @@ def architecture_svg(space: SearchSpace, arch: Mapping[str, Value]) -> Markup:
     """
     marks = [_resolution(space, arch)]
     x = LEFT
-    smallest = [min(values) if (values := choices(space, what)) else None for what in ("kernel", "expand")]
+    smallest = {what: min(values) for what in ("kernel", "expand") if (values := choices(space, what))}
     for stage, blocks in blocks_of(space, arch).items():
-        width = SLOT * len(blocks)
-        marks.append(Markup('<path class="base" d="M{} {}h{}"/>').format(x, HEIGHT + 8, width))
-        marks.append(Markup('<text x="{}" y="{}">{}</text>').format(x + width / 2, HEIGHT + 24, stage))
-        for block in blocks:
-            marks.append(_block(space, block, x + SLOT * (block.index + 0.5), smallest))
-        x += width + STAGE_GAP
+        length = SLOT * len(blocks)
+        marks.append(Markup('<path class="base" d="M{} {}h{}"/>').format(x, HEIGHT + 8, length))
+        marks.append(Markup('<text x="{}" y="{}">{}</text>').format(x + length / 2, HEIGHT + 24, stage))
+        for index, sizes in enumerate(blocks):
+            width, height, opacity = block_rect(space, smallest if sizes is None else sizes)
+            marks.append(
+                Markup(
+                    '<rect class="{}" x="{:g}" y="{:g}" width="{:g}" height="{:g}" rx="1.5" fill-opacity="{:.2f}">'
+                    "<title>{}</title></rect>"
+                ).format(
+                    "skipped" if sizes is None else "block",
+                    round(x + SLOT * (index + 0.5) - width / 2, 2),
+                    round(HEIGHT + 7 - height, 2),
+                    round(width, 2),
+                    round(height, 2),
+                    opacity,
+                    f"{stage}, block {index + 1}" + (", skipped" if sizes is None else _in_words(sizes)),
+                )
+            )
+        x += length + STAGE_GAP
     width, height = x - STAGE_GAP, HEIGHT + 30
     return Markup(
         '<svg class="architecture" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}" width="{:g}">{}</svg>'
     ).format(describe_blocks(space, arch), width, height, SCALE * width, Markup("").join(marks))
-
-
-def _block(space: SearchSpace, block: Block, centre: float, smallest: list[float | None]) -> Markup:
-    kernel, expand = (block.kernel, block.expand) if block.is_active else smallest
-    width, height, opacity = block_rect(space, kernel=kernel, expand=expand)
-    return Markup(
-        '<rect class="{}" x="{:g}" y="{:g}" width="{:g}" height="{:g}" rx="1.5" fill-opacity="{:.2f}">'
-        "<title>{}</title></rect>"
-    ).format(
-        "block" if block.is_active else "skipped",
-        round(centre - width / 2, 2),
-        round(HEIGHT + 7 - height, 2),
-        round(width, 2),
-        round(height, 2),
-        opacity,
-        f"{block.stage}, block {block.index + 1}" + (_sizes(block) if block.is_active else ", skipped"),
-    )
 
 
 def _resolution(space: SearchSpace, arch: Mapping[str, Value]) -> Markup:
@@ -150,12 +132,12 @@ def legend_svgs(space: SearchSpace) -> list[tuple[Markup, str]]:
     """Samples for the legend: a drawing and its meaning."""
     legend = []
     for kernel in _few(choices(space, "kernel")):
-        width, _, opacity = block_rect(space, kernel=kernel, expand=None)
+        width, _, opacity = block_rect(space, {"kernel": kernel})
         legend.append((_sample(width, 14, "block", opacity), f"kernel {kernel:g}"))
     kinds = {dim.name.rpartition(".")[2] for dim in space.dims}
     ratio = "/".join(what for what in RATIOS if what in kinds)
     for expand in _few(choices(space, "expand")):
-        _, height, _ = block_rect(space, kernel=None, expand=expand)
+        _, height, _ = block_rect(space, {"expand": expand})
         legend.append((_sample(5, height * 20 / HEIGHT, "plain", 1), f"{ratio} {expand:g}"))
     return [*legend, (_sample(9, 10, "skipped", 1), "skipped")]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +20,12 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 COLUMN_INCHES = 3.4
-FONT_POINTS = 8
 DOTS_PER_INCH = 300
 SYMBOLS = {"circle": "o", "diamond": "D", "square": "s", "triangle": "^", "cross": "P"}
 POINTS_PER_PIXEL = 0.55
 """Of marks: a column is half as wide as the page, so they are smaller than on the screen."""
 SETTINGS: dict[Any, Any] = {
-    "font.size": FONT_POINTS,
+    "font.size": 8,
     "font.family": "sans-serif",
     "text.color": LIGHT["ink"],
     "axes.edgecolor": LIGHT["random"],
@@ -36,11 +33,6 @@ SETTINGS: dict[Any, Any] = {
     "axes.linewidth": 0.6,
     "xtick.color": LIGHT["muted"],
     "ytick.color": LIGHT["muted"],
-    "legend.fontsize": FONT_POINTS,
-    "axes.labelsize": FONT_POINTS,
-    "axes.titlesize": FONT_POINTS,
-    "xtick.labelsize": FONT_POINTS,
-    "ytick.labelsize": FONT_POINTS,
     "pdf.fonttype": 42,  # text stays text: editors and search find it
     "svg.fonttype": "none",
     "svg.hashsalt": "ofa",
@@ -67,25 +59,19 @@ def write_plots(
         ValueError: If the format is not one of these.
         FileFormatError: If ``supernet.json`` is missing, or a file of the run is damaged or of another format.
     """
+    import matplotlib
+
     if format not in FORMATS:
         raise UsageError(f"plots cannot be written as {format!r}; choose one of {', '.join(FORMATS)}")
     run, out_dir = read_run(run_dir, tables_dir=tables_dir), Path(out_dir)
     matrix = cross_device(run)
     written = []
-    with _settings():
+    with matplotlib.rc_context(SETTINGS):
         for name, chart in charts_of(run).items():
             written.append(_save(draw_chart(chart), out_dir / f"{name}.{format}"))
         if matrix is not None:
             written.append(_save(draw_matrix(matrix), out_dir / f"cross_device.{format}"))
     return written
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(SETTINGS):
-        yield
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -106,7 +92,7 @@ def _figure(height_inches: float) -> tuple[Figure, Axes]:
 
 def draw_chart(chart: Chart) -> Figure:
     """A chart as a figure one column wide."""
-    figure, axes = _figure(3.2 if chart.is_square else 2.6)
+    figure, axes = _figure(3.2 if chart.square else 2.6)
     for series in chart.series:
         style: dict[str, Any] = {"color": LIGHT[series.role], "label": series.name}
         if series.kind == "points":
@@ -122,21 +108,22 @@ def draw_chart(chart: Chart) -> Figure:
                 **style,
             )
         else:
-            line = ":" if series.is_dashed else "-"
+            line = ":" if series.dashed else "-"
             drawstyle = "steps-post" if series.kind == "steps" else "default"
             axes.plot(series.x, series.y, line, lw=1.2, drawstyle=drawstyle, zorder=2.5, **style)
-    for axis, scale, label, values in (
-        (chart.x, axes.set_xscale, axes.set_xlabel, [series.x for series in chart.series]),
-        (chart.y, axes.set_yscale, axes.set_ylabel, [series.y for series in chart.series]),
-    ):
-        label(axis.title)
-        if axis.is_log:
-            scale("log")
-            _plain_ticks(axes.xaxis if axis is chart.x else axes.yaxis, np.concatenate(values))
-    if chart.is_square:
-        _same_scales(axes)
+    for side, axis in (("x", chart.x), ("y", chart.y)):
+        axes.set(**{f"{side}label": axis.title})
+        if axis.log:
+            axes.set(**{f"{side}scale": "log"})
+            _plain_ticks(getattr(axes, f"{side}axis"), np.concatenate([getattr(each, side) for each in chart.series]))
+    if chart.square:
+        # Both axes alike, with the line on which they are equal.
+        bounds = np.array([axes.get_xlim(), axes.get_ylim()])
+        both = bounds.min(), bounds.max()
+        axes.plot(both, both, ":", color=LIGHT["random"], lw=0.8, zorder=0)
+        axes.set(xlim=both, ylim=both, box_aspect=1)
     low, high = axes.get_xlim()
-    for guide in chart.guides_x:
+    for guide in chart.guides:
         if low <= guide <= high:
             axes.axvline(guide, color=LIGHT["random"], lw=0.6, ls=(0, (1, 3)), zorder=0)
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.5)
@@ -157,14 +144,6 @@ def _plain_ticks(axis: Any, values: np.ndarray) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-
-
-def _same_scales(axes: Axes) -> None:
-    """Both axes alike, with the line on which they are equal."""
-    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
-    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
-    axes.plot([low, high], [low, high], ":", color=LIGHT["random"], lw=0.8, zorder=0)
-    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -201,10 +180,10 @@ def draw_matrix(matrix: CrossDevice) -> Figure:
     )
     for (row, column), slowdown in np.ndenumerate(matrix.slowdown_percent):
         text = f"+{slowdown:.0f} %" if np.isfinite(slowdown) else "–"
-        is_own = matrix.picks[row].device == matrix.devices[column]
+        is_own = matrix.picks[row]["device"] == matrix.devices[column]
         axes.text(column, row, text, ha="center", va="center", weight="bold" if is_own else "normal")
     axes.set_xticks(range(columns), matrix.devices)
-    axes.set_yticks(range(rows), [f"{pick.device}, {pick.budget_ms:g} ms" for pick in matrix.picks])
+    axes.set_yticks(range(rows), [f"{pick['device']}, {pick['budget_ms']:g} ms" for pick in matrix.picks])
     axes.set(xlabel="runs on", ylabel="picked for")
     axes.xaxis.set_label_position("top")
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)

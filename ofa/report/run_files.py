@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,10 @@ import pandas as pd
 from ofa.files import FileFormatError, read_json
 from ofa.metrics import Metric, metric_of
 from ofa.search.pick import HEADROOM
+from ofa.search.run import FLEET
 from ofa.space import Arch, SearchSpace, SpaceError
 
 BUNDLE_FORMATS = (1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """An exported subnet: the content of its ``bundle.json``, and the folder relative to the run's."""
-
-    folder: str
-    info: dict[str, Any]
-    metric: Metric
-
-    @property
-    def score(self) -> dict[str, Any] | None:
-        """What it is worth on the test split; ``None`` where it was judged by another metric than the run."""
-        found: dict[str, Any] | None = self.info.get(self.metric.name)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +24,8 @@ class DeviceResults:
 
     ``front`` holds the run's metric as ``measured_score`` and ``predicted_score``, and ``worth``, of which more is
     better. ``selected`` is the content of ``selected.json``, ``table`` that of the latency table's JSON file, and
-    ``archs`` are the architectures of ``selected["picks"]``.
+    ``archs`` are the architectures of ``selected["picks"]``. ``bundles`` are contents of ``bundle.json``, each with its
+    ``folder`` besides, relative to the run's.
     """
 
     name: str
@@ -47,7 +34,7 @@ class DeviceResults:
     archs: tuple[Arch, ...]
     table: dict[str, Any] | None
     table_csv: Path | None
-    bundles: tuple[Bundle, ...]
+    bundles: Sequence[dict[str, Any]]
     metric: Metric
 
     @property
@@ -57,14 +44,19 @@ class DeviceResults:
         return [{**pick, "measured_score": pick[self.metric.of("measured")]} for pick in picks]
 
     @property
+    def budgets_ms(self) -> list[float]:
+        """Of the picks, each once, ascending."""
+        return sorted({float(pick["budget_ms"]) for pick in self.picks})
+
+    @property
     def headroom(self) -> float:
         """How far a pick's measured median stays below its budget, as a share of the median."""
         return (self.selected or {}).get("headroom_percent", 100 * HEADROOM) / 100
 
-    def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> Bundle | None:
+    def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> dict[str, Any] | None:
         """The bundle of an architecture, made for ``budget_ms`` if that is given."""
-        same = (bundle for bundle in self.bundles if bundle.info["arch"] == dict(arch))
-        return next((bundle for bundle in same if budget_ms in (None, bundle.info["budget_ms"])), None)
+        same = (bundle for bundle in self.bundles if bundle["arch"] == dict(arch))
+        return next((bundle for bundle in same if budget_ms in (None, bundle["budget_ms"])), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +69,10 @@ class RunFiles:
     metric: Metric
     metrics: pd.DataFrame | None
     devices: tuple[DeviceResults, ...]
+
+    def names_of(self, device: DeviceResults) -> list[str]:
+        """The device's name; those of all others where it is the fleet."""
+        return [each.name for each in self.devices if each.name != FLEET] if device.name == FLEET else [device.name]
 
 
 def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> RunFiles:
@@ -97,9 +93,9 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
     tables = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
-    bundles = [_read_bundle(path, run_dir, metric) for path in paths]
+    bundles = [_read_bundle(path) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
-    names = dict.fromkeys([*searched, *(bundle.info["device"] for bundle in bundles), *tables])
+    names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
     return RunFiles(
         run_dir=run_dir,
@@ -112,8 +108,8 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
                 run_dir / "search" / name,
                 space,
                 metric,
-                tables.get(name),
-                [b for b in bundles if b.info["device"] == name],
+                tables.get(name, (None, None)),
+                [bundle for bundle in bundles if bundle["device"] == name],
             )
             for name in names
         ),
@@ -135,13 +131,12 @@ def read_csv(path: Path, columns: Iterable[str], *, remedy: str) -> pd.DataFrame
 FRONT_COLUMNS = ("arch", "predicted_latency_ms", "measured_latency_ms", "macs", "params", "origin")
 
 
-def _read_bundle(path: Path, run_dir: Path, metric: Metric) -> Bundle:
+def _read_bundle(path: Path) -> dict[str, Any]:
     remedy = "export it again with `ofa export`"
     try:
-        info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
+        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
     except FileFormatError:
-        info = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
-    return Bundle(folder=path.parent.relative_to(run_dir).as_posix(), info=info, metric=metric)
+        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
 
 
 # Files of earlier versions lack these.
@@ -163,8 +158,8 @@ def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[P
             if path.parent.name in tables:
                 continue
             table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
-            if table.get("space") == space.to_json():
-                tables[path.parent.name] = path, table
+            if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
+                tables[path.parent.name] = path.with_suffix(".csv"), table
     return tables
 
 
@@ -172,10 +167,11 @@ def _read_device(
     search_dir: Path,
     space: SearchSpace,
     metric: Metric,
-    table: tuple[Path, dict[str, Any]] | None,
-    bundles: Iterable[Bundle],
+    csv_and_table: tuple[Path, dict[str, Any]] | tuple[None, None],
+    bundles: Sequence[dict[str, Any]],
 ) -> DeviceResults:
     remedy = f"search again with `ofa search --device {search_dir.name}`"
+    table_csv, table = csv_and_table
     front_path, selected_path = search_dir / "front.csv", search_dir / "selected.json"
     selected = read_json(selected_path, kind="search result", remedy=remedy) if selected_path.exists() else None
     try:
@@ -187,8 +183,8 @@ def _read_device(
         front=_read_front(front_path, metric, remedy) if front_path.exists() else None,
         selected=selected,
         archs=archs,
-        table=table[1] if table else None,
-        table_csv=table[0].with_suffix(".csv") if table else None,
-        bundles=tuple(bundles),
+        table=table,
+        table_csv=table_csv,
+        bundles=bundles,
         metric=metric,
     )

@@ -16,7 +16,7 @@ from ofa.cost import LatencyTable
 from ofa.cost.correction import Correction
 from ofa.cost.latency_table import TableSlot
 from ofa.files import write_csv_atomic, write_json_atomic
-from ofa.report.points import best_of
+from ofa.report.charts import best_of
 from ofa.space import Dim, SearchSpace
 
 BUDGETS_MS = (0.8, 1.2, 1.8)

@@ -24,7 +24,7 @@ def latency_ms(world: World, arch: dict[str, float]) -> float:
 def test_each_cell_is_held_against_all_that_was_evaluated(three_devices: Path) -> None:
     found = cross_device(read_run(three_devices))
     assert found is not None
-    assert [pick.device for pick in found.picks] == list(found.devices) == list(DEVICES)
+    assert [pick["device"] for pick in found.picks] == list(found.devices) == list(DEVICES)
     fronts = [pd.read_csv(three_devices / "search" / device / "front.csv") for device in DEVICES]
     evaluated = [
         (json.loads(arch), top1) for front in fronts for arch, top1 in front[["arch", "measured_top1_percent"]].values
@@ -32,8 +32,8 @@ def test_each_cell_is_held_against_all_that_was_evaluated(three_devices: Path) -
     for row, device in enumerate(DEVICES):
         picks = json.loads((three_devices / "search" / device / "selected.json").read_text())["picks"]
         pick = sorted(picks, key=lambda pick: pick["budget_ms"])[1]
-        assert found.picks[row].budget_ms == pick["budget_ms"]
-        assert dict(found.picks[row].arch) == pick["arch"]
+        assert found.picks[row]["budget_ms"] == pick["budget_ms"]
+        assert found.picks[row]["arch"] == pick["arch"]
         rivals = [arch for arch, top1 in evaluated if top1 >= pick["measured_top1_percent"]]
         for column, other in enumerate(DEVICES.values()):
             own, best = latency_ms(other, pick["arch"]), min(latency_ms(other, arch) for arch in rivals)
@@ -61,7 +61,7 @@ def test_a_part_that_was_not_measured_leaves_a_gap(three_devices: Path, tmp_path
     path.write_text(json.dumps(table))
     found = cross_device(read_run(run))
     assert found is not None
-    assert np.isnan(found.slowdown_percent[:, 2]).tolist() == [p.arch["resolution"] == chosen for p in found.picks]
+    assert np.isnan(found.slowdown_percent[:, 2]).tolist() == [p["arch"]["resolution"] == chosen for p in found.picks]
     assert np.isnan(found.slowdown_percent[0, 2])
     assert np.isfinite(found.slowdown_percent[:, :2]).all()
 

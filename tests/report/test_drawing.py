@@ -24,22 +24,25 @@ def test_as_many_blocks_as_the_depths_say(space: SearchSpace, seed: int) -> None
     assert len(rects(svg, "block")) == sum(depths)
     assert len(rects(svg, "skipped")) == 4 * len(depths) - sum(depths)
     for stage, blocks in blocks_of(space, arch).items():
-        assert [block.is_active for block in blocks] == [i < int(arch[f"{stage}.depth"]) for i in range(4)]
-        for block in filter(lambda block: block.is_active, blocks):
-            assert block.kernel == arch[f"{stage}.block{block.index}.kernel"]
-            assert block.expand == arch[f"{stage}.block{block.index}.expand"]
+        assert [sizes is not None for sizes in blocks] == [i < int(arch[f"{stage}.depth"]) for i in range(4)]
+        for index, sizes in enumerate(blocks):
+            if sizes is not None:
+                assert sizes["kernel"] == arch[f"{stage}.block{index}.kernel"]
+                assert sizes["expand"] == arch[f"{stage}.block{index}.expand"]
 
 
 def test_blocks_without_dims_of_their_own_follow_the_depth() -> None:
     arch = FIXED.arch({"stage1.depth": 1, "stage2.block0.kernel": 5, "stage3.depth": 4})
-    active = {stage: [block.is_active for block in blocks] for stage, blocks in blocks_of(FIXED, arch).items()}
+    active = {stage: [sizes is not None for sizes in blocks] for stage, blocks in blocks_of(FIXED, arch).items()}
     assert active == {"stage1": [True, False, False], "stage2": [True], "stage3": [True] * 4}
     assert len(rects(architecture_svg(FIXED, arch), "block")) == 6
 
 
 def test_larger_choices_are_drawn_larger(space: SearchSpace) -> None:
-    widths, _, opacities = zip(*(block_rect(space, kernel=kernel, expand=6) for kernel in (3, 5, 7)), strict=True)
-    _, heights, _ = zip(*(block_rect(space, kernel=7, expand=expand) for expand in (3, 4, 6)), strict=True)
+    widths, _, opacities = zip(
+        *(block_rect(space, {"kernel": kernel, "expand": 6}) for kernel in (3, 5, 7)), strict=True
+    )
+    _, heights, _ = zip(*(block_rect(space, {"kernel": 7, "expand": expand}) for expand in (3, 4, 6)), strict=True)
     for sizes in (widths, heights, opacities):
         assert list(sizes) == sorted(set(sizes))
     assert heights[0] / heights[2] == 0.5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from ofa.files import FileFormatError
 from ofa.metrics import TOP1, wilson_interval
-from ofa.report.explorer import Choice, budget_range_ms, choices_of
-from ofa.report.run_files import Bundle, DeviceResults, read_run
+from ofa.report.explorer import budget_range_ms, choices_of, measured_points
+from ofa.report.numbers import fixed
+from ofa.report.run_files import DeviceResults, read_run
 from ofa.search.pick import best_within
 from ofa.space import Dim, SearchSpace
 
@@ -36,14 +38,20 @@ def device_of(rows: list[tuple[int, int, int | None]], **bundle: object) -> Devi
             "num_images": 500,
         }
     )
-    bundles = (Bundle(folder="bundles/a", info=bundle, metric=TOP1),) if bundle else ()
+    bundles = [{"folder": "bundles/a", **bundle}] if bundle else []
     files = {"selected": None, "archs": (), "table": None, "table_csv": None}
     return DeviceResults(name="a", front=front, bundles=bundles, metric=TOP1, **files)
 
 
-def pick(choices: tuple[Choice, ...], budget_ms: float, headroom: float) -> Choice | None:
+def choices(rows: list[tuple[int, int, int | None]], **bundle: object) -> list[dict[str, Any]]:
+    device = device_of(rows, **bundle)
+    assert device.front is not None
+    return choices_of(device, measured_points(device.front), SPACE, {})
+
+
+def pick(choices: list[dict[str, Any]], budget_ms: float, headroom: float) -> dict[str, Any] | None:
     """As the page does it."""
-    return next((c for c in reversed(choices) if c.latency_ms["p50"] <= budget_ms / (1 + headroom)), None)
+    return next((c for c in reversed(choices) if c["median_ms"] <= budget_ms / (1 + headroom)), None)
 
 
 @settings(max_examples=40)
@@ -51,7 +59,7 @@ def pick(choices: tuple[Choice, ...], budget_ms: float, headroom: float) -> Choi
 def test_any_budget_picks_what_the_search_would_pick(rows: list[tuple[int, int, int | None]], budget_ms: float) -> None:
     device = device_of(rows)
     assert device.front is not None
-    found = pick(choices_of(device, SPACE), budget_ms, 0.03)
+    found = pick(choices(rows), budget_ms, 0.03)
     measured = device.front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=["latency_ms_p50"])
     measured = measured.assign(measured_top1_percent=measured["measured_score"])
     expected = best_within(measured, TOP1, budget_ms / 1.03)
@@ -59,36 +67,40 @@ def test_any_budget_picks_what_the_search_would_pick(rows: list[tuple[int, int, 
         assert found is None
     else:
         assert found is not None
-        assert found.score == measured.loc[expected, "measured_score"]
-        assert found.latency_ms["p50"] == measured.loc[expected, "latency_ms_p50"]
+        assert found["score"] == measured.loc[expected, "measured_score"]
+        assert found["median_ms"] == measured.loc[expected, "latency_ms_p50"]
 
 
 def test_what_is_known_of_a_choice() -> None:
-    (choice,) = choices_of(device_of([(3, 98, 2), (4, 97, 2)], arch={"width": 3}, budget_ms=1.0), SPACE)
-    assert dict(choice.arch) == {"width": 3}
-    assert choice.interval == wilson_interval(490, 500)
-    assert choice.latency_ms == {"p10": 1.0, "p50": 2.0}  # nobody kept the p90
-    assert choice.bundle is not None and choice.bundle.folder == "bundles/a"
-    assert choices_of(device_of([(3, 98, None)]), SPACE) == ()
+    rows: list[tuple[int, int, int | None]] = [(3, 98, 2), (4, 97, 2)]
+    (choice,) = choices(rows)
+    assert choice["arch"] == {"width": 3}
+    assert choice["text"]["interval"] == "–".join(map(fixed, wilson_interval(490, 500)))
+    assert choice["percentiles_ms"] == {"p10": 1.0, "p50": 2.0}  # nobody kept the p90
+    assert choice["text"]["bundle"] == ""
+    (choice,) = choices(rows, arch={"width": 3}, budget_ms=1.0, latency_ms={"p50": 1.5})
+    assert choice["text"]["bundle"] == "bundles/a"
+    assert choice["percentiles_ms"] == {"p50": 1.5} and choice["median_ms"] == 2.0
+    assert choices([(3, 98, None)]) == []
 
 
 def test_the_range_reaches_from_what_nothing_keeps_to_what_all_keep() -> None:
-    choices = choices_of(device_of([(1, 90, 1), (2, 95, 10)]), SPACE)
-    low, high = budget_range_ms(choices, [], 0.03)
+    medians_ms = [choice["median_ms"] for choice in choices([(1, 90, 1), (2, 95, 10)])]
+    low, high = budget_range_ms(medians_ms, [], 0.03)
     assert low < 1.03 < 10.3 < high
-    low, high = budget_range_ms(choices, [0.6, 15, 1_000], 0.03)
+    low, high = budget_range_ms(medians_ms, [0.6, 15, 1_000], 0.03)
     assert (low, high) == (pytest.approx(0.54), pytest.approx(16.5))
 
 
 def test_an_architecture_of_another_space_is_named() -> None:
     with pytest.raises(FileFormatError, match=r"front.csv of device 'a' does not fit.*cannot be 99.*ofa search"):
-        choices_of(device_of([(99, 90, 1)]), SPACE)
+        choices([(99, 90, 1)])
 
 
 def test_bundles_of_both_formats_and_places_are_found(one_device: Path) -> None:
     run = read_run(one_device)
     (device,) = run.devices
-    assert [bundle.folder for bundle in device.bundles] == ["bundles/cpu-1t-0.8ms", "deploy/cpu-1t-1.2ms"]
+    assert [bundle["folder"] for bundle in device.bundles] == ["bundles/cpu-1t-0.8ms", "deploy/cpu-1t-1.2ms"]
     first, second, third = device.archs
     assert device.bundle_of(first, 0.8) is device.bundles[0] and device.bundle_of(first, 1.2) is None
     assert device.bundle_of(second) is device.bundles[1]

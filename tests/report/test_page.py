@@ -17,7 +17,8 @@ import pytest
 
 from ofa.files import FileFormatError
 from ofa.report import write_report
-from ofa.report.page import fixed, fixed_range, flatten, ms, pretty_count, si
+from ofa.report.numbers import fixed, fixed_range, ms, pretty_count, si
+from ofa.report.page import flatten
 from ofa.report.palette import PALETTE
 
 SECTIONS = {"picks", "tradeoff", "architectures", "prediction", "training", "making"}
@@ -143,6 +144,12 @@ def test_the_picks_table_holds_the_numbers_of_the_files(run_dir: Path) -> None:
         assert float(cells[6]) == pytest.approx(pick["measured_top1_percent"], abs=0.06)
         assert cells[8] == "✓ yes"
     assert [cells for cells in page.cells if re.fullmatch(r"9\d\.\d 9\d\.\d–9\d\.\d", cells)], "no test accuracy"
+
+
+def test_a_run_among_the_tables_is_no_table(one_device: Path, tmp_path: Path) -> None:
+    alone = write_report(one_device, out=tmp_path / "alone.html").read_bytes()
+    beside = write_report(one_device, tables_dir=one_device.parent, out=tmp_path / "beside.html").read_bytes()
+    assert beside == alone
 
 
 def test_a_pick_that_misses_its_budget_is_said_to(run_dir: Path) -> None:
@@ -321,6 +328,7 @@ def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, 
 
 def test_numbers_as_people_read_them() -> None:
     assert [pretty_count(n) for n in (12, 48_000, 21_790_000_000_000_000_000)] == ["12", "48,000", "2.2 × 10¹⁹"]
+    assert pretty_count(2 * 10**400) == "2.0 × 10⁴⁰⁰"
     assert [si(n) for n in (950, 12_345, 349e6, 23.46e6, 5.2e9)] == ["950", "12.3 k", "349 M", "23.5 M", "5.20 G"]
     assert [ms(n) for n in (None, 0.0734, 0.74, 1.7, 23.456)] == ["–", "0.0734", "0.740", "1.70", "23.46"]
     assert [fixed(n) for n in (None, 97.44)] == ["–", "97.4"]

@@ -5,7 +5,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofa.report.points import best_of, describe, plot_points
+from ofa.report.charts import best_of, describe, plot_points
 from ofa.space import SearchSpace
 
 NAN = float("nan")
