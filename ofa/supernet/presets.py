@@ -102,7 +102,7 @@ def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
     return block
 
 
-_autoformer: Any = partial(VisionTransformer, patch_size=16, depth=14, mlp_ratio=4, block_fn=_autoformer_block)
+_autoformer = partial(VisionTransformer, patch_size=16, depth=14, mlp_ratio=4, block_fn=_autoformer_block)  # type: ignore[arg-type]
 
 PRESETS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "ofa_mobilenetv3_w1.0": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.0), PUBLISHED_CHOICES),
