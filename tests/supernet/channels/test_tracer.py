@@ -29,6 +29,4 @@ def test_steps_with_one_weight_are_one_product_at_every_resolution() -> None:
     macs = {6: [36 * 3 * 20, 36 * 5 * 20] * 2 + [36 * 40] * 2, 4: [16 * 3 * 20, 16 * 5 * 20] * 2 + [16 * 40] * 2}
     assert sorted(contraction.macs for contraction in found.contractions) == sorted(macs[6])
     for resolution, expected in macs.items():
-        assert sorted(
-            contraction[0] for contraction in sizes_at(Rows(), InputSpec.images(3, resolution).example).contractions
-        ) == sorted(expected)
+        assert sorted(sizes_at(Rows(), InputSpec.images(3, resolution).example).macs) == sorted(expected)
