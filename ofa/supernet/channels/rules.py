@@ -494,6 +494,7 @@ def convolution(op: Operation) -> Labels:
             graph.ordered.extend(labels)
             for atoms in weights:
                 graph.fix(atoms, "slides over channels")
+            op.product = labels
             return labels
         labels = op.whole(range(2, x.ndim), "convolved over channels")
     if any(len(axes_of(atoms)) > 1 for atoms in labels):  # heads as part of the batch
