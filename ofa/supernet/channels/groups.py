@@ -174,7 +174,7 @@ def _with_whole_splits(graph: AtomGraph, component: Ints) -> Ints:
         free = max(axes, key=num_units.__getitem__)
         if num_units[free] < 2:
             graph.fix(atoms, "split in parts that cannot be narrowed alike")
-        graph.edges += _tied_except(atoms, axes, free)
+        graph.tied_along(atoms, [axis for axis in axes if axis != free])
         component = components(graph.num_atoms, graph.edges)
     return component
 
@@ -199,24 +199,16 @@ def _with_whole_parts(graph: AtomGraph, component: Ints) -> Ints:
 
 def _num_units(inside: Ints, fixed: int, axes: tuple[int, ...], free: int) -> int:
     """Components that would remain free if all axes but one were tied."""
-    _, flat = np.unique(np.append(inside.ravel(), fixed), return_inverse=True)
-    tied = components(int(flat.max()) + 1, _tied_except(flat[:-1].reshape(inside.shape), axes, free))
+    numbers, flat = np.unique(np.append(inside.ravel(), fixed), return_inverse=True)
+    graph = AtomGraph(len(numbers))
+    graph.tied_along(flat[:-1].reshape(inside.shape), [axis for axis in axes if axis != free])
+    tied = components(graph.num_atoms, graph.edges)
     return len(np.setdiff1d(tied, tied[flat[-1]]))
 
 
 def _varies_along(inside: Ints, axes: tuple[int, ...], free: int) -> bool:
     """Whether components differ along no axis but one."""
     return all((inside == inside.take([0], axis)).all() for axis in axes if axis != free)
-
-
-def _tied_except(atoms: Atoms, axes: tuple[int, ...], free: int) -> list[tuple[Atoms, Atoms]]:
-    edges = []
-    for axis in axes:
-        if axis != free:
-            rest = atoms.take([0], axis)
-            edges.append((atoms.ravel(), np.broadcast_to(rest, atoms.shape).ravel()))
-            atoms = rest
-    return edges
 
 
 def _reasons(graph: AtomGraph, sources: Iterable[Source], component: Ints, fixed: int) -> dict[tuple[str, int], str]:
