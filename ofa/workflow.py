@@ -72,7 +72,7 @@ def inspect(
     from ofa.config import apply_overrides
     from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import inspect as take_stock
-    from ofa.training.named import outline_named
+    from ofa.training.run import outline_named
 
     wanted = apply_overrides(dict(choices or {}), overrides)
     check_choices(wanted)
@@ -156,7 +156,7 @@ def profile(
     import numpy as np
 
     import ofa.hardware
-    from ofa.training.named import open_named
+    from ofa.training.run import open_named
 
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
@@ -798,7 +798,7 @@ def fit(
     import numpy as np
 
     from ofa.cost.fit import fit_latency_csv, read_latencies
-    from ofa.training.named import open_named
+    from ofa.training.run import open_named
 
     supernet, space_name = open_named(space, trust_code=trust_code)
     rng, csv_path = np.random.default_rng(seed), Path(out) / device / f"{space_name}.csv"

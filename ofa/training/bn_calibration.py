@@ -26,9 +26,9 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    calls = {norm: itertools.count(1) for norm in norms}
+    calls: dict[nn.Module, Iterator[int]] = {norm: itertools.count(1) for norm in norms}
 
-    def weigh_alike(norm: nn.Module, _: Any) -> None:
+    def weigh_alike(norm: Any, _: Any) -> None:
         norm.momentum = 1.0 / next(calls[norm])
 
     hooks = [norm.register_forward_pre_hook(weigh_alike) for norm in norms]

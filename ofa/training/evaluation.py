@@ -129,7 +129,6 @@ class SubnetEvaluator:
         return 1 if self._fits("search", self.supernet.inputs.largest(self.supernet.space)) else NUM_TOGETHER
 
     def _groups(self, archs: Sequence[Arch], split: str) -> Iterable[list[int]]:
-        """Positions that are evaluated together."""
         by_sizes: dict[tuple[int, ...], list[int]] = {}
         for row, arch in enumerate(archs):
             by_sizes.setdefault(tuple(self.supernet.inputs.sizes(arch).values()), []).append(row)

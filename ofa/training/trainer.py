@@ -297,7 +297,6 @@ class _Trainer:
         return end, False
 
     def _end_epoch(self, done: int, writer: SummaryWriter | None) -> None:
-        """Write down what the epoch was, and judge it."""
         epochs = math.ceil(self.num_steps / self.steps_per_epoch)
         epoch = math.ceil(done / self.steps_per_epoch)
         sums, num_steps = self.epoch_sums, done - (epoch - 1) * self.steps_per_epoch

@@ -106,18 +106,11 @@ def find_groups(trace: Trace) -> Groups:
             columns = np.flatnonzero(source_of[entries[0]] == number)
             source = trace.sources[int(number)]
             sites.append(Site(source.tensor, source.axis, position[entries[:, columns]]))
-        first_component = entry_component[starts[units[0]]]
         group_of[atom[entries]] = len(groups)
         unit_of[atom[entries]] = np.arange(len(units))[:, None]
-        groups.append(
-            ChannelGroup(
-                number=len(groups),
-                num_units=len(units),
-                sites=tuple(sites),
-                is_heads=bool(in_heads[first_component]),
-                is_ordered=bool(ordered[first_component]),
-            )
-        )
+        first = entry_component[starts[units[0]]]
+        marks = {"is_heads": bool(in_heads[first]), "is_ordered": bool(ordered[first])}
+        groups.append(ChannelGroup(len(groups), len(units), tuple(sites), **marks))
     # Atoms of activations only ever come from parameters, so every atom is among the sources.
     return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, component[FIXED]))
 
@@ -153,8 +146,7 @@ def _alike(
 
 def components(num_atoms: int, edges: list[tuple[Atoms, Atoms]]) -> Ints:
     """Number of the connected component of each atom."""
-    first = np.concatenate([edge[0] for edge in edges]) if edges else np.array([], dtype=np.int64)
-    second = np.concatenate([edge[1] for edge in edges]) if edges else np.array([], dtype=np.int64)
+    first, second = np.concatenate([np.empty((2, 0), dtype=np.int64), *edges], axis=1)
     matrix = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(num_atoms, num_atoms))
     return connected_components(matrix, directed=False)[1].astype(np.int64)
 

@@ -206,4 +206,5 @@ def reshape(graph: AtomGraph, labels: Labels, before: Sequence[int], after: Sequ
 def _segments(before: Sequence[int], after: Sequence[int]) -> list[npt.NDArray[np.int64]]:
     """For each old and each new axis, a number: that of the finest run of axes that hold the same elements."""
     ends = [np.cumprod(shape, dtype=np.int64) for shape in (before, after)]
-    return [np.searchsorted(np.intersect1d(*ends), end) for end in ends]
+    common = np.intersect1d(ends[0], ends[1])
+    return [np.searchsorted(common, end) for end in ends]

@@ -228,13 +228,10 @@ def cat(op: Operation) -> Labels:
 
 def stack(op: Operation) -> Labels:
     axis = op["dim"] % op.output.ndim
-    operands = [
-        Operand(
-            tuple(np.expand_dims(atoms, axis) for atoms in op.labels_of(tensor)),
-            (*tensor.shape[:axis], 1, *tensor.shape[axis:]),
-        )
-        for tensor in op.args[0]
-    ]
+    operands = []
+    for tensor in op.args[0]:
+        labels = tuple(np.expand_dims(atoms, axis) for atoms in op.labels_of(tensor))
+        operands.append(Operand(labels, (*tensor.shape[:axis], 1, *tensor.shape[axis:])))
     return _concatenated(op.graph, operands, axis)
 
 
@@ -445,10 +442,8 @@ def contract(op: Operation, equation: str, first: Tensor, second: Tensor) -> Lab
         elif mine and theirs and axes_of(mine[0]) == axes_of(theirs[0]) and not free & set(axes_of(mine[0])):
             graph.tie(mine[0], theirs[0])
         for side, found in zip(both, (mine, theirs), strict=True):
-            for atoms in found:
-                side[:] = [other for other in side if other is not atoms]
-                if not alone:
-                    side.extend(graph.collapse(atoms, axis, reason))
+            collapsed = [] if alone else [rest for atoms in found for rest in graph.collapse(atoms, axis, reason)]
+            side[:] = [*(atoms for atoms in side if atoms.shape[axis] == 1), *collapsed]
     # Two sides that label a common axis together with different free ones keep only what is common.
     operands = [
         Operand(tuple(side), tuple(sizes[letter] if letter in own and letter in out else 1 for letter in letters))

@@ -26,6 +26,10 @@ _PASSES_SHORTCUTS = {
 }
 
 
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Source:
     """Atoms ``first .. first + num`` are the indices of one axis of a parameter or buffer."""
@@ -40,8 +44,8 @@ class Source:
 class Call:
     """The first call of a module: what went in and out, without values."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
     inputs: list[tuple[tuple[int, ...], Labels]]
     input_ids: list[int]
     order: int
@@ -127,10 +131,8 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self.on_chunks = on_chunks
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
         output = func(*args, **kwargs)
@@ -169,9 +171,7 @@ _KEEPS_SHAPE = {
 class QuickMeta(TorchDispatchMode):
     """Runs a model without values, only to see what fits; without the detours that torch takes to a result's shape."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         plain = name.removesuffix("_")
         if plain not in _KEEPS_SHAPE or kwargs or not args[0].is_meta:
@@ -214,7 +214,7 @@ class _Run(QuickMeta):
         with quiet(), _Functions(self.on_chunks), self:
             return inputs.call(model)
 
-    def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, path: str, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         self.stack.append(path)
         self.inputs.setdefault(path, [tuple(value.shape) for value in flat(args[:1]) if isinstance(value, Tensor)])
 
@@ -224,9 +224,7 @@ class _Run(QuickMeta):
     def on_chunks(self, chunks: Sequence[Tensor]) -> None:
         """Equal parts were made."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
         name = func.overloadpacket.__name__
         operands = flat((*args, *(kwargs or {}).values()))
@@ -298,9 +296,7 @@ class Tracer(_Run):
             if num > 1:
                 atoms = self.graph.new_atoms(num)
                 self.sources.append(Source(name, axis, int(atoms[0]), num))
-                shape = [1] * tensor.ndim
-                shape[axis] = num
-                labels.append(atoms.reshape(shape))
+                labels.append(atoms.reshape([num if other == axis else 1 for other in range(tensor.ndim)]))
         return tuple(labels)
 
     def on_chunks(self, chunks: Sequence[Tensor]) -> None:
@@ -314,7 +310,7 @@ class Tracer(_Run):
                     self.graph.fix(mine, "chunks of unequal size")
                     self.graph.fix(theirs, "chunks of unequal size")
 
-    def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, path: str, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         super().enter(path, module, args, kwargs)
         if path in self.calls:
             self.calls[path].num_calls += 1
@@ -337,9 +333,7 @@ class Tracer(_Run):
             if first is not None and first is not output and first.shape == output.shape:
                 call.has_shortcut = first in self._shortcuts.get(output, ())
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
         op = Operation(func, args, kwargs or {}, output, self.graph, self.labels)
         plain = op.name.removesuffix("_")
