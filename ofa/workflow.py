@@ -72,7 +72,7 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     from ofa.config import apply_overrides
     from ofa.supernet.elasticize import check_choices
     from ofa.supernet.inspect import inspect as take_stock
-    from ofa.training.named import outline_named
+    from ofa.training.run import outline_named
 
     wanted = apply_overrides({}, overrides)
     check_choices(wanted)
@@ -151,7 +151,7 @@ def profile(
     Raises:
         UsageError: If both ``resolutions`` and ``num_resolutions`` are given.
     """
-    from ofa.training.named import open_named
+    from ofa.training.run import open_named
 
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
@@ -724,7 +724,7 @@ def fit(
         UsageError: If there is a table already.
     """
     from ofa.cost.fit import fit_latency_csv, read_latencies
-    from ofa.training.named import open_named
+    from ofa.training.run import open_named
 
     supernet, space_name = open_named(space, trust_code=trust_code)
     rng, csv_path = _generator(seed), Path(out) / device / f"{space_name}.csv"

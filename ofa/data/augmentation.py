@@ -94,9 +94,8 @@ def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
     if not config.random_erasing:
         return images
     chosen = draws.uniform(1) < config.random_erasing
-    top, left, height, width = (
-        share[:, None] for share in draw_boxes(draws, areas=ERASED_AREAS, aspects=ERASED_ASPECTS)
-    )
+    boxes = draw_boxes(draws, areas=ERASED_AREAS, aspects=ERASED_ASPECTS)
+    top, left, height, width = (share[:, None] for share in boxes)
     size = images.shape[2]
     centres = (np.arange(size) + 0.5) / size
     rows = _on(images.device, (top <= centres) & (centres < top + height) & chosen)

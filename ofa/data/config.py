@@ -75,34 +75,20 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("calibration_share", "search_share", "test_share"):
             share = getattr(self, name)
-            if share <= 0 or (share >= 1 and share != int(share)):
-                raise DataError(f"{name} is {share}; give a share between 0 and 1, or a whole number of images")
-        if self.limit is not None and self.limit < 1:
-            raise DataError(f"limit is {self.limit}; give at least one training image, or none for no limit")
-        if self.seed < 0:
-            raise DataError(f"seed is {self.seed}; give a number from 0 up")
-        if not 0 <= self.crop_padding < 0.5:
-            raise DataError(
-                f"crop_padding is {self.crop_padding}; give a share of the image's size from 0 to below 0.5"
-            )
-        if not 0 < self.crop_scale <= 1:
-            raise DataError(f"crop_scale is {self.crop_scale}; give a share of the image's area above 0, up to 1")
+            holds = share > 0 and (share < 1 or share == int(share))
+            self._check(name, holds, "a share between 0 and 1, or a whole number of images")
+        holds = self.limit is None or self.limit >= 1
+        self._check("limit", holds, "at least one training image, or none for no limit")
+        self._check("seed", self.seed >= 0, "a number from 0 up")
+        self._check("crop_padding", 0 <= self.crop_padding < 0.5, "a share of the image's size from 0 to below 0.5")
+        self._check("crop_scale", 0 < self.crop_scale <= 1, "a share of the image's area above 0, up to 1")
         policies = get_args(AutoAugment)
-        if self.auto_augment not in policies:
-            raise DataError(f"auto_augment is {self.auto_augment!r}; give one of {', '.join(policies)}")
-        if self.auto_augment_magnitude not in range(31):
-            raise DataError(
-                f"auto_augment_magnitude is {self.auto_augment_magnitude}; give a whole number from 0 to 30"
-            )
-        if self.auto_augment_num_ops < 1:
-            raise DataError(
-                f"auto_augment_num_ops is {self.auto_augment_num_ops}; give at least 1, or auto_augment none for none"
-            )
-        if not 0 <= self.random_erasing <= 1:
-            raise DataError(f"random_erasing is {self.random_erasing}; give a probability from 0 to 1")
+        self._check("auto_augment", self.auto_augment in policies, f"one of {', '.join(policies)}")
+        self._check("auto_augment_magnitude", self.auto_augment_magnitude in range(31), "a whole number from 0 to 30")
+        self._check("auto_augment_num_ops", self.auto_augment_num_ops >= 1, "at least 1, or auto_augment none for none")
+        self._check("random_erasing", 0 <= self.random_erasing <= 1, "a probability from 0 to 1")
         for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise DataError(f"{name} is {getattr(self, name)}; give an alpha from 0 (off) up")
+            self._check(name, 0 <= getattr(self, name) < math.inf, "an alpha from 0 (off) up")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is None:
@@ -111,6 +97,10 @@ class DataConfig:
                 above = " above 0" if name == "std" else ""
                 raise DataError(f"{name} is {tuple(values)}; give one or three numbers{above}, or none to compute it")
             object.__setattr__(self, name, tuple(float(value) for value in values) * (3 // len(values)))
+
+    def _check(self, name: str, holds: bool, advice: str) -> None:
+        if not holds:
+            raise DataError(f"{name} is {getattr(self, name)!r}; give {advice}")
 
     @property
     def mixes(self) -> bool:

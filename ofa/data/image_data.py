@@ -65,7 +65,6 @@ class ImageData:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes found in the data."""
         return len(self.classes)
 
     def labels(self, split: str) -> Tensor:
@@ -168,9 +167,8 @@ class ImageData:
         labels = self.labels(split).to(device)
 
         def finish() -> Iterator[tuple[Tensor, Tensor]]:
-            for index, (positions, pixels) in enumerate(
-                zip(order, self._pixels(split, order, sizes, device), strict=True)
-            ):
+            batches = zip(order, self._pixels(split, order, sizes, device), strict=True)
+            for index, (positions, pixels) in enumerate(batches):
                 drawn = draws(index) if draws is not None else None
                 if drawn is not None:
                     pixels = augment(pixels, self.config, drawn)
@@ -181,10 +179,8 @@ class ImageData:
                 if drawn is not None:
                     images = erase(images, self.config, drawn)
                     if self.config.mixes:
-                        mixing_seed = int(drawn.rng.integers(2**32))
-                        images, targets = mix(
-                            images, targets, num_classes=self.num_classes, config=self.config, seed=mixing_seed
-                        )
+                        seed = int(drawn.rng.integers(2**32))
+                        images, targets = mix(images, targets, self.num_classes, self.config, seed=seed)
                 yield images, targets
 
         return finish()

@@ -25,7 +25,7 @@ def seeded_numpy(seed: int) -> Iterator[None]:
         np.random.set_state(state)
 
 
-def mix(images: Tensor, labels: Tensor, *, num_classes: int, config: DataConfig, seed: int) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, labels: Tensor, num_classes: int, config: DataConfig, *, seed: int) -> tuple[Tensor, Tensor]:
     """Mix the first image with the last, the second with the last but one, ..., in place, all in one proportion.
 
     Args:

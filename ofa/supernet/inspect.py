@@ -134,7 +134,7 @@ def _costs(supernet: Supernet, arch: Arch) -> Costs:
     subnet = supernet.extract(arch)
     sizes = sizes_at(subnet, supernet.inputs.at(supernet.inputs.sizes(arch)))
     return Costs(
-        macs=sum(macs for macs, _, _ in sizes.contractions),
+        macs=sum(sizes.macs),
         params=sum(parameter.numel() for parameter in subnet.parameters()),
     )
 

@@ -118,7 +118,7 @@ class PartIndex:
         self._places = _find_places(analysis, stages, dims, space)
         resolutions = [int(value) for value in space["resolution"].values]
         self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in resolutions]
-        assert all(len(sizes.contractions) == len(analysis.trace.contractions) for sizes in self._sizes)
+        assert all(len(sizes.macs) == len(analysis.trace.contractions) for sizes in self._sizes)
         self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(
             (contraction.module, (number, contraction))
@@ -256,7 +256,7 @@ class PartIndex:
     def _macs(self, place: _Place, narrowing: Narrowing, index: int) -> float:
         return float(
             sum(
-                self._counts.scaled(self._sizes[index].contractions[number][0], contraction.labels, narrowing)
+                self._counts.scaled(self._sizes[index].macs[number], contraction.labels, narrowing)
                 * self._kernel_share(contraction.module, narrowing)
                 for number, contraction in self._contractions.get(place.name, ())
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, count
 from typing import Any
 
 import torch
@@ -26,7 +26,12 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    hooks = [norm.register_forward_pre_hook(_equal_weights()) for norm in norms]
+    calls: dict[nn.Module, Iterator[int]] = {norm: itertools.count(1) for norm in norms}
+
+    def weigh_alike(norm: Any, _: Any) -> None:
+        norm.momentum = 1.0 / next(calls[norm])
+
+    hooks = [norm.register_forward_pre_hook(weigh_alike) for norm in norms]
     try:
         yield
     finally:
@@ -35,15 +40,6 @@ def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
         for norm, (training, momentum) in zip(norms, before, strict=True):
             norm.train(training)
             norm.momentum = momentum
-
-
-def _equal_weights() -> Callable[[_BatchNorm, Any], None]:
-    calls = count(1)
-
-    def before_call(norm: _BatchNorm, _: Any) -> None:
-        norm.momentum = 1.0 / next(calls)
-
-    return before_call
 
 
 @torch.inference_mode()
@@ -63,17 +59,13 @@ def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Any
         Yu and Huang, Universally Slimmable Networks, arXiv:1903.05134, sec. 3.3; BigNAS, arXiv:2003.11142, sec. 3.4.
     """
     networks = [modules] if isinstance(modules, nn.Module) else list(modules)
-    norms = [
-        child
-        for network in networks
-        for child in network.modules()
-        if isinstance(child, _BatchNorm) and child.track_running_stats
-    ]
+    children = itertools.chain(*(network.modules() for network in networks))
+    norms = [child for child in children if isinstance(child, _BatchNorm) and child.track_running_stats]
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         raise UsageError("BN calibration needs at least one batch of inputs")
     with _averaging(norms):
-        for inputs in map(Inputs.of, chain([first], batches)):
+        for inputs in map(Inputs.of, itertools.chain([first], batches)):
             for network in networks:
                 inputs.call(network)

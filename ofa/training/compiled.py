@@ -32,7 +32,6 @@ class CompiledSubnets:
         return arch in self._archs
 
     def __call__(self, arch: Arch, subnet: nn.Module, inputs: Inputs) -> Any:
-        """Outputs of ``subnet``, which is ``arch``."""
         if arch not in self._graphs:
             self._graphs[arch] = torch.compile(_function_of(subnet), dynamic=False)
         tensors = {**dict(subnet.named_parameters()), **dict(subnet.named_buffers())}
@@ -43,12 +42,10 @@ def _function_of(subnet: nn.Module) -> Callable[..., Any]:
     # Tensors of its own, without values: seeing the first call's tensors in here, torch would compile for these alone.
     skeleton = clone_structure(subnet)
     for child in skeleton.modules():
-        for name, parameter in child._parameters.items():
-            if parameter is not None:
-                child._parameters[name] = nn.Parameter(parameter.detach().to("meta"))
-        for name, buffer in child._buffers.items():
-            if buffer is not None:
-                child._buffers[name] = buffer.to("meta")
+        for name, parameter in child.named_parameters(recurse=False, remove_duplicate=False):
+            child._parameters[name] = nn.Parameter(parameter.detach().to("meta"))
+        for name, buffer in child.named_buffers(recurse=False, remove_duplicate=False):
+            child._buffers[name] = buffer.to("meta")
 
     def run(tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return functional_call(skeleton, tensors, args, kwargs)

@@ -94,8 +94,7 @@ class SubnetEvaluator:
     ) -> npt.NDArray[np.float64]:
         """The metric of each subnet, shape ``(N,)``."""
         floors = np.full(len(archs), self.metric.worst)
-        found: npt.NDArray[np.float64] = self.race(archs, floors, split=split, progress=progress)[:, 0]
-        return found
+        return self.race(archs, floors, split=split, progress=progress)[:, 0]
 
     def race(
         self,
@@ -130,7 +129,6 @@ class SubnetEvaluator:
         return 1 if self._fits("search", self.supernet.inputs.largest(self.supernet.space)) else NUM_TOGETHER
 
     def _groups(self, archs: Sequence[Arch], split: str) -> Iterable[list[int]]:
-        """Positions that are evaluated together."""
         by_sizes: dict[tuple[int, ...], list[int]] = {}
         for row, arch in enumerate(archs):
             by_sizes.setdefault(tuple(self.supernet.inputs.sizes(arch).values()), []).append(row)
@@ -148,11 +146,11 @@ class SubnetEvaluator:
         for inputs, targets in self.batches(split, archs[0]):
             for row in racing:
                 scorers[row].update(inputs.call(modules[row]), targets)
-            racing = [row for row in racing if not self._is_hopeless(scorers[row], float(floors[row]))]
+            if self.metric.interval_by == "share":
+                racing = [row for row in racing if not self._is_hopeless(scorers[row], float(floors[row]))]
             if not racing:
                 break
         return [self.metric.row(scorer.score()) for scorer in scorers]
 
     def _is_hopeless(self, scorer: Scorer, floor: float) -> bool:
-        is_raced = self.metric.interval_by == "share"
-        return is_raced and self.metric.is_hopeless(scorer.value(), scorer.num_images, floor)
+        return self.metric.is_hopeless(scorer.value(), scorer.num_images, floor)

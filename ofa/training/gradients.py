@@ -19,7 +19,6 @@ def take(parameters: Sequence[nn.Parameter]) -> Gradients:
 
 
 def add(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
-    """Add gradients to those of the parameters, in place."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -76,7 +76,6 @@ class ModelConfig:
         }
 
     def untrained(self) -> ModelConfig:
-        """The same model without weights to begin from."""
         return dataclasses.replace(self, pretrained=False, weights=None)
 
 
@@ -169,7 +168,6 @@ class Recipe:
 
 
 def list_recipes() -> list[str]:
-    """Names of the packaged recipes."""
     return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,14 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ofa.errors import OfaError
+from ofa.errors import OfaError, UsageError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
 from ofa.inputs import channels_last
 from ofa.metrics import name_in_file
 from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
-from ofa.supernet.model_sources import check_code, name_in_files
+from ofa.supernet.model_sources import check_code, is_source, name_in_files
 from ofa.tasks import Task, TaskData
 from ofa.training.recipe import ModelConfig, Recipe
 
@@ -212,3 +214,38 @@ class Run:
         axes = [dim for dim in self.space.dims if "." not in dim.name]  # others are of a stage or block
         sizes = {dim.name: int(max(dim.values)) for dim in axes}
         return self.task.reload(config, self.info["data"], sizes=sizes, progress=progress)
+
+
+# -- what a name on the command line stands for: a run folder, or a model ----------------------------------------------
+
+
+def is_run_folder(name: str) -> bool:
+    """Whether a name is that of a folder, or looks like a path and is not one to a file of code."""
+    return Path(name).is_dir() or (os.sep in name and not is_source(name))
+
+
+def open_named(name: str, *, trust_code: bool = False) -> tuple[Supernet, str]:
+    """A run's trained supernet, or an untrained one of a model, in eval mode, and what its space is called in files.
+
+    Args:
+        name: A run folder, or what :func:`~ofa.supernet.create_supernet` takes; a file of code is executed.
+        trust_code: See :meth:`Run.open`.
+    """
+    if is_run_folder(name):
+        run = Run.open(name, trust_code=trust_code)
+        return run.supernet(), run.space_name
+    return create_supernet(name).eval(), name_in_files(name)
+
+
+def outline_named(name: str, choices: Mapping[str, Any] | None = None, *, trust_code: bool = False) -> Supernet:
+    """The same without weights, to be looked at only.
+
+    Args:
+        choices: What may vary in a model; that is settled in a run.
+    """
+    if not is_run_folder(name):
+        with torch.device("meta"):  # a billion parameters take seconds, and no memory
+            return create_supernet(name, **(choices or {}))
+    if choices:
+        raise UsageError(f"the space of run {name} is settled; choices of {', '.join(choices)} are for other models")
+    return Run.open(name, trust_code=trust_code).outline()

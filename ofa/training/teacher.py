@@ -65,11 +65,9 @@ def frozen_copy(supernet: Supernet) -> nn.Module:
 def without_dropout(module: nn.Module) -> None:
     """Turn dropout and stochastic depth off, in place, whatever mode the module is in."""
     for child in module.modules():
-        if isinstance(child, nn.modules.dropout._DropoutNd):
+        if isinstance(child, nn.modules.dropout._DropoutNd | StochasticDepth):
             child.p = 0.0
         elif isinstance(child, DropPath):
             child.drop_prob = 0.0
-        elif isinstance(child, StochasticDepth):
-            child.p = 0.0
         if isinstance(getattr(child, "drop_rate", None), float):
             vars(child)["drop_rate"] = 0.0  # models that call functional.dropout before their classifier

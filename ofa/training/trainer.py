@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from ofa.errors import OfaError
 from ofa.files import write_csv_atomic
 from ofa.inputs import Inputs, channels_last
 from ofa.progress import Progress
-from ofa.space import Arch, Population, SearchSpace
+from ofa.space import Arch, Population
 from ofa.supernet import Supernet, sort_channels
 from ofa.supernet.model_sources import code_sha256
 from ofa.tasks import TaskData, mean_of
@@ -48,7 +48,7 @@ from ofa.training.compiled import CompiledSubnets
 from ofa.training.evaluation import SubnetEvaluator
 from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
-from ofa.training.samplers import ROLES, Draw
+from ofa.training.samplers import ROLES, Draw, Step
 from ofa.training.schedules import Stretch, stretch_at
 from ofa.training.signals import StopRequest, stop_on_signals
 from ofa.training.teacher import frozen_copy, load_teacher, without_dropout
@@ -101,7 +101,8 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
         run = Run.open(out)
         _check_same_recipe(recipe, run.info["recipe"], out)
         return run
-    with _seeded(recipe.train.seed):
+    with torch.random.fork_rng():  # layers and dropout draw from the global generator
+        _seed(recipe.train.seed)
         trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints))
         return trainer.fit(checkpoints[-1] if checkpoints else None)
 
@@ -120,14 +121,6 @@ def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> Non
         )
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's global generator, seeded inside the block and put back after it; layers and dropout draw from it."""
-    with torch.random.fork_rng():
-        _seed(seed)
-        yield
-
-
 def _seed(*seed: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0]))
 
@@ -138,17 +131,14 @@ def _fabric(recipe: Recipe) -> Fabric:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes == 1:
-        fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
-    else:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
-        fabric = Fabric(
-            accelerator=config.device,
-            devices=here,
-            num_nodes=num_processes // here,
-            strategy="ddp",
-            precision=config.precision,
-        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) if num_processes > 1 else 1
+    fabric = Fabric(
+        accelerator=config.device,
+        devices=here,
+        num_nodes=num_processes // here,
+        strategy="ddp" if num_processes > 1 else "auto",
+        precision=config.precision,
+    )
     fabric.launch()
     if config.batch_size % fabric.world_size:
         raise ConfigError(
@@ -307,7 +297,6 @@ class _Trainer:
         return end, False
 
     def _end_epoch(self, done: int, writer: SummaryWriter | None) -> None:
-        """Write down what the epoch was, and judge it."""
         epochs = math.ceil(self.num_steps / self.steps_per_epoch)
         epoch = math.ceil(done / self.steps_per_epoch)
         sums, num_steps = self.epoch_sums, done - (epoch - 1) * self.steps_per_epoch
@@ -371,8 +360,7 @@ class _Trainer:
         """
         _seed(self.config.seed, 1, step)  # for dropout
         inputs = channels_last(inputs)
-        batch = _Batch(self, step, stretch, inputs, targets)
-        draws = self._draws(batch)
+        draws = self._draws(step, stretch, inputs, targets)
         if len(inputs) < draws[0].part[1]:
             raise ConfigError(
                 f"{draws[0].part[1]} subnets share a mini-batch of {len(inputs)} images; raise train.batch_size or "
@@ -463,21 +451,31 @@ class _Trainer:
     def _sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.fabric.all_reduce(tensor, reduce_op="sum"))
 
-    def _draws(self, batch: _Batch) -> list[Draw]:
-        phase = batch.stretch.phase
+    def _draws(self, step: int, stretch: Stretch, inputs: Inputs, targets: Any) -> list[Draw]:
+        phase, space = stretch.phase, stretch.space
+
+        def costs(population: Population) -> npt.NDArray[np.float64]:
+            return self.cost.predict(population if space == self.supernet.space else space.to_archs(population))
+
+        @torch.no_grad()
+        def label_loss(arch: Arch) -> float:
+            outputs = self._outputs(inputs, Draw(arch))
+            self._count_macs(arch, len(inputs))
+            loss = self.strategy.loss.label_loss(outputs, targets).detach()
+            return float(self._sum_over_processes(loss))  # all must choose alike
+
+        rng = np.random.default_rng([self.config.seed, step, 0, 1])  # not the data's sequence
         if phase.only_largest:
-            draws = [Draw(batch.space.largest(), "largest")]
+            draws = [Draw(space.largest(), "largest")]
         else:
             sampler = self.strategy.sampler
             if phase.num_random is not None:
                 sampler = sampler.with_num_random(phase.num_random)
-            draws = sampler.draw(batch)
+            draws = sampler.draw(Step(space, rng, costs, label_loss))
         if self.strategy.resolution == "per_batch":
-            resolutions = batch.space["resolution"].values
-            resolution = resolutions[batch.rng.integers(len(resolutions))]
-            draws = [
-                Draw(batch.space.arch({**draw.arch, "resolution": resolution}), draw.role, draw.part) for draw in draws
-            ]
+            resolutions = space["resolution"].values
+            chosen = {"resolution": resolutions[rng.integers(len(resolutions))]}
+            draws = [dataclasses.replace(draw, arch=space.arch({**draw.arch, **chosen})) for draw in draws]
         return draws
 
     def _ramp(self, step: int, stretch: Stretch) -> float:
@@ -618,37 +616,13 @@ class _Trainer:
         return int(state["step"])
 
 
-class _Batch:
-    """What a sampler may look at: see :class:`~ofa.training.samplers.Step`."""
-
-    def __init__(self, trainer: _Trainer, step: int, stretch: Stretch, inputs: Inputs, targets: Any) -> None:
-        self._trainer, self.stretch, self._inputs, self._targets = trainer, stretch, inputs, targets
-        self.rng = np.random.default_rng([trainer.config.seed, step, 0, 1])  # not the data's sequence
-
-    @cached_property
-    def space(self) -> SearchSpace:
-        return self.stretch.space
-
-    def macs(self, population: Population) -> npt.NDArray[np.float64]:
-        whole = self._trainer.supernet.space
-        return self._trainer.cost.predict(population if self.space == whole else self.space.to_archs(population))
-
-    @torch.no_grad()
-    def label_loss(self, arch: Arch) -> float:
-        trainer = self._trainer
-        outputs = trainer._outputs(self._inputs, Draw(arch))
-        trainer._count_macs(arch, len(self._inputs))
-        loss = trainer.strategy.loss.label_loss(outputs, self._targets).detach()
-        return float(trainer._sum_over_processes(loss))  # all must choose alike
-
-
+@dataclass
 class _EpochSums:
     """Losses of the epoch so far, by role."""
 
-    def __init__(
-        self, seconds: float = 0.0, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None
-    ) -> None:
-        self.seconds, self.sums, self.counts = seconds, sums or {}, counts or {}
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, losses: Sequence[tuple[str, float]]) -> None:
         for role, loss in losses:

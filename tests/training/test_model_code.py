@@ -20,7 +20,7 @@ from ofa.hardware import Device
 from ofa.setting import Setting
 from ofa.supernet.model_sources import UnknownModelError
 from ofa.training import Recipe, Run, RunError, SubnetEvaluator, load_recipe, train
-from ofa.training.named import is_run_folder, open_named, outline_named
+from ofa.training.run import is_run_folder, open_named, outline_named
 from ofa.trust import UntrustedCodeError, trusted_files
 
 NETWORKS = Path(__file__).parents[1] / "supernet" / "networks.py"

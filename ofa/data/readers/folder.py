@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofa.data.config import DataConfig, DataError
-from ofa.data.readers.source import FileImages, Source, encode_labels, require_root
+from ofa.data.readers.source import EncodedImages, Source, encode_labels, require_root
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 HOLDS = "a folder with CLASS/IMAGE files, or with train/CLASS/IMAGE and, optionally, val/ and test/ like it"
@@ -29,7 +29,8 @@ def read_folder(config: DataConfig) -> Source:
     if not train_paths:
         raise DataError(f"found no class folders with images in {train}; it should be {HOLDS}")
     classes, labels = encode_labels(train_names, test_names)
-    return Source(classes, labels, FileImages(train_paths + test_paths), num_test=len(test_paths))
+    images = EncodedImages([(path, str(path)) for path in train_paths + test_paths])
+    return Source(classes, labels, images, num_test=len(test_paths))
 
 
 def _labelled_files(folders: list[Path]) -> tuple[list[Path], list[str]]:

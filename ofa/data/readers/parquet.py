@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ofa.data.config import DataConfig, DataError
-from ofa.data.readers.source import Source, decode_image, encode_labels, require_root
+from ofa.data.readers.source import EncodedImages, Source, encode_labels, require_root
 from ofa.errors import unknown_name_message
 
 HOLDS = "a Parquet file, or a folder with train*.parquet and, optionally, val*.parquet and test*.parquet"
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One encoded image and where it came from."""
-
-    image: bytes
-    path: Path
-    number: int
-
-
-@dataclass(frozen=True, eq=False)
-class RowImages:
-    """Pictures from encoded bytes."""
-
-    rows: Sequence[Row]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        row = self.rows[index]
-        return decode_image(row.image, name=f"row {row.number} of {row.path}")
 
 
 def read_parquet(config: DataConfig) -> Source:
@@ -48,12 +22,11 @@ def read_parquet(config: DataConfig) -> Source:
         DataError: If a file or column is missing, truncated or of another type, or a value is null.
     """
     root = require_root(config, HOLDS)
-    files = (
-        [[root], [], []]
-        if root.is_file()
-        else [sorted(root.glob(f"{part}*.parquet")) for part in ("train", "val", "test")]
-    )
-    train_files, val_files, test_files = files
+    train_files, val_files, test_files = [root], [], []
+    if root.is_dir():
+        train_files, val_files, test_files = (
+            sorted(root.glob(f"{part}*.parquet")) for part in ("train", "val", "test")
+        )
     if not train_files:
         raise DataError(f"found no train*.parquet in {root}; it should be {HOLDS}")
     if test_files:
@@ -61,15 +34,16 @@ def read_parquet(config: DataConfig) -> Source:
     train_rows, train_labels = _read(train_files, config)
     test_rows, test_labels = _read(test_files or val_files, config)
     classes, labels = encode_labels(train_labels, test_labels)
-    return Source(classes, labels, RowImages(train_rows + test_rows), num_test=len(test_rows))
+    return Source(classes, labels, EncodedImages(train_rows + test_rows), num_test=len(test_rows))
 
 
-def _read(paths: Sequence[Path], config: DataConfig) -> tuple[list[Row], list[Any]]:
-    rows: list[Row] = []
+def _read(paths: Sequence[Path], config: DataConfig) -> tuple[list[tuple[bytes, str]], list[Any]]:
+    """Encoded images, with what messages call them, and labels."""
+    rows: list[tuple[bytes, str]] = []
     labels: list[Any] = []
     for path in paths:
         images, file_labels = _read_file(path, config)
-        rows += [Row(image, path, number) for number, image in enumerate(images)]
+        rows += [(image, f"row {number} of {path}") for number, image in enumerate(images)]
         labels += file_labels
     return rows, labels
 

@@ -70,34 +70,30 @@ class ArrayImages:
 
 
 @dataclass(frozen=True, eq=False)
-class FileImages:
-    """Pictures from files."""
-
-    paths: Sequence[Path]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode_image(self.paths[index], name=str(self.paths[index]))
-
-
-def decode_image(encoded: Path | bytes, *, name: str) -> Image.Image:
-    """Decode a whole picture now.
+class EncodedImages:
+    """Pictures from files, or from their bytes, each with what messages call it; decoded whole when asked for.
 
     Raises:
-        DataError: With ``name`` in it, if it is truncated, not a picture, or deeper than 8 bits a channel.
+        DataError: If a picture is truncated, not one, or deeper than 8 bits a channel.
     """
-    try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-            image.load()
-    except DECODING_ERRORS as error:
-        raise DataError(f"{name} is truncated or not an image ({error}); replace or remove it") from error
-    if image.mode in DEEP_MODES:
-        raise DataError(
-            f"{name} has pixels of mode {image.mode}, which would be clipped; convert it to 8 bits a channel"
-        )
-    return image
+
+    encoded: Sequence[tuple[Path | bytes, str]]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        encoded, name = self.encoded[index]
+        try:
+            with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+                image.load()
+        except DECODING_ERRORS as error:
+            raise DataError(f"{name} is truncated or not an image ({error}); replace or remove it") from error
+        if image.mode in DEEP_MODES:
+            raise DataError(
+                f"{name} has pixels of mode {image.mode}, which would be clipped; convert it to 8 bits a channel"
+            )
+        return image
 
 
 def encode_labels(train: npt.ArrayLike, test: npt.ArrayLike) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:

@@ -14,25 +14,23 @@ from ofa.data.readers.source import DECODING_ERRORS, Source, encode_labels
 
 @dataclass(frozen=True, eq=False)
 class DatasetImages:
-    """Pictures from data sets that give ``(image, label)``, one data set after the other."""
+    """Pictures from two data sets that give ``(image, label)``, one after the other."""
 
-    datasets: tuple[Any, ...]
+    train: Any
+    test: Any
 
     def __len__(self) -> int:
-        return sum(len(dataset) for dataset in self.datasets)
+        return len(self.train) + len(self.test)
 
     def __getitem__(self, index: int) -> Image.Image:
-        local = index
-        for dataset in self.datasets:
-            if local < len(dataset):
-                try:
-                    image: Image.Image = dataset[local][0]
-                    image.load()
-                except DECODING_ERRORS as error:
-                    raise DataError(f"image {local} is truncated or not an image ({error}); remove it") from error
-                return image
-            local -= len(dataset)
-        raise IndexError(index)
+        num = len(self.train)
+        dataset, local = (self.train, index) if index < num else (self.test, index - num)
+        try:
+            image: Image.Image = dataset[local][0]
+            image.load()
+        except DECODING_ERRORS as error:
+            raise DataError(f"image {local} is truncated or not an image ({error}); remove it") from error
+        return image
 
 
 def read_timm(config: DataConfig) -> Source:
@@ -47,7 +45,7 @@ def read_timm(config: DataConfig) -> Source:
     names = getattr(train, "classes", None)
     if names is not None and len(names) == len(classes):
         classes = tuple(str(name) for name in names)
-    return Source(classes, labels, DatasetImages((train, test)), num_test=len(test_labels))
+    return Source(classes, labels, DatasetImages(train, test), num_test=len(test_labels))
 
 
 def _open(config: DataConfig, split: str) -> Any:

@@ -106,18 +106,11 @@ def find_groups(trace: Trace) -> Groups:
             columns = np.flatnonzero(source_of[entries[0]] == number)
             source = trace.sources[int(number)]
             sites.append(Site(source.tensor, source.axis, position[entries[:, columns]]))
-        first_component = entry_component[starts[units[0]]]
         group_of[atom[entries]] = len(groups)
         unit_of[atom[entries]] = np.arange(len(units))[:, None]
-        groups.append(
-            ChannelGroup(
-                number=len(groups),
-                num_units=len(units),
-                sites=tuple(sites),
-                is_heads=bool(in_heads[first_component]),
-                is_ordered=bool(ordered[first_component]),
-            )
-        )
+        first = entry_component[starts[units[0]]]
+        marks = {"is_heads": bool(in_heads[first]), "is_ordered": bool(ordered[first])}
+        groups.append(ChannelGroup(len(groups), len(units), tuple(sites), **marks))
     # Atoms of activations only ever come from parameters, so every atom is among the sources.
     return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, component[FIXED]))
 
@@ -153,8 +146,7 @@ def _alike(
 
 def components(num_atoms: int, edges: list[tuple[Atoms, Atoms]]) -> Ints:
     """Number of the connected component of each atom."""
-    first = np.concatenate([edge[0] for edge in edges]) if edges else np.array([], dtype=np.int64)
-    second = np.concatenate([edge[1] for edge in edges]) if edges else np.array([], dtype=np.int64)
+    first, second = np.concatenate([np.empty((2, 0), dtype=np.int64), *edges], axis=1)
     matrix = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(num_atoms, num_atoms))
     return connected_components(matrix, directed=False)[1].astype(np.int64)
 
@@ -174,7 +166,7 @@ def _with_whole_splits(graph: AtomGraph, component: Ints) -> Ints:
         free = max(axes, key=num_units.__getitem__)
         if num_units[free] < 2:
             graph.fix(atoms, "split in parts that cannot be narrowed alike")
-        graph.edges += _tied_except(atoms, axes, free)
+        graph.tied_along(atoms, [axis for axis in axes if axis != free])
         component = components(graph.num_atoms, graph.edges)
     return component
 
@@ -199,24 +191,16 @@ def _with_whole_parts(graph: AtomGraph, component: Ints) -> Ints:
 
 def _num_units(inside: Ints, fixed: int, axes: tuple[int, ...], free: int) -> int:
     """Components that would remain free if all axes but one were tied."""
-    _, flat = np.unique(np.append(inside.ravel(), fixed), return_inverse=True)
-    tied = components(int(flat.max()) + 1, _tied_except(flat[:-1].reshape(inside.shape), axes, free))
+    numbers, flat = np.unique(np.append(inside.ravel(), fixed), return_inverse=True)
+    graph = AtomGraph(len(numbers))
+    graph.tied_along(flat[:-1].reshape(inside.shape), [axis for axis in axes if axis != free])
+    tied = components(graph.num_atoms, graph.edges)
     return len(np.setdiff1d(tied, tied[flat[-1]]))
 
 
 def _varies_along(inside: Ints, axes: tuple[int, ...], free: int) -> bool:
     """Whether components differ along no axis but one."""
     return all((inside == inside.take([0], axis)).all() for axis in axes if axis != free)
-
-
-def _tied_except(atoms: Atoms, axes: tuple[int, ...], free: int) -> list[tuple[Atoms, Atoms]]:
-    edges = []
-    for axis in axes:
-        if axis != free:
-            rest = atoms.take([0], axis)
-            edges.append((atoms.ravel(), np.broadcast_to(rest, atoms.shape).ravel()))
-            atoms = rest
-    return edges
 
 
 def _reasons(graph: AtomGraph, sources: Iterable[Source], component: Ints, fixed: int) -> dict[tuple[str, int], str]:

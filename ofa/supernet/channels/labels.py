@@ -104,13 +104,8 @@ class AtomGraph:
         result: list[Atoms] = []
         for atoms in labels:
             mixed = [axis for axis in axes_of(atoms) if axis in axes]
-            if len(mixed) == len(axes_of(atoms)):
-                continue
-            for axis in mixed:
-                rest = atoms.take([0], axis)
-                self.tie(atoms, rest)
-                atoms = rest
-            result.append(atoms)
+            if len(mixed) < len(axes_of(atoms)):
+                result.append(self.tied_along(atoms, mixed))
         return tuple(result)
 
     def join(self, operands: Sequence[Operand], reason: str) -> Labels:
@@ -153,21 +148,22 @@ class AtomGraph:
         common = wide_axes & narrow_axes
         if narrow_axes < wide_axes:
             if min(wide_axes) in common:
-                rest = self._tied_along(wide, wide_axes - common)
+                rest = self.tied_along(wide, wide_axes - common)
                 self.tie(rest, narrow)
             else:
-                self._tied_along(wide, common)
+                self.tied_along(wide, common)
                 self.fix(narrow, reason)
             return wide
         if min(wide_axes) == min(narrow_axes) == min(common):
-            rest = self._tied_along(wide, wide_axes - common)
-            self.tie(rest, self._tied_along(narrow, narrow_axes - common))
+            rest = self.tied_along(wide, wide_axes - common)
+            self.tie(rest, self.tied_along(narrow, narrow_axes - common))
             return rest
         self.fix(wide, reason)
         self.fix(narrow, reason)
         return None
 
-    def _tied_along(self, atoms: Atoms, axes: Iterable[int]) -> Atoms:
+    def tied_along(self, atoms: Atoms, axes: Iterable[int]) -> Atoms:
+        """Atoms once they are tied along some axes, which are left with one index."""
         for axis in axes:
             rest = atoms.take([0], axis)
             self.tie(atoms, rest)
@@ -185,60 +181,30 @@ def align(labels: Labels, sizes: Sequence[int], num_axes: int) -> Operand:
 
 def reshape(graph: AtomGraph, labels: Labels, before: Sequence[int], after: Sequence[int], reason: str) -> Labels:
     """Labels after ``view``: axes that merge or split do so in the arrays as well."""
-    if not labels:
-        return ()
-    segments = _segments(before, after)
-    users = [[i for i, atoms in enumerate(labels) if any(atoms.shape[axis] > 1 for axis in old)] for old, _ in segments]
-    lost = {index for indices in users if len(indices) > 1 for index in indices}
-    for index in lost:
-        graph.fix(labels[index], reason)
+    old, new = _segments(before, after)
+    users = [set(old[list(axes_of(atoms))].tolist()) for atoms in labels]
     result = []
-    for index, atoms in enumerate(labels):
-        if index in lost:
+    for index, (atoms, mine) in enumerate(zip(labels, users, strict=True)):
+        if any(mine & others for others in users[:index] + users[index + 1 :]):
+            graph.fix(atoms, reason)
             continue
-        full, shape = [1] * len(before), [1] * len(after)
-        for indices, (old, new) in zip(users, segments, strict=True):
-            if index in indices:
-                for axis in old:
-                    full[axis] = before[axis]
-                for axis in new:
-                    shape[axis] = after[axis]
-        reshaped = np.broadcast_to(atoms, full).reshape(shape)
+        full = np.where(np.isin(old, list(mine)), before, 1)
+        reshaped = np.broadcast_to(atoms, full).reshape(np.where(np.isin(new, list(mine)), after, 1))
         for axis in axes_of(reshaped):
             rest = reshaped.take([0], axis)
             if (reshaped == rest).all():
                 reshaped = rest
         if reshaped.size > 1:
             result.append(reshaped)
-        for _, new in segments:
-            split = tuple(axis for axis in new if reshaped.shape[axis] > 1)
+        for segment in sorted(mine):
+            split = tuple(axis for axis in axes_of(reshaped) if new[axis] == segment)
             if len(split) > 1:
                 graph.splits.append((reshaped, split))
     return tuple(result)
 
 
-def _segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The finest runs of old and new axes that hold the same elements."""
-    segments = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        old, new, size_old, size_new = [], [], 1, 1
-        if i < len(before):
-            old.append(i)
-            size_old *= before[i]
-            i += 1
-        if j < len(after) and (size_old > 1 or not old or after[j] == 1):
-            new.append(j)
-            size_new *= after[j]
-            j += 1
-        while size_old != size_new:
-            if size_old < size_new:
-                old.append(i)
-                size_old *= before[i]
-                i += 1
-            else:
-                new.append(j)
-                size_new *= after[j]
-                j += 1
-        segments.append((old, new))
-    return segments
+def _segments(before: Sequence[int], after: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """For each old and each new axis, a number: that of the finest run of axes that hold the same elements."""
+    ends = [np.cumprod(shape, dtype=np.int64) for shape in (before, after)]
+    common = np.intersect1d(ends[0], ends[1])
+    return [np.searchsorted(common, end) for end in ends]

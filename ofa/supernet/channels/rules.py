@@ -7,9 +7,10 @@ tags them. An operator without a rule fixes the channels that enter it, which is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,107 +18,136 @@ from torch import Tensor
 
 from ofa.supernet.channels.labels import FIXED, AtomGraph, Atoms, Labels, Operand, align, axes_of, covers, reshape
 
+CONSTANT = "combined elementwise with a constant of fixed size"
 
-class Context(Protocol):
-    """What a rule needs of the tracer."""
 
+@dataclass
+class Operation:
+    """A call of an operator.
+
+    Args:
+        output: What it gave: a tensor, or several.
+        labels_of: Labels of any operand.
+        product: What labels the axes of a matrix product or convolution, summed ones included; set by its rule.
+    """
+
+    func: torch._ops.OpOverload
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    output: Any
     graph: AtomGraph
+    labels_of: Callable[[Tensor], Labels]
+    product: Labels = ()
 
-    def labels(self, tensor: Tensor) -> Labels: ...
+    @property
+    def name(self) -> str:
+        return str(self.func.overloadpacket.__name__)
 
-    def record(
-        self, macs: int, labels: Sequence[Labels], inputs: Sequence[Tensor], output: Tensor, *operands: Tensor
-    ) -> None:
-        """Note a contraction: a matrix product or convolution."""
-        ...
+    def __getitem__(self, name: str) -> Any:
+        """An argument by its name in the operator's schema, or its default; ``None`` if there is no such argument."""
+        for position, argument in enumerate(self.func._schema.arguments):
+            if argument.name == name:
+                given = self.args[position : position + 1]
+                return given[0] if given else self.kwargs.get(name, argument.default_value)
+        return None
+
+    @property
+    def labels(self) -> Labels:
+        """Of the first operand."""
+        return self.labels_of(self.args[0])
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [value for value in flat((*self.args, *self.kwargs.values())) if isinstance(value, Tensor)]
+
+    def axis(self, name: str = "dim") -> int:
+        """An axis of the first operand."""
+        return self[name] % max(self.args[0].ndim, 1)
+
+    def axes(self, name: str = "dim") -> list[int]:
+        given = self[name]
+        given = [] if given is None else [given] if isinstance(given, int) else given
+        return [axis % max(self.args[0].ndim, 1) for axis in given]
+
+    def operand(self, tensor: Tensor) -> Operand:
+        """A tensor on the axes of the (first) output."""
+        output = self.output if isinstance(self.output, Tensor) else self.output[0]
+        return align(self.labels_of(tensor), tensor.shape, output.ndim)
+
+    def per_channel(self, vector: Tensor, x: Tensor) -> Operand:
+        """A vector on the channel axis of ``x``."""
+        shape = [1] * x.ndim
+        shape[min(1, x.ndim - 1)] = vector.numel()
+        return Operand(tuple(atoms.reshape(shape) for atoms in self.labels_of(vector)), tuple(shape))
+
+    def whole(self, axes: Iterable[int], reason: str) -> Labels:
+        """Labels of the first operand once some of its axes mix or must be whole."""
+        return self.graph.whole(self.labels, axes, reason)
 
 
-Rule = Callable[[Context, tuple[Any, ...], Mapping[str, Any], Any], Any]
-"""``(context, args, kwargs, output) -> labels`` of the output, or a list of labels where there are several outputs."""
+Rule = Callable[[Operation], Labels | list[Labels]]
+"""Gives labels of the output, of each if there are several, or a list of labels of the first outputs."""
 
 
-def argument(args: Sequence[Any], kwargs: Mapping[str, Any], index: int, name: str, default: Any = None) -> Any:
-    return args[index] if len(args) > index else kwargs.get(name, default)
-
-
-def axis_of(axis: int, tensor: Tensor) -> int:
-    return axis % max(tensor.ndim, 1)
+def flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
 
 
 # -- elementwise -----------------------------------------------------------------------------------------------------
 
 
-def pointwise(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Labels:
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    num_axes = max((tensor.ndim for tensor in tensors), default=0)
-    operands = [align(context.labels(tensor), tensor.shape, num_axes) for tensor in tensors]
-    return context.graph.join(operands, "combined elementwise with a constant of fixed size") if operands else ()
+def pointwise(op: Operation) -> Labels:
+    operands = [op.operand(tensor) for tensor in op.tensors]
+    return op.graph.join(operands, CONSTANT) if operands else ()
 
 
-def prelu(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    x, weight = args[0], args[1]
+def prelu(op: Operation) -> Labels:
+    x, weight = op.args
     if weight.ndim == 1:
-        channels_first = [1] * x.ndim
-        channels_first[min(1, x.ndim - 1)] = weight.numel()
-        labels = tuple(atoms.reshape(channels_first) for atoms in context.labels(weight))
-        operands = [Operand(context.labels(x), tuple(x.shape)), Operand(labels, tuple(channels_first))]
-        return context.graph.join(operands, "PReLU")
-    return pointwise(context, args, kwargs, output)
+        return op.graph.join([op.operand(x), op.per_channel(weight, x)], "PReLU")
+    return pointwise(op)
 
 
-def same(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+def same(op: Operation) -> Labels:
     """A copy, or a new tensor of the same shape."""
-    labels = context.labels(args[0])
-    return labels if isinstance(output, Tensor) else [labels for _ in output]
+    return op.labels
 
 
-def unlabelled(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Labels:
+def unlabelled(op: Operation) -> Labels:
     return ()
 
 
-def copy_into(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    source = context.labels(args[1])
-    for atoms in source:  # the target may be a view of something larger
-        context.graph.fix(atoms, "written into another tensor")
-    return context.labels(args[0])
+def copy_into(op: Operation) -> Labels:
+    for atoms in op.labels_of(op.args[1]):  # the target may be a view of something larger
+        op.graph.fix(atoms, "written into another tensor")
+    return op.labels
 
 
 # -- moving data -----------------------------------------------------------------------------------------------------
 
 
-def view(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    return reshape(context.graph, context.labels(args[0]), args[0].shape, output.shape, "flattened together")
+def view(op: Operation) -> Labels:
+    return reshape(op.graph, op.labels, op.args[0].shape, op.output.shape, "flattened together")
 
 
-def permute(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    order = [axis_of(axis, args[0]) for axis in argument(args, kwargs, 1, "dims")]
-    return tuple(atoms.transpose(order) for atoms in context.labels(args[0]))
+def moved(op: Operation) -> Labels:
+    """What orders, adds or turns axes does the same to those of the labels."""
+    return tuple(op.func(torch.from_numpy(atoms), *op.args[1:], **op.kwargs).numpy() for atoms in op.labels)
 
 
-def transpose(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    first, second = axis_of(args[1], args[0]), axis_of(args[2], args[0])
-    return tuple(np.swapaxes(atoms, first, second) for atoms in context.labels(args[0]))
+def expand(op: Operation) -> Labels:
+    return op.operand(op.args[0]).labels
 
 
-def matrix_transpose(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    return tuple(atoms.T for atoms in context.labels(args[0]))
-
-
-def expand(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    return align(context.labels(args[0]), args[0].shape, output.ndim).labels
-
-
-def unsqueeze(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    axis = args[1] % output.ndim
-    return tuple(np.expand_dims(atoms, axis) for atoms in context.labels(args[0]))
-
-
-def squeeze(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    x = args[0]
-    wanted = argument(args, kwargs, 1, "dim")
-    wanted = range(x.ndim) if wanted is None else [wanted] if isinstance(wanted, int) else wanted
-    axes = tuple(axis_of(axis, x) for axis in wanted if x.shape[axis_of(axis, x)] == 1)
-    return tuple(np.squeeze(atoms, axes) for atoms in context.labels(x))
+def squeeze(op: Operation) -> Labels:
+    x = op.args[0]
+    wanted = range(x.ndim) if op["dim"] is None else op.axes()
+    axes = tuple(axis for axis in wanted if x.shape[axis] == 1)
+    return tuple(np.squeeze(atoms, axes) for atoms in op.labels)
 
 
 def _pick(graph: AtomGraph, labels: Labels, axis: int, indices: Sequence[int] | Atoms) -> Labels:
@@ -146,11 +176,11 @@ def _at(graph: AtomGraph, labels: Labels, axis: int, index: int) -> Labels:
     return tuple(np.squeeze(atoms, axis) for atoms in _pick(graph, labels, axis, [index]))
 
 
-def select(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    axis, index, labels = axis_of(args[1], args[0]), int(args[2]), context.labels(args[0])
+def select(op: Operation) -> Labels:
+    axis, index = op.axis(), int(op["index"])
     if index < 0:
-        _from_the_end(context.graph, labels, axis, index)
-    return _at(context.graph, labels, axis, index)
+        _from_the_end(op.graph, op.labels, axis, index)
+    return _at(op.graph, op.labels, axis, index)
 
 
 def _from_the_end(graph: AtomGraph, labels: Labels, axis: int, index: int) -> None:
@@ -160,412 +190,322 @@ def _from_the_end(graph: AtomGraph, labels: Labels, axis: int, index: int) -> No
             graph.fix(atoms.take(range(atoms.shape[axis] + index, atoms.shape[axis]), axis), "counted from the end")
 
 
-def slice_(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    x, graph = args[0], context.graph
-    axis, labels = axis_of(argument(args, kwargs, 1, "dim", 0), x), context.labels(x)
-    start, end, step = (argument(args, kwargs, i + 2, n) for i, n in enumerate(("start", "end", "step")))
+def slice_(op: Operation) -> Labels:
+    axis, graph, labels = op.axis(), op.graph, op.labels
+    size, start, end = op.args[0].shape[axis], op["start"], op["end"]
     for place in (start or 0, end or 0):
         if place < 0:
-            _from_the_end(graph, labels, axis, max(place, -x.shape[axis]))
+            _from_the_end(graph, labels, axis, max(place, -size))
         else:
             _cut(graph, labels, axis, [place])
-    return _pick(graph, labels, axis, np.arange(x.shape[axis])[slice(start, end, step or 1)])
+    return _pick(graph, labels, axis, np.arange(size)[start : end : op["step"]])
 
 
-def split(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Sequence[Tensor]) -> list[Labels]:
-    axis, labels = axis_of(argument(args, kwargs, 2, "dim", 0), args[0]), context.labels(args[0])
-    bounds = np.cumsum([0] + [part.shape[axis] for part in output]).tolist()
-    _cut(context.graph, labels, axis, bounds)
-    return [_pick(context.graph, labels, axis, range(a, b)) for a, b in itertools.pairwise(bounds)]
+def split(op: Operation) -> list[Labels]:
+    axis, labels = op.axis(), op.labels
+    bounds = np.cumsum([0] + [part.shape[axis] for part in op.output]).tolist()
+    _cut(op.graph, labels, axis, bounds)
+    return [_pick(op.graph, labels, axis, range(a, b)) for a, b in itertools.pairwise(bounds)]
 
 
-def unbind(
-    context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Sequence[Tensor]
-) -> list[Labels]:
-    axis, labels = axis_of(argument(args, kwargs, 1, "dim", 0), args[0]), context.labels(args[0])
-    return [_at(context.graph, labels, axis, index) for index in range(len(output))]
+def unbind(op: Operation) -> list[Labels]:
+    return [_at(op.graph, op.labels, op.axis(), index) for index in range(len(op.output))]
 
 
-def glu(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def glu(op: Operation) -> Labels:
     """The first half of an axis times the sigmoid of the second."""
-    axis, labels = axis_of(argument(args, kwargs, 1, "dim", -1), args[0]), context.labels(args[0])
-    half = output.shape[axis]
-    halves = (_pick(context.graph, labels, axis, range(a, a + half)) for a in (0, half))
-    return context.graph.join([Operand(each, tuple(output.shape)) for each in halves], "gated")
+    axis = op.axis()
+    half = op.output.shape[axis]
+    halves = (_pick(op.graph, op.labels, axis, range(a, a + half)) for a in (0, half))
+    return op.graph.join([Operand(each, tuple(op.output.shape)) for each in halves], "gated")
 
 
-def cat(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    tensors = [tensor for tensor in args[0] if tensor.ndim == output.ndim]
-    axis = axis_of(argument(args, kwargs, 1, "dim", 0), output)
-    return _concatenated(context, [context.labels(t) for t in tensors], [tuple(t.shape) for t in tensors], axis)
+def cat(op: Operation) -> Labels:
+    tensors = [tensor for tensor in op.args[0] if tensor.ndim == op.output.ndim]
+    operands = [Operand(op.labels_of(tensor), tuple(tensor.shape)) for tensor in tensors]
+    return _concatenated(op.graph, operands, op["dim"] % op.output.ndim)
 
 
-def stack(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    axis = argument(args, kwargs, 1, "dim", 0) % output.ndim
-    labels = [tuple(np.expand_dims(atoms, axis) for atoms in context.labels(tensor)) for tensor in args[0]]
-    sizes = [(*tensor.shape[:axis], 1, *tensor.shape[axis:]) for tensor in args[0]]
-    return _concatenated(context, labels, sizes, axis)
+def stack(op: Operation) -> Labels:
+    axis = op["dim"] % op.output.ndim
+    operands = []
+    for tensor in op.args[0]:
+        labels = tuple(np.expand_dims(atoms, axis) for atoms in op.labels_of(tensor))
+        operands.append(Operand(labels, (*tensor.shape[:axis], 1, *tensor.shape[axis:])))
+    return _concatenated(op.graph, operands, axis)
 
 
-def _concatenated(context: Context, labels: Sequence[Labels], sizes: Sequence[tuple[int, ...]], axis: int) -> Labels:
-    graph, reason = context.graph, "concatenated with something of fixed size"
-    arrays: list[Atoms | None] = []  # what labels the axis, one array per tensor
-    others: list[Labels] = []
-    for each in labels:
-        along = [atoms for atoms in each if atoms.shape[axis] > 1]
+def _concatenated(graph: AtomGraph, operands: Sequence[Operand], axis: int) -> Labels:
+    reason = "concatenated with something of fixed size"
+    is_labelled = False
+    pieces: list[Atoms] = []  # what labels the axis, one array per tensor
+    others: list[Operand] = []
+    for operand in operands:
+        labels, sizes = operand.labels, operand.sizes
+        along = [atoms for atoms in labels if atoms.shape[axis] > 1]
         if along and len(axes_of(along[0])) > 1:  # heads × head size after another: keep what is common
-            each = graph.whole(each, [axis], reason)
-            along = []
-        arrays.append(along[0] if along else None)
-        others.append(tuple(atoms for atoms in each if atoms.shape[axis] == 1))
-    flat = [tuple(1 if i == axis else size for i, size in enumerate(shape)) for shape in sizes]
-    result = graph.join([Operand(other, size) for other, size in zip(others, flat, strict=True)], reason)
-    if any(array is not None for array in arrays):
-        pieces = []
-        for array, shape in zip(arrays, sizes, strict=True):
-            size = [1] * len(shape)
-            size[axis] = shape[axis]
-            pieces.append(np.full(size, FIXED, dtype=np.int64) if array is None else array)
-        result = (*result, np.concatenate(pieces, axis))
-    return result
+            labels, along = graph.whole(labels, [axis], reason), []
+        is_labelled |= bool(along)
+        size = [1] * len(sizes)
+        size[axis] = sizes[axis]
+        pieces.append(along[0] if along else np.full(size, FIXED, dtype=np.int64))
+        rest = tuple(atoms for atoms in labels if atoms.shape[axis] == 1)
+        others.append(Operand(rest, (*sizes[:axis], 1, *sizes[axis + 1 :])))
+    result = graph.join(others, reason)
+    return (*result, np.concatenate(pieces, axis)) if is_labelled else result
 
 
-def index(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def index(op: Operation) -> Labels:
     """Advanced indexing with constants: indexed axes are fixed, the others move along."""
-    x, indices = args[0], list(args[1])
-    labels = context.labels(x)
+    x, indices = op.args[0], list(op.args[1])
     places = [axis for axis, entry in enumerate(indices) if entry is not None]
     adjacent = places == list(range(places[0], places[-1] + 1)) if places else True
     if any(entry is not None and entry.dtype in (torch.bool, torch.uint8) for entry in indices) or not adjacent:
-        return unknown(context, args, kwargs, output)
-    labels = context.graph.whole(labels, places, "picked by constant indices")
-    num_new = output.ndim - (x.ndim - len(places))
+        return unknown(op)
+    num_new = op.output.ndim - (x.ndim - len(places))
     start = places[0] if places else 0
     return tuple(
-        atoms.reshape(atoms.shape[:start] + (1,) * num_new + atoms.shape[start + len(places) :]) for atoms in labels
+        atoms.reshape(atoms.shape[:start] + (1,) * num_new + atoms.shape[start + len(places) :])
+        for atoms in op.whole(places, "picked by constant indices")
     )
 
 
-def index_axis(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    return _without_axis(context, args[0], axis_of(args[1], args[0]), "picked by constant indices")
+def index_axis(op: Operation) -> Labels:
+    return op.whole([op.axis()], "picked by constant indices")
 
 
-def gather(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    labels = index_axis(context, args, kwargs, output)
-    fewer = [axis for axis, size in enumerate(output.shape) if size < args[0].shape[axis]]
-    return context.graph.whole(labels, fewer, "picked by constant indices")
+def gather(op: Operation) -> Labels:
+    fewer = [axis for axis, size in enumerate(op.output.shape) if size < op.args[0].shape[axis]]
+    return op.graph.whole(index_axis(op), fewer, "picked by constant indices")
 
 
-def _without_axis(context: Context, x: Tensor, axis: int, reason: str) -> Labels:
-    return context.graph.whole(context.labels(x), [axis], reason)
+def embedding(op: Operation) -> Labels:
+    labels = op.whole([0], "picked by constant indices")
+    return align(tuple(atoms[0] for atoms in labels), op.output.shape[-1:], op.output.ndim).labels
 
 
-def embedding(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    labels = _without_axis(context, args[0], 0, "picked by constant indices")
-    return align(tuple(atoms.reshape(atoms.shape[1:]) for atoms in labels), output.shape[-1:], output.ndim).labels
-
-
-def pad(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    x, amounts = args[0], list(args[1])
-    width = [(0, 0)] * (x.ndim - len(amounts) // 2) + list(zip(amounts[-2::-2], amounts[::-2], strict=True))
+def pad(op: Operation) -> Labels:
+    """New places belong to what must stay."""
 
     def padded(atoms: Atoms) -> Atoms:
-        for axis in axes_of(atoms):
-            before, after = width[axis]
-            if before < 0 or after < 0:
-                atoms = atoms.take(range(max(0, -before), atoms.shape[axis] - max(0, -after)), axis)
-        own = [pair if atoms.shape[axis] > 1 else (0, 0) for axis, pair in enumerate(width)]
-        return np.pad(atoms, [(max(0, a), max(0, b)) for a, b in own], constant_values=FIXED)
+        amounts = [num if atoms.shape[-1 - i // 2] > 1 else 0 for i, num in enumerate(op["pad"])]
+        result: Atoms = torch.constant_pad_nd(torch.from_numpy(atoms), amounts, FIXED).numpy()
+        return result
 
-    return tuple(padded(atoms) for atoms in context.labels(x))
+    return tuple(padded(atoms) for atoms in op.labels)
 
 
-def repeat(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    labels = align(context.labels(args[0]), args[0].shape, output.ndim).labels
+def repeat(op: Operation) -> Labels:
     return tuple(
-        np.tile(atoms, [n if atoms.shape[axis] > 1 else 1 for axis, n in enumerate(args[1])]) for atoms in labels
+        np.tile(atoms, [n if size > 1 else 1 for n, size in zip(op["repeats"], atoms.shape, strict=True)])
+        for atoms in expand(op)
     )
 
 
-def roll(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def roll(op: Operation) -> Labels:
     """What leaves at the end enters in front, and a narrower axis ends elsewhere: it must be whole."""
-    axes = [axis_of(axis, args[0]) for axis in argument(args, kwargs, 2, "dims", [])] or range(output.ndim)
-    return context.graph.whole(context.labels(args[0]), axes, "rolled")
+    return op.whole(op.axes("dims") or range(op.output.ndim), "rolled")
 
 
-def flip(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    axes = tuple(axis_of(axis, args[0]) for axis in args[1])
-    return tuple(np.flip(atoms, axes) for atoms in context.labels(args[0]))
+def sliding_window(op: Operation) -> Labels:
+    return tuple(atoms[..., None] for atoms in op.whole([op.axis("dimension")], "cut into windows"))
 
 
-def sliding_window(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    labels = _without_axis(context, args[0], axis_of(args[1], args[0]), "cut into windows")
-    return tuple(atoms[..., None] for atoms in labels)
-
-
-def im2col(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def im2col(op: Operation) -> Labels:
     """``(N, C, H, W)`` to ``(N, C * k * k, positions)``."""
-    labels = _spatial_free(context, args[0], 2, "cut into patches")
-    times = prod(args[1])
+    times = prod(op["kernel_size"])
+    labels = op.whole([2, 3], "cut into patches")
     return tuple((np.repeat(atoms, times, axis=1) if atoms.shape[1] > 1 else atoms)[..., 0] for atoms in labels)
 
 
-def pixel_shuffle(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def pixel_shuffle(op: Operation) -> Labels:
     """``(N, C * r * r, H, W)`` to ``(N, C, H * r, W * r)``: the ``r * r`` channels of an output channel are tied."""
-    factor = int(args[1])
+    factor = int(op.args[1])
     result = []
-    for atoms in _spatial_free(context, args[0], 2, "pixels shuffled"):
+    for atoms in op.whole([2, 3], "pixels shuffled"):
         if atoms.shape[1] > 1:
             grouped = atoms.reshape(atoms.shape[0], -1, factor * factor, 1)
-            context.graph.tie(grouped, grouped[:, :, :1])
+            op.graph.tie(grouped, grouped[:, :, :1])
             if grouped.shape[:2] == (1, 1):
-                context.graph.fix(grouped, "pixels shuffled into one channel")
+                op.graph.fix(grouped, "pixels shuffled into one channel")
             atoms = grouped[:, :, :1]
         result.append(atoms)
     return tuple(atoms for atoms in result if atoms.size > 1)
 
 
-def as_strided(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def as_strided(op: Operation) -> Labels:
     """The same tensor, or something that no rule can follow."""
-    if args[0].shape == output.shape and args[0].stride() == output.stride():
-        return context.labels(args[0])
-    return unknown(context, args, kwargs, output, "as_strided")
+    x = op.args[0]
+    return op.labels if (x.shape, x.stride()) == (op.output.shape, op.output.stride()) else unknown(op)
 
 
 # -- reductions and normalisation ------------------------------------------------------------------------------------
 
 
-def _axes(x: Tensor, axes: Any) -> list[int]:
-    if axes is None or axes == [] or isinstance(axes, bool):  # ``var(x, unbiased)`` has no axes
-        return list(range(x.ndim))
-    return [axis_of(axis, x) for axis in ([axes] if isinstance(axes, int) else axes)]
+def reduction(op: Operation) -> Labels:
+    axes = op.axes() or range(op.args[0].ndim)
+    labels = op.graph.reduce(op.labels, axes)
+    return labels if op["keepdim"] else tuple(np.squeeze(atoms, tuple(axes)) for atoms in labels)
 
 
-def reduction(dim: int, keepdim: int) -> Rule:
-    """Rule of an operator whose arguments at these positions are ``dim`` and ``keepdim``."""
-
-    def rule(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        axes = _axes(args[0], argument(args, kwargs, dim, "dim"))
-        labels = context.graph.reduce(context.labels(args[0]), axes)
-        if not argument(args, kwargs, keepdim, "keepdim", False):
-            labels = tuple(np.squeeze(atoms, tuple(axes)) for atoms in labels)
-        return labels if isinstance(output, Tensor) else [labels for _ in output]
-
-    return rule
-
-
-def along_axis(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def along_axis(op: Operation) -> Labels:
     """Softmax: the shape stays, elements along one axis mix."""
-    x = args[0]
-    axis = axis_of(argument(args, kwargs, 1, "dim", -1), x)
-    labels = context.labels(x)
-    for atoms in labels:
+    axis = op.axis()
+    for atoms in op.labels:
         if atoms.shape[axis] > 1 and len(axes_of(atoms)) > 1:
-            context.graph.tie(atoms, atoms.take([0], axis))
-    return labels
+            op.graph.tie(atoms, atoms.take([0], axis))
+    return op.labels
 
 
-def cumulative(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
+def cumulative(op: Operation) -> Labels:
     """Sums of what comes before, so that the last can go but none can change places."""
-    axis = axis_of(argument(args, kwargs, 1, "dim", -1), args[0])
-    context.graph.ordered += [atoms for atoms in context.labels(args[0]) if axes_of(atoms) == (axis,)]
-    return along_axis(context, args, kwargs, output)
+    op.graph.ordered += [atoms for atoms in op.labels if axes_of(atoms) == (op.axis(),)]
+    return along_axis(op)
 
 
-def sort(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Sequence[Tensor]) -> list[Labels]:
-    axis = axis_of(argument(args, kwargs, 1, "dim", -1), args[0])
-    labels = _without_axis(context, args[0], axis, "sorted")
-    return [labels for _ in output]
+def sort(op: Operation) -> Labels:
+    return op.whole([op.axis()], "sorted")
 
 
-def batch_norm(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> list[Labels]:
-    x = args[0]
-    operands = [Operand(context.labels(x), tuple(x.shape))]
-    for vector in (argument(args, kwargs, i, "") for i in range(1, 5)):
-        if isinstance(vector, Tensor):
-            operands.append(_per_channel(context, vector, x, 1))
-    return [context.graph.join(operands, "batch normalisation"), *[()] * (len(output) - 1)]
+def batch_norm(op: Operation) -> list[Labels]:
+    x, *vectors = op.args[:5]
+    operands = [op.operand(x), *(op.per_channel(vector, x) for vector in vectors if vector is not None)]
+    return [op.graph.join(operands, "batch normalisation")]
 
 
-def _per_channel(context: Context, vector: Tensor, x: Tensor, axis: int) -> Operand:
-    shape = [1] * x.ndim
-    shape[axis] = vector.numel()
-    return Operand(tuple(atoms.reshape(shape) for atoms in context.labels(vector)), tuple(shape))
-
-
-def layer_norm(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-    x, normalised = args[0], args[1]
+def layer_norm(op: Operation) -> list[Labels]:
+    x, normalised = op.args[:2]
     axes = range(x.ndim - len(normalised), x.ndim)
-    labels = context.labels(x)
-    for atoms in labels:
+    for atoms in op.labels:
         mixed = [axis for axis in axes_of(atoms) if axis in axes]
         for axis in mixed if len(mixed) < len(axes_of(atoms)) else []:
-            context.graph.tie(atoms, atoms.take([0], axis))
-    operands = [Operand(labels, tuple(x.shape))]
-    vectors = [value for value in args[2:4] if isinstance(value, Tensor)]
-    operands += [align(context.labels(vector), vector.shape, x.ndim) for vector in vectors]
+            op.graph.tie(atoms, atoms.take([0], axis))
+    vectors = [op.operand(value) for value in op.args[2:4] if isinstance(value, Tensor)]
     if not vectors:  # its size is a number in the module: nothing says how to narrow it
-        operands.append(Operand((), tuple(x.shape[a] if a in axes else 1 for a in range(x.ndim))))
-    result = context.graph.join(operands, "layer normalisation without weights")
-    return result if isinstance(output, Tensor) else [result, *[()] * (len(output) - 1)]
+        vectors = [Operand((), tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape)))]
+    return [op.graph.join([op.operand(x), *vectors], "layer normalisation without weights")]
 
 
-def group_norm(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> list[Labels]:
-    x, num_groups = args[0], int(args[6])
-    operands = [Operand(context.labels(x), tuple(x.shape))]
-    operands += [_per_channel(context, vector, x, 1) for vector in args[1:3] if isinstance(vector, Tensor)]
-    labels = context.graph.join(operands, "group normalisation")
-    if num_groups > 1 and len(operands) == 1:  # their number is in the module: nothing says how to narrow it
-        labels = context.graph.whole(labels, [1], "group normalisation without weights")
+def group_norm(op: Operation) -> list[Labels]:
+    x, num_groups = op.args[0], op["group"]
+    vectors = [op.per_channel(vector, x) for vector in op.args[1:3] if vector is not None]
+    labels = op.graph.join([op.operand(x), *vectors], "group normalisation")
     if num_groups > 1:
-        labels = tuple(_whole_groups(context.graph, atoms, num_groups) for atoms in labels)
-    return [labels, (), ()]
+        if not vectors:  # their number is in the module: nothing says how to narrow it
+            labels = op.graph.whole(labels, [1], "group normalisation without weights")
+        for atoms in labels:
+            if atoms.shape[1] > 1:
+                grouped = atoms.reshape(atoms.shape[0], num_groups, -1, *atoms.shape[2:])
+                op.graph.tie(grouped, grouped[:, :, :1])
+    return [labels]
 
 
-def _whole_groups(graph: AtomGraph, atoms: Atoms, num_groups: int) -> Atoms:
-    if atoms.shape[1] > 1:
-        grouped = atoms.reshape(atoms.shape[0], num_groups, -1, *atoms.shape[2:])
-        graph.tie(grouped, grouped[:, :, :1])
-    return atoms
-
-
-# -- spatial ---------------------------------------------------------------------------------------------------------
-
-
-def _spatial_free(context: Context, x: Tensor, first: int, reason: str) -> Labels:
-    return context.graph.whole(context.labels(x), range(first, x.ndim), reason)
-
-
-def spatial(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+def spatial(op: Operation) -> Labels:
     """Pooling and resizing of the trailing axes, channel by channel."""
-    first = output if isinstance(output, Tensor) else output[0]
-    num_spatial = 1 if first.ndim == 2 else min(first.ndim - 1, 2)
-    labels = _spatial_free(context, args[0], args[0].ndim - num_spatial, "pooled over channels")
-    return labels if isinstance(output, Tensor) else [labels for _ in output]
+    num_axes = op.args[0].ndim
+    num_spatial = 1 if num_axes == 2 else min(num_axes - 1, 2)
+    return op.whole(range(num_axes - num_spatial, num_axes), "pooled over channels")
 
 
 # -- contractions ----------------------------------------------------------------------------------------------------
 
 
-def contract(context: Context, equation: str, first: Tensor, second: Tensor, output: Tensor) -> Labels:
+def contract(op: Operation, equation: str, first: Tensor, second: Tensor) -> Labels:
     """A product of two tensors, summed over what the result lacks.
 
     Args:
         equation: As in ``einsum``, for two operands: ``bmk,bkn->bmn``.
     """
-    graph = context.graph
+    graph = op.graph
     inputs, out = equation.split("->")
     a, b = inputs.split(",")
     letters = "".join(dict.fromkeys(a + b))
     sizes = {**dict(zip(a, first.shape, strict=True)), **dict(zip(b, second.shape, strict=True))}
 
-    def spread(labels: Labels, own: str, tensor: Tensor) -> Operand:
-        """The operand on one axis per letter."""
+    def spread(own: str, tensor: Tensor) -> list[Atoms]:
+        """Labels of an operand on one axis per letter."""
         order = [own.index(letter) for letter in letters if letter in own]
         where = tuple(index for index, letter in enumerate(letters) if letter not in own)
-        arrays = tuple(np.expand_dims(atoms.transpose(order), where) for atoms in labels)
-        return Operand(arrays, tuple(sizes[letter] if letter in own else 1 for letter in letters))
+        return [np.expand_dims(atoms.transpose(order), where) for atoms in op.labels_of(tensor)]
 
-    left, right = spread(context.labels(first), a, first), spread(context.labels(second), b, second)
     summed = [index for index, letter in enumerate(letters) if letter not in out]
-    free = [i for i, letter in enumerate(letters) if letter in out and (letter in a) != (letter in b)]
+    free = {i for i, letter in enumerate(letters) if letter in out and (letter in a) != (letter in b)}
     reason = "multiplied with something of fixed size"
-    both: list[list[Atoms]] = [list(left.labels), list(right.labels)]
+    both = [spread(a, first), spread(b, second)]
     whole: list[Atoms] = []  # labels of summed axes that can be narrowed alone
     for axis in summed:
         mine, theirs = ([atoms for atoms in side if atoms.shape[axis] > 1] for side in both)
-        alone = [bool(found) and axes_of(found[0]) == (axis,) for found in (mine, theirs)]
-        if all(alone):
+        alone = all(found and axes_of(found[0]) == (axis,) for found in (mine, theirs))
+        if alone:
             graph.tie(mine[0], theirs[0])
             whole.append(mine[0])
-        elif mine and theirs and axes_of(mine[0]) == axes_of(theirs[0]) and not set(axes_of(mine[0])) & set(free):
+        elif mine and theirs and axes_of(mine[0]) == axes_of(theirs[0]) and not free & set(axes_of(mine[0])):
             graph.tie(mine[0], theirs[0])
         for side, found in zip(both, (mine, theirs), strict=True):
-            for atoms in found:
-                side[:] = [other for other in side if other is not atoms]
-                if not all(alone):
-                    side.extend(graph.collapse(atoms, axis, reason))
+            collapsed = [] if alone else [rest for atoms in found for rest in graph.collapse(atoms, axis, reason)]
+            side[:] = [*(atoms for atoms in side if atoms.shape[axis] == 1), *collapsed]
     # Two sides that label a common axis together with different free ones keep only what is common.
     operands = [
-        Operand(tuple(side), tuple(1 if i in summed else size for i, size in enumerate(operand.sizes)))
-        for side, operand in zip(both, (left, right), strict=True)
+        Operand(tuple(side), tuple(sizes[letter] if letter in own and letter in out else 1 for letter in letters))
+        for side, own in zip(both, (a, b), strict=True)
     ]
     for axis, letter in enumerate(letters):
         if letter in a and letter in b and letter in out:
-            heads = [atoms for side in both for atoms in side if atoms.shape[axis] > 1]
-            graph.heads += heads
+            graph.heads += [atoms for side in both for atoms in side if atoms.shape[axis] > 1]
     labels = graph.join(operands, reason)
+    op.product = (*labels, *whole)
     order = [letters.index(letter) for letter in out]
-    drop = tuple(i for i in range(len(letters)) if letters[i] not in out)
-    result = tuple(np.squeeze(atoms, drop).transpose(_ranks(order)) for atoms in labels)
-    context.record(prod(sizes.values()), [labels, tuple(whole)], [first, second], output, first, second)
-    return result
+    return tuple(atoms.transpose(*order, *summed).reshape([atoms.shape[axis] for axis in order]) for atoms in labels)
 
 
-def _ranks(order: Sequence[int]) -> list[int]:
-    """``order`` counted among itself: axes after others were dropped."""
-    return [sorted(order).index(axis) for axis in order]
+def matrix_product(op: Operation) -> Labels:
+    return contract(op, "mk,kn->mn" if op.output.ndim == 2 else "bmk,bkn->bmn", *op.args[:2])
 
 
-def mm(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    return contract(context, "mk,kn->mn", args[0], args[1], output)
+def added_product(op: Operation) -> Labels:
+    equation = "mk,kn->mn" if op.output.ndim == 2 else "bmk,bkn->bmn"
+    product = Operand(contract(op, equation, *op.args[1:3]), tuple(op.output.shape))
+    return op.graph.join([product, op.operand(op.args[0])], CONSTANT)
 
 
-def bmm(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    return contract(context, "bmk,bkn->bmn", args[0], args[1], output)
-
-
-def addmm(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    equation = "mk,kn->mn" if output.ndim == 2 else "bmk,bkn->bmn"
-    product = Operand(contract(context, equation, args[1], args[2], output), tuple(output.shape))
-    added = align(context.labels(args[0]), args[0].shape, output.ndim)
-    return context.graph.join([product, added], "combined elementwise with a constant of fixed size")
-
-
-def linear(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    x, weight, bias = args[0], args[1], argument(args, kwargs, 2, "bias")
+def linear(op: Operation) -> Labels:
+    x, weight = op.args[:2]
     rows = "abcdefg"[: x.ndim - 1]
-    labels = contract(context, f"{rows}y,zy->{rows}z", x, weight, output)
-    if bias is None:
+    labels = contract(op, f"{rows}y,zy->{rows}z", x, weight)
+    if op["bias"] is None:
         return labels
-    operands = [Operand(labels, tuple(output.shape)), align(context.labels(bias), bias.shape, output.ndim)]
-    return context.graph.join(operands, "linear layer")
+    return op.graph.join([Operand(labels, tuple(op.output.shape)), op.operand(op["bias"])], "linear layer")
 
 
-def convolution(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Labels:
-    x, weight, bias, stride, _, _, transposed, _, groups = args[:9]
-    graph = context.graph
-    labels = context.labels(x)
-    weights = graph.whole(context.labels(weight), range(2, weight.ndim), "the window of a convolution")
+def convolution(op: Operation) -> Labels:
+    x, weight, bias = op.args[:3]
+    graph, output, labels = op.graph, op.output, op.labels
+    weights = graph.whole(op.labels_of(weight), range(2, weight.ndim), "the window of a convolution")
     for atoms in weights:
         if len(axes_of(atoms)) > 1:
             graph.fix(atoms, "a convolution whose weight is computed")
     if any(covers(labels, axis) for axis in range(2, x.ndim)):
-        if _slides_over_channels(labels, x, output, stride):
+        if _slides_over_channels(op):
             graph.ordered.extend(labels)
             for atoms in weights:
                 graph.fix(atoms, "slides over channels")
+            op.product = labels
             return labels
-        labels = _spatial_free(context, x, 2, "convolved over channels")
+        labels = op.whole(range(2, x.ndim), "convolved over channels")
     if any(len(axes_of(atoms)) > 1 for atoms in labels):  # heads as part of the batch
         labels = graph.whole(labels, [1], "convolved over channels")
     of_batch = tuple(atoms for atoms in labels if atoms.shape[1] == 1)
     inputs = next((atoms.reshape(-1) for atoms in labels if atoms.shape[1] > 1), None)
     by_axis = {axes_of(atoms)[0]: atoms.reshape(-1) for atoms in weights if len(axes_of(atoms)) == 1}
-    outputs, summed = _tie_convolution(graph, inputs, by_axis, groups, transposed)
+    outputs, summed = _tie_convolution(graph, inputs, by_axis, op["groups"], op["transposed"])
     result: Labels = ()
     if outputs is not None and outputs.size > 1:
         result = (outputs.reshape(1, -1, *[1] * (output.ndim - 2)),)
-    if isinstance(bias, Tensor) and result:
-        result = graph.join(
-            [Operand(result, tuple(output.shape)), _per_channel(context, bias, output, 1)], "a convolution's bias"
-        )
-    result = (*of_batch, *result)
-    window = prod(weight.shape[2:])
-    positions = prod((x if transposed else output).shape[2:])
-    macs = x.shape[1] * output.shape[1] // groups * window * positions * x.shape[0]
-    context.record(macs, [result, summed], [x], output, weight)
-    return result
+    if bias is not None and result:
+        operands = [Operand(result, tuple(output.shape)), op.per_channel(bias, output)]
+        result = graph.join(operands, "a convolution's bias")
+    op.product = (*of_batch, *result, *summed)
+    return (*of_batch, *result)
 
 
 def _tie_convolution(
@@ -601,51 +541,39 @@ def _fix_lone(graph: AtomGraph, *sides: Atoms | None) -> None:
             graph.fix(atoms, "a convolution of something of fixed size")
 
 
-def _slides_over_channels(labels: Labels, x: Tensor, output: Tensor, stride: Sequence[int]) -> bool:
+def _slides_over_channels(op: Operation) -> bool:
     """A one-dimensional convolution along the channel axis that keeps its length: efficient channel attention."""
-    return x.ndim == 3 and x.shape == output.shape and x.shape[1] == 1 and list(stride) == [1] and len(labels) == 1
+    shape = op.args[0].shape
+    return shape == op.output.shape and shape[1] == 1 and op["stride"] == [1] and len(op.labels) == 1
 
 
-def unknown(context: Context, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, name: str = "") -> Any:
+def unknown(op: Operation) -> Labels:
     """An operation that no rule knows: what enters it must stay as it is."""
-    flat = [
-        entry
-        for value in (*args, *kwargs.values())
-        for entry in (value if isinstance(value, (list, tuple)) else [value])
-    ]
-    for value in flat:
-        if isinstance(value, Tensor):
-            for atoms in context.labels(value):
-                context.graph.fix(atoms, f"operation {name or 'unknown'}")
-    return () if isinstance(output, Tensor) else [() for _ in output] if isinstance(output, (list, tuple)) else ()
+    for tensor in op.tensors:
+        for atoms in op.labels_of(tensor):
+            op.graph.fix(atoms, f"operation {op.name}")
+    return ()
 
 
 RULES: dict[str, Rule] = {
     # copies and constants
     **dict.fromkeys(("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "native_dropout"), same),
-    **dict.fromkeys(
-        ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "fill_", "zero_"), same
-    ),
-    **dict.fromkeys(
-        ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "scalar_tensor"), unlabelled
-    ),
-    **dict.fromkeys(("zeros", "ones", "full", "empty", "arange", "linspace", "eye"), unlabelled),
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"), same),
+    **dict.fromkeys(("fill_", "zero_"), same),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"), unlabelled),
+    **dict.fromkeys(("scalar_tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye"), unlabelled),
     "copy_": copy_into,
     # activations that torch does not tag as pointwise
     **dict.fromkeys(("hardswish", "hardsigmoid", "hardtanh", "silu", "gelu", "elu", "leaky_relu", "mish"), pointwise),
     # moving data
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten"), view),
+    **dict.fromkeys(("permute", "transpose", "t", "unsqueeze", "flip"), moved),
     "as_strided": as_strided,
-    "permute": permute,
-    "transpose": transpose,
-    "t": matrix_transpose,
     "expand": expand,
-    "unsqueeze": unsqueeze,
     "squeeze": squeeze,
     "select": select,
     "slice": slice_,
-    "split": split,
-    "split_with_sizes": split,
+    **dict.fromkeys(("split", "split_with_sizes"), split),
     "unbind": unbind,
     "glu": glu,
     "cat": cat,
@@ -658,33 +586,28 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("reflection_pad2d", "replication_pad2d"), spatial),
     "repeat": repeat,
     "roll": roll,
-    "flip": flip,
     "unfold": sliding_window,
     "im2col": im2col,
     "pixel_shuffle": pixel_shuffle,
     # reductions and normalisation
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "logsumexp", "max", "min"), reduction(1, 2)),
-    **dict.fromkeys(("var", "std", "var_mean", "std_mean"), reduction(1, 3)),
-    **dict.fromkeys(("linalg_vector_norm", "norm"), reduction(2, 3)),
+    **dict.fromkeys(
+        ("mean", "sum", "amax", "amin", "logsumexp", "max", "min", "linalg_vector_norm", "norm"), reduction
+    ),
+    **dict.fromkeys(("var", "std", "var_mean", "std_mean"), reduction),
     **dict.fromkeys(("_softmax", "_log_softmax"), along_axis),
     "cumsum": cumulative,
     "sort": sort,
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training"), batch_norm),
-    "native_layer_norm": layer_norm,
-    "rms_norm": layer_norm,
-    "_fused_rms_norm": layer_norm,
+    **dict.fromkeys(("native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
     "native_group_norm": group_norm,
     # spatial
     **dict.fromkeys(("avg_pool2d", "max_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d"), spatial),
     **dict.fromkeys(("adaptive_max_pool2d", "avg_pool1d", "upsample_nearest2d", "upsample_bilinear2d"), spatial),
     **dict.fromkeys(("upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"), spatial),
-    "prelu": prelu,
-    "_prelu_kernel": prelu,
+    **dict.fromkeys(("prelu", "_prelu_kernel"), prelu),
     # contractions
-    "mm": mm,
-    "bmm": bmm,
-    "addmm": addmm,
-    "baddbmm": addmm,
+    **dict.fromkeys(("mm", "bmm"), matrix_product),
+    **dict.fromkeys(("addmm", "baddbmm"), added_product),
     "linear": linear,
     "convolution": convolution,
 }

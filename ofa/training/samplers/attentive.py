@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least
+from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least, between_bounds
 
 POOL = 256
 
@@ -53,8 +53,4 @@ class Attentive(Sampler):
             candidates = space.to_archs(pool[nearest])
             losses = [step.label_loss(arch) for arch in candidates]
             chosen.append(candidates[int(np.argmax(losses) if self.choose == "worst" else np.argmin(losses))])
-        return [
-            Draw(space.largest(), "largest"),
-            *(Draw(arch) for arch in chosen),
-            Draw(space.smallest(), "smallest"),
-        ]
+        return between_bounds(space, chosen)

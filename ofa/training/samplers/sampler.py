@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,26 +31,21 @@ class Draw:
     part: tuple[int, int] = (0, 1)
 
 
-class Step(Protocol):
-    """What a sampler may look at."""
+@dataclass(frozen=True)
+class Step:
+    """What a sampler may look at.
 
-    @property
-    def space(self) -> SearchSpace:
-        """What may be drawn now: the whole space, or what the schedule has opened of it."""
-        ...
+    Args:
+        space: What may be drawn now: the whole space, or what the schedule has opened of it.
+        rng: Source of randomness, of this step alone.
+        macs: Multiply-accumulates of one image, shape ``(N,)``, of a population of ``space``.
+        label_loss: A subnet's loss against the labels of the mini-batch, without gradient.
+    """
 
-    @property
-    def rng(self) -> np.random.Generator:
-        """Source of randomness, of this step alone."""
-        ...
-
-    def macs(self, population: Population) -> npt.NDArray[np.float64]:
-        """Multiply-accumulates of one image, shape ``(N,)``; the population is of :attr:`space`."""
-        ...
-
-    def label_loss(self, arch: Arch) -> float:
-        """Loss against the labels of the mini-batch, without gradient."""
-        ...
+    space: SearchSpace
+    rng: np.random.Generator
+    macs: Callable[[Population], npt.NDArray[np.float64]]
+    label_loss: Callable[[Arch], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +66,12 @@ class Sampler(Named):
     def draw(self, step: Step) -> list[Draw]:
         """The subnets of one step; the largest first where it :attr:`teaches`."""
         raise NotImplementedError
+
+
+def between_bounds(space: SearchSpace, archs: Sequence[Arch]) -> list[Draw]:
+    """The sandwich: the largest, which can teach the others, ``archs``, and the smallest."""
+    middle = [Draw(arch) for arch in archs]
+    return [Draw(space.largest(), "largest"), *middle, Draw(space.smallest(), "smallest")]
 
 
 def random_subnets(num: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least, random_subnets
+from ofa.training.samplers.sampler import Draw, Sampler, Step, at_least, between_bounds, random_subnets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,4 @@ class Sandwich(Sampler):
 
     def draw(self, step: Step) -> list[Draw]:
         space = step.space
-        middle = space.to_archs(space.sample_population(self.num_random, step.rng))
-        return [
-            Draw(space.largest(), "largest"),
-            *(Draw(arch) for arch in middle),
-            Draw(space.smallest(), "smallest"),
-        ]
+        return between_bounds(space, space.to_archs(space.sample_population(self.num_random, step.rng)))

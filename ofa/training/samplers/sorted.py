@@ -57,8 +57,7 @@ def nested_chain(space: SearchSpace, num_models: int) -> Population:
     )
     genes = np.zeros((len(raises) + 1, len(space.dims)), dtype=GENE_DTYPE)
     for row, (_, column) in enumerate(raises, start=1):
-        genes[row] = genes[row - 1]
-        genes[row, column] += 1
+        genes[row:, column] += 1
     canonical = space.canonical(genes)
     _, first = np.unique(canonical, axis=0, return_index=True)  # raising an inactive dim changes nothing
     chain = canonical[np.sort(first)]

@@ -76,12 +76,8 @@ class ProgressiveShrinking(Schedule):
             )
 
         add("kernel", ["kernel"], share=self.kernel, num_values=None, num_random=1)
-        for name, kinds, shares, num_random in (
-            ("depth", ["depth"], self.depth, 2),
-            ("expand", WIDTHS, self.expand, 4),
-        ):
-            *first, last = shares
-            for share in first:
-                add(name, kinds, share=share, num_values=2, num_random=num_random)
-            add(name, kinds, share=last, num_values=None, num_random=num_random)
+        for name, kinds, shares, num in (("depth", ["depth"], self.depth, 2), ("expand", WIDTHS, self.expand, 4)):
+            for share in shares[:-1]:
+                add(name, kinds, share=share, num_values=2, num_random=num)
+            add(name, kinds, share=shares[-1], num_values=None, num_random=num)
         return phases

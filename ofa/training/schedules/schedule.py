@@ -65,7 +65,6 @@ class Schedule(Named):
     decay: Literal["cosine", "exponential", "constant"] = "cosine"
 
     def phases(self, space: SearchSpace) -> Sequence[Phase]:
-        """The phases in their order."""
         raise NotImplementedError
 
     def plan(self, space: SearchSpace, num_steps: int) -> list[Stretch]:

@@ -223,7 +223,7 @@ class Followed:
         self.tracer = Tracer(self.tensors, set(weights))
         for tensor in self.tensors.values():
             self.tracer.labels(tensor)
-        with quiet(), _Functions(self.tracer.tie_chunks), self.tracer:
+        with quiet(), _Functions(self.tracer.on_chunks), self.tracer:
             self.outputs = outputs_of(operation(*self.tensors.values()))
         self.group = list(range(self.tracer.graph.num_atoms))
         for first, second in self.tracer.graph.edges:
