@@ -1,11 +1,13 @@
 """Random changes to training images, a batch at a time, on the device where the batch lies.
 
-Shapes: ``n`` images, ``C`` channels (1 for grey, else 3), ``S`` pixels a side. All but :func:`erase` take and give
-uint8 ``(n, C, S, S)``. Numbers are drawn with numpy on the host, so every device gets the same ones.
+Shapes: ``n`` images, ``C`` channels (1 for grey, else 3), ``S`` pixels a side. All but :func:`erase` and :func:`mix`
+take and give uint8 ``(n, C, S, S)``. Numbers are drawn with numpy on the host, so every device gets the same ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -101,6 +103,40 @@ def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
     rows = _on(images.device, (top <= centres) & (centres < top + height) & chosen)
     columns = _on(images.device, (left <= centres) & (centres < left + width))
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
+@contextmanager
+def seeded_numpy(seed: int) -> Iterator[None]:
+    """Numpy's global generator, seeded inside the block and put back after it."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def mix(images: Tensor, labels: Tensor, num_classes: int, config: DataConfig, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Mix the first image with the last, the second with the last but one, ..., in place, all in one proportion.
+
+    Args:
+        images: Normalised, float32 ``(n, 3, S, S)``, ``n`` even.
+        labels: int64 ``(n,)``.
+        seed: Decides the proportion, the place of CutMix's box and, if both are on, which of the two it is.
+
+    Returns:
+        The images, and the share of each class in them, float32 ``(n, num_classes)``; rows sum to 1.
+
+    References:
+        Zhang et al., mixup, arXiv:1710.09412; Yun et al., CutMix, arXiv:1905.04899; timm's implementation, which draws
+        one proportion for the batch. It can smooth labels too; that is left to the loss here.
+    """
+    from timm.data.mixup import Mixup  # timm takes seconds to import
+
+    mixup = Mixup(config.mixup, config.cutmix, label_smoothing=0.0, num_classes=num_classes)
+    with seeded_numpy(seed):
+        mixed: tuple[Tensor, Tensor] = mixup(images, labels)
+    return mixed
 
 
 def _on(device: torch.device, numbers: npt.NDArray) -> Tensor:

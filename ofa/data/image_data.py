@@ -7,23 +7,21 @@ because that is what timm's models take.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ofa.data.augmentation import augment, erase
+from ofa.data.augmentation import augment, erase, mix
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
-from ofa.data.mixing import mix
 from ofa.data.readers import Source, read_source
 from ofa.data.resizing import to_pixels
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
@@ -284,16 +282,16 @@ def statistics(batches: Iterator[Tensor]) -> tuple[tuple[float, ...], tuple[floa
     return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats
 
 
+@dataclass(frozen=True)
 class _Batches(Dataset[Tensor | DataError]):
     """Batches decoded by worker processes; ``dataset[indices]`` is uint8 ``(n, C, S, S)``."""
 
-    def __init__(self, source: Source, sizes: Sequence[int]) -> None:
-        self.source = source
-        self.sizes = sizes
+    source: Source
+    sizes: Sequence[int]
 
     def __getitem__(self, indices: Indices) -> Tensor | DataError:
         try:
-            return torch.from_numpy(_decode(self.source, indices, self.sizes))
+            return _decode(self.source, indices, self.sizes)
         except DataError as error:
             # A worker's exception would arrive with its traceback in the message.
             return error
@@ -316,17 +314,18 @@ def _decoded(
         yield batch
 
 
-def _decode(source: Source, indices: Indices, sizes: Sequence[int]) -> npt.NDArray[np.uint8]:
-    pixels = np.empty((len(indices), 1 if source.grey else 3, sizes[-1], sizes[-1]), dtype=np.uint8)
-    for row, index in enumerate(indices):
-        pixels[row] = to_pixels(source.images[index], sizes, grey=source.grey)
-    return pixels
+def _decode(source: Source, indices: Indices, sizes: Sequence[int]) -> Tensor:
+    return _pixels_of((source.images[index] for index in indices), sizes, grey=source.grey)
+
+
+def _pixels_of(images: Iterable[Image.Image], sizes: Sequence[int], *, grey: bool) -> Tensor:
+    return torch.from_numpy(np.stack([to_pixels(image, sizes, grey=grey) for image in images]))
 
 
 def _decode_all(source: Source, splits: Splits, image_size: int, progress: Progress | None) -> dict[str, Tensor]:
     # Threads, because Pillow lets go of the interpreter while it decodes and resizes.
     indices = np.concatenate([splits[split] for split in SPLITS])
-    pixels = np.empty((len(indices), 1 if source.grey else 3, image_size, image_size), dtype=np.uint8)
+    pixels = torch.empty((len(indices), 1 if source.grey else 3, image_size, image_size), dtype=torch.uint8)
     starts = range(0, len(indices), CHUNK)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         chunks = pool.map(lambda start: _decode(source, indices[start : start + CHUNK], [image_size]), starts)
@@ -335,14 +334,14 @@ def _decode_all(source: Source, splits: Splits, image_size: int, progress: Progr
             if progress is not None:
                 progress(start + len(chunk), len(indices), "decoding images")
     sizes = [len(splits[split]) for split in SPLITS]
-    return dict(zip(SPLITS, torch.from_numpy(pixels).split(sizes), strict=True))
+    return dict(zip(SPLITS, pixels.split(sizes), strict=True))
 
 
 def _resize(pixels: Tensor, size: int) -> Tensor:
     """Resize stored images as a deployed model's caller would, with Pillow; ``(n, C, size, size)``."""
     grey = pixels.shape[1] == 1
     images = pixels[:, 0].numpy() if grey else pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    return torch.from_numpy(np.stack([to_pixels(Image.fromarray(image), [size], grey=grey) for image in images]))
+    return _pixels_of(map(Image.fromarray, images), [size], grey=grey)
 
 
 def _at_least_one(value: int, name: str = "batch_size") -> int:

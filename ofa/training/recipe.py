@@ -98,7 +98,6 @@ class TrainConfig:
         eval_every_epochs: How often the bounds of the space are evaluated; 0 is only at the end.
         precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
         compile: ``torch.compile`` the largest and the smallest subnet, which are the same at every step.
-        device: ``auto``, ``cpu`` or ``cuda``.
         seed: Decides initial weights, the order of images and the subnets.
         keep_checkpoints: How many of the latest are kept.
         checkpoint_minutes: A checkpoint at least this often, besides the one after every epoch.

@@ -64,15 +64,10 @@ class DivergedError(OfaError, ArithmeticError):
 
 
 class StoppedError(OfaError, RuntimeError):
-    """A signal asked for the end; what was trained is saved.
-
-    Args:
-        signum: The signal.
-    """
+    """A signal asked for the end; what was trained is saved."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
-        self.signum = signum
         self.exit_status = 128 + signum
 
 
@@ -243,7 +238,12 @@ class _Trainer:
                         self._end_epoch(done, writer)
                     self._save(done)
                     if stops:
-                        raise self._stopped(done, request.signum or signal.SIGTERM)
+                        signum = request.signum or signal.SIGTERM
+                        raise StoppedError(
+                            f"stopped by {signal.Signals(signum).name} at step {done} of {self.num_steps}; everything "
+                            f"is saved in {self.out / 'checkpoints'}, continue with --resume",
+                            signum,
+                        )
         finally:
             if writer is not None:
                 writer.close()
@@ -321,18 +321,10 @@ class _Trainer:
                 if isinstance(value, int | float) and name != "epoch":
                     writer.add_scalar(name, value, epoch - 1)
 
-    def _stopped(self, done: int, signum: int) -> StoppedError:
-        return StoppedError(
-            f"stopped by {signal.Signals(signum).name} at step {done} of {self.num_steps}; everything is saved in "
-            f"{self.out / 'checkpoints'}, continue with --resume",
-            signum,
-        )
-
     def _set_learning_rate(self, step: int) -> float:
         warmup_steps = round(self.config.warmup_epochs * self.steps_per_epoch)
-        rate = self.config.learning_rate * self.strategy.schedule.learning_rate(
-            step, self.plan, warmup_steps=warmup_steps
-        )
+        share = self.strategy.schedule.learning_rate(step, self.plan, warmup_steps=warmup_steps)
+        rate = self.config.learning_rate * share
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         return rate
@@ -435,12 +427,7 @@ class _Trainer:
         parts = [gradients.take(self.parameters)] if set_aside is None else [set_aside, gradients.take(self.parameters)]
         if self.fabric.world_size > 1:
             numbers = torch.cat([losses, losses.new_tensor([float(stops)])])
-            parts, numbers = gradients.all_reduce_mean(
-                parts,
-                numbers,
-                self._sum_over_processes,
-                self.fabric.world_size,
-            )
+            parts, numbers = gradients.all_reduce_mean(parts, numbers, self._sum_over_processes, self.fabric.world_size)
             losses, stops = numbers[:-1], bool(numbers[-1] > 0)
         if set_aside is not None:
             parts[0] = gradients.without_conflict(parts[0], parts[1])

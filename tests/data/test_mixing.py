@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ofa.data import DataConfig
-from ofa.data.mixing import mix, seeded_numpy
+from ofa.data.augmentation import mix, seeded_numpy
 
 
 def _batch() -> tuple[Tensor, Tensor]:

@@ -68,9 +68,7 @@ def _read_file(path: Path, config: DataConfig) -> tuple[list[bytes], list[Any]]:
         images = pc.struct_field(images, "bytes")
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
         raise DataError(f"column {config.image_column!r} of {path} holds {images.type}, not encoded images (binary)")
-    if not (
-        pa.types.is_integer(labels.type) or pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)
-    ):
+    if not any(fits(labels.type) for fits in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)):
         raise DataError(f"column {config.label_column!r} of {path} holds {labels.type}, not integers or strings")
     for name, column in ((config.image_column, images), (config.label_column, labels)):
         if column.null_count:

@@ -23,7 +23,6 @@ class Site:
 
     Args:
         tensor: Full name of the parameter or buffer.
-        axis: Its axis.
         indices: Shape ``(num_units, per_unit)``: the indices that belong to each unit.
     """
 
@@ -38,8 +37,6 @@ class ChannelGroup:
 
     Args:
         number: Position among all groups.
-        num_units: How many units there are.
-        sites: Where they are.
         is_heads: Whether a unit is a head of attention.
         is_ordered: Whether the order of the units matters, as for a convolution that slides over channels.
     """
@@ -61,7 +58,6 @@ class Groups:
     """All groups of a model, and where every atom went.
 
     Args:
-        all: The groups.
         group_of: Atom -> number of its group, -1 where it must stay.
         unit_of: Atom -> its unit in that group.
         reasons: Tensor axis that must stay -> why.
@@ -85,11 +81,9 @@ def find_groups(trace: Trace) -> Groups:
     first_place = source_of[starts] * (1 << 32) + position[starts]
     kind = _alike(graph, component, len(trace.sources), source_of, starts, entry_component[starts])
 
-    in_heads = np.zeros(component.max() + 1, dtype=bool)
-    ordered = np.zeros_like(in_heads)
-    for marked, arrays in ((in_heads, graph.heads), (ordered, graph.ordered)):
-        for atoms in arrays:
-            marked[component[atoms.ravel()]] = True
+    of_heads, ordered = (
+        {int(n) for atoms in arrays for n in component[atoms.ravel()]} for arrays in (graph.heads, graph.ordered)
+    )
 
     group_of = np.full(graph.num_atoms, -1, dtype=np.int64)
     unit_of = np.zeros(graph.num_atoms, dtype=np.int64)
@@ -108,9 +102,8 @@ def find_groups(trace: Trace) -> Groups:
             sites.append(Site(source.tensor, source.axis, position[entries[:, columns]]))
         group_of[atom[entries]] = len(groups)
         unit_of[atom[entries]] = np.arange(len(units))[:, None]
-        first = entry_component[starts[units[0]]]
-        marks = {"is_heads": bool(in_heads[first]), "is_ordered": bool(ordered[first])}
-        groups.append(ChannelGroup(len(groups), len(units), tuple(sites), **marks))
+        first = int(entry_component[starts[units[0]]])
+        groups.append(ChannelGroup(len(groups), len(units), tuple(sites), first in of_heads, first in ordered))
     # Atoms of activations only ever come from parameters, so every atom is among the sources.
     return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, component[FIXED]))
 

@@ -418,7 +418,6 @@ class Sizes:
         macs: Of each of :attr:`Trace.contractions`.
         inputs: Path of a module -> shapes of the tensors in its first argument: one, or those of a list.
         output: Shape of the logits.
-        steps: In their order.
     """
 
     macs: list[int]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ofa.config import ConfigError
-from ofa.space import Arch, SearchSpace
 from ofa.training.samplers.sampler import Draw, Sampler, Step
 
 
@@ -16,7 +15,7 @@ class Single(Sampler):
 
     Args:
         bound: ``largest`` or ``smallest``, unless ``arch`` says which.
-        arch: Its dims and values.
+        arch: Its dims and values; :class:`~ofa.space.SpaceError` when it is drawn if it is not of the space.
     """
 
     bound: str = "largest"
@@ -26,15 +25,11 @@ class Single(Sampler):
         if self.bound not in ("largest", "smallest"):
             raise ConfigError(f"bound must be largest or smallest, not {self.bound!r}; give any other subnet as arch")
 
-    def chosen(self, space: SearchSpace) -> Arch:
-        """The subnet; :class:`~ofa.space.SpaceError` if ``arch`` is not of the space."""
-        if self.arch:
-            return space.arch(self.arch)
-        return space.largest() if self.bound == "largest" else space.smallest()
-
     def describe(self) -> str:
         return "One given subnet." if self.arch else f"The {self.bound} subnet only."
 
     def draw(self, step: Step) -> list[Draw]:
-        arch = self.chosen(step.space)
-        return [Draw(arch, "largest" if arch == step.space.largest() else "random")]
+        largest, smallest = step.space.largest(), step.space.smallest()
+        bound = largest if self.bound == "largest" else smallest
+        arch = step.space.arch(self.arch) if self.arch else bound
+        return [Draw(arch, "largest" if arch == largest else "random")]
