@@ -164,3 +164,19 @@ def test_public_names() -> None:
     assert set(ofa.__all__) <= set(dir(ofa))
     with pytest.raises(AttributeError, match="module 'ofa' has no attribute 'elasticise'"):
         ofa.elasticise  # noqa: B018
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    too_long = {
+        f"{file.relative_to(PACKAGE)}: {node.name}"
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and lines_of_body(node) > 60
+    }
+    assert not too_long
+
+
+def lines_of_body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without the docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0

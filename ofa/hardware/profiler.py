@@ -144,16 +144,10 @@ def profile(
         result, repeatability, num_rounds = _repeatable(job, device, list(archs), missing, journal, progress)
     latencies = result.latencies_ms(models).set_index("name", drop=False)
     if energy:
-        measured_mj = measure_energies(
-            models,
-            device,
-            rng=rng,
-            rounds=rounds,
-            path=workspace / f"energies-{machine['id']}.jsonl",
-            step=counted(progress, len(models) * rounds, f"measuring energy on {device.name}"),
-        )
+        path, step = workspace / f"energies-{machine['id']}.jsonl", f"measuring energy on {device.name}"
+        counting = counted(progress, len(models) * rounds, step)
+        measured_mj = measure_energies(models, device, rng=rng, rounds=rounds, path=path, step=counting)
         latencies[ENERGY] = measured_mj.median().round(6)
-    p10_ms = latencies["latency_ms_p10"]
     if known is not None:
         measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
     entries = _entries(latencies.loc[missing], fields, device)
@@ -162,7 +156,7 @@ def profile(
         space=space,
         slots=tuple(supernet.slots),
         entries=entries,
-        correction=Correction(float(p10_ms[CALL])),
+        correction=Correction(float(latencies["latency_ms_p10"][CALL])),
         device=device.name,
         fingerprint=machine,
         repeatability_percent=repeatability["subnets"],
@@ -175,8 +169,7 @@ def profile(
             **result.facts(),
         },
     )
-    measured_ms = p10_ms[list(archs)].to_numpy()
-    table = _corrected(table, population, measured_ms, num_fit, macs(supernet))
+    table = _corrected(table, population, latencies["latency_ms_p10"][list(archs)].to_numpy(), num_fit, macs(supernet))
     if energy:
         table = _with_energies(table, measured_mj, population, list(archs), num_fit)
     table.save(csv_path)
