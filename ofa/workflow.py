@@ -227,7 +227,7 @@ def search(
     Args:
         out: Instead of RUN/search (RUN/mixed with --precision).
         num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
-        method: Search method; auto takes one that suits the number of evaluations, a wrong name lists all.
+        method: Search method: auto (one that suits the number of evaluations), linas, thompson, nsga2, local, random.
         predictor: Predictor that the last candidates are proposed by; auto tries several.
         limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.
         fleet: Also find the best single subnet for all devices together.
@@ -332,6 +332,9 @@ def _search_devices(
             check_feasible(table.space, predictions, budgets_ms, seed=settings["seed"])
     opened = ofa.Run.of(run, info, trust_code=trust_code)
     targets = [ofa.hardware.load_device(device) for device in devices]
+    renamed = [target.name for target in targets if target.name not in known]  # in a device file
+    more, sums_of_more = _read_tables([tables / name / f"{opened.space_name}.csv" for name in renamed])
+    known, sums = known | more, sums | sums_of_more
     measured = [
         open_table(opened, target, tables, any_machine=any_machine, table=known.get(target.name)) for target in targets
     ]

@@ -344,7 +344,7 @@ def precision(options: argparse.Namespace) -> None:
             for number, arch in enumerate(part.to_archs(archs)):
                 if arch not in cache:
                     cache.add([arch], mixed.values([arch])[:, 0])
-                    say(f"{kind}: {number + 1} of {len(archs)}: {cache[arch][0]:.2f} %")
+                    say(f"{kind}: {number + 1} of {len(archs)}: {cache.known[arch][0]:.2f} %")
             return np.column_stack([100 - cache.get(part.to_archs(archs))[:, 0], predict_ms(archs)])
 
         table = search(part, evaluate, num_evaluations=NUM_JOINT, free={"latency_ms": predict_ms})

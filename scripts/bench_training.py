@@ -835,7 +835,7 @@ def main(words: Sequence[str] | None = None) -> int:
             say(f"{name} done; see {options.out / 'training.md'}")
     except StoppedError as error:
         say(f"{error}; the same command goes on")
-        return 128 + error.signum
+        return error.exit_status
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept, the same command goes on")
         return 130

@@ -315,7 +315,7 @@ def _decoded(
 
 
 def _decode(source: Source, indices: Indices, sizes: Sequence[int]) -> Tensor:
-    return _pixels_of((source.images[index] for index in indices), sizes, grey=source.grey)
+    return _pixels_of((source.images[index] for index in indices), sizes, grey=source.grey).contiguous()
 
 
 def _pixels_of(images: Iterable[Image.Image], sizes: Sequence[int], *, grey: bool) -> Tensor:

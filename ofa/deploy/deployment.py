@@ -169,7 +169,7 @@ class _Batch:
         """Export side by side, then measure side by side, with nothing else running."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
         self.report(f"exporting for {self.device.name}")
-        artefacts: list[Artefact] = joblib.Parallel(n_jobs=min(self.num_processes, len(new)) or 1, batch_size=1)(
+        artefacts: list[Artefact] = joblib.Parallel(n_jobs=max(1, min(self.num_processes, len(new))), batch_size=1)(
             joblib.delayed(_make)(self.source, dict(arch), self.device, self.options, self.keep_failed) for arch in new
         )
         self.report(f"measuring on {self.device.name}")

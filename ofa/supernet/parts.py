@@ -115,7 +115,7 @@ class PartIndex:
         self._model, self._analysis, self._narrower = model, analysis, narrower
         self._counts = _Counts(analysis)
         self._calls = analysis.trace.calls
-        self._places = _find_places(analysis, stages, dims, space)
+        self._places = _find_places(analysis, stages, dims)
         resolutions = [int(value) for value in space["resolution"].values]
         self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in resolutions]
         assert all(len(sizes.macs) == len(analysis.trace.contractions) for sizes in self._sizes)
@@ -464,9 +464,7 @@ def _real(value: Any) -> Any:
 # -- finding places ----------------------------------------------------------------------------------------------------
 
 
-def _find_places(
-    analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequence[ElasticDim], space: SearchSpace
-) -> list[_Place]:
+def _find_places(analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequence[ElasticDim]) -> list[_Place]:
     """Blocks, and between them the modules outside blocks, chained where one hands its output to the next."""
     calls = analysis.trace.calls
     places = []

@@ -69,7 +69,8 @@ class ImageTask(Task):
                     raise ValueError(f"it has {image.size} pixels, not {size}")
                 return preprocess(image, dataclasses.asdict(spec))
         except DECODING_ERRORS as error:
-            raise DataError(f"{file} is no picture that can be read ({error}); take it out") from None
+            remedy = "export the bundle again" if stored else "take it out"
+            raise DataError(f"{file} is no picture that can be read ({error}); {remedy}") from None
 
     def picture(self, spec: Mapping[str, Any]) -> str:
         """What an input is made of, for a model card."""

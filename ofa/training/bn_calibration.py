@@ -49,7 +49,8 @@ def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Any
     Only the batch-norm layers are in training mode meanwhile; dropout and stochastic depth stay off.
 
     Args:
-        modules: An extracted subnet, or several, which share the pass; not the supernet, whose statistics are shared.
+        modules: An extracted subnet, or several, which share the pass; not the supernet or its views, whose statistics
+            are shared.
         batches: Inputs; batches should be of equal size, since each counts the same.
 
     Raises:
@@ -60,7 +61,7 @@ def calibrate_bn(modules: nn.Module | Sequence[nn.Module], batches: Iterable[Any
     """
     networks = [modules] if isinstance(modules, nn.Module) else list(modules)
     children = itertools.chain(*(network.modules() for network in networks))
-    norms = [child for child in children if isinstance(child, _BatchNorm) and child.track_running_stats]
+    norms = list(dict.fromkeys(each for each in children if isinstance(each, _BatchNorm) and each.track_running_stats))
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
