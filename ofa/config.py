@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, Union
 
 import yaml
 
-from ofa.errors import OfaError, unknown_name_message
+from ofa.errors import OfaError, shown, unknown_name_message
 
 ConfigT = TypeVar("ConfigT")
 NamedT = TypeVar("NamedT", bound="Named")
@@ -37,7 +38,7 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
         known |= dict.fromkeys(field.metadata.get(_KEYS, [field.name]), field)
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} must be a mapping with keys {', '.join(known)}, not {values!r}")
+        raise ConfigError(f"{where} must be a mapping with keys {', '.join(known)}, not {shown(values)}")
     for name in values:
         if name not in known:
             raise ConfigError(f"{where}: {unknown_name_message('key', name, known)}")
@@ -102,7 +103,7 @@ def _named(hint: type[Named], value: Any, where: str) -> Named:
     known = hint.known
     settings = {"name": value} if isinstance(value, str) else value
     if not isinstance(settings, Mapping) or "name" not in settings:
-        raise ConfigError(f"{where} must have a name, one of {', '.join(known)}, not {value!r}")
+        raise ConfigError(f"{where} must have a name, one of {', '.join(known)}, not {shown(value)}")
     name = settings["name"]
     if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{where}: {unknown_name_message('name', name, known)}")
@@ -122,7 +123,7 @@ def to_plain(value: Any) -> Any:
     return {"name": value.name, **plain} if isinstance(value, Named) else plain
 
 
-_WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+_WORDS = {float: "a finite number", int: "a whole number", str: "text", bool: "true or false"}
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -146,37 +147,56 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(last, value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"{where} must be a list, not {value!r}")
+            raise ConfigError(f"{where} must be a list, not {shown(value)}")
         return tuple(_convert(typing.get_args(hint)[0], entry, where) for entry in value)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be a mapping, not {value!r}")
+            raise ConfigError(f"{where} must be a mapping, not {shown(value)}")
         return dict(value)
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
-            raise ConfigError(f"{where} cannot be {value!r}; choices: {', '.join(map(str, typing.get_args(hint)))}")
+            raise ConfigError(
+                f"{where} cannot be {shown(value)}; choices: {', '.join(map(str, typing.get_args(hint)))}"
+            )
         return value
-    if (
-        hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool)
-    ):  # YAML 1.1 reads 1e-3 as text
-        with contextlib.suppress(ValueError):
-            return float(value)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)  # YAML 1.1 reads 1e-3 as text
+            if math.isfinite(number):
+                return number
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise ConfigError(f"{where} must be {_WORDS.get(hint, hint)}, not {value!r}")
+    raise ConfigError(f"{where} must be {_WORDS.get(hint, hint)}, not {shown(value)}")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: nine lines of them stand for more values than fit into any memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not taken; write out what *{self.peek_event().anchor} stands for")
+        return super().compose_node(parent, index)
+
+
+def _parse(text: str) -> Any:
+    """Of YAML; :class:`ConfigError` if it is none, nested without end, or has numbers of thousands of digits."""
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
 
 
 def read_yaml(path: Path | str, *, kind: str) -> dict[str, Any]:
     """Read a YAML mapping; :class:`ConfigError` if it is missing or malformed."""
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no {kind} at {path}") from None
     except (IsADirectoryError, NotADirectoryError) as error:
         raise ConfigError(f"{kind} {path} cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{kind} {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{kind} {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{kind} {path} must hold a mapping, not {type(data).__name__}")
     return data
@@ -198,7 +218,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             if not isinstance(target, dict):
                 raise ConfigError(f"override {word!r}: {section!r} is a single value, not a section")
         try:
-            target[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            target[name] = _parse(text)
+        except ConfigError:
             raise ConfigError(f"override {word!r}: cannot read the value {text!r}") from None
     return result

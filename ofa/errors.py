@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import reprlib
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
@@ -38,6 +39,17 @@ def refusal_message(error: OSError) -> str:
     where = f"{paths}: " if paths else ""
     remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
     return f"{where}{error.strerror or error}{remedy}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 10
+_REPR.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long or deep: it may come from anybody's file."""
+    return _REPR.repr(value)
 
 
 def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_listed: int | None = None) -> str:

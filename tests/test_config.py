@@ -48,6 +48,41 @@ def test_what_a_float_may_be_written_as(given: object, meant: float) -> None:
     assert type(rate) is float
 
 
+@pytest.mark.parametrize("given", [float("inf"), float("nan"), "-inf", "nan", 10**400])
+def test_a_number_that_is_not_finite_is_refused(given: object) -> None:
+    with pytest.raises(ConfigError, match=r"recipe x.yaml: inner: rate must be a finite number, not "):
+        make(inner={"rate": given})
+
+
+ALIASES = "a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (ALIASES, r"aliases are not taken; write out what \*a stands for"),
+        ("a: " + "[" * 5000, ""),
+        ("a: " + "1" * 5000, ""),
+    ],
+    ids=["aliases", "nested", "digits"],
+)
+def test_hostile_yaml_ends_at_once_in_a_message(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"recipe .*x.yaml is not valid YAML: .*{why}") as caught:
+        read_yaml(file, kind="recipe")
+    assert len(str(caught.value)) < 1000
+
+
+def test_values_are_cut_in_messages() -> None:
+    nested: object = 1
+    for _ in range(40):
+        nested = [nested] * 40
+    with pytest.raises(ConfigError, match="steps must be a whole number") as caught:
+        make(steps=nested)
+    assert len(str(caught.value)) < 1000
+
+
 def test_none_where_it_is_allowed() -> None:
     assert make(inner={"sizes": None}).inner.sizes is None
 
@@ -78,8 +113,8 @@ def test_missing_key() -> None:
         ({"name": 3}, "name must be text, not 3"),
         ({"labels": [1]}, r"labels must be a mapping, not \[1\]"),
         ({"inner": 3}, "inner must be a mapping with keys rate, sizes, mode, not 3"),
-        ({"inner": {"rate": True}}, "inner: rate must be a number, not True"),
-        ({"inner": {"rate": "quick"}}, "inner: rate must be a number, not 'quick'"),
+        ({"inner": {"rate": True}}, "inner: rate must be a finite number, not True"),
+        ({"inner": {"rate": "quick"}}, "inner: rate must be a finite number, not 'quick'"),
         ({"inner": {"sizes": 3}}, "inner: sizes must be a list, not 3"),
         ({"inner": {"sizes": "12"}}, "inner: sizes must be a list, not '12'"),
         ({"inner": {"sizes": [1, "2"]}}, "inner: sizes must be a whole number, not '2'"),
@@ -219,7 +254,7 @@ def test_plain_data_makes_the_same_part_again(shape: Shape) -> None:
         (["circle"], r"drawing: shape must have a name, one of circle, box, not \['circle'\]"),
         (None, "drawing: shape must have a name, one of circle, box, not None"),
         ({"name": "circle", "raduis": 1}, "drawing: shape circle: unknown key 'raduis'; did you mean 'radius'"),
-        ({"name": "circle", "radius": "wide"}, "drawing: shape circle: radius must be a number, not 'wide'"),
+        ({"name": "circle", "radius": "wide"}, "drawing: shape circle: radius must be a finite number, not 'wide'"),
         ("box", "drawing: shape box: key 'sides' is missing"),
         ({"name": "box", "sides": [1], "inner": {"rate": 0}}, "shape box: inner: rate must be above 0, not 0.0"),
     ],
@@ -262,5 +297,5 @@ def test_keys_that_a_registry_names() -> None:
     assert from_mapping(Paint, to_plain(paint), where="p") == paint
     with pytest.raises(ConfigError, match=r"'gren'; did you mean 'green'[?] known: name, red, green, is_dry"):
         from_mapping(Paint, {"name": "mine", "gren": 1}, where="p")
-    with pytest.raises(ConfigError, match="p: red must be a number, not 'much'"):
+    with pytest.raises(ConfigError, match="p: red must be a finite number, not 'much'"):
         from_mapping(Paint, {"name": "mine", "red": "much"}, where="p")
