@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ofa.data import DataConfig, DataError, ImageData, Preprocessing, load_data
-from ofa.data.readers.source import DECODING_ERRORS
+from ofa.data.readers.source import DECODING_ERRORS, FORMATS
 from ofa.progress import Progress
 from ofa.tasks.image_feed import ImageFeed
 from ofa.tasks.predict_class import preprocess
@@ -64,7 +64,9 @@ class ImageTask(Task):
     def read_input(self, file: Path, spec: Preprocessing, *, stored: bool = False) -> Array:
         size = (spec.resize[0],) * 2
         try:
-            with Image.open(file, formats=["PNG"] if stored else None) as image:
+            if not file.is_file():  # a pipe, say, which would be waited for
+                raise ValueError("it is no regular file")
+            with Image.open(file, formats=["PNG"] if stored else FORMATS) as image:
                 if stored and image.size != size:  # known before anything is decompressed
                     raise ValueError(f"it has {image.size} pixels, not {size}")
                 return preprocess(image, dataclasses.asdict(spec))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others, such as EPS, Pillow starts programs
+
 Model = Callable[[np.ndarray], np.ndarray]
 
 
@@ -51,8 +53,15 @@ def executorch(path: Path) -> Model:
     import torch
     from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(path.read_bytes()).load_method("forward")
-    return lambda images: method.execute([torch.from_numpy(images)])[0].numpy()
+    contents = path.read_bytes()
+    program = Runtime.get().load_program(contents)
+    method = program.load_method("forward")
+
+    def run(images: np.ndarray) -> np.ndarray:
+        assert contents and program  # the method reads them, and does not keep them
+        return method.execute([torch.from_numpy(images)])[0].numpy()
+
+    return run
 
 
 def litert(path: Path) -> Model:
@@ -93,7 +102,7 @@ def main() -> None:
         else:
             from PIL import Image
 
-            array = preprocess(Image.open(name), spec)
+            array = preprocess(Image.open(name, formats=FORMATS), spec)
         outputs = run(np.repeat(array[None], model["batch"] or 1, axis=0))[0]
         if model["output"] == "logits":
             outputs = np.exp(outputs - outputs.max())

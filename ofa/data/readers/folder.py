@@ -40,6 +40,8 @@ def _labelled_files(folders: list[Path]) -> tuple[list[Path], list[str]]:
             for path in sorted(class_folder.rglob("*")):
                 if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
                     continue
+                if not path.is_file():  # a pipe, say, which would be waited for
+                    raise DataError(f"{path} is no regular file; remove it")
                 if path.suffix.lower() not in EXTENSIONS:
                     raise DataError(f"{path} is not an image (known: {', '.join(EXTENSIONS)}); remove or convert it")
                 paths.append(path)

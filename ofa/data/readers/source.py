@@ -17,6 +17,8 @@ from PIL import Image
 from ofa.data.config import DataConfig, DataError
 from ofa.errors import unknown_name_message
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a picture for, whatever it is called: for others, such as EPS, it starts programs."""
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -85,7 +87,7 @@ class EncodedImages:
     def __getitem__(self, index: int) -> Image.Image:
         encoded, name = self.encoded[index]
         try:
-            with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
                 image.load()
         except DECODING_ERRORS as error:
             raise DataError(f"{name} is truncated or not an image ({error}); replace or remove it") from error
