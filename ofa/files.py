@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofa.errors import OfaError
+from ofa.errors import OfaError, UsageError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,15 @@ FORMAT = 1
 
 class FileFormatError(OfaError, ValueError):
     """A file is missing, truncated, or not what it should be."""
+
+
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+def check_file_name(what: str, name: str) -> None:
+    """:class:`UsageError` unless a file can be called so that leaves no folder, is not hidden, and no option's name."""
+    if not FILE_NAME.fullmatch(name):
+        raise UsageError(f"{what} {shown(name)} must be up to 64 letters, digits, '_', '-' or '.'; choose another")
 
 
 @contextmanager

@@ -727,8 +727,10 @@ def fit(
         UsageError: If there is a table already.
     """
     from ofa.cost.fit import fit_latency_csv, read_latencies
+    from ofa.files import check_file_name
     from ofa.training.run import open_named
 
+    check_file_name("device", device)
     supernet, space_name = open_named(space, trust_code=trust_code)
     rng, csv_path = _generator(seed), Path(out) / device / f"{space_name}.csv"
     if propose and not len(read_latencies(csv, supernet.space)[0]):

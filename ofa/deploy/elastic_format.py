@@ -7,7 +7,6 @@ normalisation. ``elastic.json`` says the rest. Nothing here imports torch: a mac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy.typing as npt
 from ofa.config import ConfigError, from_mapping
 from ofa.deploy.checked_folder import PLAIN_NAME, CheckedFolder, check_entries, refused
 from ofa.errors import OfaError
-from ofa.files import sha256_of_file
+from ofa.files import check_file_name, sha256_of_file
 from ofa.metrics import METRICS, TOP1, Metric, metric_of, name_in_file
 
 FORMAT = 1
 INFO, WEIGHTS = "elastic.json", "weights.safetensors"
-SUBNET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_GRAPH_BYTES = 1 << 28
 
 Floats = npt.NDArray[np.float32]
@@ -99,8 +97,7 @@ class SubnetInfo:
     preprocessing: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if not SUBNET_NAME.fullmatch(self.name):
-            raise ConfigError(f"name {self.name!r} must be up to 64 letters, digits, '_', '-' or '.'")
+        check_file_name("name", self.name)
         if not 1 <= self.resolution <= MAX_RESOLUTION:
             raise ConfigError(f"resolution must be 1 to {MAX_RESOLUTION}, not {self.resolution}")
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from ofa.config import to_plain
 from ofa.deploy.checked_folder import new_folder
-from ofa.deploy.elastic_format import FOLDER, SUBNET_NAME, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_elastic
+from ofa.deploy.elastic_format import FOLDER, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_elastic
 from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references, refer_to_weights
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
 from ofa.deploy.elastic_weights import Part, WeightMap, boxes_around
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
+from ofa.files import check_file_name
 from ofa.formats.onnx import to_onnx
 from ofa.progress import Progress
 from ofa.space import Arch, Value
@@ -151,8 +152,7 @@ def _named(
     if not chosen:
         raise ElasticError("there are no subnets to write; give at least one architecture")
     for name in chosen:
-        if not SUBNET_NAME.fullmatch(name):
-            raise ElasticError(f"subnet {name!r} must be called by up to 64 letters, digits, '_', '-' or '.'")
+        check_file_name("subnet", name)
     if len(set(chosen.values())) < len(chosen):
         raise ElasticError(f"two of the {len(chosen)} subnets are the same architecture; leave one out")
     return chosen

@@ -9,6 +9,7 @@ from typing import Any
 
 from ofa.config import ConfigError, from_mapping, read_yaml, to_plain
 from ofa.errors import OfaError, unknown_name_message
+from ofa.files import check_file_name
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.hardware.transports import Host, Local
 from ofa.setting import Setting
@@ -28,6 +29,7 @@ class Device:
 
     Raises:
         ConfigError: If a value is not among the choices, or if the runtime cannot compute in the precision.
+        UsageError: If no file can be called so.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Device:
 
     def __post_init__(self) -> None:
         setting = self.setting
+        check_file_name("name", self.name)
         if setting.runtime not in RUNTIMES:
             raise ConfigError(unknown_name_message("runtime", setting.runtime, RUNTIMES))
         precisions = RUNTIMES[setting.runtime]().precisions

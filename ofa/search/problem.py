@@ -43,7 +43,7 @@ class InfeasibleError(OfaError, ValueError):
         self.nearest = {constraint.name: value for constraint, value in zip(constraints, nearest, strict=True)}
         wanted = ", ".join(f"{constraint.name} <= {constraint.limit:.6g}" for constraint in constraints)
         found = ", ".join(f"{name} = {value:.6g}" for name, value in self.nearest.items())
-        super().__init__(f"no architecture has {wanted}; the nearest has {found}; ask for that, or for less")
+        super().__init__(f"no architecture has {wanted}; the nearest has {found}; ask for at least that")
 
 
 @dataclass(frozen=True)

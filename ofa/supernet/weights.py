@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from ofa.errors import OfaError
@@ -16,18 +19,59 @@ class WeightsError(OfaError, ValueError):
     """Weights cannot be used."""
 
 
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Keys that checkpoints of torch, timm and Lightning keep weights under; the averaged ones first, which are better."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What ``DataParallel``, ``torch.compile`` and Lightning put before all names."""
+
+
 def load_weights(model: nn.Module, path: str | Path, *, needs_classifier: bool = False) -> None:
-    """Load a ``.safetensors`` file with the model's own parameter names, which are timm's for timm's models.
+    """Load a file with the model's own parameter names, which are timm's for timm's models.
+
+    ``.safetensors``, or a checkpoint of ``torch.save`` of which nothing but tensors is read; wrappers and prefixes that
+    training programs add are seen through.
 
     Raises:
         WeightsError: If the file is missing or damaged, or :func:`fit_weights` refuses.
     """
-    remedy = "give a .safetensors file with the names of the model's own parameters"
     try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"weights {path} cannot be read ({error}); {remedy}") from None
-    fit_weights(model, tensors, source=f"weights {path}", needs_classifier=needs_classifier)
+        if Path(path).suffix == ".safetensors":
+            tensors = safetensors.torch.load_file(path)
+        else:
+            tensors = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, safetensors.SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"weights {path} cannot be read ({reason}); give a .safetensors file, or a checkpoint of torch.save that "
+            "holds tensors, with the names of the model's own parameters"
+        ) from None
+    fit_weights(model, _named_as(model, tensors), source=f"weights {path}", needs_classifier=needs_classifier)
+
+
+def _unwrapped(content: Any) -> dict[str, Tensor]:
+    """Tensors by name, out of a checkpoint."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            return _unwrapped(content[key])
+    if not isinstance(content, Mapping):
+        raise KeyError(f"it holds a {type(content).__name__}, no tensors by name")
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _named_as(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without prefixes that all names have, and the model's do not."""
+    own = model.state_dict()
+    while not own.keys() & tensors.keys():
+        prefix = next((each for each in PREFIXES if tensors and all(name.startswith(each) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of some tensors that holds a value that is no finite number."""
+    return next((name for name, each in tensors.items() if not each.isfinite().all()), None)
 
 
 def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, needs_classifier: bool) -> None:
@@ -38,12 +82,13 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
         needs_classifier: Otherwise a classifier for other classes stays untrained.
 
     Raises:
-        WeightsError: If they do not fit the model; it names the first misfit.
+        WeightsError: If they do not fit the model, or are not finite; it names the first misfit.
     """
     own = model.state_dict()
     heads = set() if needs_classifier else _classifier_names(model)
     fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
-    others = sorted({*own, *tensors} - fitting.keys())
+    uncounted = {name for name in own if name.endswith(".num_batches_tracked")}  # older files have none, as in torch
+    others = sorted({*own, *tensors} - fitting.keys() - (uncounted - tensors.keys()))
     misfits = [name for name in others if name.rpartition(".")[0] not in heads]
     if misfits:
         first = misfits[0]
@@ -52,6 +97,8 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
             f"{source} do not fit {type(model).__name__}: {first!r} is {shapes[0]} in the model and {shapes[1]} "
             f"in the file ({len(misfits)} such tensors); give those of this very model"
         )
+    if (bad := not_finite(fitting)) is not None:
+        raise WeightsError(f"{source} hold values in {bad!r} that are not finite; whoever trained them diverged")
     model.load_state_dict(fitting, strict=False)
 
 

@@ -30,8 +30,8 @@ class ModelConfig:
         name: A preset, a timm model, ``torchvision:NAME``, or ``path/file.py:function``, which is executed; its path is
             relative to the current folder.
         pretrained: Begin from timm's or torchvision's weights.
-        weights: Begin from a ``.safetensors`` file with the model's parameter names instead; a classifier for other
-            classes is left out.
+        weights: Begin from a file with the model's parameter names instead, ``.safetensors`` or a checkpoint of
+            ``torch.save``; a classifier for other classes is left out.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
             ``activations`` on 512 training images.
         dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:

@@ -24,6 +24,7 @@ from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
 from ofa.supernet.model_sources import check_code, is_source, name_in_files
+from ofa.supernet.weights import not_finite
 from ofa.tasks import Task, TaskData
 from ofa.training.recipe import ModelConfig, Recipe
 
@@ -168,7 +169,8 @@ class Run:
         """The trained supernet, in eval mode.
 
         Raises:
-            RunError: If the weights are missing or changed, or the model's space is no longer the one that was trained.
+            RunError: If the weights are missing, changed or not finite, or the model's space is no longer the one that
+                was trained.
             UntrustedCodeError: If the model is in a file that is not on the user's list, or no longer what it was.
         """
         weights = self.path / "supernet.safetensors"
@@ -178,10 +180,13 @@ class Run:
             raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
         supernet = self._build()
         try:
-            supernet.model.load_state_dict(safetensors.torch.load_file(weights))
+            tensors = safetensors.torch.load_file(weights)
+            supernet.model.load_state_dict(tensors)
         except (safetensors.SafetensorError, RuntimeError) as error:
             name = self.recipe.model.name
             raise RunError(f"{weights} does not fit model {name!r} ({error}); {REMEDY}") from None
+        if (bad := not_finite(tensors)) is not None:
+            raise RunError(f"{weights} holds values in {bad!r} that are not finite: training diverged; {REMEDY}")
         return supernet.eval()
 
     def outline(self) -> Supernet:

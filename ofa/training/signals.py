@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
 
 class StopRequest:
     """Which signal has asked for the end, if any has."""
@@ -17,7 +19,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside the block SIGTERM and SIGINT are only noted; a second SIGINT interrupts at once.
+    """Inside the block SIGTERM, SIGINT and SIGHUP are only noted; a second SIGINT interrupts at once.
 
     Outside the main thread, where Python handles no signals, nothing changes.
     """
@@ -31,7 +33,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signum = signum
 
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
+    # A hangup is what a closed terminal sends; a program that is to outlive it (nohup) ignores it already.
+    before = {signum: signal.signal(signum, note) for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN}
     try:
         yield request
     finally:

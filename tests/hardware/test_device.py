@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ofa.config import ConfigError
+from ofa.errors import UsageError
 from ofa.hardware import UnknownDeviceError, list_devices, load_device
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.setting import Setting
@@ -88,3 +91,10 @@ def test_bad_files(tmp_path, text, message):
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="no device at"):
         load_device(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", ".hidden", "-o", "", "x" * 65, "a\nb"])
+def test_a_name_that_no_file_may_have_is_refused(tmp_path, name):
+    path = write(tmp_path, f"name: {json.dumps(name)}\nruntime: onnxruntime\n")
+    with pytest.raises(UsageError, match=r"must be up to 64 letters, digits, '_', '-' or '\.'; choose another"):
+        load_device(path)

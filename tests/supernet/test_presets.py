@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import DropPath
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.space import SpaceError
 from ofa.supernet import PRESETS, create_supernet
@@ -143,6 +145,49 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         create_supernet("mobilenetv3_small_050", weights=path)
     with pytest.raises(WeightsError, match="cannot be read"):
         create_supernet("mobilenetv3_small_050", weights=tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: tensors,
+        lambda tensors: {"state_dict": tensors, "epoch": 3},
+        lambda tensors: {"model": {f"module.{name}": tensor for name, tensor in tensors.items()}},
+        lambda tensors: {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in tensors.items()}},
+        lambda tensors: {"model": {"of": torch.zeros(1)}, "model_ema": tensors},
+        lambda tensors: {name: each for name, each in tensors.items() if not name.endswith(".num_batches_tracked")},
+    ],
+    ids=["plain", "state_dict", "DataParallel", "Lightning, compiled", "averaged", "older torch"],
+)
+def test_checkpoints_as_they_come(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], object]) -> None:
+    with torch.random.fork_rng():
+        model = timm.create_model("mobilenetv3_small_050", num_classes=5)
+    path = tmp_path / "mine.pth"
+    torch.save(wrap(model.state_dict()), path)
+    same = create_supernet("mobilenetv3_small_050", num_classes=5, weights=path)
+    assert all(map(torch.equal, same.model.state_dict().values(), model.state_dict().values()))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_checkpoint_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Evil()}, "mine.pth")
+    with pytest.raises(WeightsError, match=r"mine.pth cannot be read .*a checkpoint of torch.save that holds tensors"):
+        create_supernet("mobilenetv3_small_050", weights="mine.pth")
+    assert not Path("executed").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        tensors = timm.create_model("mobilenetv3_small_050", num_classes=5).state_dict()
+    tensors["conv_stem.weight"][0, 0, 0, 0] = float("nan")
+    save_file(tensors, tmp_path / "mine.safetensors")
+    with pytest.raises(WeightsError, match=r"hold values in 'conv_stem.weight' that are not finite"):
+        create_supernet("mobilenetv3_small_050", num_classes=5, weights=tmp_path / "mine.safetensors")
 
 
 def test_presets_have_no_pretrained_weights() -> None:

@@ -83,6 +83,17 @@ def test_missing_keys(folder: Path) -> None:
         Run.open(folder)
 
 
+def test_weights_of_a_run_that_diverged(folder: Path) -> None:
+    path = folder / "supernet.safetensors"
+    tensors = load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name].flatten()[0] = float("inf")
+    save_file(tensors, path)
+    edit(folder, lambda info: info.update(weights_sha256=sha256_of_file(path)))
+    with pytest.raises(RunError, match=f"holds values in '{name}' that are not finite: training diverged; train it"):
+        Run.open(folder).supernet()
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_truncated_weights(folder: Path, size: int) -> None:
     path = folder / "supernet.safetensors"

@@ -9,7 +9,7 @@ import pytest
 from ofa.training.signals import stop_on_signals
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_noted_and_handlers_are_put_back(signum: int) -> None:
     before = signal.getsignal(signum)
     with stop_on_signals() as request:
@@ -17,6 +17,16 @@ def test_a_signal_is_noted_and_handlers_are_put_back(signum: int) -> None:
         os.kill(os.getpid(), signum)
         assert request.signum == signum
     assert signal.getsignal(signum) is before
+
+
+def test_a_hangup_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with stop_on_signals() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
