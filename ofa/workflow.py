@@ -241,6 +241,7 @@ def search(
         UsageError: If a table is missing or of another space, or options do not go together.
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
+    _check_seed(seed)
     settings: dict[str, Any] = {
         "num_evaluations": num_evaluations,
         "method": method,
@@ -818,9 +819,15 @@ def measure_on(device: Device) -> Measure:
     return ofa.deploy.measure_on(device, rng=_generator(0))
 
 
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"--seed must be 0 or more, not {seed}")
+
+
 def _generator(seed: int) -> np.random.Generator:
     import numpy as np
 
+    _check_seed(seed)
     return np.random.default_rng(seed)
 
 

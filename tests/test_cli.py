@@ -60,7 +60,7 @@ def broken(run: Path, tmp_path: Path) -> Path:
     [
         (["train", "demx", "--out", "x"], "unknown recipe 'demx'; did you mean 'demo'?"),
         (["train", "demo", "train.epohcs=3", "--out", "x"], "unknown key 'epohcs'; did you mean 'epochs'?"),
-        (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a number, not 'many'"),
+        (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a finite number, not 'many'"),
         (["train", "demo", "model.name=mobilenetv33", "--out", "x"], "unknown preset or timm model 'mobilenetv33'"),
         (["train", "demo", "model.name=resnet18", *WHOLE, "--out", "x"], "nothing in ResNet can be made elastic"),
         (["train", "demo", "model.kernel=[4]", "--out", "x"], "choices of 'kernel' must be odd"),
@@ -124,7 +124,8 @@ def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.Captur
     for mistake, message in {
         ("--max", "masc=60%"): "unknown cost 'masc'; did you mean 'macs'",
         ("--max", "macs=0%"): "the limit of macs is a positive number, or a share of the largest",
-        ("--max", "macs=1"): "no architecture has macs <= 1; the nearest has macs = ",
+        ("--max", "macs=1"): "; ask for at least that",
+        ("--seed", "-1"): "--seed must be 0 or more, not -1",
         ("--fleet",): "a fleet is two devices or more",
         ("--method", "lians"): "unknown search method 'lians'; did you mean 'linas'",
         ("--predictor", "rigde"): "unknown predictor 'rigde'; did you mean 'ridge'",
