@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ofa import workflow
 from ofa.cli.printing import (
+    correlation,
     print_json,
     print_picks,
     print_promises,
@@ -98,8 +99,9 @@ def profile(result: workflow.Profiled, **_: Any) -> bool:
         say(f"{result.csv_path} has every part already; --fresh measures it anew")
     say(
         f"{len(table.entries)} parts; {held_out['num']} unseen whole subnets predicted with "
-        f"{held_out['mape_percent']:.1f} % mean error, rank correlation {held_out['spearman']:.3f} "
-        f"(MACs alone {held_out['macs_only_spearman']:.3f}); measurements repeat to {table.repeatability_percent:.1f} %"
+        f"{held_out['mape_percent']:.1f} % mean error, rank correlation {correlation(held_out['spearman'])} "
+        f"(MACs alone {correlation(held_out['macs_only_spearman'])}); "
+        f"measurements repeat to {table.repeatability_percent:.1f} %"
     )
     if table.refused:
         say("[red]that is too noisy to search with; measure in a quieter hour, or keep the table with --force[/]")
@@ -219,8 +221,8 @@ def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
     held_out = result.table.held_out
     say(
         f"{result.csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % "
-        f"mean error, rank correlation {held_out['spearman']:.3f} (MACs alone "
-        f"{held_out['macs_only_mape_percent']:.1f} %, {held_out['macs_only_spearman']:.3f})"
+        f"mean error, rank correlation {correlation(held_out['spearman'])} (MACs alone "
+        f"{held_out['macs_only_mape_percent']:.1f} %, {correlation(held_out['macs_only_spearman'])})"
     )
     for arch in result.proposals:
         say(f"measure next: {escape(str(arch))}")

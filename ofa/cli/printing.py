@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ofa.deploy import VerifyResult
 
 
+def correlation(value: float | None) -> str:
+    """Of ranks; there is none where all values are equal."""
+    return "undefined" if value is None else f"{value:.3f}"
+
+
 def say(text: str) -> None:
     """Print for people, on standard error, so that ``--json`` leaves standard output to the result."""
     from rich.console import Console

@@ -217,6 +217,11 @@ def _check(population: Population, latency_ms: Floats) -> None:
         raise FitError(
             f"latency_ms[{wrong[0]}] is {latency_ms[wrong[0]]}, not a positive number; correct it or leave it out"
         )
+    if len(latency_ms) > 1 and np.ptp(latency_ms) == 0:
+        raise FitError(
+            f"all {len(latency_ms)} latencies are {latency_ms[0]:g} ms, which tells nothing apart; measure with a "
+            "finer timer, or many calls at once"
+        )
     num = len(np.unique(population, axis=0))
     if num < MIN_ARCHS:
         raise FitError(f"{num} different architectures are too few; measure at least {MIN_ARCHS}, better 100")

@@ -185,6 +185,10 @@ def test_proposals_are_what_is_not_known_yet(net):
         (lambda p, y: (p, np.where(np.arange(20) == 3, np.nan, y)), r"latency_ms\[3\] is nan"),
         (lambda p, y: (p, np.where(np.arange(20) == 4, -1.0, y)), r"latency_ms\[4\] is -1.0"),
         (lambda p, y: (np.repeat(p[:1], 20, axis=0), y), "1 different architectures are too few"),
+        (
+            lambda p, y: (p, np.full(20, 3.0)),
+            "all 20 latencies are 3 ms, which tells nothing apart; measure with a finer",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(net, change, message):
