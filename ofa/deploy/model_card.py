@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -67,6 +68,7 @@ def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[in
         input_shape=_shape(network, info["preprocessing"]["input_size"]),
         output_shape=_shape(network, output_shape),
         sample=f"samples/000{task.sample_suffix}",
+        per=partial(_per, network["batch"] or 1),
         files=files,
         library=LIBRARIES.get(network["runtime"], network["runtime"]),
     )
@@ -74,3 +76,8 @@ def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[in
 
 def _shape(network: Mapping[str, Any], of_one: Sequence[int]) -> str:
     return " × ".join(map(str, [network["batch"] or "any", *of_one]))
+
+
+def _per(batch: int, milliseconds: float) -> str:
+    """What a time is of: latencies and budgets are those of one call."""
+    return "per image" if batch == 1 else f"per batch of {batch} ({milliseconds / batch:.3g} ms per image)"

@@ -174,3 +174,10 @@ def test_unreadable_bundles_say_why(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.json").write_text(text)
     with pytest.raises(BundleError, match="is a link"):
         read_bundle(bundle)
+
+
+def test_a_card_tells_times_of_a_batch_from_those_of_an_image(contents: dict[str, Any], tmp_path: Path) -> None:
+    info = replace(contents["info"], model=replace(contents["info"].model, batch=8))
+    card = (write_bundle(tmp_path / "bundle", **{**contents, "info": info}) / "README.md").read_text()
+    assert "a budget of 4.2 ms per batch of 8 (0.525 ms per image)." in card
+    assert "| Latency per batch of 8 (0.312 ms per image) | 2.500 ms median" in card
