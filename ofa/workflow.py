@@ -242,6 +242,8 @@ def search(
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
     _check_seed(seed)
+    if len({Path(device).stem for device in devices}) < len(devices):
+        raise UsageError(f"two of the devices {', '.join(devices)} are called alike; leave one out, or rename its file")
     settings: dict[str, Any] = {
         "num_evaluations": num_evaluations,
         "method": method,

@@ -126,6 +126,7 @@ def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.Captur
         ("--max", "macs=0%"): "the limit of macs is a positive number, or a share of the largest",
         ("--max", "macs=1"): "; ask for at least that",
         ("--seed", "-1"): "--seed must be 0 or more, not -1",
+        ("--device", "a/board.yaml", "b/board.yaml"): "a/board.yaml, b/board.yaml are called alike; leave one out",
         ("--fleet",): "a fleet is two devices or more",
         ("--method", "lians"): "unknown search method 'lians'; did you mean 'linas'",
         ("--predictor", "rigde"): "unknown predictor 'rigde'; did you mean 'ridge'",

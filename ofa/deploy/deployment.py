@@ -25,6 +25,7 @@ from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check
 from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle
 from ofa.deploy.walk_down import Candidate, Measure, Walk
+from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.hardware import Device
 from ofa.progress import Progress
@@ -112,6 +113,7 @@ def deploy(
     Raises:
         TargetError: If a device runs nothing that is a file; before anything is done.
         BundleError: If something else is where a bundle goes; before anything is done.
+        UsageError: If two bundles would go to one place; before anything is done.
         ParityError: If an export does not compute what it should.
     """
     root = Path(out)
@@ -122,6 +124,8 @@ def deploy(
         check_destination(order.path, overwrite=True)
         if not fresh and (info := _kept(order.path, run, device, budget_ms, options)) is not None:
             order.settle(info=info, kept=True)
+        if any(order.path == other.path for other in asked):
+            raise UsageError(f"two orders make {order.path}; name devices differently, or give budgets further apart")
         asked.append(order)
 
     def report(what: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ofa.deploy import Deployed, TargetError, deploy, verify_bundle
 from ofa.deploy.walk_down import Measure
+from ofa.errors import UsageError
 from ofa.hardware import Device, load_device
 from ofa.training import Run, SubnetEvaluator, load_recipe
 
@@ -71,6 +72,9 @@ def test_nothing_is_begun_if_one_cannot_be(run: Run, ladder: list[dict[str, Any]
     orders = [(DEVICE, 9.0, ladder), (load_device("torch-1t"), 9.0, ladder)]
     with pytest.raises(TargetError, match="torch-1t"):
         deploy(run, orders, out=tmp_path / "deploy", measure_on=lambda device: Stopwatch())
+    alike = [(DEVICE, 0.4000001, ladder), (DEVICE, 0.4000002, ladder)]
+    with pytest.raises(UsageError, match=r"two orders make .*cpu-1t-0\.4ms; name devices differently, or give budgets"):
+        deploy(run, alike, out=tmp_path / "deploy", measure_on=lambda device: Stopwatch())
     assert not (tmp_path / "deploy").exists()
 
 
