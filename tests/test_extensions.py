@@ -233,6 +233,9 @@ def test_a_bundle_of_a_task(worth: Run, task: None, tmp_path: Path, from_pixels:
     (bundle / "bundle.json").write_text(json.dumps(plain | {"sample_labels": ["seven"] * 32}))
     with pytest.raises(BundleError, match="sample_labels must be digits"):
         read_bundle(bundle)
+    (bundle / "bundle.json").write_text(json.dumps(plain | {"sample_labels": []}))
+    with pytest.raises(BundleError, match="sample_labels must hold at least one"):
+        read_bundle(bundle)
 
 
 def test_an_elastic_artefact_of_a_task(worth: Run, task: None, tmp_path: Path) -> None:

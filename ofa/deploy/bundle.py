@@ -157,6 +157,8 @@ class BundleInfo:
     task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
+        if not self.sample_labels:
+            raise ConfigError("sample_labels must hold at least one: a bundle without samples cannot be checked")
         self.task.check_labels(self.sample_labels, self.classes)
         check_entries(self.files)
 

@@ -64,8 +64,8 @@ class Classification(ImageTask):
     # -- what is shipped ---------------------------------------------------------------------------------------------
 
     def check_labels(self, labels: Sequence[Any], classes: Sequence[str]) -> None:
-        if not labels or not all(type(label) is int and 0 <= label < len(classes) for label in labels):
-            raise ConfigError(f"sample_labels must be indices of the {len(classes)} classes, at least one")
+        if not all(type(label) is int and 0 <= label < len(classes) for label in labels):
+            raise ConfigError(f"sample_labels must be indices of the {len(classes)} classes")
 
     def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
         """Pictures, each in a folder that is called as its class."""
@@ -154,8 +154,7 @@ class ClassScorer:
             Efron and Tibshirani, An introduction to the bootstrap, 1993, sec. 13.3 (percentiles), stratified by class.
         """
         right, labels = self._seen()
-        num = np.bincount(labels)
-        shares = np.divide(np.bincount(labels, right), num, out=np.full(len(num), np.nan), where=num > 0)
+        num, shares = np.bincount(labels), _accuracies(right, labels)
         seen = num > 0
         rng = np.random.default_rng(0)
         drawn = rng.binomial(num[seen], shares[seen], size=(NUM_RESAMPLES, int(seen.sum()))) / num[seen]
