@@ -31,6 +31,7 @@ class DataConfig:
         limit: At most this many training images, classes in proportion, for quick runs.
         image_column: Parquet column that holds encoded images.
         label_column: Parquet column that holds integers or strings.
+        group_column: Column that tells what an image belongs to, such as a patient: a group is never in two splits.
         mean: Per channel, of pixels in 0..1 (one value serves all channels); found on the training split if ``None``.
         std: Likewise.
         crop_padding: Random shifts of training images, at most this share of their size.
@@ -60,6 +61,7 @@ class DataConfig:
     limit: int | None = None
     image_column: str = "image"
     label_column: str = "label"
+    group_column: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop_padding: float = 0.125

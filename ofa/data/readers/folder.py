@@ -29,7 +29,7 @@ def read_folder(config: DataConfig) -> Source:
     if not train_paths:
         raise DataError(f"found no class folders with images in {train}; it should be {HOLDS}")
     classes, labels = encode_labels(train_names, test_names)
-    images = EncodedImages([(path, str(path)) for path in train_paths + test_paths])
+    images = EncodedImages([(path, path.relative_to(root).as_posix()) for path in train_paths + test_paths])
     return Source(classes, labels, images, num_test=len(test_paths))
 
 

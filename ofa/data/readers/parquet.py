@@ -43,7 +43,7 @@ def _read(paths: Sequence[Path], config: DataConfig) -> tuple[list[tuple[bytes, 
     labels: list[Any] = []
     for path in paths:
         images, file_labels = _read_file(path, config)
-        rows += [(image, f"row {number} of {path}") for number, image in enumerate(images)]
+        rows += [(image, f"row {number} of {path.name}") for number, image in enumerate(images)]
         labels += file_labels
     return rows, labels
 

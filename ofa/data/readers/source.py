@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -30,6 +31,18 @@ class Images(Protocol):
 
     def __getitem__(self, index: int, /) -> Image.Image: ...
 
+    def name(self, index: int, /) -> str:
+        """What messages call a picture; relative to the root, so that it is the same wherever the data is."""
+        ...
+
+    def digest(self, index: int, /) -> bytes:
+        """The sha256 of the encoded file, or of shape and pixels where there is none; reads it."""
+        ...
+
+    def num_bytes(self, index: int, /) -> int | None:
+        """How much :meth:`digest` reads; ``None`` if that cannot be known without decoding."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -41,6 +54,8 @@ class Source:
         images: ``N`` pictures of any size.
         grey: Whether all of them are grey, so that one channel says all.
         num_test: The last so many images are the data set's own test set; 0 if it has none.
+        groups: What each image belongs to, such as a patient, shape ``(N,)``, integers or strings: images of one group
+            are never in two splits. ``None``: each is on its own.
 
     Raises:
         DataError: If there are fewer than two classes.
@@ -51,9 +66,11 @@ class Source:
     images: Images
     grey: bool = False
     num_test: int = 0
+    groups: npt.NDArray[np.generic] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.labels) == len(self.images) > self.num_test
+        assert self.groups is None or self.groups.shape == self.labels.shape
         if len(self.classes) < 2:
             raise DataError(f"the data has a single class, {', '.join(self.classes)}; a classifier needs at least two")
 
@@ -70,10 +87,19 @@ class ArrayImages:
     def __getitem__(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])
 
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def digest(self, index: int) -> bytes:
+        return digest_of_pixels(self.pixels[index])
+
+    def num_bytes(self, index: int) -> int:
+        return self.pixels[index].nbytes
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Pictures from files, or from their bytes, each with what messages call it; decoded whole when asked for.
+    """Pictures from files, or from their bytes, each with its name; decoded whole when asked for.
 
     Raises:
         DataError: If a picture is truncated, not one, or deeper than 8 bits a channel.
@@ -86,6 +112,7 @@ class EncodedImages:
 
     def __getitem__(self, index: int) -> Image.Image:
         encoded, name = self.encoded[index]
+        name = str(encoded) if isinstance(encoded, Path) else name  # all of the path, to be found
         try:
             with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
                 image.load()
@@ -96,6 +123,22 @@ class EncodedImages:
                 f"{name} has pixels of mode {image.mode}, which would be clipped; convert it to 8 bits a channel"
             )
         return image
+
+    def name(self, index: int) -> str:
+        return self.encoded[index][1]
+
+    def digest(self, index: int) -> bytes:
+        encoded = self.encoded[index][0]
+        return hashlib.sha256(encoded if isinstance(encoded, bytes) else encoded.read_bytes()).digest()
+
+    def num_bytes(self, index: int) -> int:
+        encoded = self.encoded[index][0]
+        return len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+
+
+def digest_of_pixels(pixels: npt.NDArray[np.generic]) -> bytes:
+    """The sha256 of an array's type, shape and values."""
+    return hashlib.sha256(f"{pixels.dtype.str} {pixels.shape} ".encode() + pixels.tobytes()).digest()
 
 
 def encode_labels(train: npt.ArrayLike, test: npt.ArrayLike) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:

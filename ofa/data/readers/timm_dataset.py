@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ofa.data.config import DataConfig, DataError
-from ofa.data.readers.source import DECODING_ERRORS, Source, encode_labels
+from ofa.data.readers.source import DECODING_ERRORS, Source, digest_of_pixels, encode_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +23,29 @@ class DatasetImages:
         return len(self.train) + len(self.test)
 
     def __getitem__(self, index: int) -> Image.Image:
-        num = len(self.train)
-        dataset, local = (self.train, index) if index < num else (self.test, index - num)
+        dataset, _, local = self._find(index)
         try:
             image: Image.Image = dataset[local][0]
             image.load()
         except DECODING_ERRORS as error:
-            raise DataError(f"image {local} is truncated or not an image ({error}); remove it") from error
+            raise DataError(f"{self.name(index)} is truncated or not an image ({error}); remove it") from error
         return image
+
+    def name(self, index: int) -> str:
+        _, split, local = self._find(index)
+        return f"image {local} of {split}"
+
+    def digest(self, index: int) -> bytes:
+        return digest_of_pixels(np.asarray(self[index]))
+
+    def num_bytes(self, index: int) -> int | None:
+        dataset, _, _ = self._find(index)
+        num: int | None = getattr(getattr(dataset, "data", None), "nbytes", None)  # an array of all pixels
+        return None if num is None else num // len(dataset)
+
+    def _find(self, index: int) -> tuple[Any, str, int]:
+        num = len(self.train)
+        return (self.train, "train", index) if index < num else (self.test, "validation", index - num)
 
 
 def read_timm(config: DataConfig) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import re
@@ -47,6 +48,31 @@ def test_contract(name: str, tmp_path: Path) -> None:
     assert isinstance(source.images[len(source.labels) - 1], Image.Image)
     elsewhere = pickle.loads(pickle.dumps(source))  # as worker processes get it where they share no memory
     assert elsewhere.images[0].tobytes() == source.images[0].tobytes()
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_samples_are_the_same_wherever_the_root_is(name: str, tmp_path: Path) -> None:
+    found = []
+    for root in (tmp_path / "here", tmp_path / "there"):
+        _idx(root / "idx")
+        write_folder(root / "folder", {"cat": 4, "dog": 5})
+        write_parquet(root / "parquet" / "train.parquet", 12, [0, 1])
+        images = read_source(DataConfig(name=name, root=str(root / name))).images
+        found.append([(images.name(i), images.digest(i), images.num_bytes(i)) for i in range(len(images))])
+    assert found[0] == found[1]
+    names, digests, _ = zip(*found[0], strict=True)
+    assert len(set(names)) == len(names)
+    assert name == "digits" or len(set(digests)) == len(digests)  # noise is never the same twice
+    assert {len(digest) for digest in digests} == {32}
+
+
+def test_digests_are_of_the_encoded_bytes(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 2, "dog": 2})
+    images = read_source(DataConfig(name="folder", root=str(tmp_path))).images
+    assert images.name(3) == "dog/001.png"
+    content = (tmp_path / "dog" / "001.png").read_bytes()
+    assert images.digest(3) == hashlib.sha256(content).digest()
+    assert images.num_bytes(3) == len(content)
 
 
 @pytest.mark.parametrize("name", sorted(set(READERS) - {"digits"}))
@@ -238,6 +264,10 @@ def test_timm_data_set(tmp_path: Path) -> None:
     assert source.labels.tolist() == [*THREE_CLASSES.tolist(), *THREE_CLASSES[:6].tolist()]
     assert (_pixels(source, 2) == train[2]).all()
     assert (_pixels(source, 34) == test[4]).all()
+    images = source.images
+    assert (images.name(2), images.name(34)) == ("image 2 of train", "image 4 of validation")
+    assert len({images.digest(index) for index in range(len(images))}) == len(images)
+    assert images.num_bytes(34) == 28 * 28
 
 
 def test_timm_mistakes(tmp_path: Path) -> None:
