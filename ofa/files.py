@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +69,13 @@ def write_csv_atomic(path: Path | str, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def read_json(path: Path | str, *, kind: str, remedy: str, format: int = FORMAT) -> dict[str, Any]:
+def read_json(path: Path | str, *, kind: str, remedy: str, formats: Collection[int] = (FORMAT,)) -> dict[str, Any]:
     """Read a JSON object and check its ``format`` number.
 
     Args:
         kind: What the file is, for messages: "latency table", "run folder".
         remedy: What the user can do about a bad file.
+        formats: Numbers that are read.
 
     Raises:
         FileFormatError: If it is missing, not JSON, not an object, or of another format.
@@ -88,9 +89,10 @@ def read_json(path: Path | str, *, kind: str, remedy: str, format: int = FORMAT)
         raise FileFormatError(f"{kind} {path} cannot be read ({error.strerror}); {remedy}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FileFormatError(f"{kind} {path} is truncated or not JSON ({error}); {remedy}") from None
-    if not isinstance(data, dict) or data.get("format") != format:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise FileFormatError(f"{kind} {path} has format {found!r}, this version reads {format}; {remedy}")
+    found = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if type(found) is not int or found not in formats:
+        known = " and ".join(map(str, formats))
+        raise FileFormatError(f"{kind} {path} has format {shown(found)}, this version reads {known}; {remedy}")
     return data
 
 

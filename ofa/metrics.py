@@ -128,14 +128,12 @@ class Metric:
 
 TOP1 = Metric(quantity="top1", unit="percent", title="top-1 accuracy", symbol="%")
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        TOP1,
-        replace(TOP1, quantity="balanced_accuracy", title="balanced accuracy", interval_by="bootstrap"),
-        replace(TOP1, quantity="worst_class_accuracy", title="accuracy of the worst class", interval_by="bootstrap"),
-    )
-}
+BALANCED = replace(TOP1, quantity="balanced_accuracy", title="balanced accuracy", interval_by="bootstrap")
+WORST_CLASS = replace(
+    TOP1, quantity="worst_class_accuracy", title="accuracy of the worst class", interval_by="bootstrap"
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (TOP1, BALANCED, WORST_CLASS)}
 """All that a file may name; a task says which of them it computes."""
 
 

@@ -64,7 +64,8 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
 
     Args:
         model: timm model, preset, torchvision:NAME, path/file.py:function (which is executed), or run folder.
-        overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]
+        overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]; and the images'
+            in_chans=1 input_size=[64,256]
 
     Raises:
         UsageError: If something is to vary in a run, whose space is settled, or if its space is no longer what it was.
@@ -75,7 +76,7 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     from ofa.training.run import outline_named
 
     wanted = apply_overrides({}, overrides)
-    check_choices(wanted)
+    check_choices(wanted, besides=("in_chans", "input_size"))
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
 

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "nn": set(),
     "supernet": {"inputs", "nn"},
     "data": set(),
-    "tasks": {"data"},
+    "tasks": {"inputs", "data"},
     "cost": set(),
     "training": {"inputs", "nn", "supernet", "data", "tasks", "cost"},
     "formats": {"nn"},

@@ -1,7 +1,7 @@
 """Random changes to training images, a batch at a time, on the device where the batch lies.
 
-Shapes: ``n`` images, ``C`` channels (1 for grey, else 3), ``S`` pixels a side. All but :func:`erase` and :func:`mix`
-take and give uint8 ``(n, C, S, S)``. Numbers are drawn with numpy on the host, so every device gets the same ones.
+Shapes: ``n`` images, ``C`` channels, ``H`` x ``W`` pixels. All but :func:`erase` and :func:`mix` take and give uint8
+``(n, C, H, W)``. Numbers are drawn with numpy on the host, so every device gets the same ones.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ def augment(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
 
 def shift_and_flip(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
     """Shift each image at random, repeating its edge, and mirror it at random."""
-    channels, size = pixels.shape[1:3]
-    padding = round(config.crop_padding * size)
-    shifted = np.arange(size) + draws.integers(-padding, padding, 2, 1)
-    rows, columns = shifted.clip(0, size - 1).swapaxes(0, 1)
+    channels, height, width = pixels.shape[1:]
+    padding = round(config.crop_padding * height)
+    down, right = draws.integers(-padding, padding, 2, 1).swapaxes(0, 1)
+    rows = (np.arange(height) + down).clip(0, height - 1)
+    columns = (np.arange(width) + right).clip(0, width - 1)
     if config.horizontal_flip:
         columns = np.where(draws.uniform(1) < 0.5, columns[:, ::-1], columns)
     # Indices into flat images, because indexing with one tensor per dimension takes five times as long.
-    indices = (_on(pixels.device, rows)[:, :, None] * size + _on(pixels.device, columns)[:, None, :]).flatten(1)
+    indices = (_on(pixels.device, rows)[:, :, None] * width + _on(pixels.device, columns)[:, None, :]).flatten(1)
     return pixels.flatten(2).gather(2, indices[:, None].expand(-1, channels, -1)).view_as(pixels)
 
 
 def draw_boxes(draws: Draws, *, areas: tuple[float, float], aspects: tuple[float, float]) -> Boxes:
-    """A random box in each image: top, left, height and width as shares of the image's side, each ``(n,)``.
+    """A random box in each image: top, left, height and width as shares of the image's sides, each ``(n,)``.
 
     Area and logarithm of the aspect (width by height) are uniform. Where torchvision and timm draw both again until the
     box fits into the image, here the aspect is drawn from those that fit, so that each image draws as many numbers.
@@ -71,13 +72,14 @@ def crop(pixels: Tensor, boxes: Boxes) -> Tensor:
     References:
         Szegedy et al., Going deeper with convolutions, arXiv:1409.4842, sec. 6. Here boxes begin between pixels too.
     """
-    size = pixels.shape[2]
-    centres = (np.arange(size) + 0.5) / size
+    down, across = (_centres(num) for num in pixels.shape[2:])
     top, left, height, width = (share[:, None] for share in boxes)
     # grid_sample counts from -1 to 1.
-    rows = _on(pixels.device, (2 * (top + height * centres) - 1).astype(np.float32))
-    columns = _on(pixels.device, (2 * (left + width * centres) - 1).astype(np.float32))
-    grid = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=3)
+    rows = _on(pixels.device, (2 * (top + height * down) - 1).astype(np.float32))
+    columns = _on(pixels.device, (2 * (left + width * across) - 1).astype(np.float32))
+    grid = torch.stack(
+        [columns[:, None, :].expand(-1, len(down), -1), rows[:, :, None].expand(-1, -1, len(across))], dim=3
+    )
     # A crop is never larger than its image, so nothing shrinks and no filter against aliases is needed.
     found = torch.nn.functional.grid_sample(
         pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
@@ -86,7 +88,7 @@ def crop(pixels: Tensor, boxes: Boxes) -> Tensor:
 
 
 def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
-    """Put the mean into a random box of some images, in place; float ``(n, C, S, S)``, normalised: the mean is 0.
+    """Put the mean into a random box of some images, in place; float ``(n, C, H, W)``, normalised: the mean is 0.
 
     References:
         Zhong et al., Random erasing data augmentation, arXiv:1708.04896, sec. 3. The areas and aspects are those of
@@ -98,10 +100,9 @@ def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
     chosen = draws.uniform(1) < config.random_erasing
     boxes = draw_boxes(draws, areas=ERASED_AREAS, aspects=ERASED_ASPECTS)
     top, left, height, width = (share[:, None] for share in boxes)
-    size = images.shape[2]
-    centres = (np.arange(size) + 0.5) / size
-    rows = _on(images.device, (top <= centres) & (centres < top + height) & chosen)
-    columns = _on(images.device, (left <= centres) & (centres < left + width))
+    down, across = (_centres(num) for num in images.shape[2:])
+    rows = _on(images.device, (top <= down) & (down < top + height) & chosen)
+    columns = _on(images.device, (left <= across) & (across < left + width))
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
@@ -120,7 +121,7 @@ def mix(images: Tensor, labels: Tensor, num_classes: int, config: DataConfig, *,
     """Mix the first image with the last, the second with the last but one, ..., in place, all in one proportion.
 
     Args:
-        images: Normalised, float32 ``(n, 3, S, S)``, ``n`` even.
+        images: Normalised, float32 ``(n, C, H, W)``, ``n`` even.
         labels: int64 ``(n,)``.
         seed: Decides the proportion, the place of CutMix's box and, if both are on, which of the two it is.
 
@@ -137,6 +138,11 @@ def mix(images: Tensor, labels: Tensor, num_classes: int, config: DataConfig, *,
     with seeded_numpy(seed):
         mixed: tuple[Tensor, Tensor] = mixup(images, labels)
     return mixed
+
+
+def _centres(num: int) -> Floats:
+    """Of so many pixels in a row, as shares of its length."""
+    return (np.arange(num) + 0.5) / num
 
 
 def _on(device: torch.device, numbers: npt.NDArray) -> Tensor:

@@ -29,7 +29,7 @@ def _translate(pixels: Tensor, x: float, y: float) -> Tensor:
     return functional.affine(pixels, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0.0, 0.0])
 
 
-# Change uint8 (n, C, S, S) by a magnitude, with a random sign.
+# Change uint8 (n, C, H, W) by a magnitude, with a random sign.
 SIGNED: dict[str, Callable[[Tensor, float], Tensor]] = {
     "shear_x": lambda pixels, magnitude: _shear(pixels, magnitude, 0.0),
     "shear_y": lambda pixels, magnitude: _shear(pixels, 0.0, magnitude),
@@ -53,7 +53,7 @@ OPERATIONS = {**SIGNED, **UNSIGNED}
 
 @cache
 def magnitudes(policy: str, size: int) -> dict[str, list[float]]:
-    """Operation -> what magnitudes 0 to 30 mean for it, in images of ``size`` pixels a side, as in torchvision."""
+    """Operation -> what magnitudes 0 to 30 mean for it, in images of ``size`` pixels height, as in torchvision."""
     wide = policy == "trivial_augment"
     share = 0.99 if wide else 0.9
     strongest = {
@@ -71,7 +71,7 @@ def magnitudes(policy: str, size: int) -> dict[str, list[float]]:
 
 
 def auto_augment(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
-    """Change each image of a uint8 batch ``(n, C, S, S)`` by operations that it draws, at random signs.
+    """Change each image of a uint8 batch ``(n, C, H, W)`` by operations that it draws, at random signs.
 
     Operations, magnitudes and nearest neighbours with black beside the image are those of torchvision's ``RandAugment``
     and ``TrivialAugmentWide``. ``color`` leaves grey images as they are.

@@ -9,6 +9,9 @@ from typing import Literal, TypeAlias, get_args
 from ofa.errors import OfaError
 
 AutoAugment: TypeAlias = Literal["none", "rand_augment", "trivial_augment"]
+Fit: TypeAlias = Literal["crop", "letterbox", "squash"]
+Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+MAX_CHANNELS = 4
 
 
 class DataError(OfaError, ValueError):
@@ -28,12 +31,24 @@ class DataConfig:
         search_share: Images that candidates are compared on.
         test_share: Images for the last word; unused where the data set has a test set of its own.
         seed: Decides the splits.
+        balance: How often rare classes are trained on: 0 as often as they occur, 1 as often as any other class, between
+            them in proportion to their number to the power of ``1 - balance``. An epoch has as many images as before.
         limit: At most this many training images, classes in proportion, for quick runs.
         image_column: Parquet column that holds encoded images.
         label_column: Parquet column that holds integers or strings.
         group_column: Column that tells what an image belongs to, such as a patient: a group is never in two splits.
-        mean: Per channel, of pixels in 0..1 (one value serves all channels); found on the training split if ``None``.
+        mean: Per channel, of pixels in 0..1 (one value serves all channels). ``None``: as the model's pretrained
+            weights were trained, or else found on the training split.
         std: Likewise.
+        fit: How a picture comes to the model's proportions: ``crop`` their largest centred rectangle, ``squash`` it, or
+            ``letterbox`` it, the rest filled with ``ground``. ``None``: as the pretrained weights were trained, or else
+            ``crop``; ``crop_pct`` and ``interpolation`` alike, or else 1 and ``bicubic``.
+        crop_pct: Share of the sides of that rectangle, or of the picture, that is kept, as timm calls it.
+        interpolation: Pillow's, for every change of size.
+        ground: Grey value, or red, green and blue, from 0 to 255: what transparent pictures are laid onto, and what
+            fills a letterbox.
+        white: Value that is white in pictures of more than 8 bits a channel, as 4095 of a 12-bit camera; ``None`` is
+            65,535 for whole numbers.
         crop_padding: Random shifts of training images, at most this share of their size.
         horizontal_flip: Whether training images are mirrored at random.
         crop_scale: Random crops of training images, enlarged to their size: at least this share of the area, sides as
@@ -58,12 +73,18 @@ class DataConfig:
     search_share: float = 0.15
     test_share: float = 0.2
     seed: int = 0
+    balance: float = 0.0
     limit: int | None = None
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    fit: Fit | None = None
+    crop_pct: float | None = None
+    interpolation: Interpolation | None = None
+    ground: tuple[int, ...] = (255, 255, 255)
+    white: float | None = None
     crop_padding: float = 0.125
     horizontal_flip: bool = False
     crop_scale: float = 1.0
@@ -81,6 +102,7 @@ class DataConfig:
             self._check(name, holds, "a share between 0 and 1, or a whole number of images")
         holds = self.limit is None or self.limit >= 1
         self._check("limit", holds, "at least one training image, or none for no limit")
+        self._check("balance", 0 <= self.balance <= 1, "0 for classes as they occur, up to 1 for all as often")
         self._check("seed", self.seed >= 0, "a number from 0 up")
         self._check("crop_padding", 0 <= self.crop_padding < 0.5, "a share of the image's size from 0 to below 0.5")
         self._check("crop_scale", 0 < self.crop_scale <= 1, "a share of the image's area above 0, up to 1")
@@ -88,6 +110,14 @@ class DataConfig:
         self._check("auto_augment", self.auto_augment in policies, f"one of {', '.join(policies)}")
         self._check("auto_augment_magnitude", self.auto_augment_magnitude in range(31), "a whole number from 0 to 30")
         self._check("auto_augment_num_ops", self.auto_augment_num_ops >= 1, "at least 1, or auto_augment none for none")
+        holds = self.crop_pct is None or 0 < self.crop_pct <= 1
+        self._check("crop_pct", holds, "a share of the sides above 0, up to 1")
+        holds = self.fit != "letterbox" or self.crop_pct in (None, 1)
+        self._check("crop_pct", holds, "none with fit letterbox, which shows the whole picture")
+        holds = len(self.ground) in (1, 3) and all(0 <= value <= 255 for value in self.ground)
+        self._check("ground", holds, "a grey value, or red, green and blue, from 0 to 255")
+        object.__setattr__(self, "ground", self.ground * (3 // len(self.ground)))
+        self._check("white", self.white is None or self.white > 0, "the value that is white, above 0")
         self._check("random_erasing", 0 <= self.random_erasing <= 1, "a probability from 0 to 1")
         for name in ("mixup", "cutmix"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "an alpha from 0 (off) up")
@@ -95,10 +125,12 @@ class DataConfig:
             values = getattr(self, name)
             if values is None:
                 continue
-            if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
+            if not 1 <= len(values) <= MAX_CHANNELS or (name == "std" and min(values) <= 0):
                 above = " above 0" if name == "std" else ""
-                raise DataError(f"{name} is {tuple(values)}; give one or three numbers{above}, or none to compute it")
-            object.__setattr__(self, name, tuple(float(value) for value in values) * (3 // len(values)))
+                raise DataError(
+                    f"{name} is {tuple(values)}; give one number{above} or one per channel, or none to compute it"
+                )
+            object.__setattr__(self, name, tuple(float(value) for value in values) * (3 if len(values) == 1 else 1))
 
     def _check(self, name: str, holds: bool, advice: str) -> None:
         if not holds:

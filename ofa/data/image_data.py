@@ -1,18 +1,20 @@
 """Images in memory, or decoded as needed, and the batches made of them.
 
-Shapes: ``N`` images, ``C`` stored channels (1 for grey, else 3), ``S`` pixels a side. Batches always have 3 channels,
-because that is what timm's models take.
+Shapes: ``N`` images, ``C`` stored channels (1 where all are grey), ``H`` x ``W`` pixels. Batches have the channels that
+the model takes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from joblib import cpu_count
 from PIL import Image
@@ -22,14 +24,20 @@ from torch.utils.data import DataLoader, Dataset
 from ofa.data.augmentation import augment, erase, mix
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
+from ofa.data.picture import to_pixels
 from ofa.data.readers import Source, read_source
-from ofa.data.resizing import to_pixels
+from ofa.data.readers.source import DECODING_ERRORS
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
 from ofa.progress import Progress
 
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 MEMORY_LIMIT_BYTES = 2 * 10**9
 NUM_IMAGES_FOR_STATISTICS = 10_000
 CHUNK = 256
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,10 +45,13 @@ class ImageData:
     """A data set, split and ready to give batches; made by :func:`load_data`.
 
     Args:
-        image_size: Pixels a side that images are stored at: the supernet's largest resolution.
+        image_size: Height that images are stored at: the supernet's largest resolution.
+        channels: Of the batches.
+        proportions: Height and width of the model's own input; the width of images follows from their height.
+        look: How a picture becomes pixels: keywords of :func:`ofa.data.picture.to_pixels`.
         mean: Per channel, of pixels in 0..1.
         std: Likewise.
-        pixels: For each split a uint8 tensor ``(n, C, S, S)``, or ``None``: decode as needed.
+        pixels: For each split a uint8 tensor ``(n, C, H, W)``, or ``None``: decode as needed.
         num_workers: Processes that decode as needed, at most one a core.
     """
 
@@ -52,9 +63,10 @@ class ImageData:
     std: tuple[float, ...]
     pixels: Mapping[str, Tensor] | None
     num_workers: int
+    look: Mapping[str, Any]
+    channels: int = 3
+    proportions: tuple[int, int] = (1, 1)
     _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    channels = 3
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -75,11 +87,11 @@ class ImageData:
         """Give every image of a split once, always in the same order, as it is.
 
         Args:
-            image_size: Pixels a side, at most the stored size, which is the default.
+            image_size: Height, at most the stored one, which is the default.
 
         Yields:
-            Normalised images, float32 ``(n, 3, image_size, image_size)``, and labels, int64 ``(n,)``; the last batch
-            may be smaller.
+            Normalised images, float32 ``(n, channels, image_size, W)``, and labels, int64 ``(n,)``; the last batch may
+            be smaller.
         """
         order = torch.arange(len(self.splits[split])).split(_at_least_one(batch_size))
         return self._finished(split, order, image_size, device)
@@ -129,7 +141,7 @@ class ImageData:
                 f"{'shard' if num_shards == 1 else 'shards'} leaves {batch_size // num_shards} images in each; "
                 f"give a multiple of {2 * num_shards}"
             )
-        permutation = np.random.default_rng([seed, epoch]).permutation(num)
+        permutation = self._shuffled(np.random.default_rng([seed, epoch]))
         batches = torch.from_numpy(permutation[: num_batches * batch_size]).view(num_batches, batch_size)
         order = batches[start:, rank::num_shards].unbind()
 
@@ -140,15 +152,37 @@ class ImageData:
 
         return self._finished("train", order, image_size, device, draws)
 
-    def resize_steps(self, image_size: int | None = None) -> list[int]:
+    def _shuffled(self, rng: np.random.Generator) -> Indices:
+        """Positions of the training split in random order; of rare classes several times, as far as is asked for.
+
+        Each image occurs as often as its share asks for, rounded up or down at random (systematic sampling).
+        """
+        num = len(self.splits.train)
+        order = rng.permutation(num)
+        if not self.config.balance:
+            return order
+        labels = self.source.labels[self.splits.train]
+        order = order[np.argsort(labels[order], kind="stable")]  # so that shares of classes are exact
+        ends = np.cumsum((np.bincount(labels)[labels] ** -self.config.balance)[order])
+        ends *= num / ends[-1]
+        counts = np.diff(np.floor(ends + rng.random()).clip(max=num), prepend=0).astype(np.int64)
+        drawn = np.repeat(order, counts)
+        return rng.permutation(np.resize(drawn, num))
+
+    def resize_steps(self, image_size: int | None = None) -> list[Size]:
         """Sizes that an image takes on its way to ``image_size``: the stored one, and a smaller one if asked for."""
+        stored = _size(self.image_size, self.proportions)
         if image_size is None or image_size == self.image_size:
-            return [self.image_size]
+            return [stored]
         if not 1 <= image_size < self.image_size:
             raise DataError(
                 f"image_size is {image_size}, but the data is stored at {self.image_size}; load it at that size"
             )
-        return [self.image_size, image_size]
+        return [stored, _size(image_size, self.proportions)]
+
+    def pixels_of(self, index: int, sizes: Sequence[Size]) -> Pixels:
+        """An image of the source as uint8 ``(C, H, W)``, brought to each size in turn."""
+        return _pixels(self.source, index, sizes, self.look)
 
     def _finished(
         self,
@@ -184,17 +218,18 @@ class ImageData:
         return finish()
 
     def _pixels(
-        self, split: str, order: Sequence[Tensor], sizes: Sequence[int], device: torch.device
+        self, split: str, order: Sequence[Tensor], sizes: Sequence[Size], device: torch.device
     ) -> Iterator[Tensor]:
-        """uint8 ``(n, C, S, S)`` on ``device`` for each batch of positions in ``order``."""
+        """uint8 ``(n, C, H, W)`` on ``device`` for each batch of positions in ``order``."""
         if self.pixels is None:
             batches = [self.splits[split][batch.numpy()] for batch in order]
             pin_memory = device.type == "cuda"  # only then can a copy run beside other work
-            for pixels in _decoded(self.source, batches, sizes, self.num_workers, pin_memory=pin_memory):
+            decoding = _Batches(self.source, sizes, self.look)
+            for pixels in _decoded(decoding, batches, self.num_workers, pin_memory=pin_memory):
                 yield pixels.to(device, non_blocking=True)
         elif len(sizes) > 1:
             for batch in order:
-                yield _resize(self.pixels[split][batch], sizes[-1]).to(device)
+                yield _resize(self.pixels[split][batch], sizes[-1], self.look).to(device)
         else:
             stored = self._train_pixels_on(device) if split == "train" else self.pixels[split]
             for batch in order:
@@ -212,6 +247,8 @@ def load_data(
     config: DataConfig,
     *,
     image_size: int,
+    channels: int = 3,
+    proportions: tuple[int, int] = (1, 1),
     splits: Mapping[str, Any] | None = None,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     num_workers: int = 2,
@@ -221,6 +258,8 @@ def load_data(
 
     Args:
         image_size: The largest resolution that will be asked for.
+        channels: What the model takes: 1 is grey, 3 red, green and blue, and with 2 or 4 alpha besides.
+        proportions: Height and width of the model's own input, if it is not square.
         splits: What :meth:`Splits.to_json` gave, to use the splits of an earlier run.
         memory_limit_bytes: Above it, images are decoded for each batch by ``num_workers`` processes.
         progress: Called with (done, total, what).
@@ -234,33 +273,62 @@ def load_data(
         parts = make_splits(source.labels, source.classes, num_test=source.num_test, config=config)
     else:
         parts = Splits.from_json(splits, source.labels)
-    channels = 1 if source.grey else 3
-    num_bytes = sum(len(parts[split]) for split in SPLITS) * channels * image_size**2
-    pixels = _decode_all(source, parts, image_size, progress) if num_bytes <= memory_limit_bytes else None
+    decoding = _Batches(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
+    num_bytes = sum(len(parts[split]) for split in SPLITS) * prod(decoding.shape)
+    pixels = _decode_all(decoding, parts, progress) if num_bytes <= memory_limit_bytes else None
     mean, std = config.mean, config.std
     if mean is None or std is None:
         rng = np.random.default_rng(config.seed)
         sample = rng.permutation(len(parts.train))[:NUM_IMAGES_FOR_STATISTICS]
         if pixels is None:
             chunks = np.array_split(parts.train[sample], -(-len(sample) // CHUNK))
-            found = statistics(_decoded(source, chunks, [image_size], num_workers))
+            found = statistics(_decoded(decoding, chunks, num_workers), channels)
         else:
-            found = statistics(iter(pixels["train"][torch.from_numpy(sample)].split(CHUNK)))
+            found = statistics(iter(pixels["train"][torch.from_numpy(sample)].split(CHUNK)), channels)
         mean, std = mean or found[0], std or found[1]
     return ImageData(
         config=config,
         source=source,
         splits=parts,
         image_size=image_size,
-        mean=mean,
-        std=std,
+        mean=_per_channel("mean", mean, channels),
+        std=_per_channel("std", std, channels),
         pixels=pixels,
         num_workers=num_workers,
+        look=decoding.look,
+        channels=channels,
+        proportions=proportions,
     )
 
 
-def statistics(batches: Iterator[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels in 0..1 for each of 3 channels, from uint8 ``(n, C, S, S)`` batches.
+def look_of(config: DataConfig, channels: int, *, grey: bool) -> dict[str, Any]:
+    """How a picture becomes pixels for a model that takes so many channels: keywords of ``to_pixels``."""
+    if channels not in MODES:
+        raise DataError(f"the model takes {channels} channels, but pictures have 1 to {max(MODES)}; set model.in_chans")
+    if channels not in (1, 3) and config.auto_augment != "none":
+        raise DataError(f"auto_augment {config.auto_augment} is for grey and RGB pictures; the model takes {channels}")
+    return {
+        "color": "L" if grey and channels == 3 else MODES[channels],
+        "fit": config.fit or "crop",
+        "crop_pct": config.crop_pct or 1.0,
+        "ground": config.ground,
+        "white": config.white,
+        "interpolation": config.interpolation or "bicubic",
+    }
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) != channels and len(set(values)) > 1:
+        raise DataError(f"{name} is {values}, but the model takes {channels} channels; give one number for each")
+    return values if len(values) == channels else values[:1] * channels
+
+
+def _size(height: int, proportions: tuple[int, int]) -> Size:
+    return height, max(1, round(height * proportions[1] / proportions[0]))
+
+
+def statistics(batches: Iterator[Tensor], channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels in 0..1 for each channel, from uint8 ``(n, C, H, W)`` batches.
 
     Raises:
         DataError: If all pixels of a channel are equal.
@@ -278,30 +346,48 @@ def statistics(batches: Iterator[Tensor]) -> tuple[tuple[float, ...], tuple[floa
         raise DataError(
             f"all pixels of the training images have the same value ({mean[std == 0][0]:.3f}); check the images"
         )
-    repeats = 3 // len(mean)
+    repeats = channels // len(mean)
     return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats
 
 
 @dataclass(frozen=True)
 class _Batches(Dataset[Tensor | DataError]):
-    """Batches decoded by worker processes; ``dataset[indices]`` is uint8 ``(n, C, S, S)``."""
+    """Batches decoded by worker processes; ``dataset[indices]`` is uint8 ``(n, C, H, W)``."""
 
     source: Source
-    sizes: Sequence[int]
+    sizes: Sequence[Size]
+    look: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image."""
+        return len(self.look["color"]), *self.sizes[-1]
+
+    def decode(self, indices: Indices) -> Tensor:
+        pixels = [_pixels(self.source, index, self.sizes, self.look) for index in indices]
+        return torch.from_numpy(np.stack(pixels)).contiguous()
 
     def __getitem__(self, indices: Indices) -> Tensor | DataError:
         try:
-            return _decode(self.source, indices, self.sizes)
+            return self.decode(indices)
         except DataError as error:
             # A worker's exception would arrive with its traceback in the message.
             return error
 
 
+def _pixels(source: Source, index: int, sizes: Sequence[Size], look: Mapping[str, Any]) -> Pixels:
+    picture = source.images[index]
+    try:
+        return to_pixels(picture, sizes, **look).transpose(2, 0, 1)
+    except DECODING_ERRORS as error:
+        raise DataError(f"{source.images.name(index)} cannot be used: {error}") from error
+
+
 def _decoded(
-    source: Source, batches: Sequence[Indices], sizes: Sequence[int], num_workers: int, *, pin_memory: bool = False
+    decoding: _Batches, batches: Sequence[Indices], num_workers: int, *, pin_memory: bool = False
 ) -> Iterator[Tensor]:
     loader = DataLoader(
-        _Batches(source, sizes),
+        decoding,
         sampler=batches,  # with batch_size=None an item of the sampler is a batch
         batch_size=None,
         num_workers=min(num_workers, cpu_count()),
@@ -314,21 +400,13 @@ def _decoded(
         yield batch
 
 
-def _decode(source: Source, indices: Indices, sizes: Sequence[int]) -> Tensor:
-    return _pixels_of((source.images[index] for index in indices), sizes, grey=source.grey).contiguous()
-
-
-def _pixels_of(images: Iterable[Image.Image], sizes: Sequence[int], *, grey: bool) -> Tensor:
-    return torch.from_numpy(np.stack([to_pixels(image, sizes, grey=grey) for image in images]))
-
-
-def _decode_all(source: Source, splits: Splits, image_size: int, progress: Progress | None) -> dict[str, Tensor]:
+def _decode_all(decoding: _Batches, splits: Splits, progress: Progress | None) -> dict[str, Tensor]:
     # Threads, because Pillow lets go of the interpreter while it decodes and resizes.
     indices = np.concatenate([splits[split] for split in SPLITS])
-    pixels = torch.empty((len(indices), 1 if source.grey else 3, image_size, image_size), dtype=torch.uint8)
+    pixels = torch.empty((len(indices), *decoding.shape), dtype=torch.uint8)
     starts = range(0, len(indices), CHUNK)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        chunks = pool.map(lambda start: _decode(source, indices[start : start + CHUNK], [image_size]), starts)
+        chunks = pool.map(lambda start: decoding.decode(indices[start : start + CHUNK]), starts)
         for start, chunk in zip(starts, chunks, strict=True):
             pixels[start : start + len(chunk)] = chunk
             if progress is not None:
@@ -337,11 +415,12 @@ def _decode_all(source: Source, splits: Splits, image_size: int, progress: Progr
     return dict(zip(SPLITS, pixels.split(sizes), strict=True))
 
 
-def _resize(pixels: Tensor, size: int) -> Tensor:
-    """Resize stored images as a deployed model's caller would, with Pillow; ``(n, C, size, size)``."""
-    grey = pixels.shape[1] == 1
-    images = pixels[:, 0].numpy() if grey else pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    return _pixels_of(map(Image.fromarray, images), [size], grey=grey)
+def _resize(pixels: Tensor, size: Size, look: Mapping[str, Any]) -> Tensor:
+    """Resize stored images as a deployed model's caller would, with Pillow; ``(n, C, *size)``."""
+    arrays = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    images = (Image.fromarray(array[..., 0] if len(pixels[0]) == 1 else array) for array in arrays)
+    steps = [arrays.shape[1:3], size]
+    return torch.from_numpy(np.stack([to_pixels(image, steps, **look).transpose(2, 0, 1) for image in images]))
 
 
 def _at_least_one(value: int, name: str = "batch_size") -> int:

@@ -225,7 +225,8 @@ def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Devic
         run = load_outputs(file, setting=device.setting, batch=artefact.model.batch)
         for inputs, targets in _feed_of(evaluator, artefact).batches("test"):
             scorer.update(run(inputs), targets)
-    return FileScore(**vars(scorer.score()), split="test", runtime=device.setting.runtime)
+    details = evaluator.task.details(scorer, evaluator.data)
+    return FileScore(**vars(scorer.score()), split="test", runtime=device.setting.runtime, details=details)
 
 
 def _feed(evaluator: SubnetEvaluator, arch: Mapping[str, Value], *, from_pixels: bool) -> Feed:

@@ -18,13 +18,16 @@ from ofa.config import ConfigError, from_mapping, to_plain
 from ofa.deploy.checked_folder import SUMS, CheckedFolder, check_entries, new_folder
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
+from ofa.deploy.predict_script import predict_script
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
 from ofa.metrics import Score
 from ofa.tasks import Classification, Task, task_from_json
 
-FORMAT = 2
-"""2: any target, whole distribution of the latency, outputs instead of logits. 1: ``model.onnx`` in fp32 only."""
+FORMATS = (2, 3)
+"""3: pictures of any proportions, channels and bits. 2: any target, whole distribution of the latency, outputs instead
+of logits. 1 was ``model.onnx`` in fp32 only.
+"""
 
 INFO, CARD, PREDICT, OUTPUTS = ("bundle.json", "README.md", "predict.py", "samples/outputs.npy")
 TOP_LEVEL = {INFO, SUMS, CARD, PREDICT, "samples", *(name for target in TARGETS.values() for name in target.files)}
@@ -38,7 +41,7 @@ class BundleError(OfaError, ValueError):
 FOLDER = CheckedFolder(
     info=INFO,
     kind="a bundle",
-    format=FORMAT,
+    formats=FORMATS,
     remedy="name a folder that `ofa export` left, or export it again",
     error=BundleError,
     belongs=TOP_LEVEL.__contains__,
@@ -64,10 +67,15 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class FileScore(Score):
-    """What the metric is with its 95 % interval, and what it was measured on and with."""
+    """What the metric is with its 95 % interval, and what it was measured on and with.
+
+    Args:
+        details: What else is known: for classification the accuracy class by class.
+    """
 
     split: str
     runtime: str
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +225,7 @@ def write_bundle(
     contents = {
         **model,
         CARD: model_card(info.to_json(), info.task, output_shape=outputs.shape[1:], sizes=sizes).encode(),
-        PREDICT: info.task.predict_script.read_bytes(),
+        PREDICT: predict_script(info.task),
         OUTPUTS: _npy(outputs),
         **dict(zip(info.sample_names, samples, strict=True)),
     }

@@ -38,7 +38,7 @@ class CheckedFolder:
     Args:
         info: Name of the JSON file that describes it.
         kind: What it is, for messages: ``a bundle``.
-        format: Number of what this version writes and reads.
+        formats: Numbers that this version reads; it writes the last.
         remedy: What the user can do about a bad one.
         error: What is raised about one.
         belongs: Whether a name at its top level may be in it.
@@ -46,7 +46,7 @@ class CheckedFolder:
 
     info: str
     kind: str
-    format: int
+    formats: tuple[int, ...]
     remedy: str
     error: type[OfaError]
     belongs: Callable[[str], bool]
@@ -69,7 +69,7 @@ class CheckedFolder:
         found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         names = sorted(set(found) - {self.info, SUMS})
         files = {name: {"sha256": sha256_of_file(found[name]), "bytes": found[name].stat().st_size} for name in names}
-        plain = {"format": self.format, **described, "files": files}
+        plain = {"format": self.formats[-1], **described, "files": files}
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / self.info).write_bytes(text.encode())
         digests = {name: str(entry["sha256"]) for name, entry in files.items()}
@@ -89,7 +89,7 @@ class CheckedFolder:
         if problem and problem != MISSING:
             raise self.error(f"{file} is {problem}; {self.remedy}")
         try:
-            data = read_json(file, kind=self.kind.split(" ", 1)[1], remedy=self.remedy, format=self.format)
+            data = read_json(file, kind=self.kind.split(" ", 1)[1], remedy=self.remedy, formats=self.formats)
             del data["format"]
             return parse(data)
         except FileFormatError as error:

@@ -43,7 +43,7 @@ class ElasticError(OfaError, ValueError):
 FOLDER = CheckedFolder(
     info=INFO,
     kind="an elastic artefact",
-    format=FORMAT,
+    formats=(FORMAT,),
     remedy=REMEDY,
     error=ElasticError,
     belongs=lambda name: name == WEIGHTS or name.endswith(".onnx"),

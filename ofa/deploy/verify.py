@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.data import DataError
-from ofa.deploy.bundle import FORMAT, INFO, OUTPUTS, BundleError, BundleInfo, Latency, read_bundle
+from ofa.deploy.bundle import FORMATS, INFO, OUTPUTS, PREDICT, BundleError, BundleInfo, Latency, read_bundle
 from ofa.deploy.checked_folder import SUMS, refused, sums_text
 from ofa.deploy.parity import Images, Outputs, ParityError, compare_outputs, load_outputs
+from ofa.deploy.predict_script import is_ours
 from ofa.files import sha256_of_file
 from ofa.hardware import Device
 from ofa.hardware.profiler import MAX_REPEATABILITY_PERCENT
@@ -103,7 +104,13 @@ def verify_bundle(
             f"{device.setting.precision} on {device.setting.runtime}; name another device"
         )
     own = [] if images is None else info.task.labelled(Path(images), info.classes)
-    checks = [Check("format", True, str(FORMAT), str(FORMAT)), *_check_sums(root, info), *_check_files(root, info)]
+    known = " or ".join(map(str, FORMATS))
+    checks = [
+        Check("format", True, known, known),
+        *_check_sums(root, info),
+        *_check_files(root, info),
+        _check_script(root, info),
+    ]
     if all(check.ok for check in checks):
         checks += _check_model(root, info, own, progress)
         if device is not None and measure is not None and all(check.ok for check in checks):
@@ -123,6 +130,13 @@ def _check_sums(root: Path, info: BundleInfo) -> Iterator[Check]:
     yield _same(INFO, f"sha256 {stated.get(INFO, f'in {SUMS}')}", f"sha256 {digest}")
     sums = sums_text({name: str(entry["sha256"]) for name, entry in info.files.items()} | {INFO: stated.get(INFO, "")})
     yield Check(SUMS, text == sums, f"the sums of {INFO}", problem or ("the same" if text == sums else "other sums"))
+
+
+def _check_script(root: Path, info: BundleInfo) -> Check:
+    """The program that a receiver is told to run, against those of this version and of earlier formats."""
+    problem = refused(root, PREDICT, MAX_FILE_BYTES)
+    holds = not problem and is_ours((root / PREDICT).read_bytes(), info.task)
+    return Check(PREDICT, holds, "the program of this package", problem or ("the same" if holds else "another program"))
 
 
 def _check_files(root: Path, info: BundleInfo) -> Iterator[Check]:

@@ -15,7 +15,7 @@ from ofa.search.pick import HEADROOM
 from ofa.search.run import FLEET
 from ofa.space import Arch, SearchSpace, SpaceError
 
-BUNDLE_FORMATS = (1, 2)
+BUNDLE_FORMATS = (1, 2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,11 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
     tables = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
-    bundles = [_read_bundle(path) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
+    bundles = [
+        read_json(path, kind="bundle", remedy="export it again with `ofa export`", formats=BUNDLE_FORMATS)
+        | {"folder": path.parent.relative_to(run_dir).as_posix()}
+        for path in paths
+    ]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
     names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
@@ -129,14 +133,6 @@ def read_csv(path: Path, columns: Iterable[str], *, remedy: str) -> pd.DataFrame
 
 
 FRONT_COLUMNS = ("arch", "predicted_latency_ms", "measured_latency_ms", "macs", "params", "origin")
-
-
-def _read_bundle(path: Path) -> dict[str, Any]:
-    remedy = "export it again with `ofa export`"
-    try:
-        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
-    except FileFormatError:
-        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
 
 
 # Files of earlier versions lack these.

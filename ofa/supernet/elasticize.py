@@ -122,11 +122,16 @@ def _find_dims(analysis: GraphAnalysis, choices: Choices, divisor: int) -> dict[
     return dims_that_run(analysis, found)
 
 
+def own_size(model: nn.Module) -> tuple[int, int]:
+    """Height and width of the images that a model is made for, as timm's configuration of it says."""
+    _, height, width = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    return int(height), int(width)
+
+
 def _input_spec(model: nn.Module, given: Any) -> InputSpec:
     """Images as those that are given, or else as timm's configuration of the model says, or of 224 pixels a side."""
     if given is None:
-        own = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
-        return InputSpec.images(int(getattr(model, "in_chans", 3)), int(own[-1]))
+        return InputSpec.images(int(getattr(model, "in_chans", 3)), own_size(model)[1])
     inputs = Inputs.of(given)
     if [tensor.ndim for tensor in inputs.tensors] != [4]:
         raise NotTraceableError(

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from ofa.errors import unknown_name_message
-from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize
+from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize, own_size
 from ofa.supernet.model_sources import UnknownModelError, is_source, model_of_source, settings_text
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.weights import load_weights
@@ -141,6 +141,7 @@ def create_supernet(
     *,
     num_classes: int = 1000,
     in_chans: int = 3,
+    input_size: Sequence[int] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
     drop_rate: float = 0.0,
@@ -152,6 +153,8 @@ def create_supernet(
     Args:
         name: A preset (see :data:`PRESETS`), or any model that :func:`ofa.elasticize` can convert: timm's,
             ``torchvision:NAME``, or ``path/file.py:function``, which is executed.
+        input_size: Height and width of images, in place of the model's own; ``resolution`` is the height, and the width
+            keeps its proportion to it.
         num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`.
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
@@ -170,8 +173,12 @@ def create_supernet(
         drop_path_rate=drop_path_rate,
     )
     own = PRESETS[name][1] if name in PRESETS else {}
-    if is_source(name) and in_chans != 3:
-        own = {"inputs": torch.empty(1, in_chans, 224, 224, device="meta")}
+    if input_size is not None or in_chans != 3:
+        height, width = input_size or own_size(model)
+        resize: Any = getattr(model, "set_input_size", None)  # timm's, of models whose weights depend on it
+        if input_size is not None and resize is not None:
+            resize((height, width))
+        own = {**own, "inputs": torch.empty(1, in_chans, height, width, device="meta")}
     return elasticize(model, **{**own, **choices})
 
 

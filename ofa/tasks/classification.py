@@ -15,11 +15,11 @@ from ofa.config import ConfigError
 from ofa.data import DataError, ImageData
 from ofa.data.readers.folder import EXTENSIONS
 from ofa.errors import UsageError, unknown_name_message
-from ofa.metrics import METRICS, TOP1, Metric, Score, wilson_interval
+from ofa.metrics import BALANCED, METRICS, TOP1, WORST_CLASS, Metric, Score, wilson_interval
 from ofa.tasks import predict_class
 from ofa.tasks.image_task import ImageTask
 from ofa.tasks.losses import ClassLoss
-from ofa.tasks.task import Card, Scorer
+from ofa.tasks.task import Card
 
 NUM_RESAMPLES = 1000
 
@@ -58,8 +58,20 @@ class Classification(ImageTask):
         """The teacher's probabilities ``(N, num_classes)``."""
         return outputs.detach().float().softmax(dim=1)
 
-    def scorer(self, data: Any) -> Scorer:
+    def scorer(self, data: Any) -> ClassScorer:
         return ClassScorer(self.metric)
+
+    def details(self, scorer: Any, data: Any) -> dict[str, Any]:
+        """Accuracy class by class, and the means of it that are not what the metric says already."""
+        shares = scorer.shares
+        means = [BALANCED, WORST_CLASS] if self.metric == TOP1 else []
+        return {
+            **{mean.name: round(float(_of_classes(mean, shares[None])[0]), 4) for mean in means},
+            "class_accuracy_percent": {
+                name: None if np.isnan(share) else round(100 * float(share), 4)
+                for name, share in zip(data.classes, shares, strict=True)
+            },
+        }
 
     # -- what is shipped ---------------------------------------------------------------------------------------------
 
@@ -110,42 +122,40 @@ class ClassScorer:
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
-        self.num_images = 0
-        self._num_right = 0
-        self._rows: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]] = []
+        self._num = self._num_right = np.zeros(0, dtype=np.int64)  # of each class
+
+    @property
+    def num_images(self) -> int:
+        return int(self._num.sum())
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take in logits or probabilities ``(N, num_classes)`` and class indices ``(N,)``."""
-        right = outputs.argmax(axis=1) == targets
-        self.num_images += len(targets)
-        self._num_right += int(right.sum())
-        if self._metric != TOP1:
-            self._rows.append((_to_numpy(right), _to_numpy(targets)))
+        right, labels = _to_numpy(outputs.argmax(axis=1) == targets), _to_numpy(targets)
+        before = np.zeros((2, outputs.shape[1]), dtype=np.int64)
+        before[:, : len(self._num)] = self._num, self._num_right
+        self._num, self._num_right = before + [
+            np.bincount(some, minlength=outputs.shape[1]) for some in (labels, labels[right])
+        ]
 
     def value(self) -> float:
         if not self.num_images:
             raise UsageError("accuracy needs at least one image")
         if self._metric == TOP1:
-            return 100.0 * self._num_right / self.num_images
-        right, labels = self._seen()
-        return float(self._of_classes(_accuracies(right, labels)[None])[0])
+            return 100.0 * int(self._num_right.sum()) / self.num_images
+        return float(_of_classes(self._metric, self.shares[None])[0])
 
     def score(self) -> Score:
         value = self.value()
         if self._metric == TOP1:
-            low, high = wilson_interval(self._num_right, self.num_images)
+            low, high = wilson_interval(int(self._num_right.sum()), self.num_images)
         else:
             low, high = self._bootstrap()
         return Score(value=value, low=low, high=high, num_images=self.num_images)
 
-    def _seen(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        right, labels = (np.concatenate(arrays) for arrays in zip(*self._rows, strict=True))
-        return right, labels
-
-    def _of_classes(self, accuracies: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """From shares of each class ``(R, num_classes)`` to the metric ``(R,)``."""
-        combine = np.nanmean if self._metric.quantity == "balanced_accuracy" else np.nanmin
-        return 100 * np.asarray(combine(accuracies, axis=1))
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Of right images of each class; not-a-number for one that has none."""
+        return np.divide(self._num_right, self._num, out=np.full(len(self._num), np.nan), where=self._num > 0)
 
     def _bootstrap(self) -> tuple[float, float]:
         """95 % interval: each class's number of right images drawn again, as often as it has images.
@@ -153,22 +163,17 @@ class ClassScorer:
         References:
             Efron and Tibshirani, An introduction to the bootstrap, 1993, sec. 13.3 (percentiles), stratified by class.
         """
-        right, labels = self._seen()
-        num, shares = np.bincount(labels), _accuracies(right, labels)
-        seen = num > 0
-        rng = np.random.default_rng(0)
-        drawn = rng.binomial(num[seen], shares[seen], size=(NUM_RESAMPLES, int(seen.sum()))) / num[seen]
-        low, high = np.percentile(self._of_classes(drawn), [2.5, 97.5])
+        seen = self._num > 0
+        num, shares = self._num[seen], self.shares[seen]
+        drawn = np.random.default_rng(0).binomial(num, shares, size=(NUM_RESAMPLES, len(num))) / num
+        low, high = np.percentile(_of_classes(self._metric, drawn), [2.5, 97.5])
         return float(low), float(high)
 
 
-def _accuracies(right: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Share of right images of each class; not-a-number for one that has none."""
-    num = np.bincount(labels)
-    found: npt.NDArray[np.float64] = np.divide(
-        np.bincount(labels, right), num, out=np.full(len(num), np.nan), where=num > 0
-    )
-    return found
+def _of_classes(metric: Metric, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """From shares of each class ``(R, num_classes)`` to a metric ``(R,)``."""
+    combine = np.nanmean if metric == BALANCED else np.nanmin
+    return 100 * np.asarray(combine(shares, axis=1))
 
 
 def _to_numpy(values: Any) -> npt.NDArray[Any]:

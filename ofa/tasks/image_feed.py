@@ -1,6 +1,6 @@
 """The images of a run's splits as an exported network takes them.
 
-Shapes: N images of H x W pixels, C channels (1 or 3).
+Shapes: N images of H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ofa.data import ImageData, Preprocessing, preprocessing
-from ofa.data.resizing import to_pixels
 
 BATCH_SIZE = 256
 
@@ -77,13 +76,12 @@ class ImageFeed:
     def samples(self, num: int) -> tuple[list[bytes], tuple[int, ...]]:
         """The first test pictures, as PNG, and their labels. (Any run of a split holds the classes in proportion.)
 
-        They are cropped and resized to the first of the preprocessing's sizes; doing that again changes nothing.
+        They have the first of the preprocessing's sizes already; following it again changes nothing.
         """
         data = self.data
         rows = data.splits.test[:num]
-        grey, size = data.source.grey, data.resize_steps(self.resolution)[:1]
-        pixels = [to_pixels(data.source.images[index], size, grey=grey) for index in rows]
-        pictures = [_png(array[0] if grey else array.transpose(1, 2, 0)) for array in pixels]
+        pixels = [data.pixels_of(index, data.resize_steps(self.resolution)[:1]) for index in rows]
+        pictures = [_png(array[0] if len(array) == 1 else array.transpose(1, 2, 0)) for array in pixels]
         return pictures, tuple(int(label) for label in data.source.labels[rows])
 
     def _inputs(self, images: Tensor) -> Images:
@@ -92,7 +90,7 @@ class ImageFeed:
             return images.numpy()
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.data.mean, self.data.std))
         pixels = ((images * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)  # exact: they were 8 bits
-        return pixels[..., : 1 if self.data.source.grey else 3].contiguous().numpy()
+        return pixels[..., : len(self.data.look["color"])].contiguous().numpy()
 
 
 class FromPixels(nn.Module):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ofa.data import DataConfig, DataError, ImageData, Preprocessing, load_data
-from ofa.data.readers.source import DECODING_ERRORS, FORMATS
+from ofa.data.picture import FORMATS, open_picture, to_input
+from ofa.data.readers.source import DECODING_ERRORS, undecodable
+from ofa.inputs import InputSpec
 from ofa.progress import Progress
 from ofa.tasks.image_feed import ImageFeed
-from ofa.tasks.predict_class import preprocess
 from ofa.tasks.task import Array, Batches, Sizes, Task
 
 
@@ -30,23 +30,30 @@ class ImageTask(Task):
         self,
         config: DataConfig,
         *,
+        inputs: InputSpec,
         sizes: Sizes,
-        splits: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> ImageData:
-        return load_data(config, image_size=sizes["resolution"], splits=splits, progress=progress)
+        channels, *proportions = inputs.example.tensors[0].shape[1:]
+        return _load(config, sizes, (channels, *proportions), progress=progress)
 
     def reload(
         self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None
     ) -> ImageData:
-        config = dataclasses.replace(config, mean=tuple(stored["mean"]), std=tuple(stored["std"]))
-        return self.load(config, sizes=sizes, splits=stored["splits"], progress=progress)
+        settled = {name: stored[name] for name in ("fit", "crop_pct", "interpolation") if name in stored}
+        config = dataclasses.replace(config, mean=tuple(stored["mean"]), std=tuple(stored["std"]), **settled)
+        shape = stored.get("input_shape", SQUARE_RGB)
+        return _load(config, sizes, shape, splits=stored["splits"], progress=progress)
 
     def facts(self, data: ImageData) -> dict[str, Any]:
         return {
             "num_train": len(data.splits.train),
             "mean": list(data.mean),
             "std": list(data.std),
+            "fit": data.look["fit"],
+            "crop_pct": data.look["crop_pct"],
+            "interpolation": data.look["interpolation"],
+            "input_shape": [data.channels, *data.proportions],
             "splits": data.splits.to_json(),
         }
 
@@ -62,19 +69,26 @@ class ImageTask(Task):
         return ImageFeed(data, sizes["resolution"], from_pixels)
 
     def read_input(self, file: Path, spec: Preprocessing, *, stored: bool = False) -> Array:
-        size = (spec.resize[0],) * 2
+        size = spec.sizes[0] if stored else None
         try:
             if not file.is_file():  # a pipe, say, which would be waited for
                 raise ValueError("it is no regular file")
-            with Image.open(file, formats=["PNG"] if stored else FORMATS) as image:
-                if stored and image.size != size:  # known before anything is decompressed
-                    raise ValueError(f"it has {image.size} pixels, not {size}")
-                return preprocess(image, dataclasses.asdict(spec))
+            picture = open_picture(file, ["PNG"] if stored else FORMATS, size=size)
+            return to_input(picture, dataclasses.asdict(spec))
         except DECODING_ERRORS as error:
-            remedy = "export the bundle again" if stored else "take it out"
-            raise DataError(f"{file} is no picture that can be read ({error}); {remedy}") from None
+            raise DataError(undecodable(str(file), error, "export it again" if stored else "take it out")) from None
 
     def picture(self, spec: Mapping[str, Any]) -> str:
         """What an input is made of, for a model card."""
-        side = spec["input_size"][-1]
-        return f"a {spec['color']} picture of {side} × {side} pixels"
+        height, width = spec["resize"][-1]
+        return f"a {spec['color']} picture of {width} × {height} pixels"
+
+
+SQUARE_RGB = (3, 1, 1)
+"""Channels, and proportions of height and width, of runs that do not say them."""
+
+
+def _load(config: DataConfig, sizes: Sizes, shape: Sequence[int], **settings: Any) -> ImageData:
+    channels, height, width = shape
+    size = sizes["resolution"]
+    return load_data(config, image_size=size, channels=channels, proportions=(height, width), **settings)

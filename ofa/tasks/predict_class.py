@@ -1,55 +1,43 @@
-"""Classify pictures with the model beside this file: python predict.py PICTURE ...
+"""Classify pictures with the model beside this file: python predict.py PICTURE|FOLDER ... [--csv FILE]
 
 Needs the model's runtime (`runtime` in bundle.json) and numpy; Pillow too, unless a picture is a .npy file of the
 model's input.
 """
 
+import argparse
+import csv
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others, such as EPS, Pillow starts programs
+from ofa.data.picture import open_picture, to_input
 
 Model = Callable[[np.ndarray], np.ndarray]
 
-
-def preprocess(image: Any, spec: dict[str, Any]) -> np.ndarray:
-    """Follow ``preprocessing`` of bundle.json, from a Pillow image to one input without the batch."""
-    from PIL import Image
-
-    image = image.convert(spec["color"])
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    for size in spec["resize"]:
-        image = image.resize((size, size), Image.Resampling[spec["interpolation"].upper()])
-    pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, -1)
-    if spec["dtype"] == "uint8":
-        return pixels
-    mean, std = (np.array(spec[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
-    return (pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255) - mean) / std
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+NUM_TOGETHER = 32
 
 
-def onnxruntime(path: Path) -> Model:
+def onnxruntime(path: Path, name: str) -> Model:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-    return lambda images: session.run(None, {"images": images})[0]
+    return lambda inputs: session.run(None, {name: inputs})[0]
 
 
-def openvino(path: Path) -> Model:
+def openvino(path: Path, name: str) -> Model:
     import openvino
 
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(str(path), "CPU", hints)
-    return lambda images: compiled({"images": images})[0]
+    return lambda inputs: compiled({name: inputs})[0]
 
 
-def executorch(path: Path) -> Model:
+def executorch(path: Path, name: str) -> Model:
     import torch
     from executorch.runtime import Runtime
 
@@ -57,21 +45,21 @@ def executorch(path: Path) -> Model:
     program = Runtime.get().load_program(contents)
     method = program.load_method("forward")
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(inputs: np.ndarray) -> np.ndarray:
         assert contents and program  # the method reads them, and does not keep them
-        return method.execute([torch.from_numpy(images)])[0].numpy()
+        return method.execute([torch.from_numpy(inputs)])[0].numpy()
 
     return run
 
 
-def litert(path: Path) -> Model:
+def litert(path: Path, name: str) -> Model:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
 
-    def run(images: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    def run(inputs: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
         interpreter.invoke()
         return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
@@ -87,28 +75,64 @@ LOADERS = {
 }
 
 
+def files_of(names: Sequence[str]) -> list[Path]:
+    """Pictures in the folders among some paths, and the paths that are no folders."""
+    files: list[Path] = []
+    for path in map(Path, names):
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in EXTENSIONS) if path.is_dir() else []
+        if path.is_dir() and not inside:
+            sys.exit(f"{path} holds no pictures ({' '.join(EXTENSIONS)}); name another folder")
+        files += inside or [path]
+    return files
+
+
+def read_input(path: Path, spec: Mapping[str, Any]) -> np.ndarray:
+    if not path.is_file():
+        sys.exit(f"{path} is no file that can be read; check the path")
+    try:
+        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else to_input(open_picture(path), spec)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        sys.exit(f"{path} is no picture that can be read ({error}); take it out")
+
+
+def probabilities(info: Mapping[str, Any], run: Model, files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Of the classes, for each file; the model gets as many at a time as it takes."""
+    model = info["model"]
+    num = model["batch"] or NUM_TOGETHER
+    for start in range(0, len(files), num):
+        inputs = np.stack([read_input(file, info["preprocessing"]) for file in files[start : start + num]])
+        # A last batch that is short is filled up where the model takes full ones only.
+        filled = np.resize(inputs, (num, *inputs.shape[1:])) if model["batch"] else inputs
+        outputs = np.asarray(run(filled)[: len(inputs)], dtype=np.float64)
+        if model["output"] == "logits":
+            outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            outputs /= outputs.sum(axis=1, keepdims=True)
+        yield from outputs
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Classify pictures with the model beside this file.")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE|FOLDER", help="or a .npy file of the model's input")
+    parser.add_argument("--csv", metavar="FILE", help="write file, class and the probability of every class instead")
+    given = parser.parse_args()
     folder = Path(__file__).parent
     info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    model, spec = info["model"], info["preprocessing"]
+    model, classes = info["model"], info["classes"]
     if model["runtime"] not in LOADERS:
         sys.exit(
             f"{model['files'][0]} is run by {model['runtime']} itself; `preprocessing` in bundle.json says with what"
         )
-    run = LOADERS[model["runtime"]](folder / model["files"][0])
-    for name in sys.argv[1:]:
-        if name.endswith(".npy"):
-            array = np.load(name, allow_pickle=False)
-        else:
-            from PIL import Image
-
-            array = preprocess(Image.open(name, formats=FORMATS), spec)
-        outputs = run(np.repeat(array[None], model["batch"] or 1, axis=0))[0]
-        if model["output"] == "logits":
-            outputs = np.exp(outputs - outputs.max())
-            outputs /= outputs.sum()
-        best = int(outputs.argmax())
-        print(f"{name}\t{info['classes'][best]}\t{outputs[best]:.4f}")
+    files = files_of(given.pictures)
+    run = LOADERS[model["runtime"]](folder / model["files"][0], model["input"])
+    found = zip(files, probabilities(info, run, files), strict=True)
+    if given.csv is None:
+        for file, row in found:
+            print(f"{file}\t{classes[row.argmax()]}\t{row.max():.4f}")
+        return
+    with open(given.csv, "w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out)
+        table.writerow(["file", "class", *(f"probability of {name}" for name in classes)])
+        table.writerows([str(file), classes[row.argmax()], *(f"{each:.6f}" for each in row)] for file, row in found)
 
 
 if __name__ == "__main__":

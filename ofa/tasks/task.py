@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ofa.config import ConfigError, Named
 from ofa.data import DataConfig, DataError
 from ofa.data.splits import Splits
+from ofa.inputs import InputSpec
 from ofa.metrics import Metric, Score
 from ofa.progress import Progress
 from ofa.tasks.losses import Loss
@@ -80,25 +81,25 @@ class Task(Named, ABC):
         self,
         config: DataConfig,
         *,
+        inputs: InputSpec,
         sizes: Sizes,
-        splits: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> TaskData:
         """Read and split a data set.
 
         Args:
+            inputs: What the model takes.
             sizes: The largest that will be asked for.
-            splits: What :meth:`Splits.to_json` gave, to use the splits of an earlier run.
 
         Raises:
-            DataError: If data is missing or broken, or is not the data that ``splits`` were made for.
+            DataError: If data is missing or broken, or does not fit the model.
         """
 
     @abstractmethod
     def reload(
         self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None
     ) -> TaskData:
-        """The data of a run again, from what :meth:`facts` said of it."""
+        """The data of a run again, from what :meth:`facts` said of it; :class:`DataError` if it is other data."""
 
     @abstractmethod
     def facts(self, data: Any) -> dict[str, Any]:
@@ -142,6 +143,10 @@ class Task(Named, ABC):
     def scorer(self, data: Any) -> Scorer:
         """A new judge; ``data`` is ``None`` where a bundle's samples are all there is."""
 
+    def details(self, scorer: Any, data: Any) -> dict[str, Any]:
+        """What else a judge knows of a network that is shipped, plain."""
+        return {}
+
     # -- what is shipped ---------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -172,7 +177,10 @@ class Task(Named, ABC):
     @property
     @abstractmethod
     def predict_script(self) -> Path:
-        """The program that a bundle brings along as ``predict.py``: from a file to what the network says of it."""
+        """The program that a bundle brings along as ``predict.py``: from a file to what the network says of it.
+
+        What it imports of :mod:`ofa.data.picture` is put into it there.
+        """
 
     @abstractmethod
     def card(self, info: Mapping[str, Any]) -> Card:

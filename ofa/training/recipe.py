@@ -29,6 +29,9 @@ class ModelConfig:
     Args:
         name: A preset, a timm model, ``torchvision:NAME``, or ``path/file.py:function``, which is executed; its path is
             relative to the current folder.
+        in_chans: Channels of the pictures: 1 is grey, 3 red, green and blue; with 2 and 4 alpha is one of them.
+        input_size: Height and width that the model is made for, if not its own; ``resolution`` is the height, and the
+            width keeps its proportion to it.
         pretrained: Begin from timm's or torchvision's weights.
         weights: Begin from a file with the model's parameter names instead, ``.safetensors`` or a checkpoint of
             ``torch.save``; a classifier for other classes is left out.
@@ -47,6 +50,8 @@ class ModelConfig:
     """
 
     name: str = "ofa_mobilenetv3_tiny"
+    in_chans: int = 3
+    input_size: tuple[int, ...] | None = None
     pretrained: bool = False
     weights: str | None = None
     sort_channels: Literal["none", "l1", "activations"] = "none"
@@ -63,6 +68,10 @@ class ModelConfig:
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be from 0 to below 1, not {getattr(self, name)}")
+        if self.in_chans < 1:
+            raise ConfigError(f"model.in_chans must be at least 1, not {self.in_chans}")
+        if self.input_size is not None and (len(self.input_size) != 2 or min(self.input_size) < 1):
+            raise ConfigError(f"model.input_size must be height and width in pixels, not {list(self.input_size)}")
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""

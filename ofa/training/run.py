@@ -52,6 +52,8 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
     supernet = create_supernet(
         config.name,
         num_classes=num_classes,
+        in_chans=config.in_chans,
+        input_size=config.input_size,
         pretrained=config.pretrained,
         weights=config.weights,
         drop_rate=config.drop_rate,
@@ -157,6 +159,8 @@ class Run:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
         name = name_in_files(model.name, self.info.get("code_sha256"))
+        if model.in_chans != 3 or model.input_size is not None:
+            name += "-" + "x".join(map(str, (model.in_chans, *(model.input_size or ()))))
         if model.divisor == 8 and not model.coupled and not model.dims and model.resolution is None:
             return name
         return f"{name}-{self.space.fingerprint[:6]}"

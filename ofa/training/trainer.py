@@ -46,6 +46,7 @@ from ofa.training.checkpoint import (
 )
 from ofa.training.compiled import CompiledSubnets
 from ofa.training.evaluation import SubnetEvaluator
+from ofa.training.pretrained import as_pretrained
 from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
 from ofa.training.samplers import ROLES, Draw, Step
@@ -154,7 +155,8 @@ class _Trainer:
         with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
             outline = build_supernet(untrained, num_classes=1)
         space = outline.space
-        self.data: TaskData = self.task.load(recipe.data, sizes=outline.inputs.largest(space), progress=progress)
+        data, sizes = as_pretrained(recipe.data, recipe.model), outline.inputs.largest(space)
+        self.data: TaskData = self.task.load(data, inputs=outline.inputs, sizes=sizes, progress=progress)
         num_classes = self.task.num_classes(self.data)
         self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
         self.num_steps = max(1, round(config.epochs * self.steps_per_epoch))

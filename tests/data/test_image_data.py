@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 from ofa.data import SPLITS, DataConfig, DataError, ImageData, load_data, preprocessing
 from ofa.data.image_data import statistics
+from ofa.data.readers.source import ArrayImages, Source
 
 from .helpers import noise, write_folder, write_idx, write_parquet
 
@@ -360,6 +361,35 @@ def test_cuda_gives_what_the_cpu_gives(kind: str, lazy: bool, tmp_path: Path, cu
         assert (images.cpu() - expected).abs().gt(0.05).float().mean() < 0.02
 
 
+# -- balance -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("balance", "shares"), [(0.0, (0.8, 0.2)), (0.5, (2 / 3, 1 / 3)), (1.0, (0.5, 0.5))])
+def test_rare_classes_are_trained_on_as_often_as_asked(balance: float, shares: tuple[float, float]) -> None:
+    labels = np.repeat([0, 1], [160, 40])
+    pixels = np.arange(200, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    source = Source(("often", "rarely"), labels, ArrayImages(pixels), grey=True)
+    data = load_data(DataConfig(balance=balance, crop_padding=0), image_size=8)
+    data = replace(
+        data,
+        source=source,
+        splits=replace(data.splits, train=np.arange(200)),
+        pixels={"train": torch.from_numpy(pixels)[:, None]},
+        image_size=4,
+        mean=(0.0,) * 3,
+        std=(1 / 255,) * 3,
+    )
+    seen = []
+    for epoch in range(10):
+        images, found = zip(*data.train_batches(epoch=epoch, batch_size=20, seed=3), strict=True)
+        again = torch.cat([images for images, _ in data.train_batches(epoch=epoch, batch_size=20, seed=3, start=4)])
+        assert torch.equal(torch.cat(images)[80:], again)
+        np.testing.assert_allclose(np.bincount(torch.cat(found)) / 200, shares, atol=0.006)
+        seen.append(torch.cat(images)[:, 0, 0, 0].round().int().numpy())
+    times = np.bincount(np.concatenate(seen), minlength=200)
+    assert times.min() > 0 and times[160:].max() - times[160:].min() <= 10  # no picture is left out for another
+
+
 # -- preprocessing, by its description alone -------------------------------------------------------------------------
 
 
@@ -369,8 +399,8 @@ def _follow(description: dict[str, Any], image: Image.Image) -> np.ndarray:
     side = min(image.width, image.height)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
-    for size in description["resize"]:
-        image = image.resize((size, size), Image.Resampling[description["interpolation"].upper()])
+    for height, width in description["resize"]:
+        image = image.resize((width, height), Image.Resampling[description["interpolation"].upper()])
     pixels = np.asarray(image, dtype=description["dtype"]) / np.float32(255)
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * description["channels"], axis=2)

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from ofa.data import DataConfig, DataError, ImageData, load_data, preprocessing
-from ofa.data.readers.source import FORMATS
+from ofa.data.picture import to_input
 from ofa.deploy import export_bundle, read_bundle, verify_bundle
 from ofa.deploy.parity import load_outputs
-from ofa.hardware import load_device
+from ofa.hardware import Device, load_device
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
-from ofa.tasks import predict_class
-from ofa.tasks.predict_class import preprocess
+from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
 
 from .conftest import RUN_INFO, latency
@@ -56,7 +57,7 @@ def test_preprocessing_equals_that_of_the_data(kind: str, resolution: int, tmp_p
     data = load_data(DataConfig(name="digits"), image_size=32) if kind == "grey" else colours(tmp_path)
     images, _ = next(data.batches("test", batch_size=4, image_size=resolution))
     spec = asdict(preprocessing(data, resolution))
-    found = [preprocess(data.source.images[index], spec) for index in data.splits.test[:4]]
+    found = [to_input(data.source.images[index], spec) for index in data.splits.test[:4]]
     np.testing.assert_array_equal(np.stack(found), images.numpy())
 
 
@@ -64,23 +65,29 @@ def test_samples_are_preprocessed_as_the_pictures_that_they_come_from(bundle: Pa
     info = read_bundle(bundle)
     data = load_data(DataConfig(name="digits"), image_size=32)
     images, labels = next(data.batches("test", batch_size=32, image_size=info.arch["resolution"]))
-    found = [preprocess(Image.open(bundle / name), asdict(info.preprocessing)) for name in info.sample_names]
+    found = [to_input(Image.open(bundle / name), asdict(info.preprocessing)) for name in info.sample_names]
     np.testing.assert_array_equal(np.stack(found), images.numpy())
     assert info.sample_labels == tuple(labels.tolist())
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize(
-    "name", ["cpu-1t", "cpu-int8-1t", "openvino-1t", "openvino-int8-1t", "executorch-1t", "litert-1t"]
-)
-def test_runs_in_every_runtime_of_a_cpu(
-    evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], tmp_path: Path, name: str
-) -> None:
+CPU_DEVICES = ["cpu-1t", "cpu-int8-1t", "openvino-1t", "openvino-int8-1t", "executorch-1t", "litert-1t"]
+
+
+def installed(name: str) -> Device:
     device = load_device(name)
     try:
         RUNTIMES[device.setting.runtime]().versions()
     except NotInstalledError as error:
         pytest.skip(str(error))
+    return device
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", CPU_DEVICES)
+def test_runs_in_every_runtime_of_a_cpu(
+    evaluator: SubnetEvaluator, candidates: list[dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    device = installed(name)
     result = export_bundle(
         evaluator,
         candidates[2:],
@@ -115,13 +122,12 @@ def test_a_picture_of_another_format_starts_no_program(bundle: Path, tmp_path: P
         with pytest.raises(DataError, match=r"1.png is truncated or not an image"):
             load_data(DataConfig(name="folder", root=str(root)), image_size=32)
     elif reads == "bundle":
-        with pytest.raises(DataError, match=r"1.png is no picture that can be read"):
+        with pytest.raises(DataError, match=r"1.png is truncated or not an image"):
             verify_bundle(bundle, images=root)
     else:
         command = [sys.executable, "-I", str(bundle / "predict.py"), str(evil)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode != 0 and "cannot identify image file" in done.stderr
-    assert predict_class.FORMATS == FORMATS
 
 
 @pytest.mark.parametrize("reads", ["data", "bundle"])
@@ -134,3 +140,124 @@ def test_a_pipe_among_pictures_is_not_waited_for(bundle: Path, tmp_path: Path, r
             load_data(DataConfig(name="folder", root=str(root)), image_size=32)
         else:
             verify_bundle(bundle, images=root)
+
+
+# -- pictures of every kind --------------------------------------------------------------------------------------------
+
+
+def pictures(root: Path) -> Path:
+    """Two kinds of pictures, told apart by the end that is brighter, in every form that a picture may come in."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        for label in ("left", "right"):
+            values = rng.integers(0, 90, (40, 40), dtype=np.uint8)
+            values[:, slice(0, 20) if label == "left" else slice(20, 40)] += 130
+            image = Image.fromarray(values)
+            exif = Image.Exif()
+            if number % 8 == 1:
+                exif[0x0112] = 6
+                image = image.rotate(90, expand=True)
+            elif number % 8 == 2:
+                image.putalpha(Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8)))
+            elif number % 8 == 3:
+                image = Image.fromarray(values.astype(np.uint16) * 257)
+            elif number % 8 == 4:
+                image = image.convert("CMYK")
+            elif number % 8 == 5:
+                image = image.resize((120, 30))
+            elif number % 8 == 6:
+                image = image.convert("P")
+            elif number % 8 == 7:
+                image = image.convert("RGB")
+            place = root / label / f"{number:02}.{'tif' if image.mode == 'CMYK' else 'png'}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            image.save(place, exif=exif)
+    return root
+
+
+SIGHTS: dict[str, dict[str, Any]] = {
+    "letterbox": {"fit": "letterbox", "ground": (40,)},
+    "squash": {"fit": "squash", "crop_pct": 0.9, "interpolation": "bilinear"},
+    "wide": {"proportions": (2, 3)},
+    "grey": {"channels": 1},
+    "alpha": {"channels": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SubnetEvaluator:
+    """A network that was trained on such pictures for a moment."""
+    settings = dict(SIGHTS[request.param])
+    channels, (height, width) = settings.pop("channels", 3), settings.pop("proportions", (1, 1))
+    root = pictures(tmp_path_factory.mktemp("pictures"))
+    shares = {"test_share": 16, "search_share": 4, "calibration_share": 8}
+    config = DataConfig(name="folder", root=str(root), crop_padding=0, **shares, **settings)
+    data = load_data(config, image_size=32, channels=channels, proportions=(height, width))
+    torch.manual_seed(0)
+    supernet = create_supernet(
+        "test_efficientnet",
+        num_classes=2,
+        in_chans=channels,
+        input_size=(32, 32 * width // height),
+        resolution=(24, 32),
+        depth=(1,),
+    )
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.05, momentum=0.9)
+    for epoch in range(12):
+        for images, labels in data.train_batches(epoch=epoch, batch_size=8, seed=0):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(supernet.model(images), labels).backward()
+            optimizer.step()
+    return SubnetEvaluator(supernet.eval(), data)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", CPU_DEVICES)
+@pytest.mark.parametrize(
+    "seen",
+    [sight if sight == "letterbox" else pytest.param(sight, marks=pytest.mark.slow) for sight in SIGHTS],
+    indirect=True,
+)
+def test_predicts_what_evaluation_does_whatever_the_picture(seen: SubnetEvaluator, tmp_path: Path, name: str) -> None:
+    device = installed(name)
+    arch = {**seen.supernet.space.largest(), "resolution": 24}
+    result = export_bundle(
+        seen,
+        [{"arch": arch, "latency_ms": 1.0}],
+        out=tmp_path / "bundle",
+        device=device,
+        budget_ms=4.2,
+        measure=lambda files: [latency(1.0) for _ in files],
+        run_info=RUN_INFO,
+    )
+    data, rows = seen.data, seen.data.splits.test
+    found = classes_by_file(result.path, Path(str(data.config.root)), tmp_path)
+    assert len(found) == 48
+    inputs = torch.cat([images for images, _ in data.batches("test", batch_size=8, image_size=24)])
+    if device.setting.precision == "int8":
+        file = result.path / result.info.model.files[0]
+        outputs = load_outputs(file, setting=device.setting, batch=1)(inputs.numpy())
+    else:
+        outputs = seen.calibrated(arch)(inputs).detach().numpy()
+    expected = [data.classes[index] for index in outputs.argmax(axis=1)]
+    assert [found[data.source.images.name(index)] for index in rows] == expected
+    assert len(set(expected)) == 2
+    assert verify_bundle(result.path, images=data.config.root).ok
+
+
+def classes_by_file(bundle: Path, root: Path, out: Path) -> dict[str, str]:
+    """What predict.py writes of all files in a folder, in a process that has none of ours."""
+    command = [sys.executable, "-I", str(bundle / "predict.py"), str(root), "--csv", str(out / "found.csv")]
+    subprocess.run(command, cwd=out, capture_output=True, text=True, check=True)
+    table = pd.read_csv(out / "found.csv")
+    np.testing.assert_allclose(table.iloc[:, 2:].sum(axis=1), 1, atol=1e-5)
+    return {str(Path(file).relative_to(root)): label for file, label in zip(table["file"], table["class"], strict=True)}
+
+
+def test_says_what_it_cannot_read(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.png").write_bytes(b"none")
+    for name, message in [("nowhere", "is no file"), ("empty", "holds no pictures"), ("none.png", "cannot identify")]:
+        command = [sys.executable, "-I", str(bundle / "predict.py"), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr

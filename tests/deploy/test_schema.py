@@ -15,7 +15,7 @@ import pytest
 from ofa.config import ConfigError
 from ofa.data import Preprocessing
 from ofa.deploy import TARGETS, ExportResult
-from ofa.deploy.bundle import FORMAT, BundleInfo, FileScore, Latency, ModelInfo, Parity
+from ofa.deploy.bundle import FORMATS, BundleInfo, FileScore, Latency, ModelInfo, Parity
 from ofa.deploy.targets import Quantization
 from ofa.metrics import METRICS
 from ofa.tasks import Classification
@@ -52,7 +52,7 @@ def test_its_keys_are_those_that_are_written(described: type) -> None:
 
 
 def test_its_targets_are_those_that_there_are() -> None:
-    assert SCHEMA["properties"]["format"] == {"const": FORMAT}
+    assert SCHEMA["properties"]["format"] == {"const": FORMATS[-1]}
     forms = {form["properties"]["target"]["const"]: form["properties"] for form in SCHEMA["$defs"]["model"]["oneOf"]}
     assert list(forms) == list(TARGETS)
     for name, target in TARGETS.items():
@@ -80,7 +80,7 @@ def test_one_without_a_key_is_not(info: dict[str, Any], place: tuple[str, ...]) 
 @pytest.mark.parametrize("name", list(METRICS))
 def test_a_score_goes_by_the_name_of_its_metric(exported: ExportResult, name: str) -> None:
     info = dataclasses.replace(exported.info, task=Classification(judge_by=name))  # type: ignore[arg-type]
-    written = json.loads(json.dumps({"format": FORMAT, **info.to_json()}))
+    written = json.loads(json.dumps({"format": FORMATS[-1], **info.to_json()}))
     VALIDATOR.validate(written)
     assert [key for key in METRICS if key in written] == [name]
     assert ("task" in written) == (name != "top1_percent")

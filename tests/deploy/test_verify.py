@@ -227,7 +227,8 @@ def test_predict_script_is_never_run(bundle: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(bundle.parent)
     (bundle / "predict.py").write_text("open('exploded', 'w')")
     reseal(bundle)
-    assert verify_bundle(bundle).ok
+    (check,) = verify_bundle(bundle).failed
+    assert (check.name, check.expected, check.found) == ("predict.py", "the program of this package", "another program")
     assert not Path("exploded").exists()
 
 
@@ -287,7 +288,7 @@ def test_pictures_that_are_none_or_of_other_classes_are_named(bundle: Path, tmp_
     with pytest.raises(DataError, match="holds no pictures; they go into a folder per class, such as 0/"):
         verify_bundle(bundle, images=folder)
     (folder / "7" / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"broken.png is no picture that can be read"):
+    with pytest.raises(DataError, match=r"broken.png is truncated or not an image"):
         verify_bundle(bundle, images=folder)
     (folder / "seven").mkdir()
     with pytest.raises(DataError, match="class 'seven'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,17 @@ def test_by_hand(judge_by: str, as_torch: bool) -> None:
     score = scorer.score()
     assert score.value == scorer.value() == pytest.approx(BY_HAND[judge_by])
     assert score.low <= score.value <= score.high and score.num_images == scorer.num_images == 7
+
+
+def test_details_are_class_by_class() -> None:
+    scorer = Classification().scorer(None)
+    scorer.update(np.eye(4)[SAID], LABELS)
+    details = Classification().details(scorer, SimpleNamespace(classes=("cat", "dog", "eel", "fox")))
+    assert details.pop("class_accuracy_percent") == {"cat": 75.0, "dog": 50.0, "eel": 0.0, "fox": None}
+    assert details == {name: pytest.approx(BY_HAND[name], abs=1e-4) for name in list(BY_HAND)[1:]}
+    assert [*Classification(judge_by="balanced_accuracy_percent").details(scorer, SimpleNamespace(classes="abcd"))] == [
+        "class_accuracy_percent"
+    ]
 
 
 @pytest.mark.parametrize("judge_by", BY_HAND)

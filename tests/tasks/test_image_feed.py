@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 from ofa.data import DataConfig, ImageData, load_data
+from ofa.data.picture import to_input
 from ofa.supernet import create_supernet
 from ofa.tasks.image_feed import FromPixels, ImageFeed
-from ofa.tasks.predict_class import preprocess
 
 
 @pytest.fixture(scope="module", params=["grey", "colour"])
@@ -41,7 +41,7 @@ def test_a_bundles_preprocessing_gives_these_inputs(own: ImageData, from_pixels:
     pictures = [Image.open(io.BytesIO(file)) for file in files]
     images = feed.first("test", 5)
     assert images.shape == (5, *spec.input_size) and images.dtype == spec.dtype
-    np.testing.assert_array_equal(np.stack([preprocess(picture, asdict(spec)) for picture in pictures]), images)
+    np.testing.assert_array_equal(np.stack([to_input(picture, asdict(spec)) for picture in pictures]), images)
     assert list(labels) == own.labels("test")[:5].tolist()
     assert sum(len(found) for _, found in feed.batches("search")) == len(own.splits.search)
 

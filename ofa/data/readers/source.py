@@ -16,11 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ofa.data.config import DataConfig, DataError
+from ofa.data.picture import open_picture
 from ofa.errors import unknown_name_message
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow may take a picture for, whatever it is called: for others, such as EPS, it starts programs."""
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -102,7 +100,7 @@ class EncodedImages:
     """Pictures from files, or from their bytes, each with its name; decoded whole when asked for.
 
     Raises:
-        DataError: If a picture is truncated, not one, or deeper than 8 bits a channel.
+        DataError: If a picture is truncated, not one, or too large to be safe.
     """
 
     encoded: Sequence[tuple[Path | bytes, str]]
@@ -114,14 +112,9 @@ class EncodedImages:
         encoded, name = self.encoded[index]
         name = str(encoded) if isinstance(encoded, Path) else name  # all of the path, to be found
         try:
-            with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
-                image.load()
+            image: Image.Image = open_picture(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
         except DECODING_ERRORS as error:
-            raise DataError(f"{name} is truncated or not an image ({error}); replace or remove it") from error
-        if image.mode in DEEP_MODES:
-            raise DataError(
-                f"{name} has pixels of mode {image.mode}, which would be clipped; convert it to 8 bits a channel"
-            )
+            raise DataError(undecodable(name, error, "replace or remove it")) from error
         return image
 
     def name(self, index: int) -> str:
@@ -134,6 +127,13 @@ class EncodedImages:
     def num_bytes(self, index: int) -> int:
         encoded = self.encoded[index][0]
         return len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+
+
+def undecodable(name: str, error: Exception, remedy: str) -> str:
+    """What is wrong with a picture that cannot be read."""
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's guard: it might be a trap for memory
+        return f"{name} is larger than what is read ({error}); make it smaller"
+    return f"{name} is truncated or not an image ({error}); {remedy}"
 
 
 def digest_of_pixels(pixels: npt.NDArray[np.generic]) -> bytes:

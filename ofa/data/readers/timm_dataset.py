@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ofa.data.config import DataConfig, DataError
-from ofa.data.readers.source import DECODING_ERRORS, Source, digest_of_pixels, encode_labels
+from ofa.data.readers.source import DECODING_ERRORS, Source, digest_of_pixels, encode_labels, undecodable
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class DatasetImages:
             image: Image.Image = dataset[local][0]
             image.load()
         except DECODING_ERRORS as error:
-            raise DataError(f"{self.name(index)} is truncated or not an image ({error}); remove it") from error
+            raise DataError(undecodable(self.name(index), error, "remove it")) from error
         return image
 
     def name(self, index: int) -> str:

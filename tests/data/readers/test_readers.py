@@ -193,13 +193,6 @@ def test_truncated_image_is_named(tmp_path: Path, extension: str, kept: float) -
         source.images[1]
 
 
-def test_deep_image_is_refused(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"cat": 1, "dog": 1})
-    Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(tmp_path / "cat" / "000.png")
-    with pytest.raises(DataError, match="mode I;16, which would be clipped; convert it to 8 bits"):
-        read_source(DataConfig(name="folder", root=str(tmp_path))).images[0]
-
-
 # -- parquet ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,71 @@
+"""Pictures as pretrained weights saw them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from ofa.data import DataConfig
+from ofa.files import read_json
+from ofa.training.recipe import ModelConfig
+
+FITS = {"center": "crop", "squash": "squash", "border": "letterbox"}
+"""timm's names of what becomes of a picture's proportions."""
+RUN_FILE = "supernet.json"
+
+
+def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
+    """What is left open of how pictures become inputs, settled as the model's weights were trained.
+
+    Weights of a run of ours: as in that run. Weights of a timm or torchvision model, fetched or from a file: mean, std,
+    interpolation and crop of its ``pretrained_cfg`` or ``transforms``.
+    """
+    if not (model.pretrained or model.weights):
+        return data
+    found = _of_run(model) if _is_of_run(model) else _of_library(model.name)
+    for name in ("mean", "std"):
+        values = found.get(name, ())
+        if values and len(values) != model.in_chans:
+            found[name] = (sum(values) / len(values),)  # of a grey picture, for one
+    return dataclasses.replace(
+        data, **{name: value for name, value in found.items() if getattr(data, name) is None and value is not None}
+    )
+
+
+def _is_of_run(model: ModelConfig) -> bool:
+    return model.weights is not None and (Path(model.weights).parent / RUN_FILE).is_file()
+
+
+def _of_run(model: ModelConfig) -> dict[str, Any]:
+    path = Path(str(model.weights)).parent / RUN_FILE
+    stored = read_json(path, kind="run folder", remedy="name other weights").get("data", {})
+    found = {name: stored.get(name) for name in ("mean", "std", "fit", "crop_pct", "interpolation")}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def _of_library(name: str) -> dict[str, Any]:
+    source, _, own = name.partition(":")
+    if source == "torchvision" and own:
+        import torchvision
+
+        made = torchvision.models.get_model_weights(own).DEFAULT.transforms()
+        return {
+            "mean": tuple(made.mean),
+            "std": tuple(made.std),
+            "interpolation": made.interpolation.value,
+            "crop_pct": min(1.0, made.crop_size[0] / made.resize_size[0]),
+        }
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    if config is None:
+        return {}
+    fit = FITS[config.crop_mode]
+    return {
+        "mean": config.mean,
+        "std": config.std,
+        "interpolation": config.interpolation,
+        "fit": fit,
+        "crop_pct": None if fit == "letterbox" else config.crop_pct,
+    }
