@@ -76,6 +76,8 @@ def elasticize(
     for name in coupled:
         if name not in inner:
             raise SpaceError(unknown_name_message("kind of dim to couple to the depth", name, inner))
+    if hasattr(model, "_orig_mod"):  # whose type takes seconds to import
+        raise NotTraceableError("the model is compiled by torch.compile; give the module inside it, model._orig_mod")
     own = _input_spec(model, inputs)
     candidates = _resolutions(own.own["resolution"], resolution)
     analysis = _analyse(model, own, candidates)
@@ -150,15 +152,16 @@ def _resolutions(own: int, wanted: Sequence[Choice] | None) -> tuple[int, ...]:
 
 def _analyse(model: nn.Module, own: InputSpec, candidates: tuple[int, ...]) -> GraphAnalysis:
     """The model taken apart at the largest size that is wanted, or at its own if it takes no other."""
-    for size in dict.fromkeys((max(candidates), own.own["resolution"])):
+    failures: dict[int, Exception] = {}
+    for size in (max(candidates), own.own["resolution"]):
         try:
             return GraphAnalysis.of(model, InputSpec(own.at({"resolution": size}), own.axes))
         # Whatever a model's code raises on such an image is for the user to know.
         except Exception as error:
-            failure = error
+            failures.setdefault(size, error)
+    size, failure = next(iter(failures.items()))  # what was asked for
     raise NotTraceableError(
-        f"{type(model).__name__} does not run on one batch of {own.own['resolution']} pixel images: "
-        f"{first_line(failure)}"
+        f"{type(model).__name__} does not run on one batch of {size} pixel images: {first_line(failure)}"
     ) from failure
 
 

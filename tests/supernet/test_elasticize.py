@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import timm
@@ -92,6 +94,27 @@ def test_nothing_elastic_names_what_was_found() -> None:
 def test_a_model_that_does_not_run_on_images_says_so() -> None:
     with pytest.raises(NotTraceableError, match=r"Linear does not run on one batch of 224 pixel images: .*"):
         elasticize(nn.Linear(5, 2))
+
+
+class Wrapped(nn.Module):
+    """Outputs in an object, as Hugging Face's models give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.inner(x))
+
+
+def test_what_fails_first_is_blamed_with_the_size_that_was_asked_for() -> None:
+    with pytest.raises(NotTraceableError, match=r"Wrapped does not run on one batch of 32 pixel images: .*"):
+        elasticize(Wrapped(), resolution=[32])
+
+
+def test_a_compiled_model_is_to_be_unwrapped() -> None:
+    with pytest.raises(NotTraceableError, match=r"give the module inside it, model._orig_mod"):
+        elasticize(torch.compile(Wrapped().inner))
 
 
 def test_choices_per_stage_and_in_shares() -> None:
