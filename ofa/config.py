@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar, Union
 import yaml
 
 from ofa.errors import OfaError, shown, unknown_name_message
+from ofa.files import MAX_WHOLE, FileFormatError, check_depth
 
 ConfigT = TypeVar("ConfigT")
 NamedT = TypeVar("NamedT", bound="Named")
@@ -22,6 +23,10 @@ NamedT = TypeVar("NamedT", bound="Named")
 
 class ConfigError(OfaError, ValueError):
     """A key is unknown or missing, or a value is of the wrong kind."""
+
+
+class Record:
+    """Base of dataclasses that say what is read of a file; other keys of the file are left alone, and not refused."""
 
 
 def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
@@ -39,6 +44,8 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
         known |= dict.fromkeys(field.metadata.get(_KEYS, [field.name]), field)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a mapping with keys {', '.join(known)}, not {shown(values)}")
+    if issubclass(config_type, Record):
+        values = {name: value for name, value in values.items() if name in known}
     for name in values:
         if name not in known:
             raise ConfigError(f"{where}: {unknown_name_message('key', name, known)}")
@@ -57,6 +64,18 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
         return config_type(**converted)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def check_record(record_type: type[ConfigT], values: Any, *, where: str, remedy: str) -> ConfigT:
+    """:func:`from_mapping` of one of our files.
+
+    Raises:
+        FileFormatError: It names the key, the value and what is allowed.
+    """
+    try:
+        return from_mapping(record_type, values, where=where)
+    except ConfigError as error:
+        raise FileFormatError(f"{error}; {remedy}") from None
 
 
 _KEYS = "keys"
@@ -149,10 +168,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{where} must be a list, not {shown(value)}")
         return tuple(_convert(typing.get_args(hint)[0], entry, where) for entry in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a mapping, not {shown(value)}")
-        return dict(value)
+        return {key: _convert(typing.get_args(hint)[1], entry, f"{where}.{key}") for key, entry in value.items()}
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             raise ConfigError(
@@ -164,24 +183,39 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             number = float(value)  # YAML 1.1 reads 1e-3 as text
             if math.isfinite(number):
                 return number
-    if hint in (int, str, bool) and type(value) is hint:
+    if hint in (int, str, bool) and type(value) is hint and not (hint is int and abs(value) > MAX_WHOLE):
         return value
     raise ConfigError(f"{where} must be {_WORDS.get(hint, hint)}, not {shown(value)}")
 
 
+MAX_SCALAR = 10_000
+MAX_DIGITS = 100
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """Without aliases: nine lines of them stand for more values than fit into any memory."""
+    """Without aliases, nine lines of which stand for more values than fit into any memory, and without tags."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not taken; write out what *{self.peek_event().anchor} stands for")
-        return super().compose_node(parent, index)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not taken; write out what *{event.anchor} stands for")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags such as {event.tag} are not taken; leave them out")
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode):
+            is_text = node.tag == "tag:yaml.org,2002:str"
+            if len(node.value) > (MAX_SCALAR if is_text else MAX_DIGITS) or "\0" in node.value:
+                raise yaml.YAMLError(f"{shown(node.value)} is too long, or no text")
+            node.value.encode()
+        return node
 
 
 def _parse(text: str) -> Any:
     """Of YAML; :class:`ConfigError` if it is none, nested without end, or has numbers of thousands of digits."""
     try:
-        return yaml.load(text, Loader=_PlainLoader)
+        data = yaml.load(text, Loader=_PlainLoader)
+        check_depth(data)
+        return data
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(" ".join(str(error).split())) from None
 

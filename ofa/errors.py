@@ -41,6 +41,7 @@ def refusal_message(error: OSError) -> str:
     return f"{where}{error.strerror or error}{remedy}"
 
 
+MAX_NAME = 200
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 10
@@ -49,7 +50,10 @@ _REPR.maxlevel = 2
 
 def shown(value: object) -> str:
     """A value for a message, cut where it is long or deep: it may come from anybody's file."""
-    return _REPR.repr(value)
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # a whole number of thousands of digits, which Python does not write
+        return f"a {type(value).__name__} that cannot be written"
 
 
 def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_listed: int | None = None) -> str:
@@ -59,10 +63,10 @@ def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_l
         kind: What ``known`` are names of.
         max_listed: List no more than so many of them, the nearest ones; all by default.
     """
-    known = list(known)
-    likeness = {each: SequenceMatcher(None, str(name).lower(), each.lower()).ratio() for each in known}
+    known, text = list(known), name[:MAX_NAME] if isinstance(name, str) else shown(name)
+    likeness = {each: SequenceMatcher(None, text.lower(), each.lower()).ratio() for each in known}
     near = sorted(known, key=likeness.__getitem__, reverse=True)
     hint = f"; did you mean {near[0]!r}?" if near and likeness[near[0]] >= 0.6 else ";"
     if max_listed is None or len(known) <= max_listed:
-        return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
-    return f"unknown {kind} {name!r}{hint} the nearest of {len(known)}: {', '.join(near[:max_listed])}"
+        return f"unknown {kind} {shown(name)}{hint} known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {shown(name)}{hint} the nearest of {len(known)}: {', '.join(near[:max_listed])}"

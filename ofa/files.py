@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,12 +84,12 @@ def read_json(path: Path | str, *, kind: str, remedy: str, formats: Collection[i
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileFormatError(f"no {kind} at {path}; {remedy}") from None
     except (IsADirectoryError, NotADirectoryError) as error:
         raise FileFormatError(f"{kind} {path} cannot be read ({error.strerror}); {remedy}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise FileFormatError(f"{kind} {path} is truncated or not JSON ({error}); {remedy}") from None
     found = data.get("format") if isinstance(data, dict) else type(data).__name__
     if type(found) is not int or found not in formats:
@@ -96,6 +98,114 @@ def read_json(path: Path | str, *, kind: str, remedy: str, formats: Collection[i
     return data
 
 
+MAX_DEPTH = 50
+TOO_DEEP = f"it is nested more than {MAX_DEPTH} deep"
+MAX_WHOLE = (1 << 63) - 1
+_LONG = re.compile(r"[0-9]{19}")
+_ZERO, _SURROGATE = (re.compile(rf"(?<!\\)(?:\\\\)*\\u{digits}") for digits in ("0000", "[dD][89a-fA-F]"))
+
+
+def parse_json(text: str) -> Any:
+    """JSON from anywhere, such as this package writes it.
+
+    Raises:
+        ValueError: If it is none, nested deeper than anything is, or holds numbers that are not finite or beyond 64
+            bits, or text that no file can hold.
+    """
+    parse_int = _whole if _LONG.search(text) else None  # seconds where a million samples are numbered
+    try:
+        data = json.loads(text, parse_int=parse_int, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    check_depth(data)
+    if _ZERO.search(text):
+        raise ValueError("it holds a zero character")
+    if _SURROGATE.search(text):
+        json.dumps(data, ensure_ascii=False).encode()  # fails unless two of them make a character
+    return data
+
+
+def check_depth(data: Any) -> None:
+    """:class:`ValueError` if plain data is nested deeper than anything is."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            entry
+            for each in level
+            for entry in (each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+            if isinstance(entry, (dict, list))
+        ]
+    if level:
+        raise ValueError(TOO_DEEP)
+
+
+def _whole(text: str) -> int:
+    number = int(text) if len(text) < 30 else MAX_WHOLE + 1  # Python converts thousands of digits slowly, or not at all
+    if abs(number) > MAX_WHOLE:
+        raise ValueError(f"a whole number of {len(text.lstrip('-'))} digits is beyond 64 bits")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(text)} is no finite number")
+    return number
+
+
 def sha256_of_file(path: Path | str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_csv(
+    path: Path | str,
+    *,
+    text: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    kind: str = "table",
+    remedy: str,
+) -> pd.DataFrame:
+    """Read a CSV file and check its columns.
+
+    Args:
+        text: Columns that hold text in every row.
+        numbers: Columns of finite numbers; not-a-number where a cell is empty.
+        optional: Likewise, and all not-a-number in a file that lacks them.
+
+    Raises:
+        FileFormatError: If it is missing, not CSV, lacks a column, or holds something else in one.
+    """
+    import pandas as pd
+
+    where = f"{kind} {path}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of columns that are partly text: they are looked at below
+            table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
+    except FileNotFoundError:
+        raise FileFormatError(f"no {where}; {remedy}") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileFormatError(f"{where} cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, OverflowError) as error:
+        raise FileFormatError(f"{where} is not a readable CSV file ({error}); {remedy}") from None
+    missing = [column for column in (*text, *numbers) if column not in table]
+    if missing:
+        raise FileFormatError(f"{where} lacks the columns {', '.join(missing)}; {remedy}")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise FileFormatError(f"{where} has rows that are longer than its header; {remedy}")
+    table = table.reindex(columns=[*table, *(column for column in optional if column not in table)])
+    for column in (*text, *numbers, *optional):
+        cells = table[column]
+        wrong, wanted = cells.isna(), "text"
+        if column not in text:
+            as_read = cells.map(str) if cells.dtype.kind == "O" else cells  # whole numbers may be beyond floats
+            table[column] = found = pd.to_numeric(as_read, errors="coerce")
+            wrong = (found.isna() & ~wrong) | found.abs().eq(math.inf) | (found.dtype == bool)
+            wanted = "a finite number"
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            value = shown(str(cells.iloc[row]))
+            raise FileFormatError(f"{where}, line {row + 2}: {column} is {value}, not {wanted}; {remedy}")
+    return table

@@ -17,12 +17,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ofa.errors import OfaError, unknown_name_message
+from ofa.errors import OfaError, shown, unknown_name_message
+from ofa.files import parse_json
 
 Value: TypeAlias = int | float | str
 Population: TypeAlias = npt.NDArray[np.integer]
 
 GENE_DTYPE = np.int16
+MAX_VALUES = 1 << 15  # of a dim, whose numbers genes hold
 MAX_LISTED = 1_000_000
 
 
@@ -43,7 +45,8 @@ class Dim:
             is along its own, so it is no choice of its own (CompOFA, arXiv:2104.12642, sec. 3).
 
     Raises:
-        SpaceError: If there are no values, if values repeat, or if numbers do not ascend.
+        SpaceError: If there are no values, if values repeat, if numbers do not ascend, or if something is of another
+            type than it says.
     """
 
     name: str
@@ -52,13 +55,20 @@ class Dim:
     follows: str | None = None
 
     def __post_init__(self) -> None:
+        requires = (self.name, self.values) if self.requires is None else self.requires
+        names = [self.name, requires[0], self.name if self.follows is None else self.follows]
+        if not all(isinstance(name, str) for name in names):
+            raise SpaceError(f"names of dims are text, not {shown(names)}")
         if not self.values:
             raise SpaceError(f"dim {self.name!r} has no values; give it at least one")
-        if len(set(self.values)) != len(self.values):
-            raise SpaceError(f"dim {self.name!r} repeats a value: {self.values}")
+        for value in (*self.values, *requires[1]):
+            if not _is_value(value):
+                raise SpaceError(f"dim {self.name!r} cannot have value {shown(value)}; give it numbers or text")
+        if len(set(self.values)) != len(self.values) or len(self.values) > MAX_VALUES:
+            raise SpaceError(f"dim {self.name!r} repeats a value, or has too many: {shown(self.values)}")
         numbers = [value for value in self.values if not isinstance(value, str)]
         if numbers != sorted(numbers):
-            raise SpaceError(f"dim {self.name!r} must list its values in ascending order, not {self.values}")
+            raise SpaceError(f"dim {self.name!r} must list its values in ascending order, not {shown(self.values)}")
 
     def index(self, value: Value) -> int:
         """Position of ``value``; :class:`SpaceError` lists the choices if it is not one of them."""
@@ -66,6 +76,13 @@ class Dim:
             return self.values.index(value)
         except ValueError:
             raise SpaceError(f"dim {self.name!r} cannot be {value!r}; choices: {list(self.values)}") from None
+
+
+def _is_value(value: Any) -> bool:
+    """A finite number that a file can hold, or text."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    return isinstance(value, str) or (isinstance(value, (int, float, np.number)) and abs(value) < 1 << 63)
 
 
 class Arch(Mapping[str, Value]):
@@ -118,18 +135,31 @@ class Arch(Mapping[str, Value]):
         """One line, dims in the order of the space."""
         return json.dumps(self._values, separators=(",", ":"))
 
+    @classmethod
+    def from_json(cls, text: object) -> Arch:
+        """The inverse of :meth:`to_json`, of no space yet; :class:`SpaceError` if it is something else."""
+        try:
+            values = parse_json(text) if isinstance(text, str) else None
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or not all(map(_is_value, values.values())):
+            raise SpaceError(f"an architecture is a JSON object of numbers and text, not {shown(text)}")
+        return cls(values)
+
 
 @dataclass(frozen=True)
 class SearchSpace:
     """An ordered tuple of dims; parents stand before the dims that depend on them.
 
     Raises:
-        SpaceError: If names repeat, or a dim requires something that does not stand before it.
+        SpaceError: If there are no dims, if names repeat, or a dim requires something that does not stand before it.
     """
 
     dims: tuple[Dim, ...]
 
     def __post_init__(self) -> None:
+        if not self.dims:
+            raise SpaceError("a space needs a dim at least")
         seen: dict[str, Dim] = {}
         for dim in self.dims:
             if dim.name in seen:
@@ -248,20 +278,11 @@ class SearchSpace:
         ]
 
     @classmethod
-    def from_json(cls, data: Sequence[Mapping[str, Any]]) -> SearchSpace:
-        """The inverse of :meth:`to_json`; :class:`SpaceError` if a key is missing or unknown."""
-        dims = []
-        for entry in data:
-            if not {"name", "values"} <= set(entry) <= {"name", "values", "requires", "follows"}:
-                raise SpaceError(
-                    f"a dim needs 'name' and 'values' and may have 'requires' and 'follows', but this has "
-                    f"{sorted(entry)}"
-                )
-            requires = entry.get("requires")
-            if requires is not None:
-                requires = (requires[0], tuple(requires[1]))
-            dims.append(Dim(entry["name"], tuple(entry["values"]), requires, entry.get("follows")))
-        return cls(tuple(dims))
+    def from_json(cls, data: Any) -> SearchSpace:
+        """The inverse of :meth:`to_json`; :class:`SpaceError` if it is something else."""
+        if not isinstance(data, (list, tuple)):
+            raise SpaceError(f"a space is a list of dims, not {shown(data)}")
+        return cls(tuple(map(_read_dim, data)))
 
     # -- single architectures ----------------------------------------------------------------------------------------
 
@@ -271,6 +292,8 @@ class SearchSpace:
         Raises:
             SpaceError: If a dim is unknown, missing or inactive, or a value is not among the choices.
         """
+        if not isinstance(values, Mapping):
+            raise SpaceError(f"an architecture maps dims to values, and is not {shown(values)}")
         for name in values:
             self.column(name)
         genes = np.zeros((1, len(self.dims)), dtype=GENE_DTYPE)
@@ -462,3 +485,18 @@ class SearchSpace:
         """One opaque comparable item per row, shape ``(N,)``: for ``np.unique`` and ``np.isin`` over architectures."""
         rows = np.ascontiguousarray(population, dtype=GENE_DTYPE)
         return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+
+
+def _read_dim(entry: Any) -> Dim:
+    """An entry of :meth:`SearchSpace.to_json`; :class:`Dim` checks what is in it."""
+    match entry:
+        case {"name": name, "values": [*values], **others} if others.keys() <= {"requires", "follows"}:
+            match others.get("requires"):
+                case None:
+                    return Dim(name, tuple(values), None, others.get("follows"))
+                case [parent, [*allowed]]:
+                    return Dim(name, tuple(values), (parent, tuple(allowed)), others.get("follows"))
+    raise SpaceError(
+        "a dim needs 'name' and 'values' (a list) and may have 'requires' (a dim and a list of its values) and "
+        f"'follows', but this is {shown(entry)}"
+    )

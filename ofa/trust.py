@@ -6,14 +6,21 @@ A run folder may come from anybody, and what it names would be executed. The lis
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from ofa.config import Record, check_record
 from ofa.errors import OfaError
-from ofa.files import FORMAT, FileFormatError, read_json, sha256_of_file, write_json_atomic
+from ofa.files import FORMAT, read_json, sha256_of_file, write_json_atomic
 
 
 class UntrustedCodeError(OfaError, ValueError):
     """A stored result names code that the user has not vouched for, or that is no longer what it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trusted(Record):
+    files: dict[str, str]
 
 
 def trust_list() -> Path:
@@ -26,10 +33,8 @@ def trusted_files() -> dict[str, str]:
     path, remedy = trust_list(), "delete it to begin a new one"
     if not path.exists():
         return {}
-    files = read_json(path, kind="list of trusted files", remedy=remedy).get("files")
-    if not isinstance(files, dict):
-        raise FileFormatError(f"list of trusted files {path} has no 'files'; {remedy}")
-    return files
+    data = read_json(path, kind="list of trusted files", remedy=remedy)
+    return check_record(_Trusted, data, where=f"list of trusted files {path}", remedy=remedy).files
 
 
 def trust(path: Path) -> str:

@@ -24,7 +24,6 @@ Args:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -376,14 +375,10 @@ def _search_devices(
 
 def _read_tables(paths: Sequence[Path]) -> tuple[dict[str, LatencyTable], dict[str, str]]:
     """The tables that there are, and their checksums, by device."""
-    from ofa.files import read_json
+    from ofa.files import sha256_of_file
 
-    tables, sums = {}, {}
-    for path in filter(Path.exists, paths):
-        tables[path.parent.name] = ofa.LatencyTable.load(path)
-        info = read_json(path.with_suffix(".json"), kind="latency table", remedy="measure it again")
-        sums[path.parent.name] = info["csv"]["sha256"]
-    return tables, sums
+    tables = {path.parent.name: ofa.LatencyTable.load(path) for path in paths if path.exists()}
+    return tables, {path.parent.name: sha256_of_file(path) for path in paths if path.exists()}
 
 
 def _answers(
@@ -823,8 +818,8 @@ def measure_on(device: Device) -> Measure:
 
 
 def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise UsageError(f"--seed must be 0 or more, not {seed}")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"--seed must be 0 or more, of 64 bits at most, not {seed}")
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -847,14 +842,14 @@ def _measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Ar
 
 def _read_front(path: Path, run: Run) -> list[Arch]:
     """The non-dominated architectures of a ``front.csv``."""
-    import pandas as pd
-
     from ofa.search import non_dominated
+    from ofa.search.search_files import archs_of, read_front
 
-    metric, space = run.task.metric, run.space
-    try:
-        table = pd.read_csv(path).dropna(subset=[metric.of("measured")])
-        values = table.assign(error=-metric.sign * table[metric.of("measured")])[["error", "predicted_latency_ms"]]
-        return [space.arch(json.loads(text)) for text in table.loc[non_dominated(values), "arch"]]
-    except (OSError, KeyError, ValueError) as error:
-        raise UsageError(f"{path} is not the front.csv of a search ({error})") from None
+    metric, remedy = run.task.metric, "give the front.csv of a search"
+    table = read_front(path, metric, remedy=remedy, whole=False).dropna(
+        subset=[metric.of("measured"), "predicted_latency_ms"]
+    )
+    if table.empty:
+        raise UsageError(f"{path} holds nothing that was evaluated; {remedy}, or leave --start-from out")
+    values = table.assign(error=-metric.sign * table[metric.of("measured")])[["error", "predicted_latency_ms"]]
+    return [run.space.arch(arch) for arch in archs_of(table[non_dominated(values)], path, remedy=remedy)]

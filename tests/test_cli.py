@@ -121,16 +121,21 @@ def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.Captur
     status, out, err = ofa_command(capsys, *words, "--budget-ms", "999")
     assert status == 0 and "answered from what the earlier search measured" in err
     assert json.loads(out)["cpu-1t"]["picks"][0]["arch"] == pick["arch"]
+    header, empty = (tmp_path / "search/cpu-1t/front.csv").read_text().partition("\n")[0], str(tmp_path / "empty.csv")
+    Path(empty).write_text(header + "\n")
     for mistake, message in {
         ("--max", "masc=60%"): "unknown cost 'masc'; did you mean 'macs'",
         ("--max", "macs=0%"): "the limit of macs is a positive number, or a share of the largest",
         ("--max", "macs=1"): "; ask for at least that",
-        ("--seed", "-1"): "--seed must be 0 or more, not -1",
+        ("--seed", "-1"): "--seed must be 0 or more, of 64 bits at most, not -1",
         ("--device", "a/board.yaml", "b/board.yaml"): "a/board.yaml, b/board.yaml are called alike; leave one out",
         ("--fleet",): "a fleet is two devices or more",
         ("--method", "lians"): "unknown search method 'lians'; did you mean 'linas'",
         ("--predictor", "rigde"): "unknown predictor 'rigde'; did you mean 'ridge'",
-        ("--start-from", "nowhere.csv"): "nowhere.csv is not the front.csv of a search",
+        ("--start-from", "nowhere.csv"): "no front nowhere.csv; give the front.csv of a search",
+        ("--start-from", empty): "holds nothing that was evaluated; give the front.csv of a search, or leave --start",
+        ("--seed", str(1 << 70)): "--seed must be 0 or more, of 64 bits at most",
+        ("--budget-ms", "inf"): "budgets are positive numbers of milliseconds",
         ("--evaluations", "nowhere.csv"): "nowhere.csv",
     }.items():
         status, out, err = ofa_command(capsys, *words, "--budget-ms", "500", *mistake, "--refine")

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from ofa.config import ConfigError, Named, apply_overrides, from_mapping, keys_of, read_yaml, registry, to_plain
+from ofa.config import (
+    ConfigError,
+    Named,
+    Record,
+    apply_overrides,
+    check_record,
+    from_mapping,
+    keys_of,
+    read_yaml,
+    registry,
+    to_plain,
+)
+from ofa.files import FileFormatError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +76,16 @@ ALIASES = "a: &a [1, 1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
         (ALIASES, r"aliases are not taken; write out what \*a stands for"),
         ("a: " + "[" * 5000, ""),
         ("a: " + "1" * 5000, ""),
+        ("a: 0x" + "f" * 5000, "is too long, or no text"),
+        ("a: 1" + ":1" * 5000, "is too long, or no text"),
+        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ("a: !!int x", "tags such as tag:yaml.org,2002:int are not taken"),
+        ("a: !!python/object/apply:os.system [ls]", "tags such as tag:yaml.org,2002:python"),
+        ("a: 2001-99-99", "month must be in"),
+        (r'a: "\0"', "is too long, or no text"),
+        (r'a: "\uD800"', "surrogates not allowed"),
     ],
-    ids=["aliases", "nested", "digits"],
+    ids=["aliases", "nested", "digits", "hex", "sexagesimal", "deep", "tag", "object", "date", "zero", "surrogate"],
 )
 def test_hostile_yaml_ends_at_once_in_a_message(tmp_path: Path, text: str, why: str) -> None:
     file = tmp_path / "x.yaml"
@@ -299,3 +320,32 @@ def test_keys_that_a_registry_names() -> None:
         from_mapping(Paint, {"name": "mine", "gren": 1}, where="p")
     with pytest.raises(ConfigError, match="p: red must be a finite number, not 'much'"):
         from_mapping(Paint, {"name": "mine", "red": "much"}, where="p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored(Record):
+    name: str
+    ms: dict[str, float] = field(default_factory=dict)
+
+
+def test_what_is_read_of_a_file_leaves_other_keys_alone() -> None:
+    given = {"name": "a", "ms": {"p50": 1}, "later": [1]}
+    assert check_record(Stored, given, where="x.json", remedy="make one") == Stored(name="a", ms={"p50": 1.0})
+    for wrong, message in {
+        '{"ms": {}}': "x.json: key 'name' is missing; make one",
+        '{"name": 5}': "x.json: name must be text, not 5; make one",
+        '{"name": "a", "ms": {"p50": "fast"}}': "x.json: ms.p50 must be a finite number, not 'fast'; make one",
+        "[]": r"x.json must be a mapping with keys name, ms, not \[\]; make one",
+    }.items():
+        with pytest.raises(FileFormatError, match=message):
+            check_record(Stored, json.loads(wrong), where="x.json", remedy="make one")
+
+
+def test_whole_numbers_are_of_64_bits() -> None:
+    with pytest.raises(ConfigError, match="seed must be a whole number, not 9223372036854775808"):
+        from_mapping(Seeded, {"seed": 1 << 63}, where="recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    seed: int

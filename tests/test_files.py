@@ -12,6 +12,7 @@ from ofa.files import (
     FORMAT,
     FileFormatError,
     atomic_path,
+    read_csv,
     read_json,
     sha256_of_file,
     write_csv_atomic,
@@ -83,6 +84,15 @@ def test_csv_round_trip(tmp_path: Path) -> None:
         (b'{"format": 2}', "has format 2, this version reads 1; make one"),
         (b"{}", "has format None, this version reads 1; make one"),
         (b"[1]", "has format 'list', this version reads 1; make one"),
+        (b'{"format": NaN}', "'NaN' is no finite number.*; make one"),
+        (b'{"format": 1e999}', "'1e999' is no finite number"),
+        (b'{"format": %s}' % (b"9" * 5000), "a whole number of 5000 digits is beyond 64 bits"),
+        (b'{"format": -9223372036854775809}', "beyond 64 bits"),
+        (b'{"x": ' + b"[" * 60 + b"]" * 60 + b"}", "nested more than 50 deep"),
+        (b"[" * 100_000, "nested more than 50 deep"),
+        (b'{"x": "\\u0000"}', "it holds a zero character"),
+        (b'{"x": "\\ud800"}', "surrogates not allowed"),
+        (b'{"format": "%s"}' % (b"x" * 5000), "has format 'xxx.{200}"),
     ],
 )
 def test_what_is_wrong_with_a_json_file(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -90,6 +100,44 @@ def test_what_is_wrong_with_a_json_file(tmp_path: Path, content: bytes | None, m
         (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(FileFormatError, match=message):
         read_json(tmp_path / "x.json", kind="latency table", remedy="make one")
+
+
+def test_json_that_only_looks_strange(tmp_path: Path) -> None:
+    text = r'{"format": 1, "x": ["\\u0000", "\ud83d\ude00", -9223372036854775807, 1e-400, 0.12345678901234567890123]}'
+    (tmp_path / "x.json").write_text(text)
+    found = read_json(tmp_path / "x.json", kind="", remedy="")["x"]
+    assert found == ["\\u0000", "\U0001f600", 1 - (1 << 63), 0.0, 0.12345678901234567890123]
+
+
+def test_a_table_is_read_with_its_columns_checked(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("name,ms,note\na,1,x\nb,,\n")
+    table = read_csv(tmp_path / "x.csv", text=["name"], numbers=["ms"], optional=["mj"], remedy="make one")
+    assert table["name"].tolist() == ["a", "b"] and table["ms"].isna().tolist() == [False, True]
+    assert table["mj"].isna().all() and list(table) == ["name", "ms", "note", "mj"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no table .*x.csv; make one"),
+        (b"", "table .*x.csv is not a readable CSV file"),
+        (b"name\na\n", "lacks the columns ms; make one"),
+        (b"name,ms\n,1\n", "line 2: name is 'nan', not text"),
+        (b"name,ms\na,1\nb,fast\n", "line 3: ms is 'fast', not a finite number; make one"),
+        (b"name,ms\na,inf\n", "line 2: ms is 'inf', not a finite number"),
+        (b"name,ms\na,True\n", "line 2: ms is .*True.*, not a finite number"),
+        (b"name,ms\na,%s\n" % (b"9" * 400), "line 2: ms is .*, not a finite number"),
+        (b"name,ms\na,1,2\n", "has rows that are longer than its header"),
+        (b"name,ms\na,1\na,1,2,3\n", "is not a readable CSV file"),
+        (b'name,ms\n"a,1\n', "is not a readable CSV file"),
+        ("name,ms\na,1\n".encode("utf-16"), "is not a readable CSV file"),
+    ],
+)
+def test_what_is_wrong_with_a_table(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(FileFormatError, match=message):
+        read_csv(tmp_path / "x.csv", text=["name"], numbers=["ms"], remedy="make one")
 
 
 @pytest.mark.parametrize("path", ["file/x.json", "folder"])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -455,6 +456,12 @@ def test_an_arch_of_another_space_is_refused(values: dict[str, Value], message: 
         ((), "dim 'k' has no values"),
         ((3, 3), "dim 'k' repeats a value"),
         ((5, 3), r"dim 'k' must list its values in ascending order, not \(5, 3\)"),
+        (([1],), r"dim 'k' cannot have value \[1\]; give it numbers or text"),
+        ((1, None), "dim 'k' cannot have value None"),
+        ((1, float("nan")), "dim 'k' cannot have value nan"),
+        ((1, 1 << 70), "dim 'k' cannot have value 1180591620717411303424"),
+        ((False, True), "dim 'k' cannot have value False"),
+        (tuple(range(40_000)), "repeats a value, or has too many"),
     ],
 )
 def test_bad_dim_is_refused(values: tuple[Value, ...], message: str) -> None:
@@ -484,6 +491,35 @@ def test_bad_space_is_refused(dims: tuple[Dim, ...], message: str) -> None:
 def test_bad_space_json_is_refused(entry: dict[str, object]) -> None:
     with pytest.raises(SpaceError, match="needs 'name' and 'values'"):
         SearchSpace.from_json([entry])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "a space is a list of dims, not None"),
+        ({"name": "a"}, "a space is a list of dims"),
+        ([], "a space needs a dim at least"),
+        ([5], "but this is 5"),
+        ([{"name": "a", "values": "abc"}], "needs 'name' and 'values' .a list.*but this is"),
+        ([{"name": ["a"], "values": [1]}], "names of dims are text"),
+        ([{"name": "a", "values": [1], "follows": 3}], "names of dims are text"),
+        ([{"name": "a", "values": [1], "requires": "b"}], "may have 'requires'"),
+        ([{"name": "a", "values": [1], "requires": ["b"]}], "may have 'requires'"),
+        ([{"name": "a", "values": [1], "requires": ["b", [{}]]}], "cannot have value {}"),
+    ],
+)
+def test_what_is_no_space_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace.from_json(data)
+
+
+@pytest.mark.parametrize("text", [None, 5.0, "", "[1]", "{", '{"a": [1]}', '{"a": NaN}', '{"a": null}', '{"a":' * 9000])
+def test_what_is_no_architecture_is_refused(text: object) -> None:
+    assert Arch.from_json(Arch({"a": 1, "b": "x"}).to_json()) == Arch({"a": 1, "b": "x"})
+    with pytest.raises(SpaceError, match="an architecture is a JSON object of numbers and text, not"):
+        Arch.from_json(text)
+    with pytest.raises(SpaceError, match="an architecture maps dims to values, and is not 5"):
+        SPACE.arch(5)  # type: ignore[arg-type]
 
 
 # -- parts of a space, and coupled dims ------------------------------------------------------------------------------

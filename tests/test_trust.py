@@ -77,7 +77,7 @@ def test_what_has_changed_is_refused_though_it_is_on_the_list(file: Path) -> Non
 def test_a_damaged_list_is_no_permission(file: Path) -> None:
     trust(file)
     trust_list().write_text('{"format": 1}')
-    with pytest.raises(FileFormatError, match=r"list of trusted files .*trusted.json has no 'files'; delete it"):
+    with pytest.raises(FileFormatError, match=r"list of trusted files .*trusted.json: key 'files' is missing; delete"):
         check(file)
     trust_list().write_text("[")
     with pytest.raises(FileFormatError, match="truncated or not JSON"):

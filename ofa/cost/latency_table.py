@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.config import ConfigError, Record, check_record, from_mapping
 from ofa.cost.correction import Correction
 from ofa.cost.cost_model import CostModel, Factor
-from ofa.errors import OfaError
-from ofa.files import FORMAT, FileFormatError, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
-from ofa.space import Arch, Population, SearchSpace
+from ofa.errors import OfaError, shown
+from ofa.files import FORMAT, FileFormatError, read_csv, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
+from ofa.space import Arch, Population, SearchSpace, SpaceError
 
 REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
@@ -218,19 +220,22 @@ class LatencyTable:
             RefusedTableError: If the measurements do not repeat well enough, and ``force`` is not set.
         """
         csv_path = Path(csv_path)
-        data = read_json(csv_path.with_suffix(".json"), kind="latency table", remedy=REMEDY)
+        path = csv_path.with_suffix(".json")
+        record = check_table(read_json(path, kind="latency table", remedy=REMEDY), where=f"latency table {path}")
         try:
-            space = SearchSpace.from_json(data["space"])
-            table = cls(
-                space=space,
-                slots=_read_slots(data, space),
-                entries=_read_entries(csv_path, data["csv"]),
-                correction=Correction(**data["correction"]),
-                details=data["details"],
-                **{name: data[name] for name in FACTS},
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise LatencyTableError(f"{csv_path.with_suffix('.json')} lacks or garbles {error}; {REMEDY}") from None
+            space = SearchSpace.from_json(record.space)
+            keys = np.array([*record.keys, ""], dtype=np.object_)  # number -1 is the last: nothing
+            slots = tuple(_read_slot(slot, keys, space) for slot in record.slots)
+        except SpaceError as error:
+            raise LatencyTableError(f"latency table {path}: {error}; {REMEDY}") from None
+        table = cls(
+            space=space,
+            slots=slots,
+            entries=_read_entries(csv_path, record.csv),
+            correction=record.correction,
+            details=record.details,
+            **{name: getattr(record, name) for name in FACTS},
+        )
         if table.refused and not force:
             raise RefusedTableError(
                 f"latency table {csv_path} is refused: its measurements repeat to {table.repeatability_percent:.1f} % "
@@ -249,28 +254,84 @@ def _factor(slot: SlotLike, values: npt.NDArray[np.float64]) -> Factor:
     return Factor(slot.dims, np.where(slot.keys == "", 0.0, values))
 
 
-def _read_slots(data: Mapping[str, Any], space: SearchSpace) -> tuple[TableSlot, ...]:
-    names = np.array([*data["keys"], ""], dtype=np.object_)  # number -1 is the last: nothing
-    slots = []
-    for entry in data["slots"]:
-        shape = tuple(len(space[dim].values) for dim in entry["dims"])
-        numbers = np.array(entry["key_numbers"].split(), dtype=np.intp)
-        if numbers.size != np.prod(shape, dtype=int):
-            raise LatencyTableError(f"slot {entry['name']!r} of the latency table does not fit its space; {REMEDY}")
-        slots.append(TableSlot(entry["name"], tuple(entry["dims"]), names[numbers].reshape(shape)))
-    return tuple(slots)
+@dataclass(frozen=True, kw_only=True)
+class _CsvRecord(Record):
+    num_rows: int
+    sha256: str
 
 
-def _read_entries(csv_path: Path, expected: Mapping[str, Any]) -> pd.DataFrame:
-    try:
-        text = csv_path.read_bytes()
-    except FileNotFoundError:
-        raise LatencyTableError(f"no latency table at {csv_path}; {REMEDY}") from None
-    num_rows = max(text.count(b"\n") - 1, 0)
-    if num_rows != expected["num_rows"]:
+@dataclass(frozen=True, kw_only=True)
+class _SlotRecord(Record):
+    name: str
+    dims: tuple[str, ...]
+    key_numbers: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldOut(Record):
+    """What the page shows of ``held_out``; a table lacks what was not measured or is not defined."""
+
+    num: int = 0
+    spearman: float | None = None
+    mape_percent: float | None = None
+    worst_percent: float | None = None
+    bias_percent: float = 0.0
+    macs_only_spearman: float | None = None
+    macs_only_mape_percent: float | None = None
+    depth_only_spearman: float | None = None
+    depth_only_mape_percent: float | None = None
+    predicted_ms: tuple[float, ...] = ()
+    measured_ms: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.predicted_ms) != len(self.measured_ms) or not all(ms > 0 for ms in self.measured_ms):
+            raise ConfigError("measured_ms must be latencies, as many as predicted_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRecord(Record):
+    """The JSON file of a table, see :meth:`LatencyTable.save`."""
+
+    device: str
+    fingerprint: dict[str, Any]
+    repeatability_percent: float | None
+    refused: bool
+    held_out: dict[str, Any]
+    correction: Correction
+    details: dict[str, Any]
+    csv: _CsvRecord
+    space: Any
+    keys: tuple[str, ...]
+    slots: tuple[_SlotRecord, ...]
+
+    def __post_init__(self) -> None:
+        from_mapping(_HeldOut, self.held_out, where="held_out")
+
+
+def check_table(data: Mapping[str, Any], *, where: str) -> TableRecord:
+    """The content of a table's JSON file; :class:`FileFormatError` if it is not what it should be."""
+    return check_record(TableRecord, data, where=where, remedy=REMEDY)
+
+
+def _read_slot(record: _SlotRecord, keys: npt.NDArray[np.object_], space: SearchSpace) -> TableSlot:
+    shape = tuple(len(space[dim].values) for dim in record.dims)
+    numbers = [int(word) if _NUMBER.fullmatch(word) else len(keys) for word in record.key_numbers.split()]
+    if len(numbers) != math.prod(shape) or not all(-1 <= number < len(keys) - 1 for number in numbers):
+        raise LatencyTableError(f"slot {shown(record.name)} of the latency table does not fit its space; {REMEDY}")
+    return TableSlot(record.name, record.dims, keys[numbers].reshape(shape))
+
+
+_NUMBER = re.compile(r"-1|[0-9]{1,9}")
+
+
+def _read_entries(csv_path: Path, expected: _CsvRecord) -> pd.DataFrame:
+    if not csv_path.is_file():
+        raise LatencyTableError(f"no latency table at {csv_path}; {REMEDY}")
+    num_rows = max(csv_path.read_bytes().count(b"\n") - 1, 0)
+    if num_rows != expected.num_rows:
         raise LatencyTableError(
-            f"latency table {csv_path} is truncated or extended: {num_rows} rows, not {expected['num_rows']}; {REMEDY}"
+            f"latency table {csv_path} is truncated or extended: {num_rows} rows, not {expected.num_rows}; {REMEDY}"
         )
-    if sha256_of_file(csv_path) != expected["sha256"]:
+    if sha256_of_file(csv_path) != expected.sha256:
         raise LatencyTableError(f"latency table {csv_path} was changed after it was measured; {REMEDY}")
-    return pd.read_csv(io.BytesIO(text))
+    return read_csv(csv_path, text=["key"], numbers=["num_runs"], kind="latency table", remedy=REMEDY)

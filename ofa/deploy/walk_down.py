@@ -15,17 +15,18 @@ import pandas as pd
 from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, bundle_artefact, judge_artefact, make_artefact, on_disk
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
-from ofa.files import FileFormatError, read_json
 from ofa.hardware import Device, measure
 from ofa.metrics import metric_of
 from ofa.progress import Progress
-from ofa.search.pick import InfeasibleBudgetError
+from ofa.search.pick import InfeasibleBudgetError, check_budgets
+from ofa.search.search_files import archs_of, read_front, read_selected
 from ofa.training import SubnetEvaluator
 
 Candidate = Mapping[str, Any]
 
 HEADROOM = 0.02
 """The measured median must be this fraction below the budget: medians drift, and the promise is checked elsewhere."""
+REMEDY = "run `ofa search` for this device"
 NUM_PASSES = 3
 PAUSE_SECONDS = 0.5
 
@@ -190,24 +191,22 @@ def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, 
 
     Raises:
         FileFormatError: If ``selected.json`` or ``front.csv`` is missing or damaged.
+        UsageError: If the budget is none.
     """
     folder = Path(search_dir)
-    remedy = "run `ofa search` for this device"
-    selected = read_json(folder / "selected.json", kind="search result", remedy=remedy)
+    check_budgets([budget_ms])
+    selected = read_selected(folder / "selected.json", remedy=REMEDY)
     metric = metric_of(selected)
-    try:
-        table = pd.read_csv(folder / "front.csv")
-        latency_ms = table["measured_latency_ms"].fillna(table["predicted_latency_ms"])
-        table = table.assign(latency_ms=latency_ms, arch=table["arch"].map(json.loads))
-        table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
-    except (OSError, KeyError, ValueError) as error:
-        raise FileFormatError(f"{folder / 'front.csv'} is missing or damaged ({error!r}); {remedy}") from None
+    table = read_front(folder / "front.csv", metric, remedy=REMEDY, whole=False)
+    latency_ms = table["measured_latency_ms"].fillna(table["predicted_latency_ms"])
+    table = table.assign(latency_ms=latency_ms, arch=archs_of(table, folder / "front.csv", remedy=REMEDY))
+    table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
     chosen = [
         {"arch": pick["arch"], "latency_ms": pick["measured_latency_ms"]}
         for pick in selected["picks"]
         if pick["budget_ms"] == budget_ms
     ]
-    others = [{"arch": row["arch"], "latency_ms": row["latency_ms"]} for row in table.to_dict("records")]
+    others = [{"arch": dict(row["arch"]), "latency_ms": row["latency_ms"]} for row in table.to_dict("records")]
     first: dict[str, dict[str, Any]] = {}
     for candidate in chosen + others:
         first.setdefault(json.dumps(candidate["arch"], sort_keys=True), candidate)

@@ -99,9 +99,21 @@ class TimedBlock(NamedTuple):
     anchor_ns: float = 1.0
 
     @classmethod
-    def from_json(cls, data: Sequence[Any]) -> TimedBlock:
-        name, number, durations_ns, causes, anchor_ns = data
-        return cls(name, number, tuple(durations_ns), tuple(causes), float(anchor_ns))
+    def from_json(cls, data: Any) -> TimedBlock:
+        """A block of a journal, or of another machine; :class:`ValueError` if it cannot be one."""
+        match data:
+            case [str(name), int(number), [*durations_ns], [*causes], int(anchor_ns) | float(anchor_ns)]:
+                wrong = {
+                    f"a round of {name!r} that is none": number < 0,
+                    f"durations of {name!r} that are none": not durations_ns
+                    or not all(type(duration) is int and duration >= 0 for duration in durations_ns),
+                    f"causes of {name!r} that are none": not all(isinstance(cause, str) for cause in causes),
+                    f"an anchor around {name!r} that is none": not 0 < anchor_ns < float("inf"),
+                }
+                for what in (what for what, is_wrong in wrong.items() if is_wrong):
+                    raise ValueError(what)
+                return cls(name, number, tuple(durations_ns), tuple(causes), float(anchor_ns))
+        raise ValueError("no list of a name, a round, durations, causes and an anchor")
 
 
 @dataclass(frozen=True, kw_only=True)

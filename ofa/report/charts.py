@@ -13,7 +13,7 @@ import pandas as pd
 
 from ofa.metrics import Metric
 from ofa.report.palette import DEVICE_ROLES, DEVICE_SYMBOLS
-from ofa.report.run_files import DeviceResults, RunFiles
+from ofa.report.run_files import LOSSES, DeviceResults, RunFiles, bounds_columns
 from ofa.search.pareto import non_dominated
 from ofa.search.run import FLEET
 
@@ -251,18 +251,6 @@ def search_progress(device: DeviceResults, curve: Mapping[str, Sequence[float]])
             ),
         ),
     )
-
-
-LOSSES = {
-    "loss_largest": ("Largest", "front"),
-    "loss_random": ("Random", "random"),
-    "loss_smallest": ("Smallest", "random_front"),
-}
-
-
-def bounds_columns(metric: Metric) -> dict[str, tuple[str, str]]:
-    """Of ``metrics.csv``: what the largest and the smallest subnet are worth."""
-    return {metric.of("largest"): ("Largest", "front"), metric.of("smallest"): ("Smallest", "random_front")}
 
 
 def training_curves(metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]], *, y: Axis) -> Chart | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +68,7 @@ def _evaluations(run: RunFiles) -> dict[Arch, float]:
     """Score of every subnet that was evaluated for any device."""
     fronts = [device.front.dropna(subset=["measured_score"]) for device in run.devices if device.front is not None]
     return {
-        Arch(json.loads(text)): score
+        Arch.from_json(text): score
         for front in fronts
         for text, score in zip(front["arch"], front["measured_score"], strict=True)
     }

@@ -22,7 +22,7 @@ from ofa.report.drawing import architecture_svg, legend_svgs
 from ofa.report.explorer import explorer_data
 from ofa.report.numbers import fixed, fixed_range, ms, pretty_count, si
 from ofa.report.palette import PALETTE
-from ofa.report.run_files import DeviceResults, RunFiles, read_run
+from ofa.report.run_files import DeviceResults, RunFiles, bounds_columns, read_run
 from ofa.report.strategy import describe_recipe
 from ofa.search.run import FLEET
 
@@ -125,7 +125,7 @@ def _bounds(run: RunFiles) -> list[float]:
     """Scores of the largest and the smallest subnet when they were last evaluated, as far as they were."""
     if run.metrics is None:
         return []
-    known = (run.metrics[column].dropna() for column in charts.bounds_columns(run.metric) if column in run.metrics)
+    known = (run.metrics[column].dropna() for column in bounds_columns(run.metric) if column in run.metrics)
     return [values.iloc[-1] for values in known if len(values)]
 
 

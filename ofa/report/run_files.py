@@ -3,19 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ofa.files import FileFormatError, read_json
+from ofa.config import Record, check_record
+from ofa.cost.latency_table import check_table
+from ofa.files import FileFormatError, check_file_name, read_csv, read_json
 from ofa.metrics import Metric, metric_of
+from ofa.report.strategy import RecipeRecord
 from ofa.search.pick import HEADROOM
 from ofa.search.run import FLEET
+from ofa.search.search_files import Percentiles, archs_of, read_front, read_selected
 from ofa.space import Arch, SearchSpace, SpaceError
 
 BUNDLE_FORMATS = (1, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named(Record):
+    name: str
+    root: str | None = None
+    num_train: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunRecord(Record):
+    """What is read of ``supernet.json``, besides its space; a page can be made of what earlier versions wrote."""
+
+    model: _Named
+    data: _Named
+    num_classes: int
+    recipe: RecipeRecord = field(default_factory=RecipeRecord)
+    versions: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BundleLatency(Percentiles):
+    num_runs: int = 0
+    quantiles: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BundleScore(Record):
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BundleRecord(Record):
+    """What is read of ``bundle.json``; without a score where it was judged by another metric."""
+
+    device: str
+    arch: dict[str, Any]
+    budget_ms: float
+    latency_ms: _BundleLatency
+    score: _BundleScore | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +136,12 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     supernet = read_json(
         run_dir / "supernet.json", kind="run folder", remedy="run `ofa train` first or give another --run"
     )
-    space, metric = SearchSpace.from_json(supernet["space"]), metric_of(supernet)
+    check_record(_RunRecord, supernet, where=str(run_dir / "supernet.json"), remedy="train again")
+    space, metric = SearchSpace.from_json(supernet.get("space")), metric_of(supernet)
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
     tables = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
-    bundles = [
-        read_json(path, kind="bundle", remedy="export it again with `ofa export`", formats=BUNDLE_FORMATS)
-        | {"folder": path.parent.relative_to(run_dir).as_posix()}
-        for path in paths
-    ]
+    bundles = [_read_bundle(path, metric) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
     names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
@@ -106,7 +150,7 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
         supernet=supernet,
         space=space,
         metric=metric,
-        metrics=read_csv(metrics_path, ["epoch", "step"], remedy="train again") if metrics_path.exists() else None,
+        metrics=_read_metrics(metrics_path, metric) if metrics_path.exists() else None,
         devices=tuple(
             _read_device(
                 run_dir / "search" / name,
@@ -120,30 +164,42 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     )
 
 
-def read_csv(path: Path, columns: Iterable[str], *, remedy: str) -> pd.DataFrame:
-    """A CSV file that has at least ``columns``; :class:`FileFormatError` otherwise."""
-    try:
-        data = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} is not a readable CSV file ({error}); {remedy}") from None
-    missing = [column for column in columns if column not in data]
-    if missing:
-        raise FileFormatError(f"{path} lacks the columns {', '.join(missing)}; {remedy}")
-    return data
+LOSSES = {
+    "loss_largest": ("Largest", "front"),
+    "loss_random": ("Random", "random"),
+    "loss_smallest": ("Smallest", "random_front"),
+}
 
 
-FRONT_COLUMNS = ("arch", "predicted_latency_ms", "measured_latency_ms", "macs", "params", "origin")
+def bounds_columns(metric: Metric) -> dict[str, tuple[str, str]]:
+    """Of ``metrics.csv``: what the largest and the smallest subnet are worth."""
+    return {metric.of("largest"): ("Largest", "front"), metric.of("smallest"): ("Smallest", "random_front")}
 
 
-# Files of earlier versions lack these.
-LATER_FRONT_COLUMNS = ("latency_ms_p10", "latency_ms_p90", "num_images")
+def _read_metrics(path: Path, metric: Metric) -> pd.DataFrame:
+    return read_csv(
+        path,
+        numbers=["epoch", "step"],
+        optional=[*LOSSES, *bounds_columns(metric)],
+        kind="metrics",
+        remedy="train again",
+    )
+
+
+def _read_bundle(path: Path, metric: Metric) -> dict[str, Any]:
+    remedy = "export it again with `ofa export`"
+    bundle = read_json(path, kind="bundle", remedy=remedy, formats=BUNDLE_FORMATS)
+    record = {**bundle, "score": bundle.get(metric.name)}
+    check_file_name("device", check_record(_BundleRecord, record, where=f"bundle {path}", remedy=remedy).device)
+    return bundle
 
 
 def _read_front(path: Path, metric: Metric, remedy: str) -> pd.DataFrame:
     scores = {metric.of(what): f"{what}_score" for what in ("predicted", "measured")}
-    front = read_csv(path, [*FRONT_COLUMNS, *scores], remedy=remedy).rename(columns=scores)
-    front["worth"] = metric.sign * front["measured_score"]
-    return front.reindex(columns=list(dict.fromkeys([*front.columns, *LATER_FRONT_COLUMNS])))
+    table = read_front(path, metric, remedy=remedy)
+    archs_of(table, path, remedy=remedy)
+    front = table.rename(columns=scores)
+    return front.assign(worth=metric.sign * front["measured_score"])
 
 
 def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -155,6 +211,7 @@ def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[P
                 continue
             table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
             if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
+                check_table(table, where=f"latency table {path}")
                 tables[path.parent.name] = path.with_suffix(".csv"), table
     return tables
 
@@ -169,7 +226,7 @@ def _read_device(
     remedy = f"search again with `ofa search --device {search_dir.name}`"
     table_csv, table = csv_and_table
     front_path, selected_path = search_dir / "front.csv", search_dir / "selected.json"
-    selected = read_json(selected_path, kind="search result", remedy=remedy) if selected_path.exists() else None
+    selected = read_selected(selected_path, remedy=remedy) if selected_path.exists() else None
     try:
         archs = tuple(space.arch(pick["arch"]) for pick in selected["picks"]) if selected else ()
     except SpaceError as error:

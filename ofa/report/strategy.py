@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from ofa.config import ConfigError, from_mapping
+from ofa.config import ConfigError, Record, from_mapping
 from ofa.space import SearchSpace
 
 Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Strategy(Record):
+    schedule: str | dict[str, Any] | None = None
+    sampler: str | dict[str, Any] | None = None
+    loss: str | dict[str, Any] | None = None
+    teacher: str | None = None
+    teacher_share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Train(Record):
+    epochs: float = 0.0
+    batch_size: int = 0
+    learning_rate: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRecord(Record):
+    """What is read of a recipe, which another version may have written."""
+
+    name: str = ""
+    strategy: _Strategy | None = None
+    train: _Train | None = None
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 def describe_recipe(recipe: Settings, space: SearchSpace) -> dict[str, str]:

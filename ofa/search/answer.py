@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from ofa.cost.latency_table import LATENCIES
-from ofa.files import read_json, write_csv_atomic, write_json_atomic
+from ofa.files import write_csv_atomic, write_json_atomic
 from ofa.metrics import metric_of
-from ofa.search.pick import HEADROOM, best_within, pick_entry
-from ofa.space import Arch
+from ofa.search.pick import HEADROOM, best_within, check_budgets, pick_entry
+from ofa.search.search_files import archs_of, read_front, read_selected
 
 
 def answer(
@@ -29,22 +29,37 @@ def answer(
     Returns:
         The new content of ``selected.json``; ``None`` where there is no such search, or where nothing that it measured
         keeps a budget.
+
+    Raises:
+        FileFormatError: If one of its files is damaged.
+        UsageError: If a budget is none.
     """
     folder = Path(folder)
+    check_budgets(budgets_ms)
     if not (folder / "selected.json").exists() or not (folder / "front.csv").exists():
         return None
-    selected = read_json(folder / "selected.json", kind="search result", remedy="run `ofa search` again")
-    if selected.get("facts") != json.loads(json.dumps(facts)):
+    selected = read_selected(folder / "selected.json")
+    is_whole = {"predictor", "hypervolume"} <= selected.keys()
+    if not is_whole or selected.get("facts") != json.loads(json.dumps(facts)):
         return None
-    front, metric = pd.read_csv(folder / "front.csv"), metric_of(selected)
-    measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=LATENCIES)
+    metric = metric_of(selected)
+    front = read_front(folder / "front.csv", metric)
+    known = [
+        *LATENCIES,
+        metric.of("predicted"),
+        metric.of("measured"),
+        "predicted_latency_ms",
+        *metric.columns[1:],
+        *costs,
+    ]
+    measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=known)
     measured = measured.drop_duplicates("arch", ignore_index=True)
     found = [best_within(measured, metric, budget / (1 + HEADROOM)) for budget in budgets_ms]
     rows = [row for row in found if row is not None]
     if len(rows) < len(found):
         return None
     entries = measured.loc[rows].copy()
-    entries["arch"] = entries["arch"].map(lambda text: Arch(json.loads(text)))
+    entries["arch"] = archs_of(entries, folder / "front.csv")
     selected["picks"] = [
         pick_entry(row, metric, budget, costs)
         for row, budget in zip(entries.to_dict("records"), budgets_ms, strict=True)

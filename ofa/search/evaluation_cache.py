@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,22 +97,22 @@ class EvaluationCache:
 
     def _read(self, path: Path) -> dict[Arch, tuple[float, ...]]:
         content = path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1].decode()
+        complete = content[: content.rfind(b"\n") + 1].decode(errors="replace")
         num_keys = len(self.key)
         found = {}
         rows = csv.reader(io.StringIO(complete))
-        if tuple(next(rows, self.columns)) != self.columns:
-            raise _bad_line(path, 1, f"it should be {','.join(self.columns)}")
-        for number, row in enumerate(rows, start=2):
-            try:
+        try:
+            if tuple(next(rows, self.columns)) != self.columns:
+                raise ValueError(f"it should be {','.join(self.columns)}")
+            for row in rows:
                 key, (arch, *values) = row[:num_keys], row[num_keys:]
-                entry = Arch(json.loads(arch)), tuple(map(float, values))
-                if len(entry[1]) != len(self.values):
-                    raise ValueError(f"{len(self.values)} values are needed")
-            except (ValueError, TypeError) as error:
-                raise _bad_line(path, number, str(error)) from None
-            if key == list(self.key.values()):
-                found[entry[0]] = entry[1]
+                entry = Arch.from_json(arch), tuple(map(float, values))
+                if len(entry[1]) != len(self.values) or not np.isfinite(entry[1]).all():
+                    raise ValueError(f"{len(self.values)} finite values are needed")
+                if key == list(self.key.values()):
+                    found[entry[0]] = entry[1]
+        except (ValueError, csv.Error) as error:
+            raise _bad_line(path, rows.line_num, str(error)) from None
         return found
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost.latency_table import LATENCIES
-from ofa.errors import OfaError
+from ofa.errors import OfaError, UsageError
 from ofa.metrics import Metric
 from ofa.space import Arch
 
@@ -35,6 +35,12 @@ class InfeasibleBudgetError(OfaError, ValueError):
             f"no subnet keeps a budget of {budget_ms:g} ms on device {device!r}: the fastest is {how} at "
             f"{fastest_ms:.3f} ms; ask for at least {self.nearest_ms:.3f} ms ({100 * headroom:g} % headroom included)"
         )
+
+
+def check_budgets(budgets_ms: Sequence[float]) -> None:
+    """:class:`UsageError` unless all are positive numbers of milliseconds."""
+    if not all(0 < budget < np.inf for budget in budgets_ms):
+        raise UsageError(f"budgets are positive numbers of milliseconds, not {list(budgets_ms)}")
 
 
 def pick_within_budgets(

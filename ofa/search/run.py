@@ -21,7 +21,7 @@ from ofa.search.evaluation_cache import Scores
 from ofa.search.methods.linas import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
-from ofa.search.pick import HEADROOM, InfeasibleBudgetError, pick_entry, pick_within_budgets
+from ofa.search.pick import HEADROOM, InfeasibleBudgetError, check_budgets, pick_entry, pick_within_budgets
 from ofa.search.problem import Constraint, Cost, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
 from ofa.space import Arch, Population, SearchSpace
@@ -92,6 +92,7 @@ def check_feasible(
     Args:
         predict_ms: By device.
     """
+    check_budgets(budgets_ms)
     problem = Problem(space, 1, constraints=constraints)
     for name, predict in predict_ms.items():
         rng = np.random.default_rng(seed)
@@ -165,8 +166,7 @@ class TargetSearch:
             raise UsageError(
                 f"num_evaluations is {self.num_evaluations}; a search needs at least 2, better 100 or more"
             )
-        if any(not 0 < budget < np.inf for budget in self.budgets_ms):
-            raise UsageError(f"budgets are positive numbers of milliseconds, not {list(self.budgets_ms)}")
+        check_budgets(self.budgets_ms)
         if self.with_fleet:
             self.targets = [*self.targets, fleet(self.targets)]
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ofa.errors import unknown_name_message
+from ofa.errors import shown, unknown_name_message
 from ofa.space import SpaceError
 
 Choice: TypeAlias = int | float | str
 Wanted: TypeAlias = Sequence[Choice] | Mapping[str, Sequence[Choice]]
 
+MAX_SIZE = 1 << 31
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -44,7 +45,7 @@ class Choices:
         known = ["*", *stages]
         for name, wanted in self.wanted.items():
             for where in wanted if isinstance(wanted, Mapping) else ():
-                if where not in known and where.rpartition(".block")[0] not in known:
+                if where not in known and str(where).rpartition(".block")[0] not in known:
                     raise SpaceError(unknown_name_message(f"stage in choices of {name!r}:", where, known))
 
     def at(self, kind: str, place: str) -> Sequence[Choice] | None:
@@ -87,13 +88,14 @@ class Allowed:
         if self.odd and values and len(shares) == len(values):
             if values == ["100%"]:
                 return
-            raise SpaceError(f"choices of {what} must be odd numbers, not shares: {entries!r}")
+            raise SpaceError(f"choices of {what} must be odd numbers, not shares: {shown(entries)}")
         sizes = shares or numbers
-        if not values or len(sizes) < len(values) or min(sizes) <= 0 or sizes != sorted(set(sizes)):
+        are_sizes = len(sizes) == len(values) > 0 and all(0 < size < MAX_SIZE for size in sizes)
+        if not are_sizes or sizes != sorted(set(sizes)):
             raise SpaceError(
-                f"choices of {what} must be a list of positive numbers in ascending order, not {entries!r}"
+                f"choices of {what} must be a list of positive numbers in ascending order, not {shown(entries)}"
             )
         if self.whole and any(size != int(size) for size in numbers):
-            raise SpaceError(f"choices of {what} must be whole numbers, not {entries!r}")
+            raise SpaceError(f"choices of {what} must be whole numbers, not {shown(entries)}")
         if self.odd and any(size % 2 == 0 for size in numbers):
-            raise SpaceError(f"choices of {what} must be odd, not {entries!r}")
+            raise SpaceError(f"choices of {what} must be odd, not {shown(entries)}")

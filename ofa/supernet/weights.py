@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,23 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 """What ``DataParallel``, ``torch.compile`` and Lightning put before all names."""
 
 
+NOT_WEIGHTS = (
+    *(
+        OSError,
+        EOFError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        struct.error,
+    ),
+    *(safetensors.SafetensorError, pickle.UnpicklingError),
+)
+"""What safetensors and the unpickler of torch make of damaged files."""
+
+
 def load_weights(model: nn.Module, path: str | Path, *, needs_classifier: bool = False) -> None:
     """Load a file with the model's own parameter names, which are timm's for timm's models.
 
@@ -39,7 +57,7 @@ def load_weights(model: nn.Module, path: str | Path, *, needs_classifier: bool =
             tensors = safetensors.torch.load_file(path)
         else:
             tensors = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, safetensors.SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except NOT_WEIGHTS as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"weights {path} cannot be read ({reason}); give a .safetensors file, or a checkpoint of torch.save that "

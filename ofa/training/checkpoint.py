@@ -56,9 +56,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise FileFormatError(f"no checkpoint at {path}") from None
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise FileFormatError(_damaged(path, str(error))) from None
-    if state.pop("format", None) != FORMAT:
+    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise FileFormatError(f"checkpoint {path} is of another format; train again, or use the version that wrote it")
     if digest != _digest(flat, text):
         raise FileFormatError(_damaged(path, "its checksum does not match its contents"))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from timm.optim import get_optimizer_info, list_optimizers
+
 from ofa.config import ConfigError, apply_overrides, from_mapping, keys_of, read_yaml, to_plain
 from ofa.data import DataConfig
 from ofa.errors import unknown_name_message
@@ -139,6 +141,11 @@ class TrainConfig:
         for name in ("epochs", "learning_rate", "checkpoint_minutes"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must be a number above 0, not {getattr(self, name)}")
+        try:
+            get_optimizer_info(self.optimizer)
+        except ValueError:
+            names = map(str, list_optimizers())
+            raise ConfigError(f"train.optimizer: {unknown_name_message('name', self.optimizer, names)}") from None
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay must be from 0 to below 1, not {self.ema_decay}")
 

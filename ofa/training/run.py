@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
 
+from ofa.config import Record, check_record
 from ofa.errors import OfaError, UsageError
-from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
+from ofa.files import FORMAT, FileFormatError, atomic_path, read_csv, read_json, sha256_of_file, write_json_atomic
 from ofa.inputs import channels_last
 from ofa.metrics import name_in_file
 from ofa.progress import Progress
@@ -63,6 +63,18 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
     return channels_last(supernet)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Info(Record):
+    """What is read of ``supernet.json``; what is in the recipe and the space is checked where they are made."""
+
+    num_classes: int
+    data: dict[str, Any]
+    recipe: dict[str, Any]
+    weights_sha256: str
+    space_name: str = ""
+    code_sha256: str | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """An opened run folder; :meth:`open` checks it, :meth:`save` writes one.
@@ -98,6 +110,7 @@ class Run:
         missing = {"model", "num_classes", "space", "data", "recipe", "weights_sha256"} - set(info)
         if missing:
             raise FileFormatError(f"{path / 'supernet.json'} lacks {', '.join(sorted(missing))}; {REMEDY}")
+        check_record(_Info, info, where=str(path / "supernet.json"), remedy=REMEDY)
         return cls(path, info, trust_code)
 
     @classmethod
@@ -142,9 +155,12 @@ class Run:
 
     def bounds(self) -> tuple[float, float]:
         """What the largest and the smallest subnet were worth on the search split at the end of training."""
-        last = pd.read_csv(self.path / "metrics.csv").iloc[-1]
-        metric = self.task.metric
-        return float(last[metric.of("largest")]), float(last[metric.of("smallest")])
+        columns = [self.task.metric.of(which) for which in ("largest", "smallest")]
+        table = read_csv(self.path / "metrics.csv", numbers=columns, remedy=REMEDY)
+        if table.empty:
+            raise FileFormatError(f"{self.path / 'metrics.csv'} holds no epoch; {REMEDY}")
+        largest, smallest = table[columns].iloc[-1]
+        return float(largest), float(smallest)
 
     @property
     def task(self) -> Task:

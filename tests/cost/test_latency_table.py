@@ -149,8 +149,18 @@ def test_missing_files(csv_path):
     [
         ({"format": 99}, "format 99"),
         ({"correction": {"offset": 1}}, "offset"),
-        ({"space": []}, "unknown dim 'resolution'"),
-        ({"keys": ["stem_r20"]}, "out of bounds"),
+        ({"space": []}, "a space needs a dim at least; measure it again"),
+        ({"space": [{"name": "depth", "values": [1]}]}, "unknown dim 'resolution'.*measure it again"),
+        ({"keys": ["stem_r20"]}, "does not fit its space"),
+        ({"keys": {}}, "keys must be a list"),
+        ({"slots": [5]}, "slots must be a mapping"),
+        ({"slots": [{"name": "stem", "dims": ["resolution"], "key_numbers": "0 one"}]}, "does not fit its space"),
+        ({"slots": [{"name": "stem", "dims": ["resolution"], "key_numbers": "0 -2"}]}, "does not fit its space"),
+        ({"correction": {"call_overhead_ms": 0.1, "scale": {"stem": "x"}}}, "scale.stem must be a finite number"),
+        ({"device": None}, "device must be text, not None"),
+        ({"refused": "no"}, "refused must be true or false"),
+        ({"held_out": {"mape_percent": "x"}}, "mape_percent must be a finite number"),
+        ({"held_out": {"predicted_ms": [1.0]}}, "as many as predicted_ms"),
         ({"slots": [{"name": "stem", "dims": ["resolution"], "key_numbers": "0"}]}, "does not fit its space"),
         ({"csv": {}}, "num_rows"),
     ],
@@ -167,7 +177,7 @@ def test_a_key_of_the_json_that_is_missing(csv_path):
     data = json.loads(path.read_text())
     del data["device"]
     path.write_text(json.dumps(data))
-    with pytest.raises(LatencyTableError, match="'device'"):
+    with pytest.raises(FileFormatError, match="'device' is missing; measure it again"):
         LatencyTable.load(csv_path)
 
 

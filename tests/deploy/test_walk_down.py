@@ -24,6 +24,7 @@ from ofa.deploy import (
     read_bundle,
     read_candidates,
 )
+from ofa.errors import UsageError
 from ofa.files import FileFormatError
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.training import SubnetEvaluator, judge
@@ -99,7 +100,13 @@ def write_search(folder: Path) -> None:
             "measured_latency_ms": [row[3] for row in rows],
         }
     ).to_csv(folder / "front.csv", index=False)
-    picks = [{"budget_ms": 1.5, "arch": {"kernel": "a"}, "measured_latency_ms": 1.2}]
+    pick = {"budget_ms": 1.5, "arch": {"kernel": "a"}, "measured_top1_percent": 90.0, "macs": 1000, "params": 100}
+    latencies = {
+        "predicted_latency_ms": 1.0,
+        "measured_latency_ms": 1.2,
+        "latency_ms": {"p10": 1, "p50": 1.2, "p90": 2},
+    }
+    picks = [{**pick, **latencies}]
     (folder / "selected.json").write_text(json.dumps({"format": 1, "picks": picks}))
 
 
@@ -117,10 +124,18 @@ def test_damaged_search_result_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="ofa search"):
         read_candidates(tmp_path, 1.0)
     write_search(tmp_path)
-    for text in ("", "arch\n1\n", 'arch,measured_latency_ms,predicted_latency_ms\n"{",1,1\n'):
+    whole = (tmp_path / "front.csv").read_text()
+    for text in ("", "arch\n1\n", 'arch,measured_latency_ms,predicted_latency_ms\n"{",1,1\n', whole + '"{",90.0,1,1\n'):
         (tmp_path / "front.csv").write_text(text)
-        with pytest.raises(FileFormatError, match=r"front\.csv is missing or damaged"):
+        with pytest.raises(FileFormatError, match=r"front\.csv.*; run `ofa search` for this device"):
             read_candidates(tmp_path, 1.0)
+
+
+@pytest.mark.parametrize("budget_ms", [float("inf"), float("nan"), 0.0])
+def test_a_budget_that_is_none_is_refused(tmp_path: Path, budget_ms: float) -> None:
+    write_search(tmp_path)
+    with pytest.raises(UsageError, match="budgets are positive numbers of milliseconds"):
+        read_candidates(tmp_path, budget_ms)
 
 
 @pytest.mark.slow

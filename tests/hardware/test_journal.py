@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from ofa.hardware.journal import Journal
 from ofa.hardware.timing import TimedBlock
 
@@ -43,3 +45,23 @@ def test_what_belongs_to_something_else_is_begun_anew(tmp_path):
     path = tmp_path / "journal"
     write(path, {"device": "other"})
     assert read(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "{", "[]", "5", '["a", 0, [10]]', '["a", 0, [10], [], NaN]', '["a", 0, [10], [], 1e999]'),
+        *('["a", 0, [10], [], 0]', '["a", 0, [10.5], [], 1]', '["a", 0, [], [], 1]', '["a", -1, [10], [], 1]'),
+        *('[["a"], 0, [10], [], 1]', '["a", 0, "10", [], 1]', '["a", 0, [10], [5], 1]', "[" * 9000, "9" * 9000),
+    ],
+)
+def test_a_damaged_line_costs_its_own_block_only(tmp_path, line):
+    path = tmp_path / "journal"
+    write(path)
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text("\n".join(lines) + "\n")
+    assert read(path) == [BLOCKS[0], BLOCKS[2]]
+    assert read(path) == [BLOCKS[0], BLOCKS[2]]
+    write(path)
+    assert read(path) == [BLOCKS[0], BLOCKS[2], *BLOCKS]

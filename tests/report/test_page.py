@@ -311,7 +311,23 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         ("supernet.json", None, "no run folder at .*ofa train"),
         ("supernet.json", '{"format": 99}', "has format 99"),
         ("search/cpu-1t/selected.json", '{"format": 1, "picks": [', "truncated or not JSON.*ofa search"),
-        ("search/cpu-1t/selected.json", '{"format": 1, "picks": [{"arch": {"depth": 3}}]}', "does not fit this run's"),
+        (
+            "search/cpu-1t/selected.json",
+            '{"format": 1, "picks": [{"arch": {"depth": 3}}]}',
+            "key 'budget_ms' is missing",
+        ),
+        (
+            "search/cpu-1t/selected.json",
+            '{"format": 1, "picks": [{"arch": {"depth": 3}, "budget_ms": 1, "measured_latency_ms": 1, '
+            '"macs": 1, "params": 1, '
+            '"latency_ms": {"p10": 1, "p50": 1, "p90": 1}, "predicted_latency_ms": 1, "measured_top1_percent": 90}]}',
+            "does not fit this run's",
+        ),
+        ("search/cpu-1t/selected.json", '{"format": 1}', "key 'picks' is missing.*ofa search"),
+        ("supernet.json", '{"format": 1}', "key 'model' is missing; train again"),
+        ("supernet.json", '{"format": 1, "model": "a"}', "model must be a mapping|key .* is missing"),
+        ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 2}', "key 'device' is missing.*ofa export"),
+        ("metrics.csv", "epoch,step,loss_largest\n1,one,2\n", "line 2: step is 'one', not a finite number"),
         ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns .*predicted_top1_percent, .*ofa search"),
         ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
         ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),

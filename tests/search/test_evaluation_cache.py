@@ -70,6 +70,20 @@ def test_damage_elsewhere_is_an_error(path, archs):
     path.write_text(whole.replace("91.0", "91.o"))
     with pytest.raises(FileFormatError, match=r"line 3 of evaluation cache .*could not convert.*delete the line"):
         open_cache(path)
+    for wrong, reason in {
+        "nan": "1 finite values are needed",
+        "91.0,5": "1 finite values are needed",
+        '"' + "9" * 200_000 + '"': "field larger than field limit",
+    }.items():
+        path.write_text(whole.replace("91.0", wrong))
+        with pytest.raises(FileFormatError, match=f"line 3 of evaluation cache .*{reason}.*delete the line"):
+            open_cache(path)
+    path.write_text(whole.replace('"{""', '"[""', 1))
+    with pytest.raises(FileFormatError, match=r"line 2 .*an architecture is a JSON object"):
+        open_cache(path)
+    path.write_bytes(b"\xff\xfe" + whole.encode())
+    with pytest.raises(FileFormatError, match=r"line 1 of .*it should be weights_sha256"):
+        open_cache(path)
     path.write_text("arch,accuracy\n")
     with pytest.raises(FileFormatError, match=r"line 1 of .*it should be weights_sha256,split,arch,top1_percent"):
         open_cache(path)

@@ -55,6 +55,8 @@ def test_expand_ratios_that_round_to_one_width_are_one_choice() -> None:
         ({"kernel": [4]}, r"choices of 'kernel' must be odd, not \[4\]"),
         ({"depth": []}, r"choices of 'depth' must be a list of positive numbers in ascending order, not \[\]"),
         ({"depth": [0]}, "choices of 'depth' must be a list of positive numbers"),
+        ({"depth": [float("inf")]}, "choices of 'depth' must be a list of positive numbers"),
+        ({"depth": {1: [1]}}, "unknown stage in choices of 'depth': 1; known:"),
         ({"depth": [1.5]}, r"choices of 'depth' must be whole numbers, not \[1.5\]"),
         ({"expand": "34"}, "choices of 'expand' must be a list of positive numbers in ascending order, not '34'"),
         ({"expand": ["3"]}, "choices of 'expand' must be a list of positive numbers"),
