@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from ofa.hardware.journal import Journal
 from ofa.hardware.timing import TimedBlock
 
@@ -43,3 +45,40 @@ def test_what_belongs_to_something_else_is_begun_anew(tmp_path):
     path = tmp_path / "journal"
     write(path, {"device": "other"})
     assert read(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "\x00" * 40,
+        "[" * 100_000,
+        "9" * 5000,
+        "null",
+        '["a",0,[10]]',
+        '["a",0,[10],[],"fast"]',
+        '["a",0,[10],[],NaN]',
+        '["a",0,[10],[],0]',
+        '["a",0,10,[],1.0]',
+        '["a",0,[],[],1.0]',
+        '["a",0,["10"],[],1.0]',
+        '["a","0",[10],[],1.0]',
+        '["a",-1,[10],[],1.0]',
+        '["a",0,[-10],[],1.0]',
+        "[1,0,[10],[],1.0]",
+    ],
+    ids=lambda line: line[:24],
+)
+def test_a_damaged_line_is_skipped_and_counted(tmp_path, line):
+    path = tmp_path / "journal"
+    write(path)
+    header, first, *rest = path.read_text().split("\n")
+    path.write_text("\n".join([header, first, line, *rest]))
+    journal = Journal(path, {"device": "cpu"})
+    journal.append(BLOCKS[0])
+    journal.close()
+    assert journal.num_damaged == 1
+    again = Journal(path, {"device": "cpu"})
+    again.close()
+    assert (again.blocks, again.num_damaged) == ([*BLOCKS, BLOCKS[0]], 0)
