@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofa.errors import OfaError, UsageError, shown
+from ofa.errors import REMEDIES, OfaError, UsageError, shown
+from ofa.system import hold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,25 +39,131 @@ def check_file_name(what: str, name: str) -> None:
         raise UsageError(f"{what} {shown(name)} must be up to 64 letters, digits, '_', '-' or '.'; choose another")
 
 
+class NoSpaceError(OfaError, OSError):
+    """A disk is full."""
+
+
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; rename it into place only if the block succeeds.
+def enough_space(path: Path, num_bytes: int = 0) -> Iterator[None]:
+    """:class:`NoSpaceError` in place of what a full disk makes the block raise: libraries have errors of their own.
+
+    Args:
+        path: What is written, for the message.
+        num_bytes: How much that takes, where it is known.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # as libraries in Rust say it
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(next(each for each in (path, *path.absolute().parents) if each.exists())).free
+        needed = f", {num_bytes:,} needed" if num_bytes else ""
+        raise NoSpaceError(f"{path}: {os.strerror(number)} ({free:,} bytes free{needed}); {REMEDIES[number]}") from None
+
+
+def resolved(path: Path | str) -> Path:
+    """Where a path leads, links and ``..`` followed, whether anything is there or not; short if it was given so."""
+    try:
+        real, here = Path(path).resolve(), Path.cwd()
+    except RuntimeError as error:  # links that lead in a circle
+        raise UsageError(f"{path} leads nowhere ({error}); give another place") from None
+    return real.relative_to(here) if not Path(path).is_absolute() and here in real.parents else real
+
+
+# -- written beside its place, then renamed ----------------------------------------------------------------------------
+
+WORKSPACE = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<part>\.part)?")
+
+
+@contextmanager
+def workspace(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path``, gone when the block ends, for ``new``, what is to become it.
+
+    What was at ``path`` may be in it for a moment as ``old``, and is put back. A lock in it ends with the process, by
+    which :func:`remove_leftovers` knows what a killed one left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = None
+    while descriptor is None:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        descriptor = _lock_of(folder, wait=True)
+    try:
+        yield folder
+    finally:
+        _clear(folder, path)
+        os.close(descriptor)
+
+
+def _lock_of(folder: Path, *, wait: bool) -> int | None:
+    """The open lock of a workspace; ``None`` if it is another's, is gone, or nobody can tell."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except (FileNotFoundError, PermissionError):
+        return None
+    is_ours = hold(descriptor, wait=wait)
+    if (is_ours or (is_ours is None and wait)) and os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _clear(folder: Path, path: Path) -> None:
+    if (folder / "old").exists() and not os.path.lexists(path):
+        (folder / "old").rename(path)
+    shutil.rmtree(folder)
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left of files and folders being written; put back what they had taken away.
+
+    Args:
+        folder: Where these are.
+        name: Only of this one; of all by default.
+    """
+    for space in folder.glob(f".{glob.escape(name) or '*'}.*"):
+        found = WORKSPACE.fullmatch(space.name)
+        if found is None or (name and found["name"] != name) or space.is_symlink() or not space.is_dir():
+            continue
+        inside = {entry.name for entry in space.iterdir()}
+        # Killed at once, and in earlier versions, there is no lock; anything else that is called so is not ours.
+        if not inside <= {"new", "old"} and not (found["part"] and "lock" in inside):
+            continue
+        if (descriptor := _lock_of(space, wait=False)) is not None:
+            _clear(space, folder / found["name"])
+            os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path | str, num_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary path; rename it to ``path`` only if the block succeeds.
 
     A killed process leaves either the old file or the new one, never half of one.
+
+    Args:
+        num_bytes: How long it will be, where that is known: for the message if the disk is full.
+
+    Raises:
+        NoSpaceError: If the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with enough_space(path, num_bytes), workspace(path) as folder:
+        temporary = folder / f"new{path.suffix}"
+        temporary.touch()
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        sync(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """See to it that a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_text_atomic(path: Path | str, text: str) -> None:

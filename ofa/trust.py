@@ -12,6 +12,7 @@ from pathlib import Path
 from ofa.config import Record, check_record
 from ofa.errors import OfaError
 from ofa.files import FORMAT, read_json, sha256_of_file, write_json_atomic
+from ofa.locks import only_writer
 
 
 class UntrustedCodeError(OfaError, ValueError):
@@ -39,9 +40,10 @@ def trusted_files() -> dict[str, str]:
 
 def trust(path: Path) -> str:
     """Put a file on the list, as it is now; gives its sha256."""
-    sha256, files = sha256_of_file(path), trusted_files()
-    if sha256 not in files:
-        write_json_atomic(trust_list(), {"format": FORMAT, "files": {**files, sha256: str(path.resolve())}})
+    sha256 = sha256_of_file(path)
+    if sha256 not in trusted_files():
+        with only_writer(trust_list(), command="ofa", beside=True, remedy="try again", wait_seconds=10) as file:
+            write_json_atomic(file, {"format": FORMAT, "files": {**trusted_files(), sha256: str(path.resolve())}})
     return sha256
 
 

@@ -25,7 +25,9 @@ Args:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,23 +159,23 @@ def profile(
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
     target = ofa.hardware.load_device(device)
     supernet, space_name = open_named(run, trust_code=trust_code)
-    csv_path = Path(out) / target.name / f"{space_name}.csv"
-    written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
-    table = ofa.hardware.profile(
-        supernet,
-        target,
-        csv_path=csv_path,
-        num_fit=num_fit,
-        num_held_out=num_held_out,
-        rng=_generator(seed),
-        resolutions=resolutions or None,
-        num_resolutions=num_resolutions,
-        fresh=fresh,
-        force=force,
-        energy=energy,
-        progress=progress,
-    )
-    return Profiled(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
+    with _writing_table(out, target.name, space_name, command="ofa profile") as csv_path:
+        written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
+        table = ofa.hardware.profile(
+            supernet,
+            target,
+            csv_path=csv_path,
+            num_fit=num_fit,
+            num_held_out=num_held_out,
+            rng=_generator(seed),
+            resolutions=resolutions or None,
+            num_resolutions=num_resolutions,
+            fresh=fresh,
+            force=force,
+            energy=energy,
+            progress=progress,
+        )
+        return Profiled(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
 
 
 # -- search ----------------------------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ def search(
             devices,
             budgets_ms,
             tables=Path(tables),
-            out_dir=Path(out or Path(run) / "search"),
+            out_dir=_out_of(run, out, default="search"),
             limits=limits,
             with_fleet=fleet,
             start_from=start_from,
@@ -276,7 +278,7 @@ def search(
 
     opened = ofa.Run.open(run, trust_code=trust_code)
     fp32, int8 = (open_table(opened, device, Path(tables), any_machine=any_machine) for device in pair)
-    evaluator, out = open_evaluator(opened, data_root, progress), Path(out or Path(run) / "mixed")
+    evaluator, out = open_evaluator(opened, data_root, progress), _out_of(run, out, default="mixed")
     result = search_mixed(
         evaluator,
         pair[0],
@@ -478,22 +480,26 @@ def export(
     Raises:
         InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
     """
+    from ofa.locks import only_writer
+
+    place = _out_of(run, out)
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     candidates = ofa.deploy.read_candidates(search_dir or Path(run) / "search" / target.name, budget_ms)
-    return ofa.deploy.export_bundle(
-        open_evaluator(opened, data_root, progress),
-        candidates,
-        out=out,
-        device=target,
-        budget_ms=budget_ms,
-        measure=measure_on(target),
-        run_info=opened.info,
-        options=ofa.deploy.ExportOptions(
-            dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
-        ),
-        overwrite=overwrite,
-        progress=progress,
-    )
+    with only_writer(place, command="ofa export", beside=True):
+        return ofa.deploy.export_bundle(
+            open_evaluator(opened, data_root, progress),
+            candidates,
+            out=place,
+            device=target,
+            budget_ms=budget_ms,
+            measure=measure_on(target),
+            run_info=opened.info,
+            options=ofa.deploy.ExportOptions(
+                dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
+            ),
+            overwrite=overwrite,
+            progress=progress,
+        )
 
 
 def deploy(
@@ -522,6 +528,7 @@ def deploy(
     Raises:
         TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
     """
+    place = _out_of(run, out, default="deploy")
     opened = ofa.Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
@@ -532,7 +539,7 @@ def deploy(
     return ofa.deploy.deploy(
         opened,
         orders,
-        out=out or Path(run) / "deploy",
+        out=place,
         measure_on=measure_on,
         options=ofa.deploy.ExportOptions(
             dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
@@ -567,6 +574,7 @@ def elastic(
     """
     from ofa.deploy.walk_down import Walk
 
+    out = _out_of(run, out)
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     archs = {}
     for budget in sorted(set(budgets_ms)):
@@ -615,6 +623,8 @@ def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | No
     Args:
         out: Instead of RUN/report.html.
     """
+    if out is not None:
+        out = _file_for(out, begins=r"(?i)\s*<!doctype html", what="a page of ours")
     return [ofa.report.write_report(run, tables_dir=tables, out=out)]
 
 
@@ -627,7 +637,9 @@ def plot(
         out: Instead of RUN/plots.
         file_format: png, pdf or svg.
     """
-    return ofa.report.write_plots(run, out or Path(run) / "plots", tables, file_format)
+    from ofa.files import resolved
+
+    return ofa.report.write_plots(run, resolved(out or Path(run) / "plots"), tables, file_format)
 
 
 # -- latencies of other things -----------------------------------------------------------------------------------------
@@ -671,6 +683,8 @@ def measure(
     from ofa.files import write_json_atomic
 
     target = ofa.hardware.load_device(device)
+    if out is not None:
+        out = _file_for(out, begins=r'\{\s*"format": 1,\s*"device"', what="a measurement of ours")
     table = ofa.hardware.measure(
         {str(path): path for path in models},
         target,
@@ -726,19 +740,22 @@ def fit(
         UsageError: If there is a table already.
     """
     from ofa.cost.fit import fit_latency_csv, read_latencies
-    from ofa.files import check_file_name
+    from ofa.files import check_file_name, resolved
     from ofa.training.run import open_named
 
     check_file_name("device", device)
     supernet, space_name = open_named(space, trust_code=trust_code)
-    rng, csv_path = _generator(seed), Path(out) / device / f"{space_name}.csv"
+    rng, csv_path = _generator(seed), resolved(out) / device / f"{space_name}.csv"
     if propose and not len(read_latencies(csv, supernet.space)[0]):
         first = supernet.space.to_archs(supernet.space.sample_population(propose, rng))
         return Fitted(csv_path, None, [dict(arch) for arch in first])
-    if csv_path.exists() and not overwrite:
-        raise UsageError(f"{csv_path} is there already; replace it with --overwrite, or give another --device or --out")
-    fitted = fit_latency_csv(supernet, csv, device=device)
-    fitted.table.save(csv_path)
+    with _writing_table(out, device, space_name, command="ofa fit"):
+        if csv_path.exists() and not overwrite:
+            raise UsageError(
+                f"{csv_path} is there already; replace it with --overwrite, or give another --device or --out"
+            )
+        fitted = fit_latency_csv(supernet, csv, device=device)
+        fitted.table.save(csv_path)
     return Fitted(csv_path, fitted.table, [dict(arch) for arch in fitted.propose(propose, rng=rng)] if propose else [])
 
 
@@ -773,6 +790,41 @@ def demo_budgets(run: Path | str, device: str, *, tables: Path | str, num: int =
     table = open_table(ofa.Run.open(run), ofa.hardware.load_device(device), Path(tables))
     low, high = table.predict_ms([table.space.smallest(), table.space.largest()])
     return sorted({float(f"{budget:.2g}") for budget in np.geomspace(1.3 * low, 0.5 * high, num)})
+
+
+# -- where things go ---------------------------------------------------------------------------------------------------
+
+
+def _out_of(run: Path | str, out: Path | str | None, default: str = "") -> Path:
+    """Where ``--out`` leads, or the run's folder for it; :class:`UsageError` if the run itself is there or below."""
+    from ofa.files import resolved
+
+    place, home = resolved(out or Path(run) / default), resolved(run)
+    if home.absolute().is_relative_to(place.absolute()):
+        raise UsageError(f"--out {out} is {place}, where the run {home} is; give a folder in it, or beside it")
+    return place
+
+
+def _file_for(out: Path | str, *, begins: str, what: str) -> Path:
+    """Where a file is to go; :class:`UsageError` if one is there whose beginning is not as of what is to be written."""
+    from ofa.files import resolved
+
+    place = resolved(out)
+    if place.is_file():
+        with place.open("rb") as file:
+            if not re.match(begins, file.read(4096).decode(errors="replace")):
+                raise UsageError(f"{place} exists and is not {what}; it is left alone: give another --out")
+    return place
+
+
+@contextmanager
+def _writing_table(out: Path | str, device: str, space_name: str, *, command: str) -> Iterator[Path]:
+    """Where a latency table goes, with nobody else writing it."""
+    from ofa.files import resolved
+    from ofa.locks import only_writer
+
+    with only_writer(resolved(out) / device / f"{space_name}.csv", command=command, beside=True) as csv_path:
+        yield _file_for(csv_path, begins=".*latency_ms_p10", what="a latency table")
 
 
 # -- opening things ----------------------------------------------------------------------------------------------------

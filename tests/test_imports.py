@@ -15,7 +15,7 @@ import ofa
 PACKAGE = Path(ofa.__file__).parent
 
 # Everything may import these; they import nothing but each other.
-BASE = {"errors", "progress", "optional", "setting", "space", "metrics", "files", "config", "trust"}
+BASE = {"errors", "progress", "optional", "setting", "space", "metrics", "files", "config", "trust", "system", "locks"}
 
 # Room -> rooms that it may import, besides BASE and itself.
 ALLOWED: dict[str, set[str]] = {

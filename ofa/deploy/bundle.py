@@ -15,12 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ofa.config import ConfigError, from_mapping, to_plain
-from ofa.deploy.checked_folder import SUMS, CheckedFolder, check_entries, new_folder
+from ofa.deploy.checked_folder import SUMS, CheckedFolder, check_entries
 from ofa.deploy.model_card import model_card
 from ofa.deploy.parity import Outputs
 from ofa.deploy.predict_script import predict_script
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
+from ofa.files import resolved
 from ofa.metrics import Score
 from ofa.tasks import Classification, Task, task_from_json
 
@@ -213,14 +214,13 @@ def write_bundle(
         overwrite: Replace a bundle that is there; anything else is never replaced.
 
     Returns:
-        ``out``.
+        ``out``, links and ``..`` followed.
 
     Raises:
-        BundleError: If ``out`` cannot be made or replaced.
+        BundleError: If ``out`` cannot be made or replaced, or something appeared there: both are kept then.
     """
     assert len(samples) == len(outputs) == len(info.sample_labels)
     assert tuple(model) == info.model.files
-    check_destination(out, overwrite=overwrite)
     sizes = {name: len(data) for name, data in model.items()}
     contents = {
         **model,
@@ -229,12 +229,12 @@ def write_bundle(
         OUTPUTS: _npy(outputs),
         **dict(zip(info.sample_names, samples, strict=True)),
     }
-    with new_folder(Path(out)) as folder:
+    with FOLDER.new(out, overwrite=overwrite) as folder:
         (folder / "samples").mkdir()
         for name, data in contents.items():
             (folder / name).write_bytes(data)
         FOLDER.seal(folder, info.to_json())
-    return Path(out)
+    return resolved(out)
 
 
 def read_bundle(path: Path | str) -> BundleInfo:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,9 @@ from typing import Any, TypeVar
 
 from ofa.config import ConfigError
 from ofa.errors import OfaError
-from ofa.files import FileFormatError, read_json, sha256_of_file
+from ofa.files import FileFormatError, read_json, resolved, sha256_of_file, sync, workspace
+from ofa.locks import only_writer
+from ofa.system import exchange, rename_new
 
 SUMS = "SHA256SUMS"
 # Parts may not begin with a dot, so that none is `..`.
@@ -53,16 +54,59 @@ class CheckedFolder:
 
     def check_destination(self, out: Path | str, *, overwrite: bool) -> None:
         """The kind's error unless one may be written to ``out``: nothing there, or one to be replaced."""
-        out = Path(out)
+        out = resolved(out)
         if not out.exists() and not out.is_symlink():
             return
-        names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() and not out.is_symlink() else None
-        strange = [name for name in names or () if name not in (self.info, SUMS) and not self.belongs(name)]
-        if names is None or strange or (names and self.info not in names):
-            holds = f" (it holds {(strange or names)[0]!r})" if names else ""
+        if not out.is_dir():
+            raise self.error(f"{out} exists and is not {self.kind}; it is left alone: give another folder")
+        names = sorted(entry.name for entry in out.iterdir())
+        strange = [name for name in names if name not in (self.info, SUMS) and not self.belongs(name)]
+        if not strange and (listed := self._listed(out)):
+            files = (path for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
+            strange = sorted({path.relative_to(out).as_posix() for path in files} - listed)
+        if strange or (names and self.info not in names):
+            holds = f" (it holds {(strange or names)[0]!r})"
             raise self.error(f"{out} exists and is not {self.kind}{holds}; it is left alone: give another folder")
         if names and not overwrite:
             raise self.error(f"{out} holds {self.kind}; give another folder, or replace it with --overwrite")
+
+    def _listed(self, out: Path) -> set[str]:
+        """Files that a folder says are in it; none if it cannot say."""
+        try:
+            if refused(out, self.info, MAX_JSON_BYTES):
+                return set()
+            return {self.info, SUMS, *read_json(out / self.info, kind="", remedy="", formats=self.formats)["files"]}
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return set()
+
+    @contextmanager
+    def new(self, out: Path | str, *, overwrite: bool) -> Iterator[Path]:
+        """A folder to fill; it stands at ``out`` if the block succeeds, and nobody else writes there meanwhile.
+
+        At each instant there is the old one or the new one, whatever is killed, where the system can exchange folders;
+        elsewhere the old one is put back by the next command that writes there.
+
+        Raises:
+            OfaError: The kind's, if ``out`` is taken, or if something appeared there during the block: both are kept.
+            LockedError: If somebody else writes there.
+        """
+        self.check_destination(out, overwrite=overwrite)
+        with only_writer(out, command=f"writing {self.kind}", beside=True) as place, workspace(place) as space:
+            self.check_destination(place, overwrite=overwrite)  # now that nobody else can write it
+            before, new = _identity(place), space / "new"
+            new.mkdir()
+            yield new
+            for path in (*new.rglob("*"), new):
+                sync(path)
+            try:
+                self.check_destination(place, overwrite=overwrite)
+                if not _put(new, place, before, old=space / "old"):
+                    raise self.error(f"{place} appeared while this was made; it is left alone")
+            except self.error as error:
+                kept = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+                new.replace(kept)
+                raise self.error(f"{error}; the new one is {kept}") from None
+            sync(place.parent)
 
     def seal(self, folder: Path, described: Mapping[str, Any]) -> None:
         """Write the description, with ``files`` filled in, and the sums, for the other files of a folder."""
@@ -128,22 +172,24 @@ def refused(root: Path, name: str, max_bytes: int) -> str:
     return f"{status.st_size} bytes long, above the limit of {max_bytes}" if status.st_size > max_bytes else ""
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, renamed to ``out`` only if the block succeeds; what was there is put back if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    new, old = workspace / "new", workspace / "old"
-    try:
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
+def _identity(path: Path) -> tuple[int, int] | None:
+    """By what a folder is known again; ``None`` if there is none."""
+    return (status.st_dev, status.st_ino) if path.exists() and (status := path.stat()) else None
+
+
+def _put(new: Path, out: Path, before: tuple[int, int] | None, *, old: Path) -> bool:
+    """Put a folder where nothing is, or in the place of the one that was there before; ``False`` if that is another."""
+    if (now := _identity(out)) not in (before, None):
+        return False
+    if now is None:
         try:
-            new.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        shutil.rmtree(workspace)
+            rename_new(new, out)
+        except FileExistsError:
+            return False
+    elif not exchange(new, out):
+        out.rename(old)
+        rename_new(new, out)  # if that fails, the workspace puts the old one back
+    elif _identity(new) != before:
+        exchange(new, out)
+        return False
+    return True

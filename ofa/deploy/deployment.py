@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle
 from ofa.deploy.walk_down import Candidate, Measure, Walk
 from ofa.errors import UsageError
-from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
+from ofa.files import FORMAT, resolved, write_csv_atomic, write_json_atomic
 from ofa.hardware import Device
+from ofa.locks import only_writer
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.space import Arch
+from ofa.system import tied
 from ofa.training import Run, SubnetEvaluator
 
 
@@ -114,9 +117,10 @@ def deploy(
         TargetError: If a device runs nothing that is a file; before anything is done.
         BundleError: If something else is where a bundle goes; before anything is done.
         UsageError: If two bundles would go to one place; before anything is done.
+        LockedError: If another process deploys there.
         ParityError: If an export does not compute what it should.
     """
-    root = Path(out)
+    root = resolved(out)
     asked: list[_Order] = []
     for device, budget_ms, candidates in orders:
         target_of(device)
@@ -132,12 +136,13 @@ def deploy(
         if progress is not None:
             progress(sum(order.entry is not None for order in asked), len(asked), what)
 
-    for device in dict.fromkeys(order.device for order in asked if order.entry is None):
-        source, failed = (run.path, run.trust_code, data_root), root / f"{device.name}.failed"
-        batch = _Batch(run, source, device, options, failed, num_processes, measure_on(device), report)
-        batch.work_off([order for order in asked if order.device == device])
-    entries = [order.entry for order in asked if order.entry is not None]
-    _write_index(root, run, entries)
+    with only_writer(root, command="ofa deploy"):
+        for device in dict.fromkeys(order.device for order in asked if order.entry is None):
+            source, failed = (run.path, run.trust_code, data_root), root / f"{device.name}.failed"
+            batch = _Batch(run, source, device, options, failed, num_processes, measure_on(device), report)
+            batch.work_off([order for order in asked if order.device == device])
+        entries = [order.entry for order in asked if order.entry is not None]
+        _write_index(root, run, entries)
     return entries
 
 
@@ -174,7 +179,10 @@ class _Batch:
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
         self.report(f"exporting for {self.device.name}")
         artefacts: list[Artefact] = joblib.Parallel(n_jobs=max(1, min(self.num_processes, len(new))), batch_size=1)(
-            joblib.delayed(_make)(self.source, dict(arch), self.device, self.options, self.keep_failed) for arch in new
+            joblib.delayed(tied)(
+                os.getpid(), _make, self.source, dict(arch), self.device, self.options, self.keep_failed
+            )
+            for arch in new
         )
         self.report(f"measuring on {self.device.name}")
         with ExitStack() as stack:

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ofa.config import to_plain
-from ofa.deploy.checked_folder import new_folder
 from ofa.deploy.elastic_format import FOLDER, WEIGHTS, ElasticError, ElasticInfo, SubnetInfo, read_elastic
 from ofa.deploy.elastic_graph import Reference, Stored, Weight, find_references, refer_to_weights
 from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
 from ofa.deploy.elastic_weights import Part, WeightMap, boxes_around
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
-from ofa.files import check_file_name
+from ofa.files import check_file_name, enough_space, resolved
 from ofa.formats.onnx import to_onnx
 from ofa.progress import Progress
 from ofa.space import Arch, Value
@@ -98,7 +97,6 @@ def write_elastic(
         ElasticError: If ``out`` is taken, names do not fit, or torch is among the runtimes and there is no ``model``.
         ParityError: If a subnet does not compute what its module computes.
     """
-    FOLDER.check_destination(out, overwrite=overwrite)
     chosen = _named(evaluator, archs)
     if "torch" in options.runtimes and model is None:
         raise ElasticError("torch needs to know what the supernet was made of; give model, or runtimes without torch")
@@ -108,29 +106,12 @@ def write_elastic(
         if progress is not None:
             progress(next(steps), 2 * len(chosen) + 1 + 2 * len(options.runtimes), what)
 
-    weight_map = WeightMap(evaluator.supernet)
-    subnets = [_prepare(evaluator, weight_map, name, arch, begin) for name, arch in chosen.items()]
-    begin("writing")
-    classes = evaluator.task.classes(evaluator.data)
-    code = None if model is None else code_sha256(model.name)  # which torch will have to execute
-    with new_folder(Path(out)) as folder:
+    with FOLDER.new(out, overwrite=overwrite) as folder:
+        weight_map = WeightMap(evaluator.supernet)
+        subnets = [_prepare(evaluator, weight_map, name, arch, begin) for name, arch in chosen.items()]
+        begin("writing")
         _write_files(folder, evaluator.supernet.model, subnets, for_torch=model is not None)
-        info = ElasticInfo(
-            subnets=tuple(subnet.info for subnet in subnets),
-            measurements=(),
-            classes=classes,
-            num_outputs=None if classes else evaluator.task.num_classes(evaluator.data),
-            split=SPLIT,
-            num_images=subnets[0].num_images,
-            channels=evaluator.supernet.input_shape(subnets[0].info.arch)[0],
-            model=None if model is None else json.loads(json.dumps(to_plain(model.untrained()))),
-            provenance={
-                **(provenance or {}),
-                **({} if code is None else {"code_sha256": code}),
-                "exported_with": versions(),
-            },
-            metric_name=evaluator.metric.name,
-        )
+        info = _info(evaluator, subnets, model, provenance or {})
         FOLDER.seal(folder, info.to_json())
         for name in options.runtimes:
             begin(f"comparing {name} with the extracted subnets")
@@ -141,7 +122,31 @@ def write_elastic(
             measurement = runtime.measure(rng=rng, rounds=options.rounds, block_seconds=options.block_seconds)
             info = dataclasses.replace(info, measurements=(*info.measurements, measurement))
             FOLDER.seal(folder, info.to_json())
-    return read_elastic(out)
+    return read_elastic(resolved(out))
+
+
+def _info(
+    evaluator: SubnetEvaluator, subnets: Sequence[_Subnet], model: ModelConfig | None, provenance: Mapping[str, Any]
+) -> ElasticInfo:
+    """The description, before anything is measured."""
+    classes = evaluator.task.classes(evaluator.data)
+    code = None if model is None else code_sha256(model.name)  # which torch will have to execute
+    return ElasticInfo(
+        subnets=tuple(subnet.info for subnet in subnets),
+        measurements=(),
+        classes=classes,
+        num_outputs=None if classes else evaluator.task.num_classes(evaluator.data),
+        split=SPLIT,
+        num_images=subnets[0].num_images,
+        channels=evaluator.supernet.input_shape(subnets[0].info.arch)[0],
+        model=None if model is None else json.loads(json.dumps(to_plain(model.untrained()))),
+        provenance={
+            **provenance,
+            **({} if code is None else {"code_sha256": code}),
+            "exported_with": versions(),
+        },
+        metric_name=evaluator.metric.name,
+    )
 
 
 def _named(
@@ -217,7 +222,8 @@ def _write_files(folder: Path, supernet: nn.Module, subnets: Sequence[_Subnet], 
         used = {reference.key for found in references for reference in found.values()}
         tensors = {key: tensor for key, tensor in tensors.items() if key in used}
     separate = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-    safetensors.torch.save_file(separate, folder / WEIGHTS)
+    with enough_space(folder / WEIGHTS, sum(tensor.nbytes for tensor in separate.values())):
+        safetensors.torch.save_file(separate, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)
     stored = _stored(folder / WEIGHTS)
     for subnet, found in zip(subnets, references, strict=True):

@@ -15,6 +15,7 @@ import pandas as pd
 from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, bundle_artefact, judge_artefact, make_artefact, on_disk
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
+from ofa.files import resolved
 from ofa.hardware import Device, measure
 from ofa.metrics import metric_of
 from ofa.progress import Progress
@@ -122,7 +123,7 @@ def export_bundle(
         TargetError: If the device runs nothing that is a file.
         BundleError: If ``out`` is taken.
     """
-    out = Path(out)
+    out = resolved(out)
     check_destination(out, overwrite=overwrite)
     clock = Clock(progress)
     walk = Walk(iter(candidates), budget_ms, device.name)

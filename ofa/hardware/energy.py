@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from ofa.errors import OfaError, UsageError
+from ofa.files import write_text_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.runtimes import RUNTIMES, Model
 from ofa.hardware.runtimes.session import Burst
@@ -268,9 +270,11 @@ def measure_energies(
         UsageError: See :func:`counter_for`.
         EnergyError: So too; or if the counter does not move, or if the models run in a program of its own.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+    kept = [line for line in lines if _reading(line) is not None]
+    write_text_atomic(path, "".join(f"{line}\n" for line in kept))  # without what a killed process or a disk damaged
     found: dict[str, list[float]] = {name: [] for name in models}
-    for name, energy_mj in map(json.loads, lines):
+    for name, energy_mj in filter(None, map(_reading, kept)):
         if name in found:
             found[name].append(energy_mj)
     setting, runtime = device.setting, RUNTIMES[device.setting.runtime]()
@@ -278,7 +282,6 @@ def measure_energies(
     for name, model in models.items():
         session = runtime.prepare(model, setting)
         runs[name] = session.prepared(session.random_inputs(rng))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(counter_for(device)) as counter, path.open("a", encoding="utf-8") as file:
         for number in range(rounds):
             waiting = [name for name in models if len(found[name]) <= number]
@@ -296,3 +299,12 @@ def measure_energies(
     result = pd.DataFrame({name: values[:rounds] for name, values in found.items()})
     result.attrs["counter"] = counter.name
     return result
+
+
+def _reading(line: str) -> tuple[str, float] | None:
+    """A line of the file; ``None`` if it is damaged."""
+    try:
+        name, energy_mj = json.loads(line)
+        return (name, energy_mj) if isinstance(name, str) and 0 < energy_mj < math.inf else None
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -17,11 +17,14 @@ class Journal:
     """A file of one JSON line per block, after a line that says what it belongs to.
 
     A file that belongs to something else (another machine, other software, other block lengths) is begun anew: its
-    numbers must not mix with these. Lines that are no block are dropped, such as one that a killed process left half
-    written: that block is measured again.
+    numbers must not mix with these. A half-written last line, from a killed process, is dropped, and so is a damaged
+    one: what it held is measured again.
 
     Args:
         identity: What must agree for old blocks to count.
+
+    Attributes:
+        num_damaged: Lines that were dropped because they make no sense.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
@@ -32,6 +35,7 @@ class Journal:
         for line in kept:
             with contextlib.suppress(ValueError):
                 self.blocks.append(TimedBlock.from_json(parse_json(line)))
+        self.num_damaged = len(kept) - len(self.blocks)
         write_text_atomic(path, "".join(f"{line}\n" for line in (header, *map(_line, self.blocks))))
         self._file = path.open("a", encoding="utf-8")
 

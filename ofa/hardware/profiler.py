@@ -22,7 +22,7 @@ from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import ENERGY, SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
-from ofa.files import write_csv_atomic
+from ofa.files import FileFormatError, write_csv_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.energy import counter_for, measure_energies
 from ofa.hardware.journal import Journal
@@ -135,7 +135,7 @@ def profile(
 
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
-    workspace = csv_path.with_name(f"{csv_path.name}.partial")
+    workspace = _partial(csv_path)
     models, fields = _export(supernet, device, missing, archs, workspace / "models", progress)
     anchor = anchor_model(device.setting)
     job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
@@ -172,8 +172,8 @@ def profile(
     table = _corrected(table, population, latencies["latency_ms_p10"][list(archs)].to_numpy(), num_fit, macs(supernet))
     if energy:
         table = _with_energies(table, measured_mj, population, list(archs), num_fit)
-    table.save(csv_path)
     _write_subnets(csv_path, latencies.loc[list(archs)], num_fit)
+    table.save(csv_path)
     shutil.rmtree(workspace)
     return table
 
@@ -209,11 +209,21 @@ def _with_energies(
     )
 
 
+def _partial(csv_path: Path) -> Path:
+    """Where there is what was measured so far."""
+    return csv_path.with_name(f"{csv_path.name}.partial")
+
+
 def _read_known(csv_path: Path, space: SearchSpace, machine: Mapping[str, Any], device: Device) -> LatencyTable | None:
     """The table that is there, if it can be completed; one that is refused is measured anew."""
     if not csv_path.exists():
         return None
-    table = LatencyTable.load(csv_path, force=True)
+    try:
+        table = LatencyTable.load(csv_path, force=True)
+    except FileFormatError:
+        if _partial(csv_path).exists():  # killed between the files of the table; what was measured is in there
+            return None
+        raise
     if table.refused:
         return None
     if table.space != space:
@@ -302,7 +312,8 @@ def _export(
 def _time(job: Job, device: Device, journal: Journal, progress: Progress | None) -> TimingResult:
     """Time what the journal does not hold yet."""
     done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
-    step = counted(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}")
+    again = f" ({journal.num_damaged} damaged lines of the journal again)" if journal.num_damaged else ""
+    step = counted(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}{again}")
 
     def keep(block: TimedBlock) -> None:
         journal.append(block)

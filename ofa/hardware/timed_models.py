@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from ofa.files import atomic_path
 from ofa.formats import FORMATS
 from ofa.hardware.runtimes import RUNTIMES, Model, ShapedModule
 from ofa.setting import Setting
+from ofa.system import tied
 
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
 """Gives a module in eval mode and the shape of its input, without the batch."""
@@ -64,7 +67,8 @@ def export_all(
         step()
     num_processes = -1 if FORMATS[format].is_slow else 1  # one per core; each model is made when one is free for it
     parallel = Parallel(num_processes, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
-    for _ in parallel(delayed(_export_file)(*sources[name](), setting, paths[name]) for name in missing):
+    export = delayed(partial(tied, os.getpid(), _export_file))
+    for _ in parallel(export(*sources[name](), setting, paths[name]) for name in missing):
         step()
     return dict(paths)
 

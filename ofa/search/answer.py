@@ -11,6 +11,7 @@ import pandas as pd
 
 from ofa.cost.latency_table import LATENCIES
 from ofa.files import write_csv_atomic, write_json_atomic
+from ofa.locks import only_writer
 from ofa.metrics import metric_of
 from ofa.search.pick import HEADROOM, best_within, check_budgets, pick_entry
 from ofa.search.search_files import archs_of, read_front, read_selected
@@ -68,6 +69,7 @@ def answer(
     front["origin"] = front["origin"].replace("pick", "front")
     front = front.drop_duplicates(["arch", "origin"])
     picks = measured.loc[list(dict.fromkeys(rows))].rename(columns={"latency_ms_p50": "measured_latency_ms"})
-    write_csv_atomic(folder / "front.csv", pd.concat([front, picks.assign(origin="pick")])[list(front.columns)])
-    write_json_atomic(folder / "selected.json", selected)
+    with only_writer(folder, command="ofa search", beside=True):
+        write_csv_atomic(folder / "front.csv", pd.concat([front, picks.assign(origin="pick")])[list(front.columns)])
+        write_json_atomic(folder / "selected.json", selected)
     return selected

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ofa.files import FileFormatError
+from ofa.files import FileFormatError, enough_space
 from ofa.metrics import TOP1, Metric
 from ofa.space import Arch
+from ofa.system import hold
 
 
 class EvaluationCache:
     """A CSV file that only grows, one line per evaluated architecture, and what it holds of one thing.
 
-    Each call of :meth:`add` is on disk when it returns. A last line that a killed process left incomplete is dropped.
+    Each call of :meth:`add` is on disk when it returns, whoever else adds to the file. A last line that a killed
+    process left incomplete is dropped.
 
     Args:
         path: The file; it need not exist. ``None`` keeps everything in memory only.
@@ -85,7 +87,8 @@ class EvaluationCache:
 
     def _append(self, path: Path, rows: list[tuple[str, ...]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
+        with enough_space(path), path.open("a+b") as file:
+            hold(file.fileno(), wait=True)  # others append too, and would take ours for a line that was cut off
             file.seek(0)
             end = file.read().rfind(b"\n") + 1
             file.truncate(end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 from ofa.cost.latency_table import LATENCIES
 from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
+from ofa.locks import only_writer
 from ofa.metrics import Metric, name_in_file
 from ofa.progress import Progress
 from ofa.search.driver import search
@@ -180,7 +182,14 @@ class TargetSearch:
             InfeasibleBudgetError: If no subnet keeps a budget: before anything is evaluated where predictions say so.
             InfeasibleError: If nothing satisfies the constraints.
             UsageError: If a name makes no sense.
+            LockedError: If another process searches for one of the devices there.
         """
+        with ExitStack() as stack:
+            for target in self.targets:
+                stack.enter_context(only_writer(Path(self.out_dir) / target.name, command="ofa search", beside=True))
+            return self._run()
+
+    def _run(self) -> dict[str, SearchResult]:
         predictions = {target.name: target.predict_ms for target in self.targets}
         check_feasible(self.space, predictions, self.budgets_ms, constraints=self.constraints, seed=self.seed)
         found = self._search_all()

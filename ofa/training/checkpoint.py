@@ -29,7 +29,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], sta
         for name, t in named.items()
     }
     text = json.dumps({"format": FORMAT, **state})
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sum(tensor.nbytes for tensor in flat.values())) as temporary:
         # One entry: with several, safetensors writes them in any order.
         safetensors.torch.save_file(flat, temporary, {"state": f"{_digest(flat, text)} {text}"})
 

@@ -123,8 +123,8 @@ class Run:
             code_sha256: Of the file that the model is from, if it is from one.
         """
         weights = path / "supernet.safetensors"
-        with atomic_path(weights) as temporary:
-            tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
+        with atomic_path(weights, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
             safetensors.torch.save_file(tensors, temporary)
         info = {
             "format": FORMAT,

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -29,8 +30,9 @@ from torch.utils.tensorboard import SummaryWriter
 from ofa.config import ConfigError
 from ofa.cost import CostModel, macs
 from ofa.errors import OfaError
-from ofa.files import write_csv_atomic
+from ofa.files import remove_leftovers, resolved, write_csv_atomic
 from ofa.inputs import Inputs, channels_last
+from ofa.locks import only_writer
 from ofa.progress import Progress
 from ofa.space import Arch, Population
 from ofa.supernet import Supernet, sort_channels
@@ -84,23 +86,39 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
 
     Raises:
         RunError: If the folder holds a run, or one of another recipe.
+        LockedError: If another process trains there.
+        NoSpaceError: If the disk is full; the last checkpoint stays.
         ConfigError: If parts of the recipe do not go together.
         DivergedError: If a loss is not finite; it names step, subnet and last checkpoint.
         StoppedError: After SIGTERM or SIGINT, when the state is saved.
     """
-    out = Path(out)
-    checkpoints = checkpoints_in(out / "checkpoints")
-    finished = (out / "supernet.json").exists()
-    if (finished or checkpoints) and not resume:
-        raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
-    if finished:
-        run = Run.open(out)
-        _check_same_recipe(recipe, run.info["recipe"], out)
+    out = resolved(out)
+    if (run := _finished(recipe, out, resume=resume)) is not None:
         return run
-    with torch.random.fork_rng():  # layers and dropout draw from the global generator
-        _seed(recipe.train.seed)
-        trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints))
-        return trainer.fit(checkpoints[-1] if checkpoints else None)
+    # Of several processes, the first is the one that writes.
+    is_first = os.environ.get("RANK", "0") == "0"
+    with only_writer(out, command="ofa train") if is_first else nullcontext():
+        if (run := _finished(recipe, out, resume=resume)) is not None:  # while this waited to be alone
+            return run
+        checkpoints = checkpoints_in(out / "checkpoints")
+        if is_first:
+            remove_leftovers(out / "checkpoints")
+        with torch.random.fork_rng():  # layers and dropout draw from the global generator
+            _seed(recipe.train.seed)
+            trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints))
+            return trainer.fit(checkpoints[-1] if checkpoints else None)
+
+
+def _finished(recipe: Recipe, out: Path, *, resume: bool) -> Run | None:
+    """The run that is there, if it is at its end; :class:`RunError` if one is there that should not be continued."""
+    finished = (out / "supernet.json").exists()
+    if (finished or checkpoints_in(out / "checkpoints")) and not resume:
+        raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    if not finished:
+        return None
+    run = Run.open(out)
+    _check_same_recipe(recipe, run.info["recipe"], out)
+    return run
 
 
 def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> None:
@@ -231,6 +249,8 @@ class _Trainer:
 
     def fit(self, checkpoint: Path | None) -> Run:
         done = self._restore(checkpoint) if checkpoint else 0
+        if self._is_first and self.rows:
+            self._write_metrics()  # an earlier version may have been killed before it did
         writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=len(self.rows)) if self._is_first else None
         try:
             with stop_on_signals() as request:
@@ -322,6 +342,7 @@ class _Trainer:
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "epoch":
                     writer.add_scalar(name, value, epoch - 1)
+            writer.flush()
 
     def _set_learning_rate(self, step: int) -> float:
         warmup_steps = round(self.config.warmup_epochs * self.steps_per_epoch)
@@ -564,11 +585,14 @@ class _Trainer:
                 **({} if self.code_sha256 is None else {"code_sha256": self.code_sha256}),
                 "splits": self.data.splits.to_json(),
             }
+            self._write_metrics()  # first: after a checkpoint of an epoch nothing of it is written again
             save_checkpoint(folder / f"step-{step:09d}.safetensors", groups, state)
-            write_csv_atomic(self.out / "metrics.csv", pd.DataFrame(self.rows))
             for old in checkpoints_in(folder)[: -self.config.keep_checkpoints]:
                 old.unlink()
         self.fabric.barrier()
+
+    def _write_metrics(self) -> None:
+        write_csv_atomic(self.out / "metrics.csv", pd.DataFrame(self.rows))
 
     def _restore(self, path: Path) -> int:
         groups, state = load_checkpoint(path)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from ofa.deploy import Deployed, TargetError, deploy, verify_bundle
 from ofa.deploy.walk_down import Measure
 from ofa.errors import UsageError
 from ofa.hardware import Device, load_device
+from ofa.locks import LockedError
 from ofa.training import Run, SubnetEvaluator, load_recipe
 
 from .conftest import DEVICE, Stopwatch
@@ -86,3 +90,68 @@ def test_processes_make_the_same_files(run: Run, ladder: list[dict[str, Any]], t
         one, two = ((tmp_path / where / name / "model.onnx").read_bytes() for where in ("one", "two"))
         assert len(one) == len(two)
         assert verify_bundle(tmp_path / "two" / name).ok
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from ofa.deploy import deploy
+from ofa.hardware import load_device
+from ofa.training import Run
+
+run = Run.open(sys.argv[1])
+archs = run.space.to_archs(run.space.sample_population(2, __import__("numpy").random.default_rng(5)))
+ladder = [{"arch": dict(arch), "latency_ms": ms} for arch, ms in zip(archs, (4.0, 2.0))]
+device = load_device("cpu-1t")
+deploy(run, [(device, 9.0, ladder), (device, 2.5, ladder)], out=sys.argv[2], measure_on=lambda device: None,
+       num_processes=2, progress=lambda *what: print(*what, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="processes are looked up in /proc")
+def test_workers_end_with_a_deployment_that_is_stopped(run: Run, tmp_path: Path) -> None:
+    def workers() -> list[Path]:
+        """Of the deployment, which end with it: those that import what they compute with."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                is_child = f"\nPPid:\t{process.pid}\n" in status.read_text()
+                if is_child and b"loky" in (status.parent / "cmdline").read_bytes():
+                    found.append(status.parent)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return found
+
+    command = [sys.executable, "-c", KILLED, str(run.path), str(tmp_path / "deploy")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and b"exporting" in process.stdout.readline()
+        patience = time.monotonic() + 120
+        while len(begun := workers()) < 2 or not all(b"libtorch_cpu" in maps(each) for each in begun):
+            assert process.poll() is None and time.monotonic() < patience
+            time.sleep(0.2)
+        time.sleep(2)  # they are at work now
+        process.terminate()
+    while any(each.exists() for each in begun):
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
+def maps(process: Path) -> bytes:
+    try:
+        return (process / "maps").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def test_two_deployments_into_one_folder(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "deploy"
+    script = "import sys\nfrom ofa.locks import only_writer\nwith only_writer(sys.argv[1], command='ofa deploy'):\n"
+    script += "    print('held', flush=True)\n    sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline()
+        with pytest.raises(LockedError, match=rf"deploy is being written by process {first.pid} .*\(ofa deploy\)"):
+            go(run, ladder, tmp_path / "new" / ".." / "deploy", [9.0])
+        first.communicate()
+    assert not out.exists() and not (tmp_path / "new").exists()

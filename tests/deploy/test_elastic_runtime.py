@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 import safetensors.numpy
 import torch
+from killed import fill_disk
 from torch import nn
 
 from ofa.config import from_mapping
@@ -43,6 +44,7 @@ from ofa.deploy.elastic_runtime import (
 )
 from ofa.deploy.elastic_write import ElasticOptions, write_elastic
 from ofa.errors import UsageError
+from ofa.files import NoSpaceError
 from ofa.space import Arch
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
@@ -206,6 +208,19 @@ def test_what_cannot_be_written_is_refused(
     with pytest.raises(ElasticError, match=r"is not an elastic artefact \(it holds 'thesis\.tex'\)"):
         write(tmp_path / "mixed", overwrite=True)
     assert not out.exists() and sorted(path.name for path in tmp_path.iterdir()) == ["mixed", "precious"]
+
+
+def test_a_full_disk_leaves_the_artefact_that_was_there(
+    evaluator: SubnetEvaluator, archs: dict[str, Arch], written: Path, small_disk: Path
+) -> None:
+    out = Path(shutil.copytree(written, small_disk / "artefact"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    fill_disk(small_disk)
+    message = r"weights\.safetensors: No space left on device \(\d[\d,]* bytes free, \d[\d,]+ needed\); make space"
+    with pytest.raises(NoSpaceError, match=message):
+        write_elastic(evaluator, archs, out, rng=np.random.default_rng(0), model=MODEL, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in small_disk.iterdir()) == ["artefact", "ballast"]
 
 
 # -- running -----------------------------------------------------------------------------------------------------------

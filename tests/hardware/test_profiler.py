@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -128,6 +129,43 @@ def test_a_profile_that_was_interrupted_measures_nothing_twice(tmp_path, measure
     assert len(measured["log"]) == len(set(measured["log"])) == 2 * (1 + 8 + 7)
     assert len(table.entries) == 8
     assert [path.name for path in sorted(tmp_path.glob("cpu-1t/*"))] == ["fake.csv", "fake.json", "fake.subnets.csv"]
+
+
+@pytest.mark.parametrize("name", ["fake.subnets.csv", "fake.csv", "fake.json"])
+@pytest.mark.parametrize("known", [False, True])
+def test_killed_before_any_of_the_files_is_written_nothing_is_lost(name, known, tmp_path, measured, monkeypatch):
+    supernet = measured["supernet"] = FakeSupernet()
+    if known:  # a table is there, and is completed
+        call(tmp_path, supernet, resolutions=[8], num_fit=1, num_held_out=2)
+    replace = Path.replace
+
+    def stop(path, target):
+        if target.name == name:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", stop)
+        call(tmp_path, supernet)
+    before = len(measured["log"])
+    table = call(tmp_path, supernet)
+    assert len(table.entries) == 8
+    assert len(measured["log"]) == before or (known and name == "fake.json")
+    assert [path.name for path in sorted(tmp_path.glob("cpu-1t/*"))] == ["fake.csv", "fake.json", "fake.subnets.csv"]
+
+
+def test_damaged_lines_of_the_journal_are_said_and_measured_again(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    measured["fail_after"] = 9
+    with pytest.raises(KeyboardInterrupt):
+        call(tmp_path, supernet)
+    (journal,) = tmp_path.glob("cpu-1t/*/blocks.jsonl")
+    lines = journal.read_text().split("\n")
+    journal.write_text("\n".join([*lines[:3], lines[3][:-9], *lines[4:]]))
+    measured["fail_after"], steps = None, []
+    call(tmp_path, supernet, progress=lambda *step: steps.append(step[2]))
+    assert "measuring on cpu-1t (1 damaged lines of the journal again)" in steps
+    assert len(measured["log"]) == 2 * (1 + 8 + 7) + 1 and len(set(measured["log"])) == 2 * (1 + 8 + 7)
 
 
 def test_what_repeats_badly_is_measured_longer_then_refused(tmp_path, measured):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,3 +192,48 @@ def test_import_takes_what_is_not_known_here(path, archs, tmp_path):
     assert there.import_csv(path) == 1  # what is known here stays
     assert open_cache(tmp_path / "there.csv").get(archs[:2])[:, 0].tolist() == [80.0, 91.0]
     assert open_cache(tmp_path / "other.csv", weights="w2").import_csv(path) == 1
+
+
+WRITER = """
+import json, sys
+from ofa.search.evaluation_cache import EvaluationCache
+from ofa.space import Arch
+
+path, key, archs = sys.argv[1:]
+cache = EvaluationCache(path, weights_sha256=key, split="search")
+sys.stdin.readline()
+for number, arch in enumerate(json.loads(archs) * 40):
+    cache.add([Arch(arch)], [float(number)])
+"""
+
+
+def test_four_writers_lose_no_line(path, archs):
+    few = [dict(arch) for arch in archs[:10]]
+    commands = [[sys.executable, "-c", WRITER, str(path), f"w{number}", json.dumps(few)] for number in range(4)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
+    for writer in writers:
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    assert [writer.wait() for writer in writers] == [0] * 4
+    table = pd.read_csv(path)
+    assert len(table) == 4 * 400
+    for number in range(4):
+        own = table[table["weights_sha256"] == f"w{number}"]["top1_percent"]
+        assert own.tolist() == [float(each) for each in range(400)]
+        assert len(open_cache(path, weights=f"w{number}").known) == 10
+
+
+def test_a_writer_that_is_killed_costs_at_most_its_own_line(path, archs):
+    few = [dict(arch) for arch in archs[:10]]
+    commands = [[sys.executable, "-c", WRITER, str(path), f"w{number}", json.dumps(few)] for number in range(2)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
+    for writer in writers:
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    while not (path.exists() and path.read_bytes().count(b"\nw0,") > 20):
+        assert writers[0].poll() is None
+    writers[0].kill()
+    assert [writer.wait() for writer in writers] == [-9, 0]
+    open_cache(path, weights="w2").add(archs[:1], [1.0])
+    counts = pd.read_csv(path)["weights_sha256"].value_counts()
+    assert counts["w1"] == 400 and counts["w2"] == 1 and counts["w0"] > 20

@@ -23,6 +23,7 @@ MODULES = (
     "hardware/transports/remote.py",
     "optional.py",
     "setting.py",
+    "system.py",
 )
 PACKAGES = ("", "hardware/", "hardware/transports/")
 """Those whose own ``__init__.py`` imports more than a small machine has, so that an empty one goes in its place."""
