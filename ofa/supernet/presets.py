@@ -165,14 +165,17 @@ def create_supernet(
         num_classes=num_classes,
         in_chans=in_chans,
         pretrained=pretrained,
-        weights=weights,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
+    names = model.state_dict().keys()
     own = PRESETS[name][1] if name in PRESETS else {}
     if is_source(name) and in_chans != 3:
         own = {"inputs": torch.empty(1, in_chans, 224, 224, device="meta")}
-    return elasticize(model, **{**own, **choices})
+    supernet = elasticize(model, **{**own, **choices})
+    if weights is not None:  # now, for those of a supernet hold what became of the model besides
+        load_weights(supernet.model, weights, optional=supernet.model.state_dict().keys() - names)
+    return supernet
 
 
 def create_model(

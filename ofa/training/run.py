@@ -58,6 +58,8 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
         drop_path_rate=config.drop_path_rate,
         **config.choices(),
     )
+    if config.subnet:
+        supernet.restrict_to(config.subnet)
     return channels_last(supernet)
 
 
@@ -111,13 +113,15 @@ class Run:
         with atomic_path(weights) as temporary:
             tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
             safetensors.torch.save_file(tensors, temporary)
+        # Samples are kept at the largest size, which the space of one subnet does not tell.
+        sizes = {"sizes": supernet.largest_sizes} if recipe.model.subnet else {}
         info = {
             "format": FORMAT,
             **name_in_file(recipe.task.metric),
             "model": recipe.to_json()["model"],
             "num_classes": recipe.task.num_classes(data),
             "space": supernet.space.to_json(),
-            "data": {**recipe.to_json()["data"], **recipe.task.facts(data)},
+            "data": {**recipe.to_json()["data"], **recipe.task.facts(data), **sizes},
             "recipe": recipe.to_json(),
             "versions": versions(),
             "weights_sha256": sha256_of_file(weights),
@@ -157,9 +161,19 @@ class Run:
         """The space in file names: the model's name, with digits of the space where choices were changed."""
         model = self.recipe.model
         name = name_in_files(model.name, self.info.get("code_sha256"))
-        if model.divisor == 8 and not model.coupled and not model.dims and model.resolution is None:
+        if (
+            model.divisor == 8
+            and not model.coupled
+            and not model.dims
+            and model.resolution is None
+            and not model.subnet
+        ):
             return name
         return f"{name}-{self.space.fingerprint[:6]}"
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.info["num_classes"])
 
     @property
     def weights_sha256(self) -> str:
@@ -203,7 +217,7 @@ class Run:
             remedy="add --trust-code (Run.open(..., trust_code=True) in Python)",
             trust_code=self.trust_code,
         )
-        supernet = build_supernet(config, num_classes=int(self.info["num_classes"]))
+        supernet = build_supernet(config, num_classes=self.num_classes)
         if supernet.space != self.space:
             raise RunError(
                 f"{self.path / 'supernet.json'} describes space {self.space.fingerprint}, but model "
@@ -217,7 +231,7 @@ class Run:
         if root is not None:
             config = dataclasses.replace(config, root=root)
         axes = [dim for dim in self.space.dims if "." not in dim.name]  # others are of a stage or block
-        sizes = {dim.name: int(max(dim.values)) for dim in axes}
+        sizes = {dim.name: int(max(dim.values)) for dim in axes} | self.info["data"].get("sizes", {})
         return self.task.reload(config, self.info["data"], sizes=sizes, progress=progress)
 
 
