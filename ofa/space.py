@@ -420,6 +420,18 @@ class SearchSpace:
             dims.append(Dim(dim.name, kept.get(dim.name, dim.values), requires, dim.follows))
         return SearchSpace(tuple(dims))
 
+    def only(self, arch: Mapping[str, Value]) -> SearchSpace:
+        """The space of one architecture: the same dims with one value each, and those that are inactive for good."""
+        chosen = self.arch(arch)
+        dims = []
+        for dim in self.dims:
+            requires = dim.requires
+            if requires is not None:
+                parent, values = requires
+                requires = (parent, tuple(value for value in values if parent in chosen and value == chosen[parent]))
+            dims.append(Dim(dim.name, (chosen[dim.name] if dim.name in chosen else dim.values[0],), requires))
+        return SearchSpace(tuple(dims))
+
     def sample_population(self, num_archs: int, rng: np.random.Generator) -> Population:
         """Draw every dim uniformly and independently, then make the rows canonical; shape ``(num_archs, D)``.
 

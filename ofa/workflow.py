@@ -7,6 +7,7 @@ same in all of them:
 Args:
     run: Run folder that `ofa train` left.
     device: Device: a name in devices/ or a YAML file.
+    arch: A subnet: its dims and values as JSON, a .json file of them, largest or smallest.
     devices: Devices, one or several.
     budgets_ms: Latency budgets, one or several.
     tables: Folder of latency tables.
@@ -34,7 +35,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ofa
-from ofa.errors import UsageError, unknown_name_message
+from ofa.errors import UsageError, shown, unknown_name_message
+from ofa.files import parse_json
 from ofa.progress import Progress
 
 if TYPE_CHECKING:
@@ -101,11 +103,57 @@ def train(
         resume: Continue from the latest checkpoint.
 
     Raises:
-        RunError, ConfigError, DivergedError, StoppedError: See :func:`ofa.training.train`.
+        RunError, ConfigError, DivergedError, StoppedError, NotEnoughMemoryError: See :func:`ofa.training.train`.
     """
     if isinstance(recipe, (str, Path)):
         recipe = ofa.training.load_recipe(recipe, overrides)
     return ofa.training.train(recipe, out, resume=resume, progress=progress)
+
+
+def finetune(
+    run: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | str,
+    arch: str | None = None,
+    device: str | None = None,
+    budget_ms: float | None = None,
+    search_dir: Path | str | None = None,
+    resume: bool = False,
+    data_root: str | None = None,
+    trust_code: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Train one subnet of a run further; leaves a run folder whose space is that subnet.
+
+    It begins from the run's weights and learns from the run's largest subnet, on the same splits, for a third of the
+    epochs at a tenth of the learning rate; settings are changed as in `ofa train`. Export it without a search.
+
+    Args:
+        overrides: Settings to change: train.epochs=20 strategy.loss=labels
+        out: Run folder to make.
+        device: With --budget-ms: the best subnet that a search found on this device within that.
+        budget_ms: Latency budget.
+        search_dir: Instead of RUN/search/NAME: where the search left its files.
+        resume: Continue from the latest checkpoint.
+
+    Raises:
+        UsageError: Unless it is clear which subnet is meant.
+        RunError, ConfigError, DivergedError, StoppedError, NotEnoughMemoryError: See :func:`ofa.training.train`.
+    """
+    from ofa.training.finetuning import finetuning_recipe
+
+    opened = ofa.Run.open(run, trust_code=trust_code)
+    opened.outline()  # its code may be executed, and gives the space that was trained
+    if (arch is None) != (device is not None and budget_ms is not None):
+        raise UsageError("which subnet? give --arch, or else --device and --budget-ms, which pick one of a search")
+    if arch is not None:
+        subnet = named_arch(opened.space, arch)
+    else:
+        name = ofa.hardware.load_device(str(device)).name
+        subnet = opened.space.arch(_picked_arch(opened, name, float(budget_ms or 0), search_dir=search_dir))
+    recipe = finetuning_recipe(opened, subnet, overrides, data_root=data_root)
+    return ofa.training.train(recipe, out, resume=resume, splits_of=opened, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -350,7 +398,7 @@ def _search_devices(
     initial = [arch for path in start_from for arch in _read_front(path, opened)]
     judge = open_evaluator(opened, data_root, progress)
     costs, constraints = _costs(opened.space, judge.supernet, measured, limits)
-    results = TargetSearch(
+    task = TargetSearch(
         space=opened.space,
         scores=Scores(judge.metric, judge.race, len(judge.data.splits.search), cache, chunk_size=judge.num_together),
         targets=[
@@ -371,7 +419,11 @@ def _search_devices(
         with_fleet=with_fleet,
         progress=progress,
         **settings,
-    ).run()
+    )
+    from ofa.training.threads import torch_threads
+
+    with torch_threads(progress=progress):
+        results = task.run()
     return Searched({name: result.selected for name, result in results.items()})
 
 
@@ -455,9 +507,10 @@ def _pair_of_devices(devices: Sequence[str], int8_device: str | None, per: str) 
 def export(
     run: Path | str,
     device: str,
-    budget_ms: float,
-    out: Path | str,
+    budget_ms: float | None = None,
+    out: Path | str | None = None,
     *,
+    arch: str | None = None,
     dynamic_batch: bool = False,
     from_pixels: bool = False,
     max_loss: float = 0.5,
@@ -473,19 +526,24 @@ def export(
     TensorRT engine. Where a file misses the budget, the next subnet down the front is exported, until one holds.
 
     Args:
-        budget_ms: Latency budget that the exported file must keep.
-        out: Bundle folder to make.
+        budget_ms: Latency budget that the exported file must keep; may be left out where it is clear which subnet.
+        out: Bundle folder to make, instead of RUN/bundles/NAME-BUDGETms (NAME without a budget).
+        arch: Export this very subnet, without a search. A run of a single subnet needs none of this.
         search_dir: Instead of RUN/search/NAME: where the search left its files.
 
     Raises:
         InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
+        UsageError: Unless it is clear which subnet is meant.
     """
     from ofa.locks import only_writer
+    from ofa.training.threads import torch_threads
 
-    place = _out_of(run, out)
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
-    candidates = ofa.deploy.read_candidates(search_dir or Path(run) / "search" / target.name, budget_ms)
-    with only_writer(place, command="ofa export", beside=True):
+    candidates = _candidates(opened, target.name, budget_ms, search_dir=search_dir, arch=arch)
+    out = out or Path(run) / "bundles" / (target.name + ("" if budget_ms is None else f"-{budget_ms:g}ms"))
+    place = _out_of(run, out)
+    options = ofa.deploy.ExportOptions(dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss)
+    with only_writer(place, command="ofa export", beside=True), torch_threads(progress=progress):
         return ofa.deploy.export_bundle(
             open_evaluator(opened, data_root, progress),
             candidates,
@@ -494,9 +552,7 @@ def export(
             budget_ms=budget_ms,
             measure=measure_on(target),
             run_info=opened.info,
-            options=ofa.deploy.ExportOptions(
-                dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
-            ),
+            options=options,
             overwrite=overwrite,
             progress=progress,
         )
@@ -532,7 +588,7 @@ def deploy(
     opened = ofa.Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
-        (target, budget, ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget))
+        (target, budget, _candidates(opened, target.name, budget))
         for target in targets
         for budget in sorted(set(budgets_ms))
     ]
@@ -572,14 +628,11 @@ def elastic(
     Raises:
         InfeasibleBudgetError, ElasticError, ParityError: See :func:`ofa.deploy.write_elastic`.
     """
-    from ofa.deploy.walk_down import Walk
-
     out = _out_of(run, out)
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     archs = {}
     for budget in sorted(set(budgets_ms)):
-        candidates = ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget)
-        archs[f"{budget:g}ms"] = Walk(iter(candidates), budget, target.name).advance()["arch"]
+        archs[f"{budget:g}ms"] = _picked_arch(opened, target.name, budget)
     distinct = {str(sorted(arch.items())): name for name, arch in reversed(archs.items())}
     ofa.deploy.write_elastic(
         open_evaluator(opened, data_root, progress),
@@ -857,6 +910,45 @@ def open_table(
     if not any_machine:
         check_machine(table, device.host.fingerprint(device.setting), device, path)
     return table
+
+
+def named_arch(space: SearchSpace, text: str) -> Arch:
+    """The architecture that ``--arch`` says.
+
+    Raises:
+        UsageError: If it is neither JSON, nor a file of it, nor the name of a bound.
+        SpaceError: If it is not of the space.
+    """
+    bounds = {"largest": space.largest, "smallest": space.smallest}
+    if text in bounds:
+        return bounds[text]()
+    try:
+        values = parse_json(Path(text).read_text(encoding="utf-8") if text.endswith(".json") else text)
+    except ValueError as error:
+        raise UsageError(f"--arch {shown(text)} is no JSON ({error}), nor largest, smallest or a .json file") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--arch must say dims and values, as in front.csv: {{...}}, not {shown(values)}")
+    return space.arch(values)
+
+
+def _candidates(
+    run: Run, device: str, budget_ms: float | None, *, search_dir: Path | str | None = None, arch: str | None = None
+) -> list[dict[str, Any]]:
+    """The one subnet that is meant or that there is; otherwise those of a search, best first."""
+    if arch is not None or run.space.num_archs == 1:
+        return [{"arch": dict(named_arch(run.space, arch or "largest")), "latency_ms": 0.0}]
+    if budget_ms is None:
+        raise UsageError("which subnet? give --budget-ms, for the best of a search within that, or --arch")
+    return ofa.deploy.read_candidates(search_dir or run.path / "search" / device, budget_ms)
+
+
+def _picked_arch(run: Run, device: str, budget_ms: float, *, search_dir: Path | str | None = None) -> Mapping[str, Any]:
+    """The best subnet within a budget, as a search believes."""
+    from ofa.deploy.walk_down import Walk
+
+    candidates = _candidates(run, device, budget_ms, search_dir=search_dir)
+    arch: Mapping[str, Any] = Walk(iter(candidates), budget_ms, device).advance()["arch"]
+    return arch
 
 
 def open_evaluator(run: Run, data_root: str | None = None, progress: Progress | None = None) -> SubnetEvaluator:

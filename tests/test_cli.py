@@ -165,7 +165,7 @@ def test_an_existing_run_is_not_overwritten(run: Path, capsys: pytest.CaptureFix
     before = (run / "supernet.safetensors").read_bytes()
     status, _, err = ofa_command(capsys, "train", "demo", *TINY, "--out", str(run))
     assert status == 2
-    assert "--resume" in err
+    assert f"already holds a finished run; to train it further, give another --out and model.weights={run}" in err
     assert (run / "supernet.safetensors").read_bytes() == before
 
 

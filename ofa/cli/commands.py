@@ -73,8 +73,7 @@ def inspect(result: Inspection, model: str, **_: Any) -> None:
     print_inspection(model, result)
 
 
-@command_of(workflow.train)
-def train(result: Run, **_: Any) -> None:
+def say_trained(result: Run, **_: Any) -> None:
     from ofa.cli.inspection import count_text
 
     metric, (largest, smallest) = result.task.metric, result.bounds()
@@ -82,6 +81,9 @@ def train(result: Run, **_: Any) -> None:
         f"{count_text(result.space.num_archs)} subnets in one set of weights; {metric.title} on the search split: "
         f"largest {metric.text(largest)}, smallest {metric.text(smallest)}"
     )
+
+
+train, finetune = command_of(workflow.train)(say_trained), command_of(workflow.finetune)(say_trained)
 
 
 @app.command()
@@ -119,12 +121,13 @@ def search(result: workflow.Searched, **_: Any) -> None:
 
 
 @command_of(workflow.export)
-def export(result: ExportResult, out: Path, **_: Any) -> None:
+def export(result: ExportResult, **_: Any) -> None:
     for miss in result.too_slow:
         say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
     info, quantization = result.info, result.info.model.quantization
+    within = "" if info.budget_ms is None else f" within {info.budget_ms:g} ms"
     say(
-        f"{escape(str(out))}: p50 {info.latency_ms.p50:.3f} ms within {info.budget_ms:g} ms on {info.device}, "
+        f"{escape(str(result.path))}: p50 {info.latency_ms.p50:.3f} ms{within} on {info.device}, "
         f"{info.task.metric.title} on the test split {info.task.metric.interval_text(info.score)}"
     )
     if quantization is not None:

@@ -21,7 +21,7 @@ TYPES: dict[str, Any] = {
     **{"str": str, "int": int, "float": float, "bool": bool, "str | None": str | None, "int | None": int | None},
     **{"Path | str": Path, "Path | str | None": Path | None, "Recipe | Path | str": str},
     **{"Sequence[str]": list[str], "Sequence[int]": list[int], "Sequence[float]": list[float]},
-    **{"Sequence[Path]": list[Path]},
+    **{"Sequence[Path]": list[Path], "float | None": float | None},
 }
 """What annotations of calls are on the command line; parameters of other types are for Python only."""
 

@@ -183,7 +183,7 @@ def bundle_artefact(
     device: Device,
     score: FileScore,
     latency_ms: Latency,
-    budget_ms: float,
+    budget_ms: float | None,
     run_info: Mapping[str, Any],
     overwrite: bool = False,
 ) -> BundleInfo:
@@ -202,7 +202,7 @@ def bundle_artefact(
         model=artefact.model,
         device=device.name,
         fingerprint=device.host.fingerprint(device.setting),
-        budget_ms=float(budget_ms),
+        budget_ms=None if budget_ms is None else float(budget_ms),
         latency_ms=latency_ms,
         score=score,
         parity=artefact.parity,
@@ -287,11 +287,13 @@ def _explain(
 
 
 def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``supernet.json`` is worth sending around: neither the indices of the splits nor where the data lay."""
+    """What of ``supernet.json`` is worth sending around: neither the indices of the splits nor where files lay."""
     name = public_name(run_info["model"]["name"])
     recipe = {**run_info["recipe"], "data": {**run_info["recipe"]["data"], "root": None}}
     if "model" in recipe:
-        recipe["model"] = {**recipe["model"], "name": name}
+        recipe["model"] = _without_folders({**recipe["model"], "name": name}, "weights")
+    if "strategy" in recipe:
+        recipe["strategy"] = _without_folders(recipe["strategy"], "teacher", "teacher_weights")
     return {
         "model": name,
         "data": {"name": run_info["data"]["name"], "num_train": run_info["data"]["num_train"]},
@@ -300,3 +302,7 @@ def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
         "trained_with": run_info.get("versions", {}),
         "exported_with": versions(),
     }
+
+
+def _without_folders(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**values, **{name: Path(values[name]).name for name in names if values.get(name)}}

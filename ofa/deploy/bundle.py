@@ -140,6 +140,7 @@ class BundleInfo:
 
     Args:
         device: Name of the device that ``latency_ms`` was measured on.
+        budget_ms: What the median keeps; ``None`` where nothing was asked.
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of it.
         score: By the task's metric, on the test split; in the file under the metric's name.
         provenance: Model, data, recipe, weights and versions that it came from.
@@ -154,7 +155,7 @@ class BundleInfo:
     model: ModelInfo
     device: str
     fingerprint: dict[str, Any]
-    budget_ms: float
+    budget_ms: float | None
     latency_ms: Latency
     score: FileScore
     parity: Parity

@@ -23,7 +23,7 @@ def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[in
     """
     network = info["model"]
     card, metric, score = task.card(info), task.metric, info[task.metric.name]
-    provenance = info["provenance"]
+    provenance, budget = info["provenance"], info["budget_ms"]
     model, data = provenance.get("model", "subnet"), provenance.get("data", {}).get("name", "unknown")
     header = {
         "library_name": network["target"].partition("-")[0],
@@ -40,7 +40,7 @@ def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[in
         "metrics": [card.metric],
         "model-index": [
             {
-                "name": f"{model}-{info['device']}-{info['budget_ms']:g}ms",
+                "name": f"{model}-{info['device']}" + ("" if budget is None else f"-{budget:g}ms"),
                 "results": [
                     {
                         "task": {"type": card.pipeline_tag},

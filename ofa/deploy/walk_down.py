@@ -58,7 +58,7 @@ class Walk:
     Once some were slower than believed, those that should then miss as well are passed over.
 
     Args:
-        candidates: Each with ``arch`` and ``latency_ms``, what the search believes of it.
+        candidates: Each with ``arch`` and ``latency_ms``, what the search believes of it; 0 where it was not asked.
     """
 
     candidates: Iterator[Candidate]
@@ -89,7 +89,8 @@ class Walk:
         """Whether the file of the candidate at hand keeps the budget."""
         if latency_ms.p50 <= self.limit_ms:
             return True
-        self._slowdown = max(self._slowdown, latency_ms.p50 / float(self._current["latency_ms"]))
+        if believed := float(self._current["latency_ms"]):
+            self._slowdown = max(self._slowdown, latency_ms.p50 / believed)
         self._best_ms = min(self._best_ms, latency_ms.p50)
         self.too_slow.append({"arch": dict(self._current["arch"]), "latency_ms": latency_ms.p50})
         return False
@@ -101,7 +102,7 @@ def export_bundle(
     *,
     out: Path | str,
     device: Device,
-    budget_ms: float,
+    budget_ms: float | None,
     measure: Measure,
     run_info: Mapping[str, Any],
     options: ExportOptions = DEFAULTS,
@@ -114,6 +115,7 @@ def export_bundle(
 
     Args:
         candidates: Best first; see :class:`Walk` and :func:`read_candidates`.
+        budget_ms: ``None`` takes the first.
         measure: Measures files on the device; see :func:`measure_on`.
         run_info: ``Run.info``: where the weights came from.
 
@@ -126,7 +128,7 @@ def export_bundle(
     out = resolved(out)
     check_destination(out, overwrite=overwrite)
     clock = Clock(progress)
-    walk = Walk(iter(candidates), budget_ms, device.name)
+    walk = Walk(iter(candidates), np.inf if budget_ms is None else budget_ms, device.name)
     while True:
         arch = walk.advance()["arch"]
         artefact = make_artefact(

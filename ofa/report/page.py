@@ -157,8 +157,9 @@ def _commands(run: RunFiles) -> list[str]:
             fleet = ["--fleet"] if device.name == FLEET else []
             commands.append(command("search", "--run", path, *names, *fleet, *budgets))
         for bundle in device.bundles:
-            budget, out = f"{bundle['budget_ms']:g}", f"{path}/{bundle['folder']}"
-            words = ["--run", path, "--device", device.name, "--budget-ms", budget, "--out", out]
+            budget = bundle["budget_ms"]
+            which = ["--arch", json.dumps(bundle["arch"])] if budget is None else ["--budget-ms", f"{budget:g}"]
+            words = ["--run", path, "--device", device.name, *which, "--out", f"{path}/{bundle['folder']}"]
             commands.append(command("export", *words))
     return [*commands, command("report", "--run", path)]
 

@@ -168,10 +168,10 @@ def create_supernet(
         num_classes=num_classes,
         in_chans=in_chans,
         pretrained=pretrained,
-        weights=weights,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
+    names = model.state_dict().keys()
     own = PRESETS[name][1] if name in PRESETS else {}
     if input_size is not None or in_chans != 3:
         height, width = input_size or own_size(model)
@@ -179,7 +179,10 @@ def create_supernet(
         if input_size is not None and resize is not None:
             resize((height, width))
         own = {**own, "inputs": torch.empty(1, in_chans, height, width, device="meta")}
-    return elasticize(model, **{**own, **choices})
+    supernet = elasticize(model, **{**own, **choices})
+    if weights is not None:  # now, for those of a supernet hold what became of the model besides
+        load_weights(supernet.model, weights, optional=supernet.model.state_dict().keys() - names)
+    return supernet
 
 
 def create_model(

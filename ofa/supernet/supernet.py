@@ -101,10 +101,19 @@ class Supernet(nn.Module):
         own_tensors(subnet)
         return subnet.eval()
 
+    def restrict_to(self, arch: Mapping[str, Value]) -> None:
+        """Leave one architecture in the space, before anything is asked of it; weights of others stay, unused."""
+        self.space = self.space.only(arch)
+
     def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, ...]:
         """Shape, without the batch, of what the extracted subnet takes: ``(channels, height, width)`` of images."""
         (shape,) = self.inputs.shapes(self.inputs.sizes(arch))
         return shape[1:]
+
+    @property
+    def largest_sizes(self) -> dict[str, int]:
+        """Sizes of the inputs of the whole model, by axis."""
+        return self.inputs.sizes(self._largest)
 
     # -- what its parts are and cost ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +43,34 @@ NOT_WEIGHTS = (
 """What safetensors and the unpickler of torch make of damaged files."""
 
 
-def load_weights(model: nn.Module, path: str | Path, *, needs_classifier: bool = False) -> None:
+def load_weights(
+    model: nn.Module, path: str | Path, *, needs_classifier: bool = False, optional: Collection[str] = ()
+) -> None:
     """Load a file with the model's own parameter names, which are timm's for timm's models.
 
     ``.safetensors``, or a checkpoint of ``torch.save`` of which nothing but tensors is read; wrappers and prefixes that
     training programs add are seen through.
 
+    Args:
+        optional: See :func:`fit_weights`.
+
     Raises:
         WeightsError: If the file is missing or damaged, or :func:`fit_weights` refuses.
     """
     try:
-        if Path(path).suffix == ".safetensors":
-            tensors = safetensors.torch.load_file(path)
-        else:
-            tensors = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+        with torch.device("cpu"):  # whatever device the model is being made on
+            if Path(path).suffix == ".safetensors":
+                tensors = safetensors.torch.load_file(path)
+            else:
+                tensors = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
     except NOT_WEIGHTS as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"weights {path} cannot be read ({reason}); give a .safetensors file, or a checkpoint of torch.save that "
             "holds tensors, with the names of the model's own parameters"
         ) from None
-    fit_weights(model, _named_as(model, tensors), source=f"weights {path}", needs_classifier=needs_classifier)
+    source = f"weights {path}"
+    fit_weights(model, _named_as(model, tensors), source=source, needs_classifier=needs_classifier, optional=optional)
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
@@ -92,12 +99,20 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, each in tensors.items() if not each.isfinite().all()), None)
 
 
-def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, needs_classifier: bool) -> None:
-    """Load tensors by name.
+def fit_weights(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    needs_classifier: bool,
+    optional: Collection[str] = (),
+) -> None:
+    """Load tensors by name; into a model on the meta device they are only checked.
 
     Args:
         source: What they are, for messages.
         needs_classifier: Otherwise a classifier for other classes stays untrained.
+        optional: Names that stay untrained where there is no tensor for them.
 
     Raises:
         WeightsError: If they do not fit the model, or are not finite; it names the first misfit.
@@ -105,8 +120,9 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     own = model.state_dict()
     heads = set() if needs_classifier else _classifier_names(model)
     fitting = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
-    uncounted = {name for name in own if name.endswith(".num_batches_tracked")}  # older files have none, as in torch
-    others = sorted({*own, *tensors} - fitting.keys() - (uncounted - tensors.keys()))
+    # Older files have no counts of batches, as in torch.
+    may_lack = {*optional, *(name for name in own if name.endswith(".num_batches_tracked"))}
+    others = sorted({*own, *tensors} - fitting.keys() - (may_lack - tensors.keys()))
     misfits = [name for name in others if name.rpartition(".")[0] not in heads]
     if misfits:
         first = misfits[0]
@@ -117,7 +133,8 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
         )
     if (bad := not_finite(fitting)) is not None:
         raise WeightsError(f"{source} hold values in {bad!r} that are not finite; whoever trained them diverged")
-    model.load_state_dict(fitting, strict=False)
+    if not any(tensor.is_meta for tensor in own.values()):
+        model.load_state_dict(fitting, strict=False)
 
 
 def _classifier_names(model: nn.Module) -> set[str]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from timm.optim import get_optimizer_info, list_optimizers
-
 from ofa.config import ConfigError, apply_overrides, from_mapping, keys_of, read_yaml, to_plain
 from ofa.data import DataConfig
 from ofa.errors import unknown_name_message
@@ -44,6 +42,7 @@ class ModelConfig:
             :class:`~ofa.supernet.choices.Choices`.
         resolution: A list of values or shares.
         divisor: Channels are rounded to multiples of it.
+        subnet: An architecture, which alone is then in the space: `ofa finetune` says which.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
         drop_rate, drop_path_rate: Dropout before the classifier and stochastic depth, of the largest subnet only (see
             ``strategy.drop``).
@@ -61,6 +60,7 @@ class ModelConfig:
     dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
     resolution: tuple[int | str, ...] | None = None
     divisor: int = 8
+    subnet: dict[str, Any] = field(default_factory=dict)
     coupled: tuple[str, ...] = ()
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -97,6 +97,9 @@ class TrainConfig:
     Args:
         epochs: Passes over the training split; a fraction ends the last one early.
         batch_size: Images per step, over all processes; every subnet of a step sees all of them.
+        accumulate: Compute each step in so many parts, one after another, which takes the memory of a batch of
+            ``batch_size / accumulate``. Gradients are those of the whole batch, but for batch normalisation, whose
+            statistics are then those of a part. A run may go on (``--resume``) with another number.
         optimizer: Any name that timm's ``create_optimizer_v2`` takes; momentum is 0.9, in ``sgd`` Nesterov's.
         learning_rate: Peak, after warm-up; the schedule decides what follows.
         warmup_epochs: Linear warm-up of the run's learning-rate curve; phases with a curve of their own have their own.
@@ -112,10 +115,16 @@ class TrainConfig:
         seed: Decides initial weights, the order of images and the subnets.
         keep_checkpoints: How many of the latest are kept.
         checkpoint_minutes: A checkpoint at least this often, besides the one after every epoch.
+        max_hours: End within so many hours, from reading the data on: the speed of the first steps tells, once, how
+            many steps fit, and schedule and learning rate then run their course over these. A pause before ``--resume``
+            does not count.
+        threads: That torch computes with on the CPU, in each process; not given or 0 is its default, or one where the
+            machine is busy. A run may go on (``--resume``) with another number.
     """
 
     epochs: float = 30
     batch_size: int = 64
+    accumulate: int = 1
     optimizer: str = "sgd"
     learning_rate: float = 0.1
     warmup_epochs: float = 2
@@ -130,9 +139,11 @@ class TrainConfig:
     seed: int = 0
     keep_checkpoints: int = 2
     checkpoint_minutes: float = 10.0
+    max_hours: float | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "keep_checkpoints"):
+        for name in ("batch_size", "accumulate", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("warmup_epochs", "weight_decay", "clip_grad_norm", "average_epochs", "eval_every_epochs", "seed"):
@@ -141,11 +152,10 @@ class TrainConfig:
         for name in ("epochs", "learning_rate", "checkpoint_minutes"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must be a number above 0, not {getattr(self, name)}")
-        try:
-            get_optimizer_info(self.optimizer)
-        except ValueError:
-            names = map(str, list_optimizers())
-            raise ConfigError(f"train.optimizer: {unknown_name_message('name', self.optimizer, names)}") from None
+        if self.threads is not None and self.threads < 0:
+            raise ConfigError(f"train.threads must be 0 or more, not {self.threads}")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise ConfigError(f"train.max_hours must be above 0, not {self.max_hours}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay must be from 0 to below 1, not {self.ema_decay}")
 

@@ -60,6 +60,8 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
         drop_path_rate=config.drop_path_rate,
         **config.choices(),
     )
+    if config.subnet:
+        supernet.restrict_to(config.subnet)
     return channels_last(supernet)
 
 
@@ -126,13 +128,15 @@ class Run:
         tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
         with atomic_path(weights, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
             safetensors.torch.save_file(tensors, temporary)
+        # Samples are kept at the largest size, which the space of one subnet does not tell.
+        sizes = {"sizes": supernet.largest_sizes} if recipe.model.subnet else {}
         info = {
             "format": FORMAT,
             **name_in_file(recipe.task.metric),
             "model": recipe.to_json()["model"],
             "num_classes": recipe.task.num_classes(data),
             "space": supernet.space.to_json(),
-            "data": {**recipe.to_json()["data"], **recipe.task.facts(data)},
+            "data": {**recipe.to_json()["data"], **recipe.task.facts(data), **sizes},
             "recipe": recipe.to_json(),
             "versions": versions(),
             "weights_sha256": sha256_of_file(weights),
@@ -177,9 +181,14 @@ class Run:
         name = name_in_files(model.name, self.info.get("code_sha256"))
         if model.in_chans != 3 or model.input_size is not None:
             name += "-" + "x".join(map(str, (model.in_chans, *(model.input_size or ()))))
-        if model.divisor == 8 and not model.coupled and not model.dims and model.resolution is None:
+        changed = model.divisor != 8 or model.coupled or model.dims or model.resolution is not None or model.subnet
+        if not changed:
             return name
         return f"{name}-{self.space.fingerprint[:6]}"
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.info["num_classes"])
 
     @property
     def weights_sha256(self) -> str:
@@ -223,7 +232,7 @@ class Run:
             remedy="add --trust-code (Run.open(..., trust_code=True) in Python)",
             trust_code=self.trust_code,
         )
-        supernet = build_supernet(config, num_classes=int(self.info["num_classes"]))
+        supernet = build_supernet(config, num_classes=self.num_classes)
         if supernet.space != self.space:
             raise RunError(
                 f"{self.path / 'supernet.json'} describes space {self.space.fingerprint}, but model "
@@ -237,7 +246,7 @@ class Run:
         if root is not None:
             config = dataclasses.replace(config, root=root)
         axes = [dim for dim in self.space.dims if "." not in dim.name]  # others are of a stage or block
-        sizes = {dim.name: int(max(dim.values)) for dim in axes}
+        sizes = {dim.name: int(max(dim.values)) for dim in axes} | self.info["data"].get("sizes", {})
         return self.task.reload(config, self.info["data"], sizes=sizes, progress=progress)
 
 

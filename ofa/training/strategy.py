@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ofa.config import ConfigError
 from ofa.tasks import Loss
 from ofa.tasks.losses import SoftLabels
-from ofa.training.samplers import Sampler
+from ofa.training.samplers import Draw, Sampler, Step
 from ofa.training.samplers.sandwich import Sandwich
-from ofa.training.schedules import Schedule
+from ofa.training.schedules import Phase, Schedule
 from ofa.training.schedules.one_stage import OneStage
 
 
@@ -27,7 +28,8 @@ class Strategy:
         drop: Dropout and stochastic depth act in the ``largest`` subnet only (BigNAS, sec. 3.3), or in ``all``.
         remove_conflicts: Where the largest subnet's gradient opposes that of the others, the opposing part of it is
             removed (Gong et al., NASViT, ICLR 2022, sec. 3.2; here of the gradient as a whole).
-        teacher: Name of any timm model that teaches all subnets, the largest too; trained for the same classes.
+        teacher: Name of any timm model that teaches all subnets, the largest too; trained for the same classes. Or a
+            run folder, whose largest subnet teaches.
         teacher_weights: Its ``.safetensors`` file; timm's pretrained weights if there is none.
         teacher_share: Share of the teacher in what the others learn; the largest subnet, where it is drawn, has the
             rest. 1 is the teacher instead of the largest subnet.
@@ -53,3 +55,16 @@ class Strategy:
                 f"strategy.remove_conflicts needs the largest subnet in every step, but sampler {self.sampler.name} "
                 "does not draw it; use strategy.sampler=sandwich"
             )
+
+    def draw(self, phase: Phase, step: Step) -> list[Draw]:
+        """The subnets of one step; the largest first where the sampler teaches."""
+        if phase.only_largest:
+            draws = [Draw(step.space.largest(), "largest")]
+        else:
+            sampler = self.sampler if phase.num_random is None else self.sampler.with_num_random(phase.num_random)
+            draws = sampler.draw(step)
+        if self.resolution == "per_batch":
+            resolutions = step.space["resolution"].values
+            chosen = {"resolution": resolutions[step.rng.integers(len(resolutions))]}
+            draws = [dataclasses.replace(draw, arch=step.space.arch({**draw.arch, **chosen})) for draw in draws]
+        return draws

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,8 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
-from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.tensorboard import SummaryWriter
 
 from ofa.config import ConfigError
@@ -33,7 +31,7 @@ from ofa.errors import OfaError
 from ofa.files import remove_leftovers, resolved, write_csv_atomic
 from ofa.inputs import Inputs, channels_last
 from ofa.locks import only_writer
-from ofa.progress import Progress
+from ofa.progress import Progress, notice
 from ofa.space import Arch, Population
 from ofa.supernet import Supernet, sort_channels
 from ofa.supernet.model_sources import code_sha256
@@ -48,6 +46,10 @@ from ofa.training.checkpoint import (
 )
 from ofa.training.compiled import CompiledSubnets
 from ofa.training.evaluation import SubnetEvaluator
+from ofa.training.memory import NotEnoughMemoryError, attempt, memory_explained, parts_that_fit, too_large
+from ofa.training.minibatch import in_parts, joined, mixed, nth_part, taken
+from ofa.training.optimizer import forget, make_optimizer
+from ofa.training.preflight import check_recipe, step_weights
 from ofa.training.pretrained import as_pretrained
 from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
@@ -55,9 +57,12 @@ from ofa.training.samplers import ROLES, Draw, Step
 from ofa.training.schedules import Stretch, stretch_at
 from ofa.training.signals import StopRequest, stop_on_signals
 from ofa.training.teacher import frozen_copy, load_teacher, without_dropout
+from ofa.training.threads import torch_threads
+from ofa.training.time_limit import TimeLimit
 from ofa.training.zero_init import zero_init
 
-FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+FREE_TO_CHANGE = ("accumulate", "threads")
+"""Keys of ``train`` that a run may go on with other values of: they say how it is computed, not what."""
 PASSES = 3
 """A training pass counts as three forward passes, as usual: backward computes two gradients per multiplication."""
 
@@ -74,7 +79,14 @@ class StoppedError(OfaError, RuntimeError):
         self.exit_status = 128 + signum
 
 
-def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Progress | None = None) -> Run:
+def train(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    splits_of: Run | None = None,
+    progress: Progress | None = None,
+) -> Run:
     """Train a supernet and leave a run folder.
 
     Under ``torchrun`` every process calls this; each trains on its part of every mini-batch.
@@ -82,6 +94,7 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
     Args:
         out: The folder; it must not hold a run already, unless ``resume``.
         resume: Continue from the latest checkpoint; the result is the one of an uninterrupted run, bit for bit on CPU.
+        splits_of: A run on the same data, whose splits and statistics are taken over.
         progress: Called with (steps done, steps in all, what).
 
     Raises:
@@ -90,6 +103,7 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
         NoSpaceError: If the disk is full; the last checkpoint stays.
         ConfigError: If parts of the recipe do not go together.
         DivergedError: If a loss is not finite; it names step, subnet and last checkpoint.
+        NotEnoughMemoryError: If a step does not fit into memory; it names what does.
         StoppedError: After SIGTERM or SIGINT, when the state is saved.
     """
     out = resolved(out)
@@ -100,29 +114,41 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = False, progress: Pr
     with only_writer(out, command="ofa train") if is_first else nullcontext():
         if (run := _finished(recipe, out, resume=resume)) is not None:  # while this waited to be alone
             return run
-        checkpoints = checkpoints_in(out / "checkpoints")
         if is_first:
             remove_leftovers(out / "checkpoints")
-        with torch.random.fork_rng():  # layers and dropout draw from the global generator
+        checkpoints = checkpoints_in(out / "checkpoints")
+        if checkpoints:  # before data is read
+            _check_same_recipe(recipe, load_checkpoint(checkpoints[-1])[1]["recipe"], out)
+        with (
+            torch.random.fork_rng(),  # layers and dropout draw from the global generator
+            torch_threads(recipe.train.threads, key="train.threads", progress=progress),
+            memory_explained(),
+        ):
             _seed(recipe.train.seed)
-            trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints))
+            trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints), splits_of=splits_of)
             return trainer.fit(checkpoints[-1] if checkpoints else None)
 
 
 def _finished(recipe: Recipe, out: Path, *, resume: bool) -> Run | None:
     """The run that is there, if it is at its end; :class:`RunError` if one is there that should not be continued."""
     finished = (out / "supernet.json").exists()
+    further = f"; to train it further, give another --out and model.weights={out / 'supernet.safetensors'}"
     if (finished or checkpoints_in(out / "checkpoints")) and not resume:
-        raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+        remedy = further if finished else "; continue it with --resume, or choose another --out"
+        raise RunError(f"{out} already holds a {'finished ' if finished else ''}run{remedy}")
     if not finished:
         return None
     run = Run.open(out)
-    _check_same_recipe(recipe, run.info["recipe"], out)
+    _check_same_recipe(recipe, run.info["recipe"], out, remedy=further)
     return run
 
 
-def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> None:
+def _check_same_recipe(
+    recipe: Recipe, stored: dict[str, Any], out: Path, *, remedy: str = "; choose another --out"
+) -> None:
     before = Recipe.from_json(stored, where=f"recipe stored in {out}")
+    free = {name: getattr(recipe.train, name) for name in FREE_TO_CHANGE}
+    before = dataclasses.replace(before, train=dataclasses.replace(before.train, **free))
     if before != recipe:
         changed = [
             f"{section}.{name}"
@@ -130,9 +156,7 @@ def _check_same_recipe(recipe: Recipe, stored: dict[str, Any], out: Path) -> Non
             for name, value in vars(getattr(recipe, section)).items()
             if value != getattr(getattr(before, section), name)
         ]
-        raise RunError(
-            f"{out} was started with another recipe (different: {', '.join(changed) or 'name'}); choose another --out"
-        )
+        raise RunError(f"{out} was started with another recipe (different: {', '.join(changed) or 'name'}){remedy}")
 
 
 def _seed(*seed: int) -> None:
@@ -146,6 +170,11 @@ def _fabric(recipe: Recipe) -> Fabric:
         raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) if num_processes > 1 else 1
+    if config.device != "cpu" and 0 < torch.cuda.device_count() < here:
+        raise RunError(
+            f"{here} processes on this machine need as many GPUs, but torch sees {torch.cuda.device_count()}; give "
+            "torchrun a lower --nproc_per_node"
+        )
     fabric = Fabric(
         accelerator=config.device,
         devices=here,
@@ -154,34 +183,34 @@ def _fabric(recipe: Recipe) -> Fabric:
         precision=config.precision,
     )
     fabric.launch()
-    if config.batch_size % fabric.world_size:
-        raise ConfigError(
-            f"train.batch_size {config.batch_size} does not divide among {fabric.world_size} processes; make it a "
-            "multiple"
-        )
     return fabric
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe, out: Path, progress: Progress | None, *, resumes: bool = False) -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, progress: Progress | None, *, resumes: bool, splits_of: Run | None
+    ) -> None:
         self.recipe, self.config, self.out, self.progress = recipe, recipe.train, out, progress
         self.task, self.strategy, config = recipe.task, recipe.strategy, recipe.train
+        self.limit = None if config.max_hours is None else TimeLimit(3600 * config.max_hours)
+        self.elapsed = 0.0
         self.fabric = _fabric(recipe)
-        untrained = recipe.model.untrained()
         # Whoever trains with a file of code runs it; checkpoints and the run say which it was.
-        self.code_sha256 = code_sha256(untrained.name, is_trusted=self._is_first)
-        with torch.device("meta"):  # only to learn how large images must be: no weights, nothing drawn
-            outline = build_supernet(untrained, num_classes=1)
-        space = outline.space
-        data, sizes = as_pretrained(recipe.data, recipe.model), outline.inputs.largest(space)
-        self.data: TaskData = self.task.load(data, inputs=outline.inputs, sizes=sizes, progress=progress)
+        self.code_sha256 = code_sha256(recipe.model.name, is_trusted=self._is_first)
+        outline = check_recipe(recipe, num_processes=self.fabric.world_size, resumes=resumes)
+        space, sizes = outline.space, outline.largest_sizes
+        data = as_pretrained(recipe.data, recipe.model)
+        self.data: TaskData = (
+            self.task.load(data, inputs=outline.inputs, sizes=sizes, progress=progress)
+            if splits_of is None
+            else self.task.reload(data, splits_of.info["data"], sizes=sizes, progress=progress)
+        )
         num_classes = self.task.num_classes(self.data)
         self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
         self.num_steps = max(1, round(config.epochs * self.steps_per_epoch))
         self.plan = self.strategy.schedule.plan(space, self.num_steps)
-        self._check_teacher()
         # A checkpoint brings its own weights.
-        supernet = build_supernet(untrained if resumes else recipe.model, num_classes=num_classes)
+        supernet = build_supernet(recipe.model.untrained() if resumes else recipe.model, num_classes=num_classes)
         self._check_outputs(supernet, num_classes)
         if recipe.model.zero_init and not resumes:
             zero_init(supernet)
@@ -190,20 +219,7 @@ class _Trainer:
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
-        # A fused step would unscale the gradients of 16-mixed itself, too late for what clips them.
-        clips_scaled = config.precision == "16-mixed" and config.clip_grad_norm > 0
-        can_fuse = get_optimizer_info(config.optimizer).opt_class in FUSED and not clips_scaled
-        fused: dict[str, Any] = {"fused": True} if can_fuse else {}
-        optimizer = create_optimizer_v2(
-            supernet,
-            opt=config.optimizer,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            momentum=0.9,
-            **fused,
-        )
-        _forget(optimizer)
-        self.optimizer = cast(_FabricOptimizer, self.fabric.setup_optimizers(optimizer))
+        self.optimizer = cast(_FabricOptimizer, self.fabric.setup_optimizers(make_optimizer(config, supernet)))
         self.ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.average: dict[str, Tensor] = {}
         self.teacher = load_teacher(self.strategy, num_classes=num_classes)
@@ -223,15 +239,6 @@ class _Trainer:
             raise ConfigError(
                 f"model {name!r} gives outputs of shape {shape[1:]} for one image, but the data has {num_classes} "
                 "classes; let its function take num_classes"
-            )
-
-    def _check_teacher(self) -> None:
-        strategy = self.strategy
-        freezes = any(stretch.phase.freezes_largest for stretch in self.plan)
-        if strategy.loss.needs_teacher and not (strategy.sampler.teaches or strategy.teacher or freezes):
-            raise ConfigError(
-                f"strategy.loss {strategy.loss.name} needs a teacher, but sampler {strategy.sampler.name} does not "
-                "draw the largest subnet in every step; use strategy.loss=labels, or name a strategy.teacher"
             )
 
     def _sort_channels(self, supernet: Supernet) -> None:
@@ -311,8 +318,9 @@ class _Trainer:
                 what += f" {stretch.phase.name}" if len(self.plan) > 1 else ""
                 speed = (step + 1 - done) * self.config.batch_size / (now - started)
                 self.progress(step + 1, self.num_steps, f"{what}  loss {losses[0][1]:.3f}  {speed:,.0f} images/s")
-            if stops:
-                return step + 1, True
+            self._keep_time(step + 1)
+            if stops or step + 1 == self.num_steps:
+                return step + 1, stops
             if now - saved > 60 * self.config.checkpoint_minutes and step + 1 < end:
                 self._save(step + 1)
                 saved = time.perf_counter()
@@ -344,6 +352,34 @@ class _Trainer:
                     writer.add_scalar(name, value, epoch - 1)
             writer.flush()
 
+    def _keep_time(self, done: int) -> None:
+        """Shorten the run, once, to what fits into ``train.max_hours``."""
+        limit, plan = self.limit, self.plan
+        if limit is None or limit.num_steps is not None:
+            return
+        speed = limit.seconds_per_step(done, self.elapsed, at_once=len(plan) > 1 and done == plan[0].end)
+        if speed is None:
+            return
+        limit.fit(
+            self._plan_of,
+            self.num_steps,
+            done=done,
+            elapsed=self.elapsed,
+            seconds_per_step=speed,
+            weights=step_weights(self.recipe, plan),
+        )
+        self._shorten(limit.num_steps or self.num_steps)
+        fit, asked = self.num_steps / self.steps_per_epoch, plan[-1].end / self.steps_per_epoch
+        what = f"all {asked:.4g}" if fit == asked else f"{fit:.3g} of {asked:.4g}"
+        hours = self.config.max_hours
+        notice(self.progress, f"{what} epochs fit into {hours:g} h, at {speed:.3g} s a step")
+
+    def _plan_of(self, num_steps: int) -> list[Stretch]:
+        return self.strategy.schedule.plan(self.supernet.space, num_steps)
+
+    def _shorten(self, num_steps: int) -> None:
+        self.num_steps, self.plan = num_steps, self._plan_of(num_steps)
+
     def _set_learning_rate(self, step: int) -> float:
         warmup_steps = round(self.config.warmup_epochs * self.steps_per_epoch)
         share = self.strategy.schedule.learning_rate(step, self.plan, warmup_steps=warmup_steps)
@@ -357,7 +393,7 @@ class _Trainer:
         if stretch.phase.sort_channels:
             sort_channels(self.supernet)
             # What the optimiser and the average remember is of channels in another order.
-            _forget(self.optimizer.optimizer)
+            forget(self.optimizer.optimizer)
             if self.ema:
                 self.ema.module.load_state_dict(self.supernet.state_dict())
         if stretch.phase.freezes_largest:
@@ -374,14 +410,16 @@ class _Trainer:
             Each subnet's role and loss, and whether any process has been asked to stop.
         """
         _seed(self.config.seed, 1, step)  # for dropout
-        inputs = channels_last(inputs)
-        draws = self._draws(step, stretch, inputs, targets)
-        if len(inputs) < draws[0].part[1]:
-            raise ConfigError(
-                f"{draws[0].part[1]} subnets share a mini-batch of {len(inputs)} images; raise train.batch_size or "
-                "lower strategy.sampler.num_random"
-            )
-        losses, set_aside = self._backward(draws, inputs, targets, others_weight=self._ramp(step, stretch))
+        inputs, ramp = channels_last(inputs), self._ramp(step, stretch)
+
+        def compute(num_parts: int) -> tuple[list[Draw], Tensor, gradients.Gradients | None]:
+            draws = self._draws(step, stretch, inputs, targets, num_parts)
+            return draws, *self._backward(draws, inputs, targets, others_weight=ramp, num_parts=num_parts)
+
+        computed = attempt(lambda: compute(self.config.accumulate))
+        if computed is None:
+            raise self._too_large(compute, len(inputs))
+        draws, losses, set_aside = computed
         values, stops = self._finish(losses, set_aside, stops)
         for draw, value in zip(draws, values, strict=True):
             if not math.isfinite(value):
@@ -400,36 +438,62 @@ class _Trainer:
             self.ema.update(self.supernet, step=step)
         return [(draw.role, value) for draw, value in zip(draws, values, strict=True)], stops
 
+    def _too_large(self, compute: Callable[[int], Any], num_rows: int) -> NotEnoughMemoryError:
+        """What fits instead, found by trying; not among several processes, which wait for each other."""
+        before, fits = self.config.accumulate, None
+
+        def work(num_parts: int) -> None:
+            gradients.take(self.parameters)
+            compute(num_parts)
+
+        gradients.take(self.parameters)
+        alone = self.fabric.world_size == 1
+        if alone:
+            fits = parts_that_fit(work, num_parts=before, num_rows=num_rows)
+        return too_large(
+            self.fabric.device, batch_size=self.config.batch_size, before=before, fits=fits, was_tried=alone
+        )
+
     def _backward(
-        self, draws: Sequence[Draw], inputs: Inputs, targets: Any, *, others_weight: float
+        self, draws: Sequence[Draw], inputs: Inputs, targets: Any, *, others_weight: float, num_parts: int
     ) -> tuple[Tensor, gradients.Gradients | None]:
         """Forward and backward of every draw; gradients add up in the parameters.
+
+        Args:
+            num_parts: The images of each draw are computed in so many parts, one after another. What is learnt of them
+                is the same but for batch normalisation, whose statistics are those of a part.
 
         Returns:
             Losses ``(num draws,)``, and the largest subnet's gradients where they are to be kept apart.
         """
-        taught = self._taught(inputs)
+        everything = range(len(inputs))
+        taught = joined([self._taught(_some(inputs, rows)) for rows in in_parts(everything, num_parts)])
         in_place: Any = None
         set_aside: gradients.Gradients | None = None
         losses: list[Tensor] = []
         joint: list[Tensor] = []
         for draw in draws:
-            part = _part(len(inputs), draw.part)
-            outputs = self._outputs(inputs.rows(part), draw)
-            num = part.stop - part.start
-            loss = self._loss(draw, outputs, _rows(targets, part), _rows(taught, part), in_place)
-            losses.append(loss.detach())
-            is_largest = draw.role == "largest"
-            weighted = loss if is_largest else loss * others_weight
-            if self.strategy.sampler.joint_backward:
-                joint.append(weighted * (num / len(inputs)))
-            else:
-                self.fabric.backward(weighted)
-            if is_largest and self.strategy.loss.needs_teacher:
-                in_place = self.task.teaching(outputs)
+            mine = nth_part(everything, draw.part)
+            is_largest, shown, shares = draw.role == "largest", [], []
+            for rows in in_parts(mine, num_parts):
+                outputs = self._outputs(_some(inputs, rows), draw)
+                learnt = (taken(values, rows) for values in (targets, taught, in_place))
+                loss = self._loss(draw, outputs, *learnt) * (len(rows) / len(mine))
+                shares.append(loss.detach())
+                weighted = loss if is_largest else loss * others_weight
+                if not self.strategy.sampler.joint_backward:
+                    self.fabric.backward(weighted)
+                elif num_parts == 1:
+                    joint.append(weighted * (len(mine) / len(inputs)))
+                else:  # one backward pass would need the memory of all parts
+                    self.fabric.backward(weighted * (len(mine) / len(inputs)))
+                if is_largest and self.strategy.loss.needs_teacher:
+                    shown.append(self.task.teaching(outputs))
+            losses.append(torch.stack(shares).sum())
+            in_place = joined(shown) if shown else in_place
             if is_largest and self.strategy.remove_conflicts:
                 set_aside = gradients.take(self.parameters)
-            self._count_macs(draw.arch, PASSES * num)
+            self._count_macs(draw.arch, PASSES * len(mine))
         if joint:
             self.fabric.backward(torch.stack(joint).sum())
         return torch.stack(losses), set_aside
@@ -440,7 +504,7 @@ class _Trainer:
         if draw.role == "largest":
             teacher = taught if self.teacher is not None else None
         else:
-            teacher = _mixed(taught, in_place, share=self.strategy.teacher_share)
+            teacher = mixed(taught, in_place, share=self.strategy.teacher_share)
         return loss.label_loss(outputs, targets) if teacher is None else loss.distil(outputs, targets, teacher)
 
     def _finish(
@@ -448,10 +512,11 @@ class _Trainer:
     ) -> tuple[Sequence[float], bool]:
         """Average over processes, in one call, and put the gradients together; gives losses and whether to stop."""
         parts = [gradients.take(self.parameters)] if set_aside is None else [set_aside, gradients.take(self.parameters)]
+        self.elapsed = 0.0 if self.limit is None else self.limit.elapsed
         if self.fabric.world_size > 1:
-            numbers = torch.cat([losses, losses.new_tensor([float(stops)])])
+            numbers = torch.cat([losses, losses.new_tensor([float(stops), self.elapsed])])
             parts, numbers = gradients.all_reduce_mean(parts, numbers, self._sum_over_processes, self.fabric.world_size)
-            losses, stops = numbers[:-1], bool(numbers[-1] > 0)
+            losses, stops, self.elapsed = numbers[:-2], bool(numbers[-2] > 0), float(numbers[-1])
         if set_aside is not None:
             parts[0] = gradients.without_conflict(parts[0], parts[1])
         for part in parts:
@@ -461,32 +526,24 @@ class _Trainer:
     def _sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.fabric.all_reduce(tensor, reduce_op="sum"))
 
-    def _draws(self, step: int, stretch: Stretch, inputs: Inputs, targets: Any) -> list[Draw]:
-        phase, space = stretch.phase, stretch.space
+    def _draws(self, step: int, stretch: Stretch, inputs: Inputs, targets: Any, num_parts: int) -> list[Draw]:
+        space = stretch.space
 
         def costs(population: Population) -> npt.NDArray[np.float64]:
             return self.cost.predict(population if space == self.supernet.space else space.to_archs(population))
 
         @torch.no_grad()
         def label_loss(arch: Arch) -> float:
-            outputs = self._outputs(inputs, Draw(arch))
             self._count_macs(arch, len(inputs))
-            loss = self.strategy.loss.label_loss(outputs, targets).detach()
-            return float(self._sum_over_processes(loss))  # all must choose alike
+            shares = []
+            for rows in in_parts(range(len(inputs)), num_parts):
+                outputs = self._outputs(_some(inputs, rows), Draw(arch))
+                loss = self.strategy.loss.label_loss(outputs, taken(targets, rows)).detach()
+                shares.append(loss * (len(rows) / len(inputs)))
+            return float(self._sum_over_processes(torch.stack(shares).sum()))  # all must choose alike
 
         rng = np.random.default_rng([self.config.seed, step, 0, 1])  # not the data's sequence
-        if phase.only_largest:
-            draws = [Draw(space.largest(), "largest")]
-        else:
-            sampler = self.strategy.sampler
-            if phase.num_random is not None:
-                sampler = sampler.with_num_random(phase.num_random)
-            draws = sampler.draw(Step(space, rng, costs, label_loss))
-        if self.strategy.resolution == "per_batch":
-            resolutions = space["resolution"].values
-            chosen = {"resolution": resolutions[rng.integers(len(resolutions))]}
-            draws = [dataclasses.replace(draw, arch=space.arch({**draw.arch, **chosen})) for draw in draws]
-        return draws
+        return self.strategy.draw(stretch.phase, Step(space, rng, costs, label_loss))
 
     def _ramp(self, step: int, stretch: Stretch) -> float:
         """Weight of the gradients of all subnets but the largest."""
@@ -582,7 +639,9 @@ class _Trainer:
                 "epoch_sums": vars(self.epoch_sums),
                 "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
                 "recipe": self.recipe.to_json(),
+                "threads": torch.get_num_threads(),
                 **({} if self.code_sha256 is None else {"code_sha256": self.code_sha256}),
+                **({} if self.limit is None else {"num_steps": self.limit.num_steps}),
                 "splits": self.data.splits.to_json(),
             }
             self._write_metrics()  # first: after a checkpoint of an epoch nothing of it is written again
@@ -596,7 +655,6 @@ class _Trainer:
 
     def _restore(self, path: Path) -> int:
         groups, state = load_checkpoint(path)
-        _check_same_recipe(self.recipe, state["recipe"], self.out)
         if state.get("code_sha256") != self.code_sha256:
             raise RunError(
                 f"the code of model {self.recipe.model.name!r} is not the one that {path} was trained with; restore "
@@ -606,6 +664,11 @@ class _Trainer:
             raise RunError(
                 f"the data set is not the one that {path} was trained on; restore it, or choose another --out"
             )
+        if not self.config.threads:
+            torch.set_num_threads(state.get("threads", torch.get_num_threads()))  # sums come out as before
+        if self.limit is not None and (num_steps := state.get("num_steps")) is not None:
+            self.limit.num_steps = int(num_steps)
+            self._shorten(int(num_steps))
         self.supernet.load_state_dict(groups["model"])
         self.optimizer.load_state_dict(
             optimizer_state_dict(groups.get("optimizer", {}), state["optimizer"])  # empty where a phase begins
@@ -646,33 +709,5 @@ class _EpochSums:
         return {f"loss_{role}": self.sums[role] / self.counts[role] if role in self.sums else None for role in ROLES}
 
 
-def _forget(optimizer: torch.optim.Optimizer) -> None:
-    """Begin an optimiser anew.
-
-    Momentum begins as zeros rather than with the first gradient, which is the same: torch's fused SGD does not take
-    parameters with and without a buffer together, and weights of few subnets get their first gradients late.
-    """
-    optimizer.state.clear()
-    if isinstance(optimizer, torch.optim.SGD):
-        for group in optimizer.param_groups:
-            if group["momentum"]:
-                for parameter in group["params"]:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-def _part(num: int, part: tuple[int, int]) -> slice:
-    """Rows of the i-th of n parts of ``num`` images."""
-    index, parts = part
-    return slice(num * index // parts, num * (index + 1) // parts)
-
-
-def _rows(values: Any, rows: slice) -> Any:
-    """Some samples of a pytree of tensors, or of nothing."""
-    return tree_map_only(Tensor, lambda tensor: tensor[rows], values)
-
-
-def _mixed(outer: Any, in_place: Any, *, share: float) -> Any:
-    """What to learn: ``share`` of what the outer teacher says, the rest of what the largest subnet does."""
-    if outer is None or in_place is None:
-        return in_place if outer is None else outer
-    return outer if share == 1 else mean_of([outer, in_place], weights=[share, 1 - share])
+def _some(inputs: Inputs, rows: range) -> Inputs:
+    return inputs.rows(slice(rows.start, rows.stop))

@@ -79,7 +79,7 @@ COLUMNS = ["epoch", "step", "loss_largest", "loss_smallest", "largest_top1_perce
 @pytest.mark.parametrize("before", [True, False])
 def test_killed_between_any_two_files_nothing_is_lost(number: int, before: bool, killed: Path, whole: Run) -> None:
     out = killed / f"{number}-{before}"
-    assert [path for path in out.glob(".*.part")] or not before, "a kill leaves a temporary folder"
+    assert [*out.rglob(".*.part")] or not before, "a kill leaves a temporary folder"
     resumed = train(tiny_recipe("train.epochs=1"), out, resume=True)
     assert resumed.weights_sha256 == whole.weights_sha256
     found, expected = (pd.read_csv(run.path / "metrics.csv")[COLUMNS] for run in (resumed, whole))

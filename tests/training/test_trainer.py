@@ -116,7 +116,8 @@ def test_another_seed_gives_other_weights(trained: Run, tmp_path: Path) -> None:
 
 def test_an_existing_run_is_not_overwritten(trained: Run) -> None:
     before = (trained.path / "supernet.json").read_bytes()
-    with pytest.raises(RunError, match="already holds a run; continue it with --resume, or choose another --out"):
+    further = f"give another --out and model.weights={trained.path / 'supernet.safetensors'}"
+    with pytest.raises(RunError, match=f"already holds a finished run; to train it further, {further}"):
         train(tiny_recipe(), trained.path)
     assert (trained.path / "supernet.json").read_bytes() == before
 
@@ -132,7 +133,8 @@ def test_resuming_with_another_recipe_names_the_key(trained: Run, tmp_path: Path
     out = Path(shutil.copytree(trained.path, tmp_path / "run"))
     if not finished:
         (out / "supernet.json").unlink()
-    message = r"was started with another recipe \(different: data.limit, train.epochs\); choose another --out"
+    remedy = "to train it further, give another --out" if finished else "choose another --out"
+    message = rf"was started with another recipe \(different: data.limit, train.epochs\); {remedy}"
     with pytest.raises(RunError, match=message):
         train(tiny_recipe("train.epochs=3", "data.limit=64"), out, resume=True)
 
@@ -408,7 +410,11 @@ def test_killed_at_five_random_moments_the_weights_are_the_same(tmp_path: Path) 
 def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: float, tmp_path: Path) -> None:
     """Without batch normalisation the losses agree to rounding; with it, each process normalises its own images."""
     words = ["train.epochs=1", "data.limit=32", "train.average_epochs=0", "model.drop_rate=0"]
-    words += [f"model.name={model}", "model.resolution=[160]", "model.zero_init=false"] if model else []
+    words += (
+        [f"model.name={model}", "model.resolution=[160]", "model.zero_init=false", "train.accumulate=2"]
+        if model
+        else []
+    )
     alone = train(load_recipe(recipe, (*SMALL, *words)), tmp_path / "alone")
     script = tmp_path / "count.py"
     script.write_text(
@@ -470,8 +476,9 @@ def test_a_step_is_that_of_the_cpu(torch_device: str, full_fp32: None, tmp_path:
         ("train.optimizer=adamw", "train.learning_rate=1e-3", "train.ema_decay=0.9", "train.average_epochs=2"),
         ("strategy.schedule={name: largest_first, alone: 0.5, sort_channels: true}",),
         ("data.mixup=0.8", "data.cutmix=1.0"),
+        ("train.accumulate=2", "strategy.remove_conflicts=true"),
     ],
-    ids=["sandwich", "conflicts", "clipping", "average", "sorting", "mixing"],
+    ids=["sandwich", "conflicts", "clipping", "average", "sorting", "mixing", "accumulating"],
 )
 def test_mixed_precision_trains(words: tuple[str, ...], torch_device: str, tmp_path: Path) -> None:
     recipe = tiny_recipe(
