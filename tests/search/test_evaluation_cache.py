@@ -213,7 +213,7 @@ def test_four_writers_lose_no_line(path, archs):
     writers = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
     for writer in writers:
         writer.stdin.write(b"go\n")
-        writer.stdin.flush()
+        writer.stdin.close()
     assert [writer.wait() for writer in writers] == [0] * 4
     table = pd.read_csv(path)
     assert len(table) == 4 * 400
@@ -229,7 +229,7 @@ def test_a_writer_that_is_killed_costs_at_most_its_own_line(path, archs):
     writers = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
     for writer in writers:
         writer.stdin.write(b"go\n")
-        writer.stdin.flush()
+        writer.stdin.close()
     while not (path.exists() and path.read_bytes().count(b"\nw0,") > 20):
         assert writers[0].poll() is None
     writers[0].kill()
