@@ -490,12 +490,14 @@ class SearchSpace:
 def _read_dim(entry: Any) -> Dim:
     """An entry of :meth:`SearchSpace.to_json`; :class:`Dim` checks what is in it."""
     match entry:
-        case {"name": name, "values": [*values], **others} if others.keys() <= {"requires", "follows"}:
-            match others.get("requires"):
+        case {"name": _, "values": [*_], **others} if others.keys() <= {"requires", "follows"}:
+            name, values, follows = entry["name"], tuple(entry["values"]), entry.get("follows")
+            match entry.get("requires"):
                 case None:
-                    return Dim(name, tuple(values), None, others.get("follows"))
-                case [parent, [*allowed]]:
-                    return Dim(name, tuple(values), (parent, tuple(allowed)), others.get("follows"))
+                    return Dim(name, values, None, follows)
+                case [_, [*_]]:
+                    parent, allowed = entry["requires"]
+                    return Dim(name, values, (parent, tuple(allowed)), follows)
     raise SpaceError(
         "a dim needs 'name' and 'values' (a list) and may have 'requires' (a dim and a list of its values) and "
         f"'follows', but this is {shown(entry)}"
