@@ -80,9 +80,8 @@ class Dim:
 
 def _is_value(value: Any) -> bool:
     """A finite number that a file can hold, or text."""
-    if isinstance(value, (bool, np.bool_)):
-        return False
-    return isinstance(value, str) or (isinstance(value, (int, float, np.number)) and abs(value) < 1 << 63)
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return isinstance(value, str) or (is_number and bool(abs(value) < 1 << 63))
 
 
 class Arch(Mapping[str, Value]):
