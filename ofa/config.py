@@ -242,7 +242,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     for word in overrides:
         path, equals, text = word.partition("=")
         if not equals or not path:
-            raise ConfigError(f"override {word!r} must look like section.key=value, for example train.epochs=10")
+            raise ConfigError(f"override {shown(word)} must look like section.key=value, for example train.epochs=10")
         *sections, name = path.split(".")
         target = result
         for section in sections:
@@ -250,9 +250,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
                 target[section] = {"name": target[section]}  # what a bare name is short for
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"override {word!r}: {section!r} is a single value, not a section")
+                raise ConfigError(f"override {shown(word)}: {section!r} is a single value, not a section")
         try:
             target[name] = _parse(text)
         except ConfigError:
-            raise ConfigError(f"override {word!r}: cannot read the value {text!r}") from None
+            raise ConfigError(f"override {shown(word)}: cannot read the value {shown(text)}") from None
     return result

@@ -80,9 +80,8 @@ class Dim:
 
 def _is_value(value: Any) -> bool:
     """A finite number that a file can hold, or text."""
-    if isinstance(value, (bool, np.bool_)):
-        return False
-    return isinstance(value, str) or (isinstance(value, (int, float, np.number)) and abs(value) < 1 << 63)
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return isinstance(value, str) or (is_number and bool(abs(value) < 1 << 63))
 
 
 class Arch(Mapping[str, Value]):
@@ -502,12 +501,14 @@ class SearchSpace:
 def _read_dim(entry: Any) -> Dim:
     """An entry of :meth:`SearchSpace.to_json`; :class:`Dim` checks what is in it."""
     match entry:
-        case {"name": name, "values": [*values], **others} if others.keys() <= {"requires", "follows"}:
-            match others.get("requires"):
+        case {"name": _, "values": [*_], **others} if others.keys() <= {"requires", "follows"}:
+            name, values, follows = entry["name"], tuple(entry["values"]), entry.get("follows")
+            match entry.get("requires"):
                 case None:
-                    return Dim(name, tuple(values), None, others.get("follows"))
-                case [parent, [*allowed]]:
-                    return Dim(name, tuple(values), (parent, tuple(allowed)), others.get("follows"))
+                    return Dim(name, values, None, follows)
+                case [_, [*_]]:
+                    parent, allowed = entry["requires"]
+                    return Dim(name, values, (parent, tuple(allowed)), follows)
     raise SpaceError(
         "a dim needs 'name' and 'values' (a list) and may have 'requires' (a dim and a list of its values) and "
         f"'follows', but this is {shown(entry)}"

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ofa.errors import OfaError, UsageError
-from ofa.files import write_text_atomic
+from ofa.files import parse_json
 from ofa.hardware.device import Device
 from ofa.hardware.runtimes import RUNTIMES, Model
 from ofa.hardware.runtimes.session import Burst
@@ -249,6 +248,18 @@ def counter_for(device: Device) -> EnergyCounter:
     return find_counter()
 
 
+def energies_in(path: Path, names: Iterable[str]) -> dict[str, list[float]]:
+    """What :func:`measure_energies` has left of some models; lines that are none are passed over."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for line in lines:
+        with suppress(ValueError):
+            match parse_json(line):
+                case [str(name), int(energy_mj) | float(energy_mj)] if name in found and energy_mj > 0:
+                    found[name].append(energy_mj)
+    return found
+
+
 def measure_energies(
     models: Mapping[str, Model],
     device: Device,
@@ -270,13 +281,7 @@ def measure_energies(
         UsageError: See :func:`counter_for`.
         EnergyError: So too; or if the counter does not move, or if the models run in a program of its own.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
-    kept = [line for line in lines if _reading(line) is not None]
-    write_text_atomic(path, "".join(f"{line}\n" for line in kept))  # without what a killed process or a disk damaged
-    found: dict[str, list[float]] = {name: [] for name in models}
-    for name, energy_mj in filter(None, map(_reading, kept)):
-        if name in found:
-            found[name].append(energy_mj)
+    found = energies_in(path, models)
     setting, runtime = device.setting, RUNTIMES[device.setting.runtime]()
     runs = {}
     for name, model in models.items():
@@ -299,12 +304,3 @@ def measure_energies(
     result = pd.DataFrame({name: values[:rounds] for name, values in found.items()})
     result.attrs["counter"] = counter.name
     return result
-
-
-def _reading(line: str) -> tuple[str, float] | None:
-    """A line of the file; ``None`` if it is damaged."""
-    try:
-        name, energy_mj = json.loads(line)
-        return (name, energy_mj) if isinstance(name, str) and 0 < energy_mj < math.inf else None
-    except (ValueError, TypeError, RecursionError):
-        return None

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from ofa.hardware import energy
-from ofa.hardware.energy import EnergyError, NvmlCounter, RaplCounter, TegraCounter, find_counter, joules_of_run
+from ofa.hardware.energy import (
+    EnergyError,
+    NvmlCounter,
+    RaplCounter,
+    TegraCounter,
+    energies_in,
+    find_counter,
+    joules_of_run,
+)
 
 # As boards printed them, from public logs; temperatures and cores are shortened.
 LINES = {
@@ -208,3 +216,12 @@ def test_energy_of_a_run_is_what_the_counter_saw():
     Counter.read_joules = lambda self: 7.0
     with pytest.raises(EnergyError, match=r"counter fake did not move in 0\.\d s; measure for longer"):
         joules_of_run(run, counter, 0.1)
+
+
+def test_a_damaged_line_costs_its_own_measurement_only(tmp_path):
+    path = tmp_path / "energies.jsonl"
+    assert energies_in(path, ["a", "b"]) == {"a": [], "b": []}
+    damaged = ["", "[", "5", '["a"]', '["a", NaN]', '["a", "1"]', '["a", -1]', '[["a"], 1]', "[" * 9000]
+    lines = ['["a", 1.5]', *damaged, '["b", 2]', '["other", 3]', '["a", 1.25]', '["a", 9']
+    path.write_bytes("\n".join(lines).encode() + b"\xff")
+    assert energies_in(path, ["a", "b"]) == {"a": [1.5, 1.25], "b": [2]}
