@@ -14,6 +14,7 @@ Args:
     data_root: Where the run's data is now, if it moved.
     dynamic_batch: Leave the network's batch free; the default is the device's.
     from_pixels: The network takes uint8 pictures (NHWC) and gives probabilities.
+    opset: Of the ONNX files: what an older runtime reads needs a lower one.
     max_loss: Points of the metric on the search split that INT8 may cost; more stays in floating point.
     overwrite: Replace what is there, if it is of the same kind.
     fresh: Make everything anew, whatever is there.
@@ -462,6 +463,7 @@ def export(
     *,
     dynamic_batch: bool = False,
     from_pixels: bool = False,
+    opset: int = 18,
     max_loss: float = 0.5,
     overwrite: bool = False,
     search_dir: Path | str | None = None,
@@ -480,9 +482,14 @@ def export(
         search_dir: Instead of RUN/search/NAME: where the search left its files.
 
     Raises:
-        InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
+        InfeasibleBudgetError, ParityError, TargetError, OpsetError, BundleError: See :func:`ofa.deploy.export_bundle`.
     """
-    opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
+    options = ofa.deploy.ExportOptions(
+        dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss, opset=opset
+    )
+    target = ofa.hardware.load_device(device)
+    ofa.deploy.check_options(target, options)
+    opened = ofa.Run.open(run, trust_code=trust_code)
     candidates = ofa.deploy.read_candidates(search_dir or Path(run) / "search" / target.name, budget_ms)
     return ofa.deploy.export_bundle(
         open_evaluator(opened, data_root, progress),
@@ -492,9 +499,7 @@ def export(
         budget_ms=budget_ms,
         measure=measure_on(target),
         run_info=opened.info,
-        options=ofa.deploy.ExportOptions(
-            dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
-        ),
+        options=options,
         overwrite=overwrite,
         progress=progress,
     )
@@ -508,6 +513,7 @@ def deploy(
     out: Path | str | None = None,
     dynamic_batch: bool = False,
     from_pixels: bool = False,
+    opset: int = 18,
     max_loss: float = 0.5,
     processes: int | None = None,
     fresh: bool = False,
@@ -526,6 +532,9 @@ def deploy(
     Raises:
         TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
     """
+    options = ofa.deploy.ExportOptions(
+        dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss, opset=opset
+    )
     opened = ofa.Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
@@ -538,9 +547,7 @@ def deploy(
         orders,
         out=out or Path(run) / "deploy",
         measure_on=measure_on,
-        options=ofa.deploy.ExportOptions(
-            dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
-        ),
+        options=options,
         data_root=data_root,
         num_processes=processes or os.cpu_count() or 1,
         fresh=fresh,
@@ -554,6 +561,7 @@ def elastic(
     budgets_ms: Sequence[float],
     out: Path | str,
     *,
+    opset: int = 18,
     overwrite: bool = False,
     data_root: str | None = None,
     trust_code: bool = False,
@@ -572,6 +580,7 @@ def elastic(
     from ofa.deploy.walk_down import Walk
 
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
+    options = ofa.deploy.ElasticOptions(threads=target.setting.threads, opset=opset)
     archs = {}
     for budget in sorted(set(budgets_ms)):
         candidates = ofa.deploy.read_candidates(Path(run) / "search" / target.name, budget)
@@ -584,7 +593,7 @@ def elastic(
         rng=_generator(0),
         model=opened.recipe.model,
         provenance={"weights_sha256": opened.weights_sha256},
-        options=ofa.deploy.ElasticOptions(threads=target.setting.threads),
+        options=options,
         overwrite=overwrite,
         progress=progress,
     )
