@@ -15,6 +15,7 @@ Args:
     data_root: Where the run's data is now, if it moved.
     dynamic_batch: Leave the network's batch free; the default is the device's.
     from_pixels: The network takes uint8 pictures (NHWC) and gives probabilities.
+    opset: Of the ONNX files: what an older runtime reads needs a lower one.
     max_loss: Points of the metric on the search split that INT8 may cost; more stays in floating point.
     overwrite: Replace what is there, if it is of the same kind.
     fresh: Make everything anew, whatever is there.
@@ -316,7 +317,7 @@ def search(
             data_root=data_root,
             trust_code=trust_code,
             progress=progress,
-            **settings,
+            settings=settings,
         )
     given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
     for name in (name for name, value in given.items() if value):
@@ -355,28 +356,30 @@ def _search_devices(
     start_from: Sequence[Path],
     evaluations: Sequence[Path],
     refine: bool,
-    any_machine: bool,
-    data_root: str | None,
     trust_code: bool,
-    progress: Progress | None,
-    **settings: Any,
+    settings: Mapping[str, Any],
+    **rest: Any,
 ) -> Searched:
-    """Architectures: answered from an earlier search's files, each of which is read once, or searched."""
+    """Architectures: answered from an earlier search's files, or searched."""
     from ofa.files import read_json
-    from ofa.search.evaluation_cache import EvaluationCache, Scores
-    from ofa.search.run import Target, TargetSearch, check_feasible
+    from ofa.search.run import check_feasible
 
     info = read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`")
     names = [Path(device).stem for device in devices]
     if with_fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
+    # What was found with limits in bytes before they were the device's answers nothing.
+    bytes_are = {"bytes": "the device's"} if any(name.endswith("_bytes") for name in _names(limits)) else {}
     facts = {
-        "settings": {**settings, "max": sorted(limits), "devices": names},
+        "settings": {**settings, "max": sorted(limits), "devices": names, **bytes_are},
         "weights_sha256": info.get("weights_sha256"),
     }
     if len(known) == len(names) and not (refine or start_from or evaluations):
-        answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, with_fleet=with_fleet)
+        more_costs = [name for name in _names(limits) if name not in ("macs", "params")]
+        answers = _answers(
+            out_dir, names, budgets_ms, facts=facts, sums=sums, more_costs=more_costs, with_fleet=with_fleet
+        )
         if answers is not None:
             return Searched(answers, is_new=False)
     for name, table in known.items():  # before anything heavy is loaded
@@ -387,28 +390,70 @@ def _search_devices(
     targets = [ofa.hardware.load_device(device) for device in devices]
     renamed = [target.name for target in targets if target.name not in known]  # in a device file
     more, sums_of_more = _read_tables([tables / name / f"{opened.space_name}.csv" for name in renamed])
-    known, sums = known | more, sums | sums_of_more
+    return _search_anew(
+        opened,
+        targets,
+        budgets_ms,
+        tables=tables,
+        known=known | more,
+        sums=sums | sums_of_more,
+        out_dir=out_dir,
+        limits=limits,
+        with_fleet=with_fleet,
+        start_from=start_from,
+        evaluations=evaluations,
+        facts=facts,
+        settings=settings,
+        **rest,
+    )
+
+
+def _search_anew(
+    run: Run,
+    devices: Sequence[Device],
+    budgets_ms: Sequence[float],
+    *,
+    tables: Path,
+    known: Mapping[str, LatencyTable],
+    sums: Mapping[str, str],
+    out_dir: Path,
+    limits: Sequence[str],
+    with_fleet: bool,
+    start_from: Sequence[Path],
+    evaluations: Sequence[Path],
+    facts: Mapping[str, Any],
+    any_machine: bool,
+    data_root: str | None,
+    progress: Progress | None,
+    settings: Mapping[str, Any],
+) -> Searched:
+    """Architectures, with tables that were read, each once, by device."""
+    from ofa.search.evaluation_cache import EvaluationCache, Scores
+    from ofa.search.run import Target, TargetSearch
+    from ofa.training.threads import torch_threads
+
     measured = [
-        open_table(opened, target, tables, any_machine=any_machine, table=known.get(target.name)) for target in targets
+        open_table(run, device, tables, any_machine=any_machine, table=known.get(device.name)) for device in devices
     ]
-    key = {"weights_sha256": opened.weights_sha256, "split": "search"}
-    cache = EvaluationCache(out_dir / "evaluations.csv", values=opened.task.metric.columns, **key)
+    key = {"weights_sha256": run.weights_sha256, "split": "search"}
+    cache = EvaluationCache(out_dir / "evaluations.csv", values=run.task.metric.columns, **key)
     for path in evaluations:
         cache.import_csv(path)
-    initial = [arch for path in start_from for arch in _read_front(path, opened)]
-    judge = open_evaluator(opened, data_root, progress)
-    costs, constraints = _costs(opened.space, judge.supernet, measured, limits)
+    initial = [arch for path in start_from for arch in _read_front(path, run)]
+    judge = open_evaluator(run, data_root, progress)
+    costs, bytes_on, constraints = _costs(run.space, judge.supernet, devices, measured, limits)
     task = TargetSearch(
-        space=opened.space,
+        space=run.space,
         scores=Scores(judge.metric, judge.race, len(judge.data.splits.search), cache, chunk_size=judge.num_together),
         targets=[
             Target(
-                target.name,
+                device.name,
                 table.predict_ms,
-                partial(_measure_archs, judge.supernet, target, settings["seed"]),
-                {"tables_sha256": {target.name: sums[target.name]}},
+                partial(_measure_archs, judge.supernet, device, settings["seed"]),
+                {"tables_sha256": {device.name: sums[device.name]}},
+                own_costs,
             )
-            for target, table in zip(targets, measured, strict=True)
+            for device, table, own_costs in zip(devices, measured, bytes_on, strict=True)
         ],
         costs=costs,
         budgets_ms=budgets_ms,
@@ -420,8 +465,6 @@ def _search_devices(
         progress=progress,
         **settings,
     )
-    from ofa.training.threads import torch_threads
-
     with torch_threads(progress=progress):
         results = task.run()
     return Searched({name: result.selected for name, result in results.items()})
@@ -442,6 +485,7 @@ def _answers(
     *,
     facts: Mapping[str, Any],
     sums: Mapping[str, str],
+    more_costs: Sequence[str],
     with_fleet: bool,
 ) -> dict[str, dict[str, Any]] | None:
     """What an earlier search measured enough for, of each device; ``None`` unless of all."""
@@ -451,36 +495,49 @@ def _answers(
     answers = {}
     for name in [*names, FLEET] if with_fleet else names:
         whole = {**facts, "tables_sha256": sums if name == FLEET else {name: sums[name]}}
-        found = answer(folder / name, budgets_ms, facts=whole, costs=["macs", "params"])
+        found = answer(folder / name, budgets_ms, facts=whole, costs=["macs", "params", *more_costs])
         if found is None:
             return None
         answers[name] = found
     return answers
 
 
+def _names(limits: Sequence[str]) -> list[str]:
+    """Costs that are limited, each once."""
+    return list(dict.fromkeys(text.partition("=")[0] for text in limits))
+
+
 def _costs(
-    space: SearchSpace, supernet: Supernet, tables: Sequence[LatencyTable], limits: Sequence[str]
-) -> tuple[dict[str, Any], list[Any]]:
-    """Costs that result files name, and the limits of these and others."""
+    space: SearchSpace,
+    supernet: Supernet,
+    targets: Sequence[Device],
+    tables: Sequence[LatencyTable],
+    limits: Sequence[str],
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
+    """Costs that all result files name, those that each device's do in its own numbers, and the limits.
+
+    Bytes are those of the device's runtime and precision; a limit of them holds on every device.
+    """
     from ofa.cost.energy import ENERGY, energy_mj
     from ofa.search import Constraint
+    from ofa.search.problem import Dearest
 
+    names = _names(limits)
     costs = {"macs": ofa.cost.macs(supernet), "params": ofa.cost.params(supernet)}
-    limited = costs | {
-        "model_bytes": ofa.cost.model_bytes(supernet),
-        "peak_activation_bytes": ofa.cost.peak_activation_bytes(supernet),
-    }
-    if any(text.startswith(f"{ENERGY}=") for text in limits):
+    if ENERGY in names:
         if len(tables) > 1:
             raise UsageError(f"{ENERGY} is of one device; search for one --device at a time")
-        costs[ENERGY] = limited[ENERGY] = energy_mj(tables[0])
+        costs[ENERGY] = energy_mj(tables[0])
+    bytes_on = [ofa.cost.bytes_on(supernet, target.setting) for target in targets]
+    dearest = {name: Dearest([each[name] for each in bytes_on]) for name in bytes_on[0]}
+    limited: dict[str, Any] = {**costs, **dearest}
     constraints = []
     for text in limits:
         name, _, value = text.partition("=")
         if name not in limited:
             raise UsageError(unknown_name_message("cost", name, limited))
         constraints.append(Constraint.of(space, name, limited[name], value))
-    return costs, constraints
+    return costs, [{name: each[name] for name in names if name in each} for each in bytes_on], constraints
 
 
 def _pair_of_devices(devices: Sequence[str], int8_device: str | None, per: str) -> tuple[Device, Device]:
@@ -513,6 +570,7 @@ def export(
     arch: str | None = None,
     dynamic_batch: bool = False,
     from_pixels: bool = False,
+    opset: int = 18,
     max_loss: float = 0.5,
     overwrite: bool = False,
     search_dir: Path | str | None = None,
@@ -532,17 +590,21 @@ def export(
         search_dir: Instead of RUN/search/NAME: where the search left its files.
 
     Raises:
-        InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
+        InfeasibleBudgetError, ParityError, TargetError, OpsetError, BundleError: See :func:`ofa.deploy.export_bundle`.
         UsageError: Unless it is clear which subnet is meant.
     """
     from ofa.locks import only_writer
     from ofa.training.threads import torch_threads
 
-    opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
+    options = ofa.deploy.ExportOptions(
+        dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss, opset=opset
+    )
+    target = ofa.hardware.load_device(device)
+    ofa.deploy.check_options(target, options)
+    opened = ofa.Run.open(run, trust_code=trust_code)
     candidates = _candidates(opened, target.name, budget_ms, search_dir=search_dir, arch=arch)
     out = out or Path(run) / "bundles" / (target.name + ("" if budget_ms is None else f"-{budget_ms:g}ms"))
     place = _out_of(run, out)
-    options = ofa.deploy.ExportOptions(dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss)
     with only_writer(place, command="ofa export", beside=True), torch_threads(progress=progress):
         return ofa.deploy.export_bundle(
             open_evaluator(opened, data_root, progress),
@@ -566,6 +628,7 @@ def deploy(
     out: Path | str | None = None,
     dynamic_batch: bool = False,
     from_pixels: bool = False,
+    opset: int = 18,
     max_loss: float = 0.5,
     processes: int | None = None,
     fresh: bool = False,
@@ -585,6 +648,9 @@ def deploy(
         TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
     """
     place = _out_of(run, out, default="deploy")
+    options = ofa.deploy.ExportOptions(
+        dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss, opset=opset
+    )
     opened = ofa.Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
@@ -597,9 +663,7 @@ def deploy(
         orders,
         out=place,
         measure_on=measure_on,
-        options=ofa.deploy.ExportOptions(
-            dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss
-        ),
+        options=options,
         data_root=data_root,
         num_processes=processes or os.cpu_count() or 1,
         fresh=fresh,
@@ -613,6 +677,7 @@ def elastic(
     budgets_ms: Sequence[float],
     out: Path | str,
     *,
+    opset: int = 18,
     overwrite: bool = False,
     data_root: str | None = None,
     trust_code: bool = False,
@@ -630,6 +695,7 @@ def elastic(
     """
     out = _out_of(run, out)
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
+    options = ofa.deploy.ElasticOptions(threads=target.setting.threads, opset=opset)
     archs = {}
     for budget in sorted(set(budgets_ms)):
         archs[f"{budget:g}ms"] = _picked_arch(opened, target.name, budget)
@@ -641,7 +707,7 @@ def elastic(
         rng=_generator(0),
         model=opened.recipe.model,
         provenance={"weights_sha256": opened.weights_sha256},
-        options=ofa.deploy.ElasticOptions(threads=target.setting.threads),
+        options=options,
         overwrite=overwrite,
         progress=progress,
     )

@@ -1,6 +1,6 @@
 """What leaves the toolkit: ONNX files, bundles that describe themselves, and the means to check them again."""
 
-from ofa.deploy.artefact import ExportOptions, judge_artefact, make_artefact
+from ofa.deploy.artefact import ExportOptions, check_options, judge_artefact, make_artefact
 from ofa.deploy.bundle import BundleError, BundleInfo, Latency, read_bundle, write_bundle
 from ofa.deploy.controller import LatencyController
 from ofa.deploy.deployment import Deployed, deploy
@@ -29,6 +29,7 @@ __all__ = [
     "ParityError",
     "TargetError",
     "VerifyResult",
+    "check_options",
     "deploy",
     "export_bundle",
     "export_onnx",

@@ -20,7 +20,8 @@ from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, Pa
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
 from ofa.deploy.targets.network import Accuracy, HalfPrecision
 from ofa.files import atomic_path, write_json_atomic
-from ofa.formats.onnx import INPUT
+from ofa.formats.onnx import DYNAMO_OPSET, INPUT, check_opset
+from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
@@ -45,11 +46,16 @@ class ExportOptions:
         from_pixels: The network takes ``(N, H, W, C)`` uint8 pictures and gives probabilities, instead of normalised
             ``(N, C, H, W)`` float32 and logits.
         max_loss_points: What INT8 may cost of the metric on the search split, in its unit.
+        opset: Of ONNX files.
     """
 
     dynamic_batch: bool = False
     from_pixels: bool = False
     max_loss_points: float = 0.5
+    opset: int = DYNAMO_OPSET
+
+    def __post_init__(self) -> None:
+        check_opset(self.opset)
 
 
 DEFAULTS = ExportOptions()
@@ -97,6 +103,21 @@ def on_disk(files: Mapping[str, bytes]) -> Iterator[Path]:
         yield Path(folder) / next(iter(files))
 
 
+def check_options(device: Device, options: ExportOptions) -> tuple[str, Target]:
+    """Name and form of what a device runs; :class:`TargetError` if that is no file, or cannot be as the options say."""
+    name, target = target_of(device)
+    if options.dynamic_batch and not target.free_batch:
+        raise TargetError(f"target {name} needs a fixed batch; leave --dynamic-batch out, or name another device")
+    if options.opset != DYNAMO_OPSET and not target.is_onnx:
+        raise TargetError(
+            f"device {device.name} gets {' and '.join(target.files)}, no ONNX file that could be in opset "
+            f"{options.opset}; leave --opset out, or name another device"
+        )
+    if device.setting.precision == "int8" and options.opset < LEAST_INT8_OPSET:
+        raise TargetError(f"INT8 cannot be said in opset {options.opset}; the lowest is {LEAST_INT8_OPSET}: ask for it")
+    return name, target
+
+
 def make_artefact(
     evaluator: SubnetEvaluator,
     arch: Mapping[str, Value],
@@ -112,15 +133,14 @@ def make_artefact(
         keep_failed: Folder for the files of an export that does not compute what it should.
 
     Raises:
-        TargetError: If the device runs nothing that is a file, or not with a free batch.
+        TargetError: If the device runs nothing that is a file, or not with these options.
+        OpsetError: If the subnet cannot be written in the opset.
         ParityError: If the file does not compute what it should; it says which layer departs first.
         NotInstalledError: If the exporter or the runtime is not there.
     """
     clock, setting = clock or Clock(), device.setting
     canonical: Arch = evaluator.supernet.space.arch(arch)
-    name, target = target_of(device)
-    if options.dynamic_batch and not target.free_batch:
-        raise TargetError(f"target {name} needs a fixed batch; leave --dynamic-batch out, or name another device")
+    name, target = check_options(device, options)
     feed = _feed(evaluator, canonical, from_pixels=options.from_pixels)
     spec = feed.preprocessing
     with clock.step("calibrating"):
@@ -132,6 +152,8 @@ def make_artefact(
             input_shape=spec.input_size,
             dtype=feed.dtype,
             batch=None if options.dynamic_batch else setting.batch,
+            output=feed.output,
+            opset=options.opset,
             accuracy=_accuracy(evaluator, feed, options.max_loss_points) if setting.precision == "int8" else None,
         )
     with clock.step("exporting"):

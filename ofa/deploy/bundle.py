@@ -222,10 +222,9 @@ def write_bundle(
     """
     assert len(samples) == len(outputs) == len(info.sample_labels)
     assert tuple(model) == info.model.files
-    sizes = {name: len(data) for name, data in model.items()}
     contents = {
         **model,
-        CARD: model_card(info.to_json(), info.task, output_shape=outputs.shape[1:], sizes=sizes).encode(),
+        CARD: model_card(info.to_json(), info.task, output_shape=outputs.shape[1:], model_files=model).encode(),
         PREDICT: predict_script(info.task),
         OUTPUTS: _npy(outputs),
         **dict(zip(info.sample_names, samples, strict=True)),

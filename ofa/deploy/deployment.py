@@ -18,16 +18,17 @@ from ofa.deploy.artefact import (
     Artefact,
     ExportOptions,
     bundle_artefact,
+    check_options,
     judge_artefact,
     make_artefact,
     on_disk,
 )
 from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check_destination, read_bundle
-from ofa.deploy.targets import target_of
 from ofa.deploy.verify import verify_bundle
 from ofa.deploy.walk_down import Candidate, Measure, Walk
 from ofa.errors import UsageError
 from ofa.files import FORMAT, resolved, write_csv_atomic, write_json_atomic
+from ofa.formats.onnx import opset_of_file
 from ofa.hardware import Device
 from ofa.locks import only_writer
 from ofa.progress import Progress
@@ -114,7 +115,7 @@ def deploy(
         One entry per order, in their order; what no subnet keeps has an ``error``.
 
     Raises:
-        TargetError: If a device runs nothing that is a file; before anything is done.
+        TargetError: If a device runs nothing that is a file, or not with these options; before anything is done.
         BundleError: If something else is where a bundle goes; before anything is done.
         UsageError: If two bundles would go to one place; before anything is done.
         LockedError: If another process deploys there.
@@ -123,7 +124,7 @@ def deploy(
     root = resolved(out)
     asked: list[_Order] = []
     for device, budget_ms, candidates in orders:
-        target_of(device)
+        check_options(device, options)
         order = _Order(device, root / f"{device.name}-{budget_ms:g}ms", Walk(iter(candidates), budget_ms, device.name))
         check_destination(order.path, overwrite=True)
         if not fresh and (info := _kept(order.path, run, device, budget_ms, options)) is not None:
@@ -223,7 +224,10 @@ def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: Expor
         and info.model.batch == (None if options.dynamic_batch else device.setting.batch)
         and (info.preprocessing.dtype == "uint8") == options.from_pixels
     )
-    return info if is_same and verify_bundle(path).ok else None
+    if not (is_same and verify_bundle(path).ok):
+        return None
+    graphs = [path / name for name in info.model.files if name.endswith(".onnx")]  # whole, as verified
+    return info if all(opset_of_file(graph) == options.opset for graph in graphs) else None
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from ofa.deploy.elastic_runtime import ElasticRuntime, RuntimeName
 from ofa.deploy.elastic_weights import Part, WeightMap, boxes_around
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
 from ofa.files import check_file_name, enough_space, resolved
-from ofa.formats.onnx import to_onnx
+from ofa.formats.onnx import DYNAMO_OPSET, check_opset, to_bytes, to_onnx
 from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.supernet.model_sources import code_sha256
@@ -45,13 +45,18 @@ class ElasticOptions:
     Args:
         runtimes: Those that it is compared with torch and measured in.
         threads: Threads that compute one image.
+        opset: Of the ONNX graphs.
         rounds, block_seconds: See :func:`ofa.hardware.timing.time_models`.
     """
 
     runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "torch")
     threads: int = 1
+    opset: int = DYNAMO_OPSET
     rounds: int = 10
     block_seconds: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_opset(self.opset)
 
 
 DEFAULTS = ElasticOptions()
@@ -96,6 +101,7 @@ def write_elastic(
     Raises:
         ElasticError: If ``out`` is taken, names do not fit, or torch is among the runtimes and there is no ``model``.
         ParityError: If a subnet does not compute what its module computes.
+        OpsetError: If a subnet cannot be written in the opset.
     """
     chosen = _named(evaluator, archs)
     if "torch" in options.runtimes and model is None:
@@ -108,7 +114,7 @@ def write_elastic(
 
     with FOLDER.new(out, overwrite=overwrite) as folder:
         weight_map = WeightMap(evaluator.supernet)
-        subnets = [_prepare(evaluator, weight_map, name, arch, begin) for name, arch in chosen.items()]
+        subnets = [_prepare(evaluator, weight_map, name, arch, options.opset, begin) for name, arch in chosen.items()]
         begin("writing")
         _write_files(folder, evaluator.supernet.model, subnets, for_torch=model is not None)
         info = _info(evaluator, subnets, model, provenance or {})
@@ -164,7 +170,7 @@ def _named(
 
 
 def _prepare(
-    evaluator: SubnetEvaluator, weight_map: WeightMap, name: str, arch: Arch, begin: Callable[[str], None]
+    evaluator: SubnetEvaluator, weight_map: WeightMap, name: str, arch: Arch, opset: int, begin: Callable[[str], None]
 ) -> _Subnet:
     begin(f"calibrating and testing {name}")
     module = evaluator.calibrated(arch).eval()
@@ -185,7 +191,7 @@ def _prepare(
         ),
         num_images=score.num_images,
         module=module,
-        graph=to_onnx(module, evaluator.supernet.input_shape(arch)),
+        graph=to_onnx(module, evaluator.supernet.input_shape(arch), opset=opset),
         parts=weight_map.parts(weight_map.structure(arch)),
     )
 
@@ -228,7 +234,7 @@ def _write_files(folder: Path, supernet: nn.Module, subnets: Sequence[_Subnet], 
     stored = _stored(folder / WEIGHTS)
     for subnet, found in zip(subnets, references, strict=True):
         refer_to_weights(subnet.graph, found, stored)
-        (folder / subnet.info.graph).write_bytes(subnet.graph.SerializeToString(deterministic=True))
+        (folder / subnet.info.graph).write_bytes(to_bytes(subnet.graph))
 
 
 def _weights(

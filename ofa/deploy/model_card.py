@@ -9,17 +9,33 @@ from typing import Any
 import jinja2
 import yaml
 
+from ofa.formats.onnx import versions_text
 from ofa.tasks import Task
 
 LIBRARIES = {"onnxruntime-cuda": "onnxruntime-gpu", "litert": "ai-edge-litert", "executorch": "executorch and torch"}
 
 
-def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[int], sizes: Mapping[str, int]) -> str:
+FORMATS = {
+    "openvino": "OpenVINO IR",
+    "executorch": "ExecuTorch program, for XNNPACK",
+    "litert": "LiteRT (TensorFlow Lite)",
+    "tensorrt": "TensorRT engine",
+}
+PRECISIONS = {
+    "fp32": "fp32",
+    "fp16": "fp16 inside; input and output are as below",
+    "int8": "int8 weights per channel and activations per tensor; input and output are as below",
+}
+
+
+def model_card(
+    info: Mapping[str, Any], task: Task, *, output_shape: Sequence[int], model_files: Mapping[str, bytes]
+) -> str:
     """Markdown with a YAML header, made of what ``bundle.json`` says; the licence is left to whoever publishes it.
 
     Args:
         output_shape: Without the batch.
-        sizes: Bytes of each file of the model.
+        model_files: Contents of each file of the model.
     """
     network = info["model"]
     card, metric, score = task.card(info), task.metric, info[task.metric.name]
@@ -51,7 +67,7 @@ def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[in
             }
         ],
     }
-    files = ", ".join(f"`{name}` ({num_bytes / 1e6:.2f} MB)" for name, num_bytes in sizes.items())
+    files = ", ".join(f"`{name}` ({len(data) / 1e6:.2f} MB)" for name, data in model_files.items())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ofa.deploy"), trim_blocks=True, keep_trailing_newline=True, autoescape=False
     )
@@ -70,8 +86,16 @@ def model_card(info: Mapping[str, Any], task: Task, *, output_shape: Sequence[in
         sample=f"samples/000{task.sample_suffix}",
         per=partial(_per, network["batch"] or 1),
         files=files,
+        format=_format(network["target"], model_files),
+        precision=PRECISIONS[network["precision"]],
         library=LIBRARIES.get(network["runtime"], network["runtime"]),
     )
+
+
+def _format(target: str, model_files: Mapping[str, bytes]) -> str:
+    """What a runtime must know to read the files: of ONNX the versions."""
+    graphs = [f"ONNX, {versions_text(data)}" for name, data in model_files.items() if name.endswith(".onnx")]
+    return ", ".join(graphs if target.startswith("onnx") else [FORMATS.get(target, target), *graphs])
 
 
 def _shape(network: Mapping[str, Any], of_one: Sequence[int]) -> str:

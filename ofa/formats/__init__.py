@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +12,36 @@ from torch import Tensor, nn
 from ofa.formats.executorch import export_executorch
 from ofa.formats.folding import fold_bn
 from ofa.formats.litert import export_litert
-from ofa.formats.onnx import export_for_timing, to_onnx
+from ofa.formats.onnx import DYNAMO_OPSET, OUTPUT, export_for_timing, to_bytes, to_onnx
 from ofa.formats.onnx_int8 import SYMMETRIC_RUNTIMES, quantize_qdq
+from ofa.formats.quiet import quiet
 from ofa.setting import Setting
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """What a file that is deployed takes and gives.
+
+    Args:
+        input_shape: Of one input, without the batch; it is called ``images``.
+        batch: Images in one call; ``None`` leaves it free.
+        dtype: Of the input.
+        output: Name of the output.
+        opset: Of an ONNX graph.
+    """
+
+    input_shape: Shape
+    batch: int | None = 1
+    dtype: torch.dtype = torch.float32
+    output: str = OUTPUT
+    opset: int = DYNAMO_OPSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +50,12 @@ class Format:
 
     Args:
         to_time: Of a module, the shape of one input, and a setting: a file to be timed and thrown away.
-        to_ship: Of a module, the shape of one input, the batch (``None`` leaves it free) and the input's type: the file
-            that is deployed, in floating point.
+        to_ship: The file that is deployed, in floating point.
         is_slow: It takes many seconds a network: worth processes of their own.
     """
 
     to_time: Callable[[nn.Module, Shape, Setting], bytes]
-    to_ship: Callable[[nn.Module, Shape, int | None, torch.dtype], bytes]
+    to_ship: Callable[[nn.Module, Shipped], bytes]
     is_slow: bool = False
 
 
@@ -47,45 +67,43 @@ def _onnx_to_time(module: nn.Module, input_shape: Shape, setting: Setting) -> by
         return data
     # Without the ranges of activations: the speed is right, what it computes is not.
     quantized = quantize_qdq(onnx.load_from_string(data), symmetric=setting.runtime in SYMMETRIC_RUNTIMES)
-    return quantized.SerializeToString(deterministic=True)
+    return to_bytes(quantized)
 
 
-def _onnx_to_ship(module: nn.Module, input_shape: Shape, batch: int | None, dtype: torch.dtype) -> bytes:
-    return to_onnx(module, input_shape, batch=batch, dtype=dtype).SerializeToString(deterministic=True)
+def onnx_to_ship(module: nn.Module, file: Shipped) -> ModelProto:
+    """See :func:`ofa.formats.onnx.to_onnx`."""
+    return to_onnx(module, file.input_shape, batch=file.batch, dtype=file.dtype, output=file.output, opset=file.opset)
 
 
-def fixed_batch(export: Callable[[nn.Module, Tensor], bytes], *, is_slow: bool) -> Format:
-    """A format of one exporter, which is given a module, its batch normalisation folded, and an input of the batch."""
+def fixed_batch(
+    export: Callable[[nn.Module, Tensor], bytes] | Callable[[nn.Module, Tensor, str], bytes],
+    *,
+    is_slow: bool,
+    names_output: bool = False,
+) -> Format:
+    """A format of one exporter, which is given a module, its batch normalisation folded, and an input of the batch.
 
-    def to_ship(module: nn.Module, input_shape: Shape, batch: int | None, dtype: torch.dtype) -> bytes:
-        assert batch is not None
-        images = torch.zeros(batch, *input_shape, dtype=dtype)
-        with _quiet(), torch.random.fork_rng(devices=[]):  # exporters draw numbers
-            return export(fold_bn(module, images), images)
+    Args:
+        names_output: It is also given the name of the output, which the file says.
+    """
+
+    def to_ship(module: nn.Module, file: Shipped) -> bytes:
+        assert file.batch is not None
+        images = torch.zeros(file.batch, *file.input_shape, dtype=file.dtype)
+        name = (file.output,) if names_output else ()
+        with quiet(), torch.random.fork_rng(devices=[]):  # exporters draw numbers
+            return export(fold_bn(module, images), images, *name)
 
     return Format(
-        to_time=lambda module, input_shape, setting: to_ship(module, input_shape, setting.batch, torch.float32),
+        to_time=lambda module, shape, setting: to_ship(module, Shipped(input_shape=shape, batch=setting.batch)),
         to_ship=to_ship,
         is_slow=is_slow,
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporters note about themselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 FORMATS = {
-    "onnx": Format(to_time=_onnx_to_time, to_ship=_onnx_to_ship),
+    "onnx": Format(to_time=_onnx_to_time, to_ship=lambda module, file: to_bytes(onnx_to_ship(module, file))),
     "pte": fixed_batch(export_executorch, is_slow=True),
-    "tflite": fixed_batch(export_litert, is_slow=True),
+    "tflite": fixed_batch(export_litert, is_slow=True, names_output=True),
 }
 """By the suffix of the file, which is what runtimes call what they take."""

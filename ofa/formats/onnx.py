@@ -1,4 +1,9 @@
-"""ONNX graphs: written quickly to be timed, or as they are shipped. And what every graph needs to be fast."""
+"""ONNX graphs: written quickly to be timed, or as they are shipped. And what every graph needs to be fast, and to load.
+
+A runtime refuses what is newer than itself, in two numbers: the opset, which says what operators mean, and the version
+of the file format (IR). The opset is the caller's; files carry the lowest IR version that it permits, by ONNX's own
+table: opset 18 with IR version 8 is read by ONNX Runtime 1.16, with 10, which the exporter writes, it is not.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ofa.errors import UsageError
+from ofa.errors import OfaError, UsageError
 from ofa.files import atomic_path
 from ofa.nn.structure import clone_structure, own_tensors
 
@@ -22,6 +27,11 @@ INPUT, OUTPUT = "images", "logits"
 TIMING_OPSET = 17
 # The dynamo exporter's own; newer ones bring nothing for convolutional networks, and older runtimes lack them.
 DYNAMO_OPSET = 18
+LEAST_OPSET = 9  # before it, weights are inputs
+
+
+class OpsetError(OfaError, ValueError):
+    """A graph cannot be written in an opset."""
 
 
 def export_for_timing(
@@ -43,9 +53,9 @@ def export_for_timing(
     try:
         model = _export_by_tracing(module, torch.zeros(batch, *input_shape, dtype=dtype))
     except torch.onnx.errors.OnnxExporterError:
-        return to_onnx(module, input_shape, batch=batch, dtype=dtype).SerializeToString(deterministic=True)
+        return to_bytes(to_onnx(module, input_shape, batch=batch, dtype=dtype))
     pool_instead_of_mean(model)
-    return model.SerializeToString(deterministic=True)
+    return to_bytes(model)
 
 
 def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
@@ -102,8 +112,68 @@ def export_onnx(
     """
     model = to_onnx(module, input_shape, batch=None if dynamic_batch else 1)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(to_bytes(model))
     return Path(path)
+
+
+def to_bytes(model: ModelProto) -> bytes:
+    """A graph as the contents of a file, which says the lowest IR version that its opset permits."""
+    import onnx
+
+    # The versions of operators of ONNX Runtime's own are in no table, and ask for none.
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of ONNX's own operators in a graph."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def opset_of_file(path: Path) -> int:
+    """Of a file that is known to be an ONNX graph."""
+    import onnx
+
+    return opset_of(onnx.load(path, load_external_data=False))
+
+
+def versions_text(data: bytes) -> str:
+    """What a runtime must be able to read of an ONNX graph."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    return f"opset {opset_of(model)}, IR version {model.ir_version}"
+
+
+def check_opset(opset: int) -> None:
+    """:class:`OpsetError` if there is no such opset."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not LEAST_OPSET <= opset <= newest:
+        raise OpsetError(f"opset must be {LEAST_OPSET} to {newest}, not {opset}")
+
+
+def in_opset(model: ModelProto, opset: int) -> ModelProto:
+    """The same graph in another opset, through ONNX's own converter.
+
+    Raises:
+        OpsetError: If there is no such opset, or if it lacks an operator of the graph; it names the lowest that works.
+    """
+    import onnx
+
+    check_opset(opset)
+    own, reason = opset_of(model), ""
+    for tried in range(opset, onnx.defs.onnx_opset_version() + 1):
+        try:
+            found = model if tried == own else onnx.version_converter.convert_version(model, tried)
+        except RuntimeError as error:  # the converter's words behind those of an assertion
+            reason = reason or str(error).rpartition("failed: ")[2]
+            continue
+        if tried == opset:
+            return found
+        raise OpsetError(f"the graph cannot be written in opset {opset} ({reason}); the lowest is {tried}: ask for it")
+    raise OpsetError(f"the graph cannot be written in opset {opset} ({reason}); ask for {own}, which it is in")
 
 
 def to_onnx(
@@ -112,20 +182,24 @@ def to_onnx(
     *,
     batch: int | None = 1,
     dtype: torch.dtype = torch.float32,
+    output: str = OUTPUT,
+    opset: int = DYNAMO_OPSET,
 ) -> ModelProto:
     """A module as an ONNX graph that onnx's checker has nothing against.
 
-    Weights are inside, batch normalisation and constants are folded. The input is called ``images``, the output
-    ``logits``. Nothing inside tells about this machine.
+    Weights are inside, batch normalisation and constants are folded. The input is called ``images``. Nothing inside
+    tells about this machine.
 
     Args:
         module: In eval mode, on the CPU.
         input_shape: Of one input, without the batch.
         batch: Images in one call; ``None`` leaves it free.
         dtype: Of the input.
+        output: Name of the output.
 
     Raises:
         ValueError: If the module is in training mode.
+        OpsetError: See :func:`in_opset`.
     """
     import onnx
 
@@ -133,14 +207,15 @@ def to_onnx(
         raise UsageError("the module is in training mode; call .eval() before it is exported")
     module = clone_structure(module)  # without LeViT's cached biases: what the exporter leaves there is no tensor
     own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
-    model = _export_by_dynamo(module, input_shape, batch, dtype)
+    model = _export_by_dynamo(module, input_shape, batch, dtype, output)
     pool_instead_of_mean(model)
+    model = in_opset(model, opset)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _export_by_dynamo(
-    module: nn.Module, input_shape: tuple[int, ...], batch: int | None, dtype: torch.dtype
+    module: nn.Module, input_shape: tuple[int, ...], batch: int | None, dtype: torch.dtype, output: str
 ) -> ModelProto:
     """Through torch's dynamo exporter, and its optimiser unless that makes a graph that is not valid."""
     import onnx
@@ -155,7 +230,7 @@ def _export_by_dynamo(
             dynamo=True,
             opset_version=DYNAMO_OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output],
             dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
             external_data=False,
             optimize=optimize,

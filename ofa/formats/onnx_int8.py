@@ -27,6 +27,9 @@ class QuantizationError(OfaError, ValueError):
 QUANTIZED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that are computed in INT8; others are at most passed through."""
 
+LEAST_INT8_OPSET = 13
+"""The first that quantizes each channel by a scale of its own."""
+
 SYMMETRIC_RUNTIMES = ("tensorrt", "trtexec")
 """Those that take signed activations around zero only, and biases in floating point."""
 

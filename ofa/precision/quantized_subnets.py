@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from ofa.formats.onnx import INPUT, export_for_timing
+from ofa.formats.onnx import INPUT, export_for_timing, to_bytes
 from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.precision.mixed_space import Per, place_of, split_precision, with_precision
@@ -112,7 +112,7 @@ class MixedPrecisionEvaluator:
         plain, precisions = split_precision(self.space, supernet.slots, arch)
         graph = self._exported(plain, batch)
         if "int8" not in precisions.values():
-            return graph.SerializeToString(deterministic=True)
+            return to_bytes(graph)
         if self._last_ranges is None:
             self._last_ranges = activation_ranges(graph, self._calibration_images(plain, batch))
         return _quantized(supernet, graph, precisions, self._last_ranges)
@@ -161,4 +161,4 @@ def _quantized(
         by_place = nodes_by_place(graph, blocks, {place_of(slot.name) for slot in supernet.slots})
         int8_places = {place_of(name) for name, precision in precisions.items() if precision == "int8"}
         float_nodes = [node for place, nodes in by_place.items() if place not in int8_places for node in nodes]
-    return quantize_qdq(graph, ranges, float_nodes=float_nodes).SerializeToString(deterministic=True)
+    return to_bytes(quantize_qdq(graph, ranges, float_nodes=float_nodes))

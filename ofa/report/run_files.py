@@ -60,7 +60,7 @@ class _BundleRecord(Record):
 
     device: str
     arch: dict[str, Any]
-    budget_ms: float
+    budget_ms: float | None
     latency_ms: _BundleLatency
     score: _BundleScore | None
 

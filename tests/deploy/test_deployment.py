@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
-from ofa.deploy import Deployed, TargetError, deploy, verify_bundle
+from ofa.deploy import Deployed, ExportOptions, TargetError, deploy, verify_bundle
 from ofa.deploy.walk_down import Measure
 from ofa.errors import UsageError
 from ofa.hardware import Device, load_device
@@ -72,10 +73,23 @@ def test_every_budget_gets_the_first_that_keeps_it(run: Run, ladder: list[dict[s
     assert len(json.loads((out / "index.json").read_text())["bundles"]) == 2
 
 
+def test_another_opset_is_made_anew(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
+    older = ExportOptions(opset=17)
+    (first,) = go(run, ladder, tmp_path, [9.0], 5.0)
+    (other,) = go(run, ladder, tmp_path, [9.0], 5.0, options=older)
+    (again,) = go(run, ladder, tmp_path, [9.0], options=older)
+    assert [entry.kept for entry in (first, other, again)] == [False, False, True]
+    assert onnx.load(again.path / "model.onnx").opset_import[0].version == 17
+
+
 def test_nothing_is_begun_if_one_cannot_be(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
     orders = [(DEVICE, 9.0, ladder), (load_device("torch-1t"), 9.0, ladder)]
     with pytest.raises(TargetError, match="torch-1t"):
         deploy(run, orders, out=tmp_path / "deploy", measure_on=lambda device: Stopwatch())
+    orders = [(DEVICE, 9.0, ladder), (load_device("openvino-1t"), 9.0, ladder)]
+    options = ExportOptions(opset=17)
+    with pytest.raises(TargetError, match=r"device openvino-1t gets model.xml and model.bin, .* leave --opset out"):
+        deploy(run, orders, out=tmp_path / "deploy", measure_on=lambda device: Stopwatch(), options=options)
     alike = [(DEVICE, 0.4000001, ladder), (DEVICE, 0.4000002, ladder)]
     with pytest.raises(UsageError, match=r"two orders make .*cpu-1t-0\.4ms; name devices differently, or give budgets"):
         deploy(run, alike, out=tmp_path / "deploy", measure_on=lambda device: Stopwatch())

@@ -45,6 +45,7 @@ from ofa.deploy.elastic_runtime import (
 from ofa.deploy.elastic_write import ElasticOptions, write_elastic
 from ofa.errors import UsageError
 from ofa.files import NoSpaceError
+from ofa.formats.onnx import OpsetError
 from ofa.space import Arch
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
@@ -641,3 +642,19 @@ def test_memory_is_given_back_where_the_system_can_take_it(monkeypatch: pytest.M
         monkeypatch.setattr("ofa.deploy.elastic_runtime.ctypes.CDLL", lambda name, libc=libc: libc)
         give_back_memory()
     assert trimmed == [0]
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(17, 8), (18, 8), (21, 10)])
+def test_graphs_are_in_the_opset_that_is_asked_for_and_the_lowest_ir_version(
+    evaluator: SubnetEvaluator, archs: dict[str, Arch], tmp_path: Path, opset: int, ir_version: int
+) -> None:
+    options = dataclasses.replace(QUICK, runtimes=("onnxruntime",), opset=opset)
+    info = write_elastic(evaluator, archs, tmp_path / "out", rng=np.random.default_rng(0), options=options)
+    for subnet in info.subnets:  # compared with torch, or there would be none
+        graph = onnx.load(tmp_path / "out" / subnet.graph, load_external_data=False)
+        assert (graph.opset_import[0].version, graph.ir_version) == (opset, ir_version)
+    with pytest.raises(OpsetError, match="opset must be 9 to"):
+        dataclasses.replace(QUICK, opset=3)
+    with pytest.raises(OpsetError, match=r"HardSwish.*; the lowest is 14"):
+        options = dataclasses.replace(options, opset=13)
+        write_elastic(evaluator, archs, tmp_path / "old", rng=np.random.default_rng(0), options=options)

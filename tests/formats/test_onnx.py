@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ofa.formats.onnx import export_for_timing
+from ofa.formats.onnx import OpsetError, export_for_timing, in_opset, opset_of, to_bytes, to_onnx
 
 
 def run(model, images):
@@ -136,3 +136,38 @@ def test_arguments_with_defaults_are_left_at_them():
     assert [value.name for value in onnx.load_from_string(model).graph.input] == ["images"]
     expected = Attention()(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(run(model, images), expected, atol=1e-5)
+
+
+def test_the_ir_version_is_the_lowest_that_the_opset_permits():
+    """The numbers are those of ONNX's own table, github.com/onnx/onnx, docs/Versioning.md."""
+    model = to_onnx(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (3, 8, 8))
+    for opset, ir_version in {14: 7, 15: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}.items():
+        written = onnx.load_from_string(to_bytes(in_opset(model, opset)))
+        assert (opset_of(written), written.ir_version) == (opset, ir_version)
+    timed = onnx.load_from_string(export_for_timing(nn.Conv2d(3, 4, 3).eval(), (3, 8, 8)))
+    assert (opset_of(timed), timed.ir_version) == (17, 8)
+
+
+@pytest.mark.parametrize(
+    ("module", "asked", "message"),
+    [
+        (nn.Hardswish(), 13, "cannot be written in opset 13 .*HardSwish.*; the lowest is 14: ask for it"),
+        (nn.LayerNorm(8), 16, "cannot be written in opset 16 .*LayerNormalization.*; the lowest is 17: ask for it"),
+        (nn.ReLU(), 8, "opset must be 9 to [0-9]+, not 8"),
+        (nn.ReLU(), 1000, "opset must be 9 to [0-9]+, not 1000"),
+    ],
+)
+def test_an_opset_that_lacks_an_operator_is_refused_with_the_lowest_that_has_it(module, asked, message):
+    with pytest.raises(OpsetError, match=message):
+        to_onnx(module.eval(), (3, 8, 8), opset=asked)
+
+
+@pytest.mark.parametrize("opset", [17, 18, 21])
+def test_a_graph_in_another_opset_computes_the_same(opset):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8))
+    images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    model = to_onnx(module.eval(), (3, 8, 8), batch=None, output="features", opset=opset)
+    assert [value.name for value in model.graph.output] == ["features"]
+    with torch.no_grad():
+        np.testing.assert_allclose(run(to_bytes(model), images), module(torch.from_numpy(images)), atol=1e-5)

@@ -133,6 +133,14 @@ def test_the_more_blocks_in_int8_the_smaller_the_file(mixed: MixedPrecisionEvalu
     assert num_bytes == sorted(num_bytes, reverse=True)
 
 
+@pytest.mark.parametrize("int8", [(), ("stem",), ("all",)])
+def test_the_ir_version_is_the_lowest_that_the_opset_permits(
+    mixed: MixedPrecisionEvaluator, int8: tuple[str, ...]
+) -> None:
+    model = onnx.load_from_string(mixed.onnx(arch_of(mixed, *int8)))
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
+
+
 def test_precision_of_the_whole_network(mixed: MixedPrecisionEvaluator) -> None:
     whole = MixedPrecisionEvaluator(mixed.evaluator, per="network", num_calibration_images=48)
     plain = dict(mixed.evaluator.supernet.space.smallest())

@@ -35,18 +35,23 @@ class Target:
     format: str = "onnx"
     convert: Callable[[bytes, Setting], dict[str, bytes]] | None = None
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether an ONNX graph leaves, whose opset can be chosen."""
+        return any(name.endswith(".onnx") for name in self.files)
+
     def export(self, network: Network, setting: Setting) -> Exported:
         """Make the files.
 
         Raises:
             NotInstalledError: If the exporter is not there.
             ModelError: If the exporter or the runtime cannot take the network.
+            OpsetError: If the network cannot be written in its opset.
         """
         if setting.precision == "int8":
             exported = export_int8(network, setting)
         else:
-            ship = FORMATS[self.format].to_ship
-            model = ship(network.module, network.input_shape, network.batch, network.dtype)
+            model = FORMATS[self.format].to_ship(network.module, network)
             exported = Exported(files={self.files[0]: model}, reference=network.outputs)
         if self.convert is None:
             return exported
@@ -65,7 +70,7 @@ TARGETS = {
     "onnx-int8": Target(runtimes=("onnxruntime", "trtexec"), precisions=("int8",), files=ONNX),
     "openvino": Target(
         runtimes=("openvino",),
-        precisions=("fp32", "int8"),
+        precisions=("fp32", "fp16", "int8"),
         files=OPENVINO_FILES,
         convert=lambda model, setting: to_openvino(model),
     ),

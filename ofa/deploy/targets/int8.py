@@ -8,7 +8,8 @@ import numpy as np
 
 from ofa.deploy.parity import load_outputs
 from ofa.deploy.targets.network import Exported, FloatNodes, Images, Network, Outputs, Quantization
-from ofa.formats.onnx import to_onnx
+from ofa.formats import onnx_to_ship
+from ofa.formats.onnx import to_bytes
 from ofa.formats.onnx_int8 import QUANTIZED_OPERATORS, SYMMETRIC_RUNTIMES, activation_ranges, quantize_qdq
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntimeAsWritten
 from ofa.setting import REFERENCE, Setting
@@ -26,7 +27,7 @@ def export_int8(network: Network, setting: Setting) -> Exported:
     """
     accuracy = network.accuracy
     assert accuracy is not None
-    model = to_onnx(network.module, network.input_shape, batch=network.batch, dtype=network.dtype)
+    model = onnx_to_ship(network.module, network)
     size = network.batch or 1
     starts = range(0, len(accuracy.calibration_images) - size + 1, size)
     ranges = activation_ranges(model, (accuracy.calibration_images[start : start + size] for start in starts))
@@ -35,13 +36,13 @@ def export_int8(network: Network, setting: Setting) -> Exported:
         quantized = quantize_qdq(
             model, ranges, float_nodes=float_nodes, symmetric=setting.runtime in SYMMETRIC_RUNTIMES
         )
-        return quantized.SerializeToString(deterministic=True)
+        return to_bytes(quantized)
 
     def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
         return load_outputs(model, setting=where, batch=network.batch)(images)
 
     runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
-    plain = model.SerializeToString(deterministic=True)
+    plain = to_bytes(model)
     nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED_OPERATORS]
     reference = accuracy.worth(outputs(plain, accuracy.images))
     few = accuracy.calibration_images[:NUM_RANKING_IMAGES]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ofa.deploy.parity import Images, Outputs
 from ofa.errors import OfaError
+from ofa.formats import Shipped
 
 NUM_TOGETHER = 8
 
@@ -38,21 +39,15 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A network to be exported; its input is called ``images``, its output ``logits``.
+class Network(Shipped):
+    """A network to be exported; its input is float32 or uint8.
 
     Args:
         module: In eval mode, on the CPU.
-        input_shape: Of one input, without the batch.
-        dtype: Of the input, float32 or uint8.
-        batch: Images in one call; ``None`` leaves it free.
         accuracy: For targets that quantize.
     """
 
     module: nn.Module
-    input_shape: tuple[int, ...]
-    dtype: torch.dtype = torch.float32
-    batch: int | None = 1
     accuracy: Accuracy | None = None
 
     def outputs(self, images: Images) -> Outputs:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
+from ofa.hardware.runtimes.session import (
+    Array,
+    Arrays,
+    Input,
+    Model,
+    ModelError,
+    Run,
+    check_exists,
+    random_inputs,
+    without_notes,
+)
 from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
 
@@ -32,7 +38,7 @@ class ExecuTorch:
         what = check_exists(model, "a .pte")
         # The threads are those of the process, and programs that are loaded hold on to them: made anew only if need be.
         threads = require("executorch.extension.pybindings.portable_lib", EXTRA)
-        with _without_notes():
+        with without_notes():
             if threads._threadpool_get_thread_count() != setting.threads:
                 threads._unsafe_reset_threadpool(setting.threads)
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
@@ -46,20 +52,6 @@ class ExecuTorch:
 
     def versions(self) -> dict[str, str]:
         return package_versions("executorch", extra=EXTRA)
-
-
-@contextmanager
-def _without_notes() -> Iterator[None]:
-    """Without what the thread pool writes about the machine, past Python, to the standard error."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 class ExecuTorchSession:

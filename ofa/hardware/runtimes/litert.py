@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
+from ofa.hardware.runtimes.session import (
+    Array,
+    Arrays,
+    Input,
+    Model,
+    ModelError,
+    Run,
+    check_exists,
+    random_inputs,
+    without_notes,
+)
 from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
 
@@ -27,8 +37,9 @@ class LiteRt:
         what = check_exists(model, "a .tflite")
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         try:
-            interpreter = interpreters.Interpreter(model_content=data, num_threads=setting.threads)
-            interpreter.allocate_tensors()
+            with without_notes():
+                interpreter = interpreters.Interpreter(model_content=data, num_threads=setting.threads)
+                interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{what} is not a valid LiteRT model ({error}); export it again") from None
         return LiteRtSession(interpreter)

@@ -55,7 +55,7 @@ class OnnxRuntime:
     """All graph optimisations on: they turn on the blocked layout, without which CPUs are several times slower."""
 
     format: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "int8")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")  # fp16 through fp32 where the CPU has no kernel of it
     on_cpu: bool = True
     extra = "onnxruntime"
     optimization = "ORT_ENABLE_ALL"

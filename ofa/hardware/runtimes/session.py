@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,20 @@ def naming(name: str) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Without what a runtime writes about itself, past Python, to the standard error."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 @runtime_checkable
