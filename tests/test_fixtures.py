@@ -141,6 +141,7 @@ def test_the_bundle_holds_what_it_promised(left: Path) -> None:
     assert {"parity", "accuracy", "SHA256SUMS"} <= {check.name for check in result.checks}
     written = json.loads((left / "bundle" / "bundle.json").read_text())
     found = json.loads(json.dumps(result.info.to_json()))
+    assert found[result.info.task.metric.name].pop("details") == {}
     found["preprocessing"] = {name: found["preprocessing"][name] for name in written["preprocessing"]}
     assert found["preprocessing"].pop("resize") == [[size, size] for size in written["preprocessing"].pop("resize")]
     assert found == {name: value for name, value in written.items() if name != "format"}

@@ -74,7 +74,6 @@ def test_choices_leave_out_what_was_not_given() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("train.optimizer=adamv", r"train.optimizer: unknown name 'adamv'; did you mean 'adam(w|ax|)'\?"),
         (
             "train.epoch=3",
             r"recipe demo.yaml: train: unknown key 'epoch'; did you mean 'epochs'\? known: epochs, batch_size",
