@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from ofa.errors import printable
+
 EVERY_SECONDS = 15.0
 
 Progress: TypeAlias = Callable[[int, int, str], None]
@@ -28,11 +30,11 @@ def progress_bar() -> Iterator[Progress]:
             nonlocal last
             if time.monotonic() - last >= EVERY_SECONDS:
                 last = time.monotonic()
-                console.print(f"  {what}: {done}/{total}")
+                console.print(f"  {printable(what)}: {done}/{total}", markup=False)
 
         yield log
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
-        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what)
+        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=printable(what))
