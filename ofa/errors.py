@@ -56,6 +56,18 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that cannot be written"
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    """Text for a terminal: what would steer it, or turn the direction of what follows, is shown by its number.
+
+    Args:
+        keep: Characters that may steer it.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
 def unknown_name_message(kind: str, name: object, known: Iterable[str], *, max_listed: int | None = None) -> str:
     """Say that ``name`` is not one of ``known``, with the nearest spelling first.
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from ofa.errors import printable
+
 EVERY_SECONDS = 15.0
 
 Progress: TypeAlias = Callable[[int, int, str], None]
@@ -23,7 +25,6 @@ def notice(progress: Progress | None, text: str) -> None:
 def progress_bar() -> Iterator[Progress]:
     """A progress callback that draws a bar where there is a terminal, and prints a line now and then where not."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -34,21 +35,21 @@ def progress_bar() -> Iterator[Progress]:
         def log(done: int, total: int, what: str) -> None:
             nonlocal last
             if not total:
-                console.print(f"  {escape(what)}")
+                console.print(f"  {printable(what)}", markup=False)
             elif time.monotonic() - last >= EVERY_SECONDS:
                 last = time.monotonic()
-                console.print(f"  {what}: {done}/{total}")
+                console.print(f"  {printable(what)}: {done}/{total}", markup=False)
 
         yield log
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
 
         def draw(done: int, total: int, what: str) -> None:
             if total:
-                bars.update(task, completed=done, total=total, description=what)
+                bars.update(task, completed=done, total=total, description=printable(what))
             else:
-                bars.console.print(f"  {escape(what)}")
+                bars.console.print(f"  {printable(what)}", markup=False)
 
         yield draw

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import ofa.cli
 import ofa.cli.inspection
+import ofa.cli.printing
 from ofa.training import Run, StoppedError, load_recipe, train
 
 ROOT = Path(__file__).parents[1]
@@ -302,6 +303,65 @@ class Raising:
 
     def __call__(self, *_: object) -> None:
         raise self.error
+
+
+HOSTILE = [
+    "\x1b]0;title\x07",
+    "\x1b[2J",
+    "\x9b31m",
+    "\u202egnp.exe",
+    "\u2066",
+    "\r",
+    "\x7f",
+    "\ud800",
+    "[/red]",
+    "[red",
+    "\\[/]",
+    ":boom:",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_is_printed_steers_no_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ofa.cli.printing.say(f"a {text}\nb", head=f"head {text}")
+    ofa.cli.printing.print_table([f"column {text}"], [[f"cell {text}"], ["wrote\nall"]], title=f"title {text}")
+    err = capsys.readouterr().err
+    assert all(char.isprintable() or char == "\n" for char in err)
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    assert all(f"{word} {shown}" in err for word in ("head", "a", "column", "cell", "title"))
+    assert "\n  b\n" in err and "wrote\\nall" in err  # no line that looks like one of ours
+
+
+def test_colours_are_ours_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    ofa.cli.printing.say("[bold]plain[/] \x1b[31mtext", head="error:")
+    assert capsys.readouterr().err == "\x1b[31merror:\x1b[0m[bold]plain[/] \\x1b[31mtext\n"
+
+
+def test_names_of_a_bundle_and_its_folder_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "[").mkdir()
+    bundle = Path(shutil.copytree(ROOT / "tests" / "fixtures" / "0.1.0" / "bundle", tmp_path / "[" / "red]"))
+    info = json.loads((bundle / "bundle.json").read_text())
+    info["files"]["\x1b[2J[/red]"] = {"sha256": "\x1b[8m", "bytes": "[/]"}
+    (bundle / "bundle.json").write_text(json.dumps(info))
+    (bundle / "[bold]\x1b[1m").write_text("")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = ofa_command(capsys, "verify", "[/red]")
+    assert status == 1
+    assert "\x1b" not in err and "\\x1b[2J[/red]" in err and "[bold]\\x1b[1m" in err
+    assert "[/red] does not hold what it promises" in err
+    status, _, err = ofa_command(capsys, "verify", "[/nowhere]\x1b[2J")
+    assert (status, err.startswith("error: no bundle at [/nowhere]\\x1b[2J/bundle.json")) == (2, True)
+
+
+def test_a_fault_of_ours_shows_what_it_is_about(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ofa.training.load_recipe", Raising(RuntimeError("\x1b[2J[/red]")))
+    status, _, err = ofa_command(capsys, "train", "demo", "--out", "x")
+    assert status == 70 and "\x1b" not in err and "RuntimeError: \\x1b[2J[/red]" in err
 
 
 def test_every_command_of_the_contract_has_help() -> None:

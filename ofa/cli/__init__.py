@@ -6,8 +6,6 @@ import os
 import sys
 import traceback
 
-from rich.markup import escape
-
 import ofa
 from ofa.cli.commands import app
 from ofa.cli.printing import say
@@ -25,14 +23,14 @@ def main() -> None:
         sys.exit(130)
     except OfaError as error:
         if os.environ.get("OFA_DEBUG"):
-            traceback.print_exception(error)
-        say(f"{'[red]error:[/] ' if error.exit_status == 2 else ''}{escape(str(error))}")
+            say("".join(traceback.format_exception(error)))
+        say(str(error), head="error: " if error.exit_status == 2 else "")
         sys.exit(error.exit_status)
     except OSError as error:
-        say(f"[red]error:[/] {escape(refusal_message(error))}")
+        say(refusal_message(error), head="error: ")
         sys.exit(2)
     # The last door: what was not meant for the user is ours, and said to be so.
     except Exception as error:
-        traceback.print_exception(error)
-        say(f"[red]this is a fault of ofa {ofa.__version__}, not yours:[/] please report it with the lines above")
+        say("".join(traceback.format_exception(error)))
+        say(" please report it with the lines above", head=f"this is a fault of ofa {ofa.__version__}, not yours:")
         sys.exit(70)

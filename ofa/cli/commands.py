@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ofa import workflow
 from ofa.cli.printing import (
@@ -45,21 +44,21 @@ def demo(
 ) -> None:
     """The whole way on scikit-learn's digits: train, profile, search, export, verify, report. Needs no network."""
     tables = out / "latency_tables"
-    say(f"[bold]1/6  train[/]    a supernet on digits, into {out}")
+    say(f"    a supernet on digits, into {out}", head="1/6  train", style="bold")
     train(recipe="demo", overrides=[], out=out, resume=True)
-    say(f"[bold]2/6  profile[/]  its parts on device {device}")
+    say(f"  its parts on device {device}", head="2/6  profile", style="bold")
     profile(run=str(out), device=device, out=tables, force=True)
     budgets_ms = workflow.demo_budgets(out, device, tables=tables)
-    say(f"[bold]3/6  search[/]   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}")
+    say(f"   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}", head="3/6  search", style="bold")
     search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables)
-    say("[bold]4/6  export[/]   a bundle per budget")
+    say("   a bundle per budget", head="4/6  export", style="bold")
     bundles = [out / "bundles" / f"{device}-{budget:g}ms" for budget in budgets_ms]
     for bundle, budget in zip(bundles, budgets_ms, strict=True):
         export(run=out, device=device, budget_ms=budget, out=bundle, overwrite=True)
-    say("[bold]5/6  verify[/]   each bundle again")
+    say("   each bundle again", head="5/6  verify", style="bold")
     results = [workflow.verify(bundle, device=device) for bundle in bundles]
     print_promises(results, out / "search" / device)
-    say("[bold]6/6  report[/]")
+    say(head="6/6  report", style="bold")
     report(run=out, tables=tables)
     say(f"Open {out / 'report.html'} in a browser. Training curves: tensorboard --logdir {out / 'tensorboard'}")
     if not all(result.ok for result in results):
@@ -106,7 +105,7 @@ def profile(result: workflow.Profiled, **_: Any) -> bool:
         f"measurements repeat to {table.repeatability_percent:.1f} %"
     )
     if table.refused:
-        say("[red]that is too noisy to search with; measure in a quieter hour, or keep the table with --force[/]")
+        say(head="that is too noisy to search with; measure in a quieter hour, or keep the table with --force")
     return not table.refused
 
 
@@ -127,7 +126,7 @@ def export(result: ExportResult, **_: Any) -> None:
     info, quantization = result.info, result.info.model.quantization
     within = "" if info.budget_ms is None else f" within {info.budget_ms:g} ms"
     say(
-        f"{escape(str(result.path))}: p50 {info.latency_ms.p50:.3f} ms{within} on {info.device}, "
+        f"{result.path}: p50 {info.latency_ms.p50:.3f} ms{within} on {info.device}, "
         f"{info.task.metric.title} on the test split {info.task.metric.interval_text(info.score)}"
     )
     if quantization is not None:
@@ -154,7 +153,7 @@ def deploy(result: list[Deployed], run: Path, out: Path | None, **_: Any) -> boo
     print_table(["bundle", "file", "size", "p50", "test split", ""], rows)
     for entry in result:
         if entry.error:
-            say(f"[red]{entry.path.name}:[/] {escape(entry.error)}")
+            say(f" {entry.error}", head=f"{entry.path.name}:")
     say(f"{len(rows)} of {len(result)} bundles in {out or run / 'deploy'}")
     return len(rows) == len(result)
 
@@ -187,7 +186,7 @@ def verify(result: VerifyResult, bundle: Path, **_: Any) -> bool:
         say(f"{bundle} holds what it promises ({len(result.checks)} checks)")
     else:
         failed = ", ".join(check.name for check in result.failed)
-        say(f"[red]{escape(str(bundle))} does not hold what it promises: {escape(failed)}[/]")
+        say(head=f"{bundle} does not hold what it promises: {failed}")
     return result.ok
 
 
@@ -228,7 +227,7 @@ def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
         f"{held_out['macs_only_mape_percent']:.1f} %, {correlation(held_out['macs_only_spearman'])})"
     )
     for arch in result.proposals:
-        say(f"measure next: {escape(str(arch))}")
+        say(f"measure next: {arch}")
 
 
 @command_of(workflow.devices)

@@ -8,8 +8,6 @@ from decimal import Decimal
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from ofa.cli.printing import print_table, say
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ def print_inspection(name: str, inspection: Inspection) -> None:
         print_table(["where", "not elastic", "why"], table)
     if inspection.unknown_operations:
         operations = ", ".join(inspection.unknown_operations)
-        say(f"channels could not be followed through {escape(operations)}; what these touch stays whole")
+        say(f"channels could not be followed through {operations}; what these touch stays whole")
     say(
         f"{count_text(inspection.num_subnets)} subnets; MACs {span_text(smallest.macs, largest.macs)}; "
         f"parameters {span_text(smallest.params, largest.params)}"

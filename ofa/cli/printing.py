@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
+from ofa.errors import printable
 
 if TYPE_CHECKING:
     from ofa.deploy import VerifyResult
@@ -19,11 +19,17 @@ def correlation(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def say(text: str) -> None:
-    """Print for people, on standard error, so that ``--json`` leaves standard output to the result."""
-    from rich.console import Console
+def say(text: str = "", *, head: str = "", style: str = "red") -> None:
+    """Print for people, on standard error, so that ``--json`` leaves standard output to the result.
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    Names and messages may come from anybody: what they hold is shown, it steers no terminal, and is no markup. Lines
+    after the first are indented, so that none looks like one of ours. ``head`` stands before it in a style.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    plain = printable(text, keep="\n\t").replace("\n", "\n  ")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble((printable(head), style), plain))
 
 
 def print_json(data: Any) -> None:
@@ -36,13 +42,19 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=escape(title) or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title=Text(printable(title), style="table.title") if title else None,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+    )
     for index, name in enumerate(header):
         numbers = all(not isinstance(cell := row[index], str) or re.fullmatch(r"[\d.]+( \S+)?", cell) for row in rows)
-        table.add_column(name, justify="right" if rows and numbers else "left", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right" if rows and numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     console = Console(stderr=True)
     console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
 
@@ -96,4 +108,4 @@ def print_promises(results: Sequence[VerifyResult], search_dir: Path) -> None:
     print_table(["budget", "predicted", "p50", "p90", "MACs", "params", "test split", "holds"], rows)
     for result in results:
         for check in result.failed:
-            say(f"[red]does not hold:[/] {escape(f'{result.path.name}: {check.name}: {check.found}')}")
+            say(f" {result.path.name}: {check.name}: {check.found}", head="does not hold:")

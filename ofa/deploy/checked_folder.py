@@ -10,7 +10,7 @@ import json
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -170,6 +170,12 @@ def refused(root: Path, name: str, max_bytes: int) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "no plain file"
     return f"{status.st_size} bytes long, above the limit of {max_bytes}" if status.st_size > max_bytes else ""
+
+
+def unlisted(root: Path, known: Collection[str]) -> list[str]:
+    """Files, links and whatever else lies in a folder, hidden or not, and is not among the names that are known."""
+    found = (file for file in root.rglob("*") if file.is_symlink() or not file.is_dir())
+    return sorted({file.relative_to(root).as_posix() for file in found} - set(known))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.config import ConfigError, from_mapping
-from ofa.deploy.checked_folder import PLAIN_NAME, CheckedFolder, check_entries, refused
-from ofa.errors import OfaError
+from ofa.deploy.checked_folder import PLAIN_NAME, SUMS, CheckedFolder, check_entries, refused, unlisted
+from ofa.errors import OfaError, shown
 from ofa.files import check_file_name, sha256_of_file
 from ofa.metrics import METRICS, TOP1, Metric, metric_of, name_in_file
 
@@ -179,15 +179,18 @@ def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def read_elastic(path: Path | str) -> ElasticInfo:
-    """Read ``elastic.json``, and check that every file that it needs is there, whole and as listed.
+    """Read ``elastic.json``, and check that every file that it needs is there, whole and as listed, and no other.
 
     Raises:
         ElasticError: If something is missing, changed, a link, too large, or not what it should be.
     """
     root = Path(path)
     info = FOLDER.read(root, lambda data: ElasticInfo.from_json(data, where=str(root / INFO)))
-    for name in (WEIGHTS, *(subnet.graph for subnet in info.subnets)):
+    names = (WEIGHTS, *(subnet.graph for subnet in info.subnets))
+    for name in names:
         _check_file(root, info, name)
+    for name in unlisted(root, {INFO, SUMS, *names}):
+        raise ElasticError(f"{root} holds {shown(name)}, which is no part of an elastic artefact; remove it")
     return info
 
 

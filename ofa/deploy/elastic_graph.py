@@ -8,16 +8,18 @@ graph, so that what runs is what runs of a self-contained file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from ofa.deploy.elastic_format import REMEDY, WEIGHTS, ElasticError, Floats
+from ofa.deploy.foreign_graph import disorder, external_tensors, messages
+from ofa.errors import shown
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -181,7 +183,7 @@ def _external(name: str, stored: Stored) -> TensorProto:
 
 
 def parse_graph(data: bytes, *, weights_bytes: int, where: str) -> ModelProto:
-    """A graph that reads nothing but the weights file, within its bounds, and uses ONNX's own operators only.
+    """A graph that is in order, reads nothing but the weights file, within its bounds, and has ONNX's own operators.
 
     Raises:
         ElasticError: If it is something else.
@@ -192,25 +194,19 @@ def parse_graph(data: bytes, *, weights_bytes: int, where: str) -> ModelProto:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise ElasticError(f"{where} is not a valid ONNX graph ({error}); {REMEDY}") from None
-    messages = list(_messages(model))
-    nodes = [each for each in messages if isinstance(each, onnx.NodeProto)]
+    nodes = [each for each in messages(model) if isinstance(each, onnx.NodeProto)]
     if model.functions or any(node.domain not in ("", "ai.onnx") for node in nodes):
         raise ElasticError(f"{where} uses operators that are not ONNX's own; {REMEDY}")
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise ElasticError(f"{where} must have one input and one output; {REMEDY}")
-    for tensor in [each for each in messages if isinstance(each, onnx.TensorProto)]:
-        if tensor.data_location == tensor.EXTERNAL and not _lies_within(tensor, weights_bytes):
-            raise ElasticError(f"{where}: constant {tensor.name!r} is not taken from {WEIGHTS} as it should; {REMEDY}")
+    for tensor in external_tensors(model):
+        if not _lies_within(tensor, weights_bytes):
+            raise ElasticError(
+                f"{where}: constant {shown(tensor.name)} is not taken from {WEIGHTS} as it should; {REMEDY}"
+            )
+    if problem := disorder(model):
+        raise ElasticError(f"{where}: {problem}; {REMEDY}")
     return model
-
-
-def _messages(message: Message) -> Iterator[Message]:
-    """All that a graph is made of, at any depth: what is in the branches of an ``If`` too."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for inner in [value] if isinstance(value, Message) else value:
-                yield from _messages(inner)
 
 
 def _lies_within(tensor: TensorProto, weights_bytes: int) -> bool:

@@ -187,6 +187,13 @@ def test_constants_hidden_in_nodes_and_branches_are_refused(tmp_path: Path) -> N
         parse(model, tmp_path)
 
 
+def test_a_graph_that_runs_in_a_circle_is_refused(tmp_path: Path) -> None:
+    model = referring(tmp_path)
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+    with pytest.raises(ElasticError, match=r"g\.onnx: a node 'MatMul' reads 'y', which nothing before it makes; "):
+        parse(model, tmp_path)
+
+
 def test_operators_from_elsewhere_are_refused(tmp_path: Path) -> None:
     model = referring(tmp_path)
     model.graph.node[0].domain = "com.microsoft"

@@ -514,6 +514,13 @@ def test_a_changed_file_is_refused(artefact: Path) -> None:
     ElasticRuntime(artefact)
 
 
+@pytest.mark.parametrize("name", [".hidden", "more.bin", "folder/file"])
+def test_files_that_are_no_part_of_it_are_refused(artefact: Path, name: str) -> None:
+    (artefact / name).parent.mkdir(exist_ok=True)
+    (artefact / name).write_text("weights")
+    refused(artefact, f"holds '{name}', which is no part of an elastic artefact; remove it")
+
+
 def test_links_and_missing_files_are_refused(artefact: Path, tmp_path: Path) -> None:
     for name in (INFO, WEIGHTS, "small.onnx"):
         elsewhere = tmp_path / "elsewhere"

@@ -6,6 +6,9 @@ import io
 import json
 import os
 import pickle
+import re
+import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
 from ofa.data import DataError
 from ofa.deploy import BundleError, read_bundle, verify_bundle
+from ofa.deploy.foreign_graph import disorder, problem_of
 from ofa.deploy.verify import VerifyResult
 from ofa.hardware import load_device
 
@@ -126,12 +131,24 @@ def test_a_pipe_is_not_read(bundle: Path) -> None:
     assert (check.name, check.found) == ("README.md", "no plain file")
 
 
-def test_unlisted_files_are_named_but_not_hidden_ones(bundle: Path) -> None:
-    (bundle / ".git").mkdir()
-    (bundle / ".git" / "config").write_text("")
-    assert verify_bundle(bundle).ok
-    (bundle / "numpy.py").write_text("raise SystemExit")  # predict.py would import it
-    assert names_of_failed(verify_bundle(bundle)) == {"numpy.py"}
+@pytest.mark.parametrize("name", [".git/config", ".weights.bin", "samples/.hidden", "numpy.py"])
+def test_files_that_are_not_listed_are_named_hidden_ones_too(name: str, bundle: Path) -> None:
+    (bundle / name).parent.mkdir(exist_ok=True)
+    (bundle / name).write_text("raise SystemExit")  # predict.py would import it
+    (check,) = verify_bundle(bundle).failed
+    assert (check.name, check.found) == (name, "not listed")
+
+
+def test_a_listed_file_that_no_bundle_has_is_named(bundle: Path) -> None:
+    (bundle / "onnx.py").write_text("raise SystemExit")
+    reseal(
+        bundle,
+        change=lambda info: info["files"].update(
+            {"onnx.py": {"sha256": sha256(b"raise SystemExit").hexdigest(), "bytes": 16}}
+        ),
+    )
+    (check,) = verify_bundle(bundle).failed
+    assert (check.name, check.found) == ("onnx.py", "no file of a bundle")
 
 
 def test_files_that_must_be_listed(bundle: Path) -> None:
@@ -201,15 +218,197 @@ def test_forged_contents_are_refused(
     assert not Path("exploded").exists()
 
 
-def test_weights_in_other_files_are_refused(bundle: Path) -> None:
+SECRET = TensorProto(name="hidden", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+SECRET.external_data.add(key="location", value="../secret")
+
+
+def in_an_initializer(model: ModelProto) -> None:
+    model.graph.initializer.append(SECRET)
+
+
+def in_a_sparse_initializer(model: ModelProto) -> None:
+    model.graph.sparse_initializer.append(SparseTensorProto(values=SECRET))
+
+
+def in_a_constant(model: ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=SECRET))
+
+
+def in_a_list_of_an_attribute(model: ModelProto) -> None:
+    model.graph.node[0].attribute.add(name="odd", type=onnx.AttributeProto.TENSORS).tensors.append(SECRET)
+
+
+def in_a_sparse_constant(model: ModelProto) -> None:
+    node = model.graph.node.add(op_type="Constant", output=["c"])
+    node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR).sparse_tensor.values.CopyFrom(
+        SECRET
+    )
+
+
+def in_a_branch(model: ModelProto) -> None:
+    branch = helper.make_graph([], "b", [], [], [SECRET])
+    model.graph.node.append(helper.make_node("If", ["images"], ["z"], then_branch=branch, else_branch=branch))
+
+
+def in_a_function(model: ModelProto) -> None:
+    constant = helper.make_node("Constant", [], ["c"], value=SECRET)
+    model.functions.append(helper.make_function("mine", "f", [], ["c"], [constant], []))
+
+
+def in_training(model: ModelProto) -> None:
+    model.training_info.add().algorithm.initializer.append(SECRET)
+
+
+def not_marked(model: ModelProto) -> None:
+    model.graph.initializer[0].external_data.add(key="location", value="../secret")
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        in_an_initializer, in_a_sparse_initializer, in_a_constant, in_a_list_of_an_attribute, in_a_sparse_constant,
+        in_a_branch, in_a_function, in_training, not_marked,
+    ],
+    ids=lambda hide: hide.__name__,
+)  # fmt: skip
+def test_weights_in_other_files_are_refused(hide: Callable[[ModelProto], None], bundle: Path) -> None:
     model = onnx.load(bundle / "model.onnx")
-    tensor = model.graph.initializer[0]
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../secret")
+    hide(model)
     (bundle / "model.onnx").write_bytes(model.SerializeToString())
     reseal(bundle)
     (check,) = verify_bundle(bundle).failed
-    assert f"takes weight {tensor.name!r} from another file" in check.found
+    name = model.graph.initializer[0].name if hide is not_marked else "hidden"
+    assert f"takes weight {name!r} from another file" in check.found
+
+
+def in_a_circle(model: ModelProto) -> str:
+    model.graph.node.insert(0, helper.make_node("Relu", [model.graph.node[-1].output[0]], ["back"]))
+    model.graph.node[1].input[0] = "back"
+    return "'Relu' reads .*, which nothing before it makes"
+
+
+def made_twice(model: ModelProto) -> str:
+    model.graph.node.append(helper.make_node("Relu", ["images"], [model.graph.node[0].output[0]]))
+    return "'Relu' makes .*, which is there already"
+
+
+def constant_made_twice(model: ModelProto) -> str:
+    model.graph.initializer.append(model.graph.initializer[0])
+    return "two of its constants have one name"
+
+
+def circle_in_a_branch(model: ModelProto) -> str:
+    nodes = [helper.make_node("Relu", ["b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    branch = helper.make_graph(nodes, "b", [], [])
+    model.graph.node.append(helper.make_node("If", ["images"], ["z"], then_branch=branch, else_branch=branch))
+    return "'Relu' reads 'b', which nothing before it makes"
+
+
+def circle_in_a_function(model: ModelProto) -> str:
+    nodes = [helper.make_node("Relu", ["b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    model.functions.append(helper.make_function("mine", "f", [], ["b"], nodes, []))
+    return "'Relu' reads 'b', which nothing before it makes"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [in_a_circle, made_twice, constant_made_twice, circle_in_a_branch, circle_in_a_function],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_graphs_in_disorder_are_refused_before_they_are_walked(
+    spoil: Callable[[ModelProto], str], bundle: Path
+) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    message = spoil(model)
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(bundle)
+    (check,) = verify_bundle(bundle).failed
+    assert check.name == "parity" and re.search(message, check.found), check.found
+
+
+def test_branches_may_read_what_is_around_them_and_name_alike() -> None:
+    """Their names are their own: the next branch, and what follows, may use them again."""
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["inside"])], "b", [], [])
+    nodes = [
+        helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+        helper.make_node("Relu", ["y"], ["inside"]),
+        helper.make_node("Clip", ["inside", "", "x"], ["z"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "c", "z")]
+    assert disorder(helper.make_model(helper.make_graph(nodes, "g", values[:2], values[2:]))) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('<!DOCTYPE net SYSTEM "file:///etc/passwd"><net/>', "has a document type definition"),
+        ("<other/>", "is not an OpenVINO IR: it begins with 'other'"),
+        ("ONNX", "is not a valid OpenVINO IR: syntax error"),
+        ('<?xml version="1.0"?><net name="n"><layers/></net>', ""),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_an_ir_that_could_name_files_is_refused(text: str, message: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_bytes(text.encode(encoding))
+    problem = problem_of(tmp_path / "model.xml")
+    assert message in problem and bool(message) == bool(problem)
+
+
+# -- a network that does not behave ------------------------------------------------------------------------------------
+
+
+def looping(num_steps: int) -> ModelProto:
+    """Doubles its picture so often, and says the first ten numbers."""
+    steps = [helper.make_node("Add", ["v", "v"], ["w"]), helper.make_node("Identity", ["go"], ["goes"])]
+    carried = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("v", "w")]
+    control = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "goes")]
+    step = helper.make_tensor_value_info("n", TensorProto.INT64, [])
+    body = helper.make_graph(steps, "body", [step, control[0], carried[0]], [control[1], carried[1]])
+    nodes = [
+        helper.make_node("Loop", ["steps", "always", "images"], ["big"], body=body),
+        helper.make_node("Reshape", ["big", "flat"], ["f"]),
+        helper.make_node("Slice", ["f", "from", "to", "axis"], ["logits"]),
+    ]
+    values = {"steps": np.int64(num_steps), "always": np.bool_(True), "flat": np.array([1, -1])}
+    values |= {"from": np.array([0]), "to": np.array([10]), "axis": np.array([1])}
+    constants = [numpy_helper.from_array(np.array(value), name) for name, value in values.items()]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, None, None])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 10])
+    graph = helper.make_graph(nodes, "g", [images], [logits], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_a_network_that_does_not_end_is_ended(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofa.deploy.verify.SECONDS", 3.0)
+    (bundle / "model.onnx").write_bytes(looping(1 << 62).SerializeToString())
+    reseal(bundle)
+    before = time.monotonic()
+    (check,) = verify_bundle(bundle).failed
+    assert time.monotonic() - before < 60
+    assert (check.name, check.found) == ("parity", "the network has not come to an end within 3 s")
+
+
+def test_a_bundle_cannot_widen_what_it_is_checked_by(bundle: Path) -> None:
+    """Another network is found whatever the bundle says of its own tolerance, and of what it was compared with."""
+    model = onnx.load(bundle / "model.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.raw_data = (np.frombuffer(weights.raw_data, dtype=np.float32) * 1.01).tobytes()
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(bundle, change=lambda info: info["parity"].update(tolerance=1e30, reference="quantized graph"))
+    (check,) = verify_bundle(bundle).failed
+    assert (check.name, check.expected) == ("parity", "outputs of 32 sample pictures to 0.0001 of the largest")
+    reseal(bundle, change=lambda info: info["parity"].update(tolerance=float("inf")))
+    with pytest.raises(BundleError, match="tolerance must be a finite number"):
+        verify_bundle(bundle)
+
+
+def test_stored_outputs_that_nothing_departs_from_are_refused(bundle: Path) -> None:
+    outputs = np.load(bundle / "samples" / "outputs.npy")
+    outputs[3, 5] = np.inf  # any difference is below a share of that
+    np.save(bundle / "samples" / "outputs.npy", outputs)
+    reseal(bundle)
+    (check,) = verify_bundle(bundle).failed
+    assert check.name == "parity" and "not finite" in check.found
 
 
 def test_another_model_is_not_the_one_promised(bundle: Path) -> None:
@@ -295,13 +494,8 @@ def test_pictures_that_are_none_or_of_other_classes_are_named(bundle: Path, tmp_
         verify_bundle(bundle, images=folder)
 
 
-def test_a_runtime_that_is_not_there_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ofa.hardware.runtimes import NotInstalledError
-    from ofa.hardware.runtimes.onnxruntime import OnnxRuntime
-
-    def prepare(*args: object) -> None:
-        raise NotInstalledError("onnxruntime cannot be imported; install it with: pip install onnxruntime")
-
-    monkeypatch.setattr(OnnxRuntime, "prepare", prepare)
+def test_a_runtime_that_is_not_there_is_named(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('not for this machine')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # this process has it already, the one that runs the network not
     (check,) = verify_bundle(bundle).failed
-    assert check.name == "parity" and "pip install onnxruntime" in check.found
+    assert check.name == "parity" and "(not for this machine); install it with: pip install onnxruntime" in check.found
