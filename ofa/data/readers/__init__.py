@@ -8,6 +8,7 @@ from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.digits import read_digits
 from ofa.data.readers.folder import read_folder
 from ofa.data.readers.idx import read_idx
+from ofa.data.readers.manifest import read_manifest
 from ofa.data.readers.parquet import read_parquet
 from ofa.data.readers.source import Source
 from ofa.data.readers.timm_dataset import read_timm
@@ -17,6 +18,7 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
     "digits": read_digits,
     "folder": read_folder,
     "idx": read_idx,
+    "manifest": read_manifest,
     "parquet": read_parquet,
 }
 
