@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ofa.data.augmentation import augment, erase, mix
+from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
 from ofa.data.readers import Source, read_source
@@ -42,6 +43,7 @@ class ImageData:
         std: Likewise.
         pixels: For each split a uint8 tensor ``(n, C, S, S)``, or ``None``: decode as needed.
         num_workers: Processes that decode as needed, at most one a core.
+        num_broken: Images that were left out of the splits because they cannot be read.
     """
 
     config: DataConfig
@@ -52,6 +54,7 @@ class ImageData:
     std: tuple[float, ...]
     pixels: Mapping[str, Tensor] | None
     num_workers: int
+    num_broken: int = 0
     _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     channels = 3
@@ -236,7 +239,21 @@ def load_data(
         parts = Splits.from_json(splits, source.labels)
     channels = 1 if source.grey else 3
     num_bytes = sum(len(parts[split]) for split in SPLITS) * channels * image_size**2
-    pixels = _decode_all(source, parts, image_size, progress) if num_bytes <= memory_limit_bytes else None
+    # Stored splits hold no image that could not be read when they were made.
+    pixels, broken = None, {}
+    if num_bytes <= memory_limit_bytes:
+        noting = NotingImages(source.images)
+        noted = replace(source, images=noting)  # type: ignore[arg-type]  # it is decoded only
+        pixels, broken = _decode_all(noted, parts, image_size, progress), noting.broken
+    elif splits is None:
+        broken = find_broken(source, np.concatenate([parts[split] for split in SPLITS]), progress=progress)
+    if splits is not None or not config.skip_broken:
+        remedy = "replace or remove them" + ("" if splits else ", or leave them out with data.skip_broken=true")
+        refuse_broken(source, broken, remedy=remedy)
+    elif broken:
+        kept = {split: torch.from_numpy(~np.isin(parts[split], list(broken))) for split in SPLITS}
+        pixels = pixels and {split: pixels[split][kept[split]] for split in SPLITS}
+        parts = leave_out(parts, list(broken), source)
     mean, std = config.mean, config.std
     if mean is None or std is None:
         rng = np.random.default_rng(config.seed)
@@ -256,6 +273,7 @@ def load_data(
         std=std,
         pixels=pixels,
         num_workers=num_workers,
+        num_broken=len(broken),
     )
 
 

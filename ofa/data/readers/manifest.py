@@ -66,7 +66,7 @@ def read_manifest(config: DataConfig) -> Source:
 
 
 def _chosen(values: Values, rows: Sequence[int]) -> Values:
-    return [values[row] for row in rows]  # type: ignore[return-value]
+    return [values[row] for row in rows]
 
 
 def _options(config: DataConfig, known: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ def _read_csv(path: Path, config: DataConfig) -> tuple[dict[str, Values], None]:
                 f"line {number} of {path} has {len(row)} fields, the first line names {len(header)}; put texts that "
                 "hold the delimiter in quotes"
             )
-    columns: dict[str, Values] = {}
+    columns: dict[str, list[str]] = {}
     for option, name in names.items():
         if header.count(name) > 1:
             raise DataError(f"{path} has {header.count(name)} columns {name!r}; rename the others")
@@ -115,8 +115,7 @@ def _read_csv(path: Path, config: DataConfig) -> tuple[dict[str, Values], None]:
                     "does not learn; name a column with one"
                 )
         columns[option] = [row[at] for _, row in lines[1:]]
-    columns["label_column"] = _numbers(columns["label_column"])
-    return columns, None
+    return {**columns, "label_column": _numbers(columns["label_column"])}, None
 
 
 def _numbers(texts: Sequence[str]) -> Values:

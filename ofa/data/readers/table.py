@@ -18,7 +18,7 @@ from ofa.errors import shown, unknown_name_message
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Values: TypeAlias = Sequence[int] | Sequence[str]
+Values: TypeAlias = Sequence[int | str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +147,12 @@ def class_names(table: pa.Table, column: str, labels: Values, path: Path) -> tup
         names = info["info"]["features"][column]["names"]
     except (ValueError, KeyError, TypeError):
         return None
-    if not isinstance(names, list) or not all(isinstance(label, int) for label in labels):
+    if not isinstance(names, list):
         return None
     for row, label in enumerate(labels):
-        if not 0 <= int(label) < len(names):
+        if isinstance(label, str):
+            return None
+        if not 0 <= label < len(names):
             raise DataError(
                 f"row {row} of {path} has label {label}, but its {len(names)} classes are numbered from 0 (a test set "
                 "without labels has -1); leave such rows or files out"
