@@ -10,13 +10,20 @@ from typing import TypeAlias
 EVERY_SECONDS = 15.0
 
 Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what is being done."""
+"""Called with steps done, steps in all, and what is being done; without steps (0 of 0) with a :func:`notice`."""
+
+
+def notice(progress: Progress | None, text: str) -> None:
+    """Say something, once, that whoever waits should know."""
+    if progress is not None:
+        progress(0, 0, text)
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress callback that draws a bar where there is a terminal, and prints a line now and then where not."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -26,7 +33,9 @@ def progress_bar() -> Iterator[Progress]:
 
         def log(done: int, total: int, what: str) -> None:
             nonlocal last
-            if time.monotonic() - last >= EVERY_SECONDS:
+            if not total:
+                console.print(f"  {escape(what)}")
+            elif time.monotonic() - last >= EVERY_SECONDS:
                 last = time.monotonic()
                 console.print(f"  {what}: {done}/{total}")
 
@@ -35,4 +44,11 @@ def progress_bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
-        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what)
+
+        def draw(done: int, total: int, what: str) -> None:
+            if total:
+                bars.update(task, completed=done, total=total, description=what)
+            else:
+                bars.console.print(f"  {escape(what)}")
+
+        yield draw

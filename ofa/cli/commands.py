@@ -22,6 +22,7 @@ from ofa.cli.printing import (
 from ofa.cli.skin import command
 
 if TYPE_CHECKING:
+    from ofa.data.check import DataCheck
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.supernet.inspect import Inspection
     from ofa.training import Run
@@ -71,6 +72,18 @@ def inspect(result: Inspection, model: str, **_: Any) -> None:
     from ofa.cli.inspection import print_inspection
 
     print_inspection(model, result)
+
+
+data = typer.Typer(name="data", help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data)
+
+
+@command(data, workflow.data_check)
+def data_check(result: DataCheck, **_: Any) -> bool:
+    print_table(["class", *(counts := result.counts())], [[name, *row] for name, row in counts.T.items()])
+    for well, text in result.findings():
+        say(escape(text) if well else f"[red]{escape(text)}[/]")
+    return result.ok
 
 
 @command_of(workflow.train)

@@ -26,7 +26,7 @@ from ofa.data.draws import Draws
 from ofa.data.readers import Source, read_source
 from ofa.data.resizing import to_pixels
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
-from ofa.progress import Progress
+from ofa.progress import Progress, notice
 
 MEMORY_LIMIT_BYTES = 2 * 10**9
 NUM_IMAGES_FOR_STATISTICS = 10_000
@@ -254,6 +254,7 @@ def load_data(
         kept = {split: torch.from_numpy(~np.isin(parts[split], list(broken))) for split in SPLITS}
         pixels = pixels and {split: pixels[split][kept[split]] for split in SPLITS}
         parts = leave_out(parts, list(broken), source)
+        notice(progress, f"{len(broken)} of {len(source.labels)} images cannot be read and are left out")
     mean, std = config.mean, config.std
     if mean is None or std is None:
         rng = np.random.default_rng(config.seed)

@@ -65,6 +65,18 @@ def read_manifest(config: DataConfig) -> Source:
     return source_of(rows, where=path)
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a Parquet file has the usual column of paths, and none of images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError):  # whoever reads it says so
+        return False
+    return DataConfig.path_column in names and DataConfig.image_column not in names
+
+
 def _chosen(values: Values, rows: Sequence[int]) -> Values:
     return [values[row] for row in rows]
 
