@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import ofa.report
     import ofa.training
     from ofa.cost import LatencyTable
+    from ofa.data.check import DataCheck
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
     from ofa.hardware import Device
@@ -82,6 +83,38 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     wanted = apply_overrides({}, overrides)
     check_choices(wanted, besides=("in_chans", "input_size"))
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
+
+
+def data_check(what: Sequence[str], *, out: Path | str | None = None, progress: Progress | None = None) -> DataCheck:
+    """Read every image of a data set once: what is broken, equal, in two splits, under two labels; sizes, classes.
+
+    Exit status 1 if an image is broken or in two splits. `--out` leaves data.html to look at, with some images of each
+    class, and data.json, broken.csv, duplicates.csv.
+
+    Args:
+        what: A folder, .csv or .parquet file, or settings as in a recipe: data.name=folder data.root=photos
+        out: Folder to make.
+
+    Raises:
+        DataError: If labels or the list of images cannot be read at all.
+        UsageError: If more than one folder or file is given, or a setting that is not of the data.
+    """
+    from ofa.config import apply_overrides, from_mapping
+    from ofa.data import DataConfig
+    from ofa.data.check import check_data
+    from ofa.data.readers import guess_reader
+
+    roots = [word for word in what if "=" not in word or Path(word).exists()]
+    given = apply_overrides({}, [word for word in what if word not in roots])
+    if len(roots) > 1 or set(given) - {"data"}:
+        raise UsageError("give one folder or file, and settings such as data.label_column=breed; nothing else")
+    guessed = {"name": guess_reader(Path(roots[0])), "root": roots[0]} if roots else {}
+    config = from_mapping(DataConfig, {**guessed, **given.get("data", {})}, where="data")
+    found = check_data(config, progress=progress)
+    if out is not None:
+        found.save(Path(out))
+        ofa.report.write_data_page(found, Path(out) / "data.html")
+    return found
 
 
 def train(

@@ -21,8 +21,9 @@ settings.load_profile("ofa")
 
 @pytest.fixture(scope="session", autouse=True)
 def no_list_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests train with goes on no list of the user's."""
+    """What tests train with goes on no list of the user's, nor into the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 

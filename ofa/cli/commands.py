@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ofa import workflow
-from ofa.cli.printing import (
-    correlation,
-    print_json,
-    print_picks,
-    print_promises,
-    print_table,
-    say,
-)
+from ofa.cli.printing import correlation, print_json, print_picks, print_promises, print_table, say
 from ofa.cli.skin import command
 
 if TYPE_CHECKING:
+    from ofa.data.check import DataCheck
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.supernet.inspect import Inspection
     from ofa.training import Run
@@ -70,6 +64,18 @@ def inspect(result: Inspection, model: str, **_: Any) -> None:
     from ofa.cli.inspection import print_inspection
 
     print_inspection(model, result)
+
+
+data = typer.Typer(name="data", help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data)
+
+
+@command(data, workflow.data_check)
+def data_check(result: DataCheck, **_: Any) -> bool:
+    print_table(["class", *(counts := result.counts())], [[name, *row] for name, row in counts.T.items()])
+    for well, text in result.findings():
+        say(text) if well else say(head=text)
+    return result.ok
 
 
 def say_trained(result: Run, **_: Any) -> None:

@@ -36,7 +36,8 @@ OPTIONS = {
 """Parameters whose options are called otherwise: one that may be given several times is in the singular."""
 
 METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "limits": "COST=LIMIT"}
-ARGUMENTS = {"model": "MODEL", "models": "MODEL…", "recipe": "RECIPE", "bundle": "BUNDLE", "overrides": "key=value"}
+ARGUMENTS = {name: name.upper() for name in ("bundle", "model", "recipe")}
+ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT"}
 """Parameters that are no options but arguments, with what stands for them in the help."""
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -82,7 +83,7 @@ def command(app: typer.Typer, call: Callable[..., Any]) -> Callable[[Callable[..
         options.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
         run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in options}
-        app.command(call.__name__, help=about, cls=ManyValues)(run)
+        app.command(call.__name__.removeprefix(f"{app.info.name}_"), help=about, cls=ManyValues)(run)
         return run
 
     return decorate

@@ -25,7 +25,8 @@ class DataConfig:
     A *share* below 1 is that part of the images that the split is carved out of; 1 or more is a number of images.
 
     Args:
-        name: ``digits``, ``folder``, ``idx``, ``parquet``, or a data set of timm's with its prefix, ``torch/cifar10``.
+        name: ``digits``, ``folder``, ``idx``, ``manifest``, ``parquet``, or a data set of timm's with its prefix,
+            ``torch/cifar10``.
         root: Where the files are; ``digits`` needs none.
         calibration_share: Images for BN statistics and INT8 ranges.
         search_share: Images that candidates are compared on.
@@ -34,8 +35,11 @@ class DataConfig:
         balance: How often rare classes are trained on: 0 as often as they occur, 1 as often as any other class, between
             them in proportion to their number to the power of ``1 - balance``. An epoch has as many images as before.
         limit: At most this many training images, classes in proportion, for quick runs.
+        skip_broken: Leave images that cannot be read out of their splits; otherwise they are an error.
         image_column: Parquet column that holds encoded images.
-        label_column: Parquet column that holds integers or strings.
+        path_column: Column of a manifest that holds the paths of image files.
+        label_column: Column that holds integers or strings.
+        split_column: Column of a manifest that says ``train``, ``val`` or ``test``, if it is there.
         group_column: Column that tells what an image belongs to, such as a patient: a group is never in two splits.
         mean: Per channel, of pixels in 0..1 (one value serves all channels). ``None``: as the model's pretrained
             weights were trained, or else found on the training split.
@@ -75,8 +79,11 @@ class DataConfig:
     seed: int = 0
     balance: float = 0.0
     limit: int | None = None
+    skip_broken: bool = False
     image_column: str = "image"
+    path_column: str = "path"
     label_column: str = "label"
+    split_column: str = "split"
     group_column: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

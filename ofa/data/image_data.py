@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ofa.data.augmentation import augment, erase, mix
+from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
 from ofa.data.picture import to_pixels
 from ofa.data.readers import Source, read_source
 from ofa.data.readers.source import DECODING_ERRORS
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
-from ofa.progress import Progress
+from ofa.progress import Progress, notice
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 MEMORY_LIMIT_BYTES = 2 * 10**9
@@ -53,6 +54,7 @@ class ImageData:
         std: Likewise.
         pixels: For each split a uint8 tensor ``(n, C, H, W)``, or ``None``: decode as needed.
         num_workers: Processes that decode as needed, at most one a core.
+        num_broken: Images that were left out of the splits because they cannot be read.
     """
 
     config: DataConfig
@@ -66,6 +68,7 @@ class ImageData:
     look: Mapping[str, Any]
     channels: int = 3
     proportions: tuple[int, int] = (1, 1)
+    num_broken: int = 0
     _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -274,8 +277,22 @@ def load_data(
     else:
         parts = Splits.from_json(splits, source.labels)
     decoding = _Batches(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
-    num_bytes = sum(len(parts[split]) for split in SPLITS) * prod(decoding.shape)
-    pixels = _decode_all(decoding, parts, progress) if num_bytes <= memory_limit_bytes else None
+    # Stored splits hold no image that could not be read when they were made.
+    pixels, broken = None, {}
+    if sum(len(parts[split]) for split in SPLITS) * prod(decoding.shape) <= memory_limit_bytes:
+        noting = NotingImages(source.images)
+        noted = replace(source, images=noting)  # type: ignore[arg-type]  # it is decoded only
+        pixels, broken = _decode_all(replace(decoding, source=noted), parts, progress), noting.broken
+    elif splits is None:
+        broken = find_broken(source, np.concatenate([parts[split] for split in SPLITS]), progress=progress)
+    if splits is not None or not config.skip_broken:
+        remedy = "replace or remove them" + ("" if splits else ", or leave them out with data.skip_broken=true")
+        refuse_broken(source, broken, remedy=remedy)
+    elif broken:
+        kept = {split: torch.from_numpy(~np.isin(parts[split], list(broken))) for split in SPLITS}
+        pixels = pixels and {split: pixels[split][kept[split]] for split in SPLITS}
+        parts = leave_out(parts, list(broken), source)
+        notice(progress, f"{len(broken)} of {len(source.labels)} images cannot be read and are left out")
     mean, std = config.mean, config.std
     if mean is None or std is None:
         rng = np.random.default_rng(config.seed)
@@ -298,6 +315,7 @@ def load_data(
         look=decoding.look,
         channels=channels,
         proportions=proportions,
+        num_broken=len(broken),
     )
 
 

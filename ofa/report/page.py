@@ -52,14 +52,7 @@ def write_report(run_dir: Path | str, *, tables_dir: Path | str | None = None, o
 
 def render(run: RunFiles) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ofa.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": pretty_count, "si": si, "ms": ms, "fixed": fixed, "fixed_range": fixed_range}
+    environment = template_environment()
     templates = resources.files("ofa.report") / "templates"
     script = "\n".join((templates / name).read_text(encoding="utf-8") for name in SCRIPTS)
     explored, drawings = explorer_data(run)
@@ -100,6 +93,19 @@ def render(run: RunFiles) -> str:
         },
         downloads=_downloads(run),
     )
+
+
+def template_environment() -> jinja2.Environment:
+    """What all pages are made with: every value in them is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ofa.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": pretty_count, "si": si, "ms": ms, "fixed": fixed, "fixed_range": fixed_range}
+    return environment
 
 
 def _packed(content: bytes) -> str:

@@ -50,3 +50,12 @@ def write_parquet(path: Path, num: int, labels: list[int] | list[str], *, seed: 
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [encoded(rng) for _ in range(num)]
     pq.write_table(pa.table({"image": images, "label": [labels[index % len(labels)] for index in range(num)]}), path)
+
+
+def write_manifest(path: Path, per_class: dict[str, int], *, header: str = "path,label") -> None:
+    """A CSV file, beside it a folder of its images."""
+    write_folder(path.with_suffix(".images"), per_class)
+    rows = [
+        f"{path.stem}.images/{name}/{index:03}.png,{name}" for name, num in per_class.items() for index in range(num)
+    ]
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")

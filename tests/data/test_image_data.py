@@ -141,7 +141,7 @@ def test_workers_that_share_no_memory_decode_too(folder: DataConfig) -> None:
 def test_truncated_image_is_named_by_memory_and_workers(folder: DataConfig, memory_limit_bytes: int) -> None:
     for path in Path(str(folder.root)).glob("train/dog/*"):
         path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match=r"^\S*dog/\d+\.jpg is truncated or not an image .*replace or remove it$"):
+    with pytest.raises(DataError, match=r"\n  \S*dog/\d+\.jpg is truncated or not an image .*replace or remove it\n"):
         load_data(folder, image_size=8, memory_limit_bytes=memory_limit_bytes)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.digits import read_digits
 from ofa.data.readers.folder import read_folder
 from ofa.data.readers.idx import read_idx
+from ofa.data.readers.manifest import is_manifest, read_manifest
 from ofa.data.readers.parquet import read_parquet
 from ofa.data.readers.source import Source
 from ofa.data.readers.timm_dataset import read_timm
@@ -17,6 +19,7 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
     "digits": read_digits,
     "folder": read_folder,
     "idx": read_idx,
+    "manifest": read_manifest,
     "parquet": read_parquet,
 }
 
@@ -33,3 +36,12 @@ def read_source(config: DataConfig) -> Source:
         return read_timm(config)
     known = unknown_name_message("data set", config.name, READERS)
     raise DataError(f"{known}, and timm's with their prefix, such as torch/cifar10")
+
+
+def guess_reader(root: Path) -> str:
+    """Which of our readers a file or folder is for, by its name and by what lies at its top."""
+    if root.is_dir():
+        patterns = {"parquet": ("*.parquet", "*/*.parquet"), "idx": ("*-idx?-ubyte*", "*.idx?-ubyte*")}
+        found = (name for name, each in patterns.items() if any(any(root.glob(pattern)) for pattern in each))
+        return next(found, "folder")
+    return "parquet" if root.suffix.lower() == ".parquet" and not is_manifest(root) else "manifest"

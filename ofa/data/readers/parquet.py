@@ -1,78 +1,83 @@
-"""Parquet files with a column of encoded images and a column of labels."""
+"""Parquet files with a column of encoded images and a column of labels, as Hugging Face stores data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import Any
 
 from ofa.data.config import DataConfig, DataError
-from ofa.data.readers.source import EncodedImages, Source, encode_labels, require_root
-from ofa.errors import unknown_name_message
+from ofa.data.readers.source import Source, require_root
+from ofa.data.readers.split_names import split_named, split_of_file
+from ofa.data.readers.table import Rows, check_complete, open_columns, options_of, read_rows, source_of
 
-HOLDS = "a Parquet file, or a folder with train*.parquet and, optionally, val*.parquet and test*.parquet"
+HOLDS = (
+    "a Parquet file, or a folder with train*.parquet and, optionally, validation*.parquet and test*.parquet, in it or "
+    "in its data/, or with folders of files called so"
+)
 
 
 def read_parquet(config: DataConfig) -> Source:
     """Read encoded images (bytes, or a struct with ``bytes`` in it) and labels (integers or strings).
 
-    ``test*.parquet`` and ``val*.parquet`` serve as ``test/`` and ``val/`` do in a folder tree.
+    ``test*.parquet`` and ``val*.parquet`` serve as ``test/`` and ``val/`` do in a folder tree. Where the files hold
+    Hugging Face's ``ClassLabel``, classes are called as it says.
 
     Raises:
         DataError: If a file or column is missing, truncated or of another type, or a value is null.
     """
     root = require_root(config, HOLDS)
-    train_files, val_files, test_files = [root], [], []
-    if root.is_dir():
-        train_files, val_files, test_files = (
-            sorted(root.glob(f"{part}*.parquet")) for part in ("train", "val", "test")
-        )
-    if not train_files:
+    base, files = (root.parent, [("train", root)]) if root.is_file() else _files_in(root)
+    return source_of([(split, _read_file(path, base, config)) for split, path in files], where=root)
+
+
+def _files_in(root: Path) -> tuple[Path, list[tuple[str, Path]]]:
+    """The folder that holds the data set, and its files, each with its split, in order of the numbers in their names.
+
+    They are called after the split, or lie in a folder that is.
+    """
+    paths = list(root.glob("*.parquet")) or list(root.rglob("*.parquet"))
+    files, bases, strangers = [], set(), []
+    for path in sorted(paths, key=_numbers_as_such):
+        of_folder = split_named(path.parent.name) if path.parent != root else None
+        split = split_of_file(path.name) or of_folder
+        if split is None:
+            strangers.append(path)
+            continue
+        files.append((split, path))
+        bases.add(path.parent if of_folder is None else path.parent.parent)
+    if not any(split == "train" for split, _ in files):
         raise DataError(f"found no train*.parquet in {root}; it should be {HOLDS}")
-    if test_files:
-        train_files = train_files + val_files
-    train_rows, train_labels = _read(train_files, config)
-    test_rows, test_labels = _read(test_files or val_files, config)
-    classes, labels = encode_labels(train_labels, test_labels)
-    return Source(classes, labels, EncodedImages(train_rows + test_rows), num_test=len(test_rows))
+    if strangers:
+        raise DataError(f"{strangers[0]} is of no split by its name; call it train, validation or test, or move it")
+    if len(bases) > 1:
+        raise DataError(f"{root} holds several data sets: {', '.join(map(str, sorted(bases)))}; give one as root")
+    return bases.pop(), files
 
 
-def _read(paths: Sequence[Path], config: DataConfig) -> tuple[list[tuple[bytes, str]], list[Any]]:
-    """Encoded images, with what messages call them, and labels."""
-    rows: list[tuple[bytes, str]] = []
-    labels: list[Any] = []
-    for path in paths:
-        images, file_labels = _read_file(path, config)
-        rows += [(image, f"row {number} of {path.name}") for number, image in enumerate(images)]
-        labels += file_labels
-    return rows, labels
+def _numbers_as_such(path: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _read_file(path: Path, config: DataConfig) -> tuple[list[bytes], list[Any]]:
+def _read_file(path: Path, base: Path, config: DataConfig) -> Rows:
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    try:
-        file = pq.ParquetFile(path)
-        for option in ("image_column", "label_column"):
-            if getattr(config, option) not in file.schema_arrow.names:
-                unknown = unknown_name_message("column", getattr(config, option), file.schema_arrow.names)
-                raise DataError(f"{path}: {unknown}; set {option}")
-        table = file.read(columns=[config.image_column, config.label_column])
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is truncated or not a Parquet file ({error}); get it again") from error
-
-    images, labels = table[config.image_column], table[config.label_column]
+    column = config.image_column
+    table = open_columns(path, config, lambda _: options_of(config, "image_column", "label_column"))
+    images = table[column]
     if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
-        images = pc.struct_field(images, "bytes")
+        whole, images = images, pc.struct_field(images, "bytes")
+        if images.null_count and whole.type.get_field_index("path") >= 0:
+            row = pc.index(images.is_null(), True).as_py()
+            if (elsewhere := whole[row].as_py()) and elsewhere["path"]:
+                raise DataError(
+                    f"row {row} of {path} has only the path of its image, {elsewhere['path']!r}, not its bytes; export "
+                    "the data set with its images embedded, or name their files in a manifest (data.name=manifest)"
+                )
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
-        raise DataError(f"column {config.image_column!r} of {path} holds {images.type}, not encoded images (binary)")
-    if not any(fits(labels.type) for fits in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)):
-        raise DataError(f"column {config.label_column!r} of {path} holds {labels.type}, not integers or strings")
-    for name, column in ((config.image_column, images), (config.label_column, labels)):
-        if column.null_count:
-            raise DataError(
-                f"row {pc.index(column.is_null(), True).as_py()} of {path} has no {name!r}; fill or remove it"
-            )
-    return images.to_pylist(), labels.to_pylist()
+        raise DataError(f"column {column!r} of {path} holds {images.type}, not encoded images (binary)")
+    check_complete(images, column, path)
+    name = path.relative_to(base).as_posix()
+    rows = [(image, f"row {number} of {name}") for number, image in enumerate(images.to_pylist())]
+    return read_rows(table, config, rows, path)

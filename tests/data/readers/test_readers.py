@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ofa.data import READERS, DataConfig, DataError
 from ofa.data.readers import Source, read_source
 
-from ..helpers import encoded, idx_bytes, noise, write_folder, write_idx, write_parquet
+from ..helpers import encoded, idx_bytes, noise, write_folder, write_idx, write_manifest, write_parquet
 
 THREE_CLASSES = np.arange(30, dtype=np.uint8) % 3
 
@@ -41,6 +41,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
     _idx(tmp_path / "idx")
     write_folder(tmp_path / "folder", {"cat": 4, "dog": 5})
     write_parquet(tmp_path / "parquet" / "train.parquet", 12, [0, 1])
+    write_manifest(tmp_path / "manifest", {"cat": 4, "dog": 5})
     source = read_source(DataConfig(name=name, root=str(tmp_path / name)))
     assert len(source.images) == len(source.labels) == source.labels.shape[0]
     assert source.labels.dtype == np.int64
@@ -57,6 +58,7 @@ def test_samples_are_the_same_wherever_the_root_is(name: str, tmp_path: Path) ->
         _idx(root / "idx")
         write_folder(root / "folder", {"cat": 4, "dog": 5})
         write_parquet(root / "parquet" / "train.parquet", 12, [0, 1])
+        write_manifest(root / "manifest", {"cat": 4, "dog": 5})
         images = read_source(DataConfig(name=name, root=str(root / name))).images
         found.append([(images.name(i), images.digest(i), images.num_bytes(i)) for i in range(len(images))])
     assert found[0] == found[1]
@@ -86,7 +88,9 @@ def test_missing_and_empty_root(name: str, tmp_path: Path) -> None:
 
 
 def test_unknown_name_lists_ours() -> None:
-    with pytest.raises(DataError, match=r"unknown data set 'digit'; did you mean 'digits'.*folder, idx, parquet"):
+    with pytest.raises(
+        DataError, match=r"unknown data set 'digit'; did you mean 'digits'.*folder, idx, manifest, parquet"
+    ):
         read_source(DataConfig(name="digit"))
 
 
@@ -223,7 +227,7 @@ def test_parquet_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     config = DataConfig(name="parquet", root=str(tmp_path))
     write_parquet(path, 12, [0, 1])
-    with pytest.raises(DataError, match=r"unknown column 'labels'; did you mean 'label'.*; set label_column"):
+    with pytest.raises(DataError, match=r"unknown column 'labels'; did you mean 'label'.*; set data.label_column"):
         read_source(DataConfig(name="parquet", root=str(tmp_path), label_column="labels"))
     with pytest.raises(DataError, match=r"column 'label' of .* holds int64, not encoded images"):
         read_source(DataConfig(name="parquet", root=str(tmp_path), image_column="label"))
