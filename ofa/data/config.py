@@ -32,6 +32,7 @@ class DataConfig:
         image_column: Parquet column that holds encoded images.
         label_column: Parquet column that holds integers or strings.
         group_column: Column that tells what an image belongs to, such as a patient: a group is never in two splits.
+        groups_by_folder: Files are ``CLASS/GROUP/IMAGE``: folders of one name, in whatever class, are such a group.
         mean: Per channel, of pixels in 0..1 (one value serves all channels); found on the training split if ``None``.
         std: Likewise.
         crop_padding: Random shifts of training images, at most this share of their size.
@@ -62,6 +63,7 @@ class DataConfig:
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
+    groups_by_folder: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop_padding: float = 0.125
