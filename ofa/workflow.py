@@ -321,9 +321,11 @@ def _search_devices(
     if with_fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
+    data_sha256 = _data_sha256(info)
     facts = {
         "settings": {**settings, "max": sorted(limits), "devices": names},
         "weights_sha256": info.get("weights_sha256"),
+        **({} if data_sha256 is None else {"data_sha256": data_sha256}),
     }
     if len(known) == len(names) and not (refine or start_from or evaluations):
         answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, with_fleet=with_fleet)
@@ -341,7 +343,8 @@ def _search_devices(
     measured = [
         open_table(opened, target, tables, any_machine=any_machine, table=known.get(target.name)) for target in targets
     ]
-    key = {"weights_sha256": opened.weights_sha256, "split": "search"}
+    split = "search" if data_sha256 is None else f"search of data {data_sha256[:16]}"
+    key = {"weights_sha256": opened.weights_sha256, "split": split}
     cache = EvaluationCache(out_dir / "evaluations.csv", values=opened.task.metric.columns, **key)
     for path in evaluations:
         cache.import_csv(path)
@@ -371,6 +374,14 @@ def _search_devices(
         **settings,
     ).run()
     return Searched({name: result.selected for name, result in results.items()})
+
+
+def _data_sha256(info: Mapping[str, Any]) -> str | None:
+    """Of the samples of a run, by its ``supernet.json``; ``None`` for runs of old."""
+    match info:
+        case {"data": {"splits": {"identity": {"sha256": str(found)}}}}:
+            return found
+    return None
 
 
 def _read_tables(paths: Sequence[Path]) -> tuple[dict[str, LatencyTable], dict[str, str]]:

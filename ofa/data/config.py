@@ -24,7 +24,7 @@ class DataConfig:
     Args:
         name: ``digits``, ``folder``, ``idx``, ``parquet``, or a data set of timm's with its prefix, ``torch/cifar10``.
         root: Where the files are; ``digits`` needs none.
-        calibration_share: Images for BN statistics and INT8 ranges.
+        calibration_share: Images set apart for BN statistics and INT8 ranges; ``None``: training images serve.
         search_share: Images that candidates are compared on.
         test_share: Images for the last word; unused where the data set has a test set of its own.
         seed: Decides the splits.
@@ -55,7 +55,7 @@ class DataConfig:
 
     name: str = "digits"
     root: str | None = None
-    calibration_share: float = 0.05
+    calibration_share: float | None = None
     search_share: float = 0.15
     test_share: float = 0.2
     seed: int = 0
@@ -79,6 +79,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("calibration_share", "search_share", "test_share"):
             share = getattr(self, name)
+            if share is None and name == "calibration_share":
+                continue
             holds = share > 0 and (share < 1 or share == int(share))
             self._check(name, holds, "a share between 0 and 1, or a whole number of images")
         holds = self.limit is None or self.limit >= 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from ofa.data.augmentation import augment, erase, mix
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
+from ofa.data.identity import Identity
 from ofa.data.readers import Source, read_source
 from ofa.data.resizing import to_pixels
-from ofa.data.splits import SPLITS, Indices, Splits, make_splits
-from ofa.progress import Progress
+from ofa.data.splits import Indices, Splits, make_splits
+from ofa.data.summary import describe
+from ofa.progress import Progress, tell
 
 MEMORY_LIMIT_BYTES = 2 * 10**9
 NUM_IMAGES_FOR_STATISTICS = 10_000
@@ -230,12 +232,9 @@ def load_data(
     """
     _at_least_one(image_size, "image_size")
     source = read_source(config)
-    if splits is None:
-        parts = make_splits(source.labels, source.classes, num_test=source.num_test, config=config)
-    else:
-        parts = Splits.from_json(splits, source.labels)
+    parts = _splits(source, config, splits, progress)
     channels = 1 if source.grey else 3
-    num_bytes = sum(len(parts[split]) for split in SPLITS) * channels * image_size**2
+    num_bytes = sum(len(parts[split]) for split in parts.distinct) * channels * image_size**2
     pixels = _decode_all(source, parts, image_size, progress) if num_bytes <= memory_limit_bytes else None
     mean, std = config.mean, config.std
     if mean is None or std is None:
@@ -257,6 +256,17 @@ def load_data(
         pixels=pixels,
         num_workers=num_workers,
     )
+
+
+def _splits(source: Source, config: DataConfig, stored: Mapping[str, Any] | None, progress: Progress | None) -> Splits:
+    """New splits, or those that were stored, of the same samples."""
+    if stored is not None:
+        if "identity" in stored:
+            Identity.from_json(stored["identity"]).check(source, progress)
+        return Splits.from_json(stored, source.labels)
+    parts = make_splits(source.labels, source.classes, num_test=source.num_test, config=config, groups=source.groups)
+    tell(progress, describe(source, parts))
+    return replace(parts, identity=Identity.of(source, progress=progress))
 
 
 def statistics(batches: Iterator[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -324,7 +334,7 @@ def _pixels_of(images: Iterable[Image.Image], sizes: Sequence[int], *, grey: boo
 
 def _decode_all(source: Source, splits: Splits, image_size: int, progress: Progress | None) -> dict[str, Tensor]:
     # Threads, because Pillow lets go of the interpreter while it decodes and resizes.
-    indices = np.concatenate([splits[split] for split in SPLITS])
+    indices = np.concatenate([splits[split] for split in splits.distinct])
     pixels = torch.empty((len(indices), 1 if source.grey else 3, image_size, image_size), dtype=torch.uint8)
     starts = range(0, len(indices), CHUNK)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -333,8 +343,10 @@ def _decode_all(source: Source, splits: Splits, image_size: int, progress: Progr
             pixels[start : start + len(chunk)] = chunk
             if progress is not None:
                 progress(start + len(chunk), len(indices), "decoding images")
-    sizes = [len(splits[split]) for split in SPLITS]
-    return dict(zip(SPLITS, pixels.split(sizes), strict=True))
+    sizes = [len(splits[split]) for split in splits.distinct]
+    found = dict(zip(splits.distinct, pixels.split(sizes), strict=True))
+    found.setdefault("calibration", found["train"][: len(splits.calibration)])
+    return found
 
 
 def _resize(pixels: Tensor, size: int) -> Tensor:
