@@ -404,9 +404,11 @@ def _search_devices(
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
     # What was found with limits in bytes before they were the device's answers nothing.
     bytes_are = {"bytes": "the device's"} if any(name.endswith("_bytes") for name in _names(limits)) else {}
+    data_sha256 = _data_sha256(info)
     facts = {
         "settings": {**settings, "max": sorted(limits), "devices": names, **bytes_are},
         "weights_sha256": info.get("weights_sha256"),
+        **({} if data_sha256 is None else {"data_sha256": data_sha256}),
     }
     if len(known) == len(names) and not (refine or start_from or evaluations):
         more_costs = [name for name in _names(limits) if name not in ("macs", "params")]
@@ -468,7 +470,9 @@ def _search_anew(
     measured = [
         open_table(run, device, tables, any_machine=any_machine, table=known.get(device.name)) for device in devices
     ]
-    key = {"weights_sha256": run.weights_sha256, "split": "search"}
+    data_sha256 = facts.get("data_sha256")
+    split = "search" if data_sha256 is None else f"search of data {data_sha256[:16]}"
+    key = {"weights_sha256": run.weights_sha256, "split": split}
     cache = EvaluationCache(out_dir / "evaluations.csv", values=run.task.metric.columns, **key)
     for path in evaluations:
         cache.import_csv(path)
@@ -501,6 +505,14 @@ def _search_anew(
     with torch_threads(progress=progress):
         results = task.run()
     return Searched({name: result.selected for name, result in results.items()})
+
+
+def _data_sha256(info: Mapping[str, Any]) -> str | None:
+    """Of the samples of a run, by its ``supernet.json``; ``None`` for runs of old."""
+    match info:
+        case {"data": {"splits": {"identity": {"sha256": str(found)}}}}:
+            return found
+    return None
 
 
 def _read_tables(paths: Sequence[Path]) -> tuple[dict[str, LatencyTable], dict[str, str]]:

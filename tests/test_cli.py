@@ -118,6 +118,10 @@ def test_the_whole_way_in_small(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert status == 0
     (pick,) = json.loads(out)["cpu-1t"]["picks"]
     assert pick["measured_latency_ms"] <= 1000
+    data_sha256 = Run.open(run).info["data"]["splits"]["identity"]["sha256"]
+    assert json.loads(out)["cpu-1t"]["facts"]["data_sha256"] == data_sha256
+    splits = set(pd.read_csv(Path(search) / "evaluations.csv")["split"])
+    assert f"search of data {data_sha256[:16]}" in splits and "search" not in splits
 
     status, out, err = ofa_command(capsys, *words, "--budget-ms", "999")
     assert status == 0 and "answered from what the earlier search measured" in err

@@ -29,6 +29,7 @@ OVERRIDES = [  # as the README says
     'model.expand=["25%","50%","100%"]',
     "model.resolution=[16,20]",
     "data.limit=400",
+    "data.calibration_share=0.05",  # which was the default
     "train.epochs=8",
     "train.device=cpu",
 ]

@@ -1,10 +1,11 @@
-"""Data sets and the four splits: train, calibration, search, test."""
+"""Data sets and their splits: train, calibration, search, test."""
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.image_data import ImageData, load_data
 from ofa.data.preprocessing import Preprocessing, preprocessing
 from ofa.data.readers import READERS
 from ofa.data.splits import SPLITS, Splits
+from ofa.data.summary import summary
 
 __all__ = [
     "READERS",
@@ -16,4 +17,5 @@ __all__ = [
     "Splits",
     "load_data",
     "preprocessing",
+    "summary",
 ]

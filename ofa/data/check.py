@@ -191,7 +191,9 @@ def _split_of(source: Source, config: DataConfig) -> tuple[list[str], str]:
     """The split of each image, and why there are none."""
     found = np.full(len(source.labels), "", dtype=object)
     try:
-        splits = make_splits(source.labels, source.classes, num_test=source.num_test, config=config)
+        splits = make_splits(
+            source.labels, source.classes, num_test=source.num_test, config=config, groups=source.groups
+        )
     except DataError as error:
         num = len(found) - source.num_test
         found[:num], found[num:] = "train", "test"

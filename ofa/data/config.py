@@ -28,7 +28,7 @@ class DataConfig:
         name: ``digits``, ``folder``, ``idx``, ``manifest``, ``parquet``, or a data set of timm's with its prefix,
             ``torch/cifar10``.
         root: Where the files are; ``digits`` needs none.
-        calibration_share: Images for BN statistics and INT8 ranges.
+        calibration_share: Images set apart for BN statistics and INT8 ranges; ``None``: training images serve.
         search_share: Images that candidates are compared on.
         test_share: Images for the last word; unused where the data set has a test set of its own.
         seed: Decides the splits.
@@ -41,6 +41,7 @@ class DataConfig:
         label_column: Column that holds integers or strings.
         split_column: Column of a manifest that says ``train``, ``val`` or ``test``, if it is there.
         group_column: Column that tells what an image belongs to, such as a patient: a group is never in two splits.
+        groups_by_folder: Files are ``CLASS/GROUP/IMAGE``: folders of one name, in whatever class, are such a group.
         mean: Per channel, of pixels in 0..1 (one value serves all channels). ``None``: as the model's pretrained
             weights were trained, or else found on the training split.
         std: Likewise.
@@ -73,7 +74,7 @@ class DataConfig:
 
     name: str = "digits"
     root: str | None = None
-    calibration_share: float = 0.05
+    calibration_share: float | None = None
     search_share: float = 0.15
     test_share: float = 0.2
     seed: int = 0
@@ -85,6 +86,7 @@ class DataConfig:
     label_column: str = "label"
     split_column: str = "split"
     group_column: str | None = None
+    groups_by_folder: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fit: Fit | None = None
@@ -105,6 +107,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("calibration_share", "search_share", "test_share"):
             share = getattr(self, name)
+            if share is None and name == "calibration_share":
+                continue
             holds = share > 0 and (share < 1 or share == int(share))
             self._check(name, holds, "a share between 0 and 1, or a whole number of images")
         holds = self.limit is None or self.limit >= 1

@@ -25,10 +25,12 @@ from ofa.data.augmentation import augment, erase, mix
 from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
+from ofa.data.identity import Identity
 from ofa.data.picture import to_pixels
 from ofa.data.readers import Source, read_source
 from ofa.data.readers.source import DECODING_ERRORS
 from ofa.data.splits import SPLITS, Indices, Splits, make_splits
+from ofa.data.summary import describe
 from ofa.progress import Progress, notice
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -272,19 +274,16 @@ def load_data(
     """
     _at_least_one(image_size, "image_size")
     source = read_source(config)
-    if splits is None:
-        parts = make_splits(source.labels, source.classes, num_test=source.num_test, config=config)
-    else:
-        parts = Splits.from_json(splits, source.labels)
+    parts = _splits(source, config, splits, progress)
     decoding = _Batches(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
     # Stored splits hold no image that could not be read when they were made.
     pixels, broken = None, {}
-    if sum(len(parts[split]) for split in SPLITS) * prod(decoding.shape) <= memory_limit_bytes:
+    if sum(len(parts[split]) for split in parts.distinct) * prod(decoding.shape) <= memory_limit_bytes:
         noting = NotingImages(source.images)
         noted = replace(source, images=noting)  # type: ignore[arg-type]  # it is decoded only
         pixels, broken = _decode_all(replace(decoding, source=noted), parts, progress), noting.broken
     elif splits is None:
-        broken = find_broken(source, np.concatenate([parts[split] for split in SPLITS]), progress=progress)
+        broken = find_broken(source, np.concatenate([parts[split] for split in parts.distinct]), progress=progress)
     if splits is not None or not config.skip_broken:
         remedy = "replace or remove them" + ("" if splits else ", or leave them out with data.skip_broken=true")
         refuse_broken(source, broken, remedy=remedy)
@@ -317,6 +316,18 @@ def load_data(
         proportions=proportions,
         num_broken=len(broken),
     )
+
+
+def _splits(source: Source, config: DataConfig, stored: Mapping[str, Any] | None, progress: Progress | None) -> Splits:
+    """New splits, or those that were stored, of the same samples."""
+    if stored is not None:
+        if "identity" in stored:
+            Identity.from_json(stored["identity"]).check(source, progress)
+        return Splits.from_json(stored, source.labels)
+    parts = make_splits(source.labels, source.classes, num_test=source.num_test, config=config, groups=source.groups)
+    for line in describe(source, parts).splitlines():
+        notice(progress, line)
+    return replace(parts, identity=Identity.of(source, progress=progress))
 
 
 def look_of(config: DataConfig, channels: int, *, grey: bool) -> dict[str, Any]:
@@ -420,7 +431,7 @@ def _decoded(
 
 def _decode_all(decoding: _Batches, splits: Splits, progress: Progress | None) -> dict[str, Tensor]:
     # Threads, because Pillow lets go of the interpreter while it decodes and resizes.
-    indices = np.concatenate([splits[split] for split in SPLITS])
+    indices = np.concatenate([splits[split] for split in splits.distinct])
     pixels = torch.empty((len(indices), *decoding.shape), dtype=torch.uint8)
     starts = range(0, len(indices), CHUNK)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -429,8 +440,10 @@ def _decode_all(decoding: _Batches, splits: Splits, progress: Progress | None) -
             pixels[start : start + len(chunk)] = chunk
             if progress is not None:
                 progress(start + len(chunk), len(indices), "decoding images")
-    sizes = [len(splits[split]) for split in SPLITS]
-    return dict(zip(SPLITS, pixels.split(sizes), strict=True))
+    sizes = [len(splits[split]) for split in splits.distinct]
+    found = dict(zip(splits.distinct, pixels.split(sizes), strict=True))
+    found.setdefault("calibration", found["train"][: len(splits.calibration)])
+    return found
 
 
 def _resize(pixels: Tensor, size: Size, look: Mapping[str, Any]) -> Tensor:

@@ -121,6 +121,21 @@ def test_decoding_as_needed_equals_memory(folder: DataConfig) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_training_images_calibrate_as_they_are_and_are_in_memory_once(folder: DataConfig) -> None:
+    data = load_data(replace(folder, auto_augment="rand_augment"), image_size=8)
+    assert data.pixels is not None
+    assert data.pixels["calibration"].data_ptr() == data.pixels["train"].data_ptr()
+    train, calibration = (
+        torch.cat([images for images, _ in data.batches(split, batch_size=9)]) for split in ("train", "calibration")
+    )
+    assert torch.equal(calibration, train[: len(calibration)])
+    apart = load_data(replace(folder, calibration_share=6), image_size=8)
+    assert (len(apart.splits.calibration), len(apart.splits.train)) == (6, len(data.splits.train) - 6)
+    assert apart.pixels is not None and len(apart.pixels["calibration"]) == 6
+    whole = torch.cat([part for split in apart.splits.distinct for part in apart.pixels[split]])
+    assert len({part.numpy().tobytes() for part in whole.view(59, -1)}) == 59  # each image once
+
+
 @pytest.fixture
 def spawned() -> Iterator[None]:
     """Processes begin as macOS begins them: with an empty memory rather than a copy of this one's."""
@@ -150,7 +165,7 @@ def test_stored_splits_are_used_again(folder: DataConfig, tmp_path: Path) -> Non
     other_seed = DataConfig(name="folder", root=folder.root, seed=5)
     again = load_data(other_seed, image_size=8, splits=first.splits.to_json())
     assert (again.splits.search == first.splits.search).all()
-    with pytest.raises(DataError, match="belong to other data"):
+    with pytest.raises(DataError, match=r"row 0 is new .*none of the run's 59 samples is there; give the run"):
         load_data(DataConfig(), image_size=8, splits=first.splits.to_json())
 
 
@@ -161,7 +176,7 @@ def test_mistakes(digits: ImageData) -> None:
         digits.batches("test", batch_size=0)
     with pytest.raises(DataError, match="image_size is 17, but the data is stored at 16"):
         digits.batches("test", batch_size=4, image_size=17)
-    with pytest.raises(DataError, match="batch_size is 2000, but there are only 1078 training images"):
+    with pytest.raises(DataError, match="batch_size is 2000, but there are only 1168 training images"):
         digits.train_batches(epoch=0, batch_size=2000, seed=0)
     with pytest.raises(DataError, match="image_size is 0"):
         load_data(DataConfig(), image_size=0)
@@ -171,7 +186,9 @@ def test_progress_reaches_the_end() -> None:
     calls: list[tuple[int, int, str]] = []
     load_data(DataConfig(), image_size=8, progress=lambda done, total, what: calls.append((done, total, what)))
     assert calls[-1] == (1797, 1797, "decoding images")
-    assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+    for what in ("reading images", "decoding images"):
+        done = [done for done, _, name in calls if name == what]
+        assert done == sorted(done) and done[-1] == 1797
 
 
 # -- training batches with everything on -----------------------------------------------------------------------------
@@ -223,10 +240,10 @@ def test_start_goes_on_as_the_whole_epoch_did(kind: str, options: dict[str, Any]
 
 def test_no_two_batches_draw_the_same() -> None:
     data = load_data(DataConfig(crop_padding=0.4), image_size=8)
-    ramp = (torch.arange(8)[:, None] * 16 + torch.arange(8)).to(torch.uint8).expand(1078, 1, -1, -1)
+    ramp = (torch.arange(8)[:, None] * 16 + torch.arange(8)).to(torch.uint8).expand(1168, 1, -1, -1)
     data = replace(data, pixels={"train": ramp}, mean=(0.0,) * 3, std=(1.0,) * 3)
     batches = [images for images, _ in _list(data, batch_size=64)]
-    assert len({images.numpy().tobytes() for images in batches}) == len(batches) == 16
+    assert len({images.numpy().tobytes() for images in batches}) == len(batches) == 18
 
 
 @pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
@@ -243,9 +260,9 @@ def test_shards_are_rows_of_the_whole(kind: str, policy: str, tmp_path: Path) ->
 
 def test_shards_mix_among_themselves(tmp_path: Path) -> None:
     data = _varied(tmp_path, "grey", mixup=1.0)
-    labels = _list(_varied(tmp_path, "grey"), shard=(1, 2))
+    labels = _list(_varied(tmp_path, "grey"), shard=(1, 2), batch_size=16)
     proportions = []
-    for (_, targets), (_, own) in zip(_list(data, shard=(1, 2)), labels, strict=True):
+    for (_, targets), (_, own) in zip(_list(data, shard=(1, 2), batch_size=16), labels, strict=True):
         one, other = (torch.nn.functional.one_hot(part, 3).float() for part in (own, own.flip(0)))
         row = int((own != own.flip(0)).nonzero()[0])
         share = targets[row, own[row]]
@@ -307,8 +324,8 @@ def test_no_skipped_image_is_decoded(tmp_path: Path) -> None:
 
 def test_start_and_shards_that_do_not_fit(digits: ImageData) -> None:
     options: dict[str, Any] = {"epoch": 0, "batch_size": 100, "seed": 0}
-    for start in (-1, 11):
-        with pytest.raises(DataError, match=f"start is {start}, but an epoch has 10 batches of 100"):
+    for start in (-1, 12):
+        with pytest.raises(DataError, match=f"start is {start}, but an epoch has 11 batches of 100"):
             digits.train_batches(**options, start=start)
     for shard in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(DataError, match=re.escape(f"shard is {shard}; give (rank, num_shards)")):

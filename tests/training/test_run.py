@@ -12,9 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ofa.data import DataError
 from ofa.files import FileFormatError, sha256_of_file
 from ofa.space import SearchSpace
-from ofa.training import Run, RunError
+from ofa.training import Recipe, Run, RunError, train
+from ofa.training.checkpoint import checkpoints_in, load_checkpoint, save_checkpoint
+
+from ..data.helpers import write_folder
+from .conftest import tiny_recipe
 
 
 @pytest.fixture
@@ -137,3 +142,39 @@ def test_unknown_key_in_the_stored_model(folder: Path) -> None:
     edit(folder, lambda info: info["recipe"]["model"].update(widht=1))
     with pytest.raises(ValueError, match="unknown key 'widht'"):
         Run.open(folder).supernet()
+
+
+# -- whose data changed ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Recipe:
+    """A recipe for pictures that may be changed."""
+    write_folder(tmp_path / "photos", {"cat": 40, "dog": 40})
+    data = ("data.name=folder", f"data.root={tmp_path / 'photos'}", "data.limit=null", "data.calibration_share=null")
+    return tiny_recipe(*data, "data.search_share=0.2", "train.epochs=1", "train.batch_size=16")
+
+
+def test_a_run_refuses_pictures_that_it_was_not_trained_on(photos: Recipe, tmp_path: Path) -> None:
+    run, root = train(photos, tmp_path / "run"), Path(str(photos.data.root))
+    assert run.data().splits.to_json() == run.info["data"]["splits"]
+    for name in ("cat", "dog"):
+        (root / name / "007.png").unlink()
+        write_folder(root, {f"{name}/new": 1})
+        (root / name / "new/000.png").rename(root / name / "new.png")
+        (root / name / "new").rmdir()
+    with pytest.raises(DataError, match=r"cat/new\.png is new \(and 1 more\); 2 of the run's 80 samples are missing"):
+        Run.open(run.path).data()
+
+
+def test_training_does_not_go_on_with_other_pictures(photos: Recipe, tmp_path: Path) -> None:
+    out, root = train(photos, tmp_path / "run").path, Path(str(photos.data.root))
+    (out / "supernet.json").unlink()
+    shutil.copy(root / "cat/000.png", root / "cat/001.png")
+    with pytest.raises(RunError, match=r"the data set is not the one that .* was trained on; restore it"):
+        train(photos, out, resume=True)
+    path = checkpoints_in(out / "checkpoints")[-1]
+    groups, state = load_checkpoint(path)
+    del state["splits"]["identity"]  # as earlier versions left it
+    save_checkpoint(path, groups, state)
+    assert train(photos, out, resume=True).path == out

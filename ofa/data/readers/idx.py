@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.source import ArrayImages, Source, encode_labels, require_root
+from ofa.data.readers.split_names import SPLIT_NAMES
 
 HOLDS = "a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte (and t10k-... alike), with or without .gz"
 UNSIGNED_BYTE = 0x08
+TEST_PARTS = ("t10k", *SPLIT_NAMES["test"])
 
 
 def read_idx(config: DataConfig) -> Source:
-    """Read grey images; ``t10k-...``, where present, is the test set.
+    """Read grey images; ``t10k-...`` (or ``test-...``), where present, is the test set.
 
     Raises:
         DataError: If a file is missing, truncated or of another kind, or images and labels differ in number.
@@ -26,8 +28,11 @@ def read_idx(config: DataConfig) -> Source:
     root = require_root(config, HOLDS)
     pixels, labels = _read_pair(root, "train")
     test_pixels, test_labels = pixels[:0], labels[:0]
-    if any(root.glob("t10k-images*")):
-        test_pixels, test_labels = _read_pair(root, "t10k")
+    tests = [part for part in TEST_PARTS if any(root.glob(f"{part}-images*"))]
+    if len(tests) > 1:
+        raise DataError(f"{root} has images of {' and of '.join(tests)}, which are both the test set; leave one out")
+    if tests:
+        test_pixels, test_labels = _read_pair(root, tests[0])
     if test_pixels.shape[1:] != pixels.shape[1:]:
         raise DataError(f"images in {root} are {pixels.shape[1:]} for training and {test_pixels.shape[1:]} for test")
     classes, encoded = encode_labels(labels, test_labels)

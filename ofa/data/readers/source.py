@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +55,7 @@ class Source:
         num_test: The last so many images are the data set's own test set; 0 if it has none.
         groups: What each image belongs to, such as a patient, shape ``(N,)``, integers or strings: images of one group
             are never in two splits. ``None``: each is on its own.
+        ignored: What lies there and was not read, in words for people.
 
     Raises:
         DataError: If there are fewer than two classes.
@@ -65,6 +67,7 @@ class Source:
     grey: bool = False
     num_test: int = 0
     groups: npt.NDArray[np.generic] | None = None
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.labels) == len(self.images) > self.num_test
@@ -144,6 +147,8 @@ def digest_of_pixels(pixels: npt.NDArray[np.generic]) -> bytes:
 def encode_labels(train: npt.ArrayLike, test: npt.ArrayLike) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Number the classes found in the training labels, in ascending order.
 
+    Names that differ only in how accented letters are encoded (Unicode's NFC and NFD) are the same.
+
     Returns:
         Class names, and the class index of every training and then every test label.
 
@@ -152,11 +157,22 @@ def encode_labels(train: npt.ArrayLike, test: npt.ArrayLike) -> tuple[tuple[str,
     """
     values, train_labels = np.unique(np.asarray(train), return_inverse=True)
     test_values = np.asarray(test, dtype=values.dtype if np.size(test) == 0 else None)
+    if values.dtype.kind == test_values.dtype.kind == "U":
+        spelling = {unicodedata.normalize("NFC", name): name for name in reversed(values.tolist())}
+        train_values, test_values = (_respelt(part, spelling) for part in (values[train_labels], test_values))
+        values, train_labels = np.unique(train_values, return_inverse=True)
     strangers = np.setdiff1d(test_values, values)
     if len(strangers):
         raise DataError(unknown_name_message("class in the test set", str(strangers[0]), map(str, values)))
     test_labels = np.searchsorted(values, test_values)
     return tuple(str(value) for value in values), np.concatenate([train_labels, test_labels]).astype(np.int64)
+
+
+def _respelt(names: npt.NDArray[np.str_], spelling: Mapping[str, str]) -> npt.NDArray[np.str_]:
+    """Each name as ``spelling`` has its NFC form, if it has it."""
+    distinct, index = np.unique(names, return_inverse=True)
+    known = [spelling.get(unicodedata.normalize("NFC", name), name) for name in distinct.tolist()]
+    return np.array(known, dtype=np.str_)[index]
 
 
 def require_root(config: DataConfig, holds: str) -> Path:

@@ -7,7 +7,9 @@ import io
 import pickle
 import re
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +125,15 @@ def test_idx_with_own_test_set(tmp_path: Path, gz: bool) -> None:
     assert (_pixels(source, 31) == test[1]).all()
 
 
+def test_idx_test_set_by_any_of_its_names(tmp_path: Path) -> None:
+    config = _idx(tmp_path)
+    write_idx(tmp_path, "test", noise(np.random.default_rng(1), 6, 6, 5), THREE_CLASSES[:6], gz=False)
+    assert read_source(config).num_test == 6
+    write_idx(tmp_path, "t10k", noise(np.random.default_rng(1), 3, 6, 5), THREE_CLASSES[:3], gz=False)
+    with pytest.raises(DataError, match="has images of t10k and of test, which are both the test set; leave one out"):
+        read_source(config)
+
+
 def test_idx_broken_files_are_named(tmp_path: Path) -> None:
     config = _idx(tmp_path)
     images = tmp_path / "train-images-idx3-ubyte.gz"
@@ -184,6 +195,159 @@ def test_folder_mistakes(tmp_path: Path) -> None:
     (tmp_path / "dog" / "notes.txt").write_text("not an image")
     with pytest.raises(DataError, match=re.escape(str(tmp_path / "dog" / "notes.txt")) + " is not an image"):
         read_source(config)
+
+
+def _folder(root: Path, **options: Any) -> Source:
+    return read_source(DataConfig(name="folder", root=str(root), **options))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "", "Testing"),
+        ("train", "valid", ""),
+        ("TRAIN", "Validation", "test"),
+        ("train", "dev", "testing"),
+        ("seg_train/seg_train", "", "seg_test/seg_test"),
+        ("set-train", "set-val", "set-test"),
+        ("train/train", "", "test"),
+    ],
+)
+def test_folder_splits_by_any_of_their_names(tmp_path: Path, train: str, val: str, test: str) -> None:
+    for folder, num in ((train, 3), (val, 2), (test, 1)):
+        if folder:
+            write_folder(tmp_path / folder, {"cat": num, "dog": num})
+    source = _folder(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert source.num_test == (2 if test else 4)
+    assert len(source.labels) == 6 + 4 * bool(val) + 2 * bool(test)
+    assert source.images.name(0) == f"{train}/cat/000.png"
+    assert source.ignored == ()
+
+
+def test_folder_says_what_it_does_not_read(tmp_path: Path) -> None:
+    for folder in ("seg_train/seg_train", "seg_test/seg_test"):
+        write_folder(tmp_path / folder, {"cat": 2, "dog": 2})
+    write_folder(tmp_path, {"seg_pred": 3, "__MACOSX": 1, ".cache": 1})
+    write_folder(tmp_path / "seg_train", {"seg_train": 2})
+    (tmp_path / "seg_train/seg_train/cat/Thumbs.db").write_bytes(b"left by a system")
+    source = _folder(tmp_path)
+    assert len(source.labels) == 8
+    assert source.ignored == (
+        "folder seg_pred, which is named as no split",
+        "2 images that lie in seg_train/seg_train itself, in no folder of a class",
+    )
+    write_folder(tmp_path / "flat", {"cat": 2, "dog": 2, ".": 1})
+    assert _folder(tmp_path / "flat").ignored == ("1 images that lie in root itself, in no folder of a class",)
+
+
+def test_folder_test_set_without_labels_is_none(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", {"cat": 2, "dog": 2})
+    write_folder(tmp_path / "val", {"cat": 1, "dog": 1})
+    write_folder(tmp_path, {"test": 5})
+    source = _folder(tmp_path)
+    assert source.num_test == 2  # val is
+    assert source.ignored == ("folder test, which has no folders of classes",)
+
+
+def test_folder_classes_may_be_called_as_splits(tmp_path: Path) -> None:
+    write_folder(tmp_path / "flat", {"train": 2, "bus": 2, "bullet_train": 1})
+    assert _folder(tmp_path / "flat").classes == ("bullet_train", "bus", "train")
+    write_folder(tmp_path / "split/train", {"train": 2, "test": 2})
+    assert _folder(tmp_path / "split").classes == ("test", "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train/cat", "train/dog", "val/cat", "valid/dog"), "val and .*valid are both named as val splits; join them"),
+        (("train/cat", "Train/dog"), "Train and .*train are both named as train splits"),
+        (("train", "test"), "has test, train, but no folder train with folders of classes in it; it should be"),
+        (("test/cat", "val/dog"), "has test, val, but no folder train with"),
+        (("all/train/cat", "all/train/dog"), "all should hold the images of a class, but holds the folder 'train'"),
+        (("cat/small", "dog"), "cat should hold .* holds the folder 'small'; the root .*or with data.groups_by_folder"),
+    ],
+)
+def test_folder_trees_that_mean_nothing(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    for folder in folders:
+        write_folder(tmp_path / folder, {".": 2})
+    with pytest.raises(DataError, match=message):
+        _folder(tmp_path)
+
+
+def test_folder_class_without_images(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", {"cat": 2, "dog": 2, "cow": 0})
+    write_folder(tmp_path / "test", {"cat": 2, "dog": 0, "horse": 0})
+    with pytest.raises(DataError, match=r"class folder .*train/cow holds no images; add some, or remove it"):
+        _folder(tmp_path)
+    (tmp_path / "train/cow").rmdir()
+    assert _folder(tmp_path).classes == ("cat", "dog")  # what is empty in test is no matter
+
+
+def test_folder_links_are_followed(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    write_folder(elsewhere, {"cat": 2, "felines": 3})
+    write_folder(root / "train", {"dog": 2})
+    (root / "train/cat").symlink_to(elsewhere / "felines")
+    (root / "train/dog/more.png").symlink_to(elsewhere / "cat/000.png")
+    source = _folder(root)
+    assert source.classes == ("cat", "dog") and np.bincount(source.labels).tolist() == [3, 3]
+    assert source.images.name(0) == "train/cat/000.png"
+    (root / "test").symlink_to(elsewhere)
+    with pytest.raises(DataError, match=r"train/cat and .*test/felines are the same folder, by a link"):
+        _folder(root)
+
+
+def test_folder_links_that_lead_nowhere_or_round(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 2, "dog": 2})
+    link = tmp_path / "cow"
+    for target, message in (
+        (tmp_path / "gone", "cow is a link that leads nowhere"),
+        (link, "cow is a link that leads nowhere, or in a circle"),
+        (tmp_path, "cow should hold the images of a class, but holds the folder 'cat'"),
+        (tmp_path / "cat", "cat and .*cow are the same folder"),
+    ):
+        link.symlink_to(target)
+        with pytest.raises(DataError, match=message):
+            _folder(tmp_path)
+        link.unlink()
+    (tmp_path / "cat/009.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"cat/009\.png is no regular file, or a link that leads nowhere"):
+        _folder(tmp_path)
+
+
+def test_class_names_are_the_same_however_accents_are_encoded(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "\u00e9t\u00e9") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    write_folder(tmp_path / "train", {decomposed: 2, "hiver": 2})
+    write_folder(tmp_path / "val", {composed: 2})
+    write_folder(tmp_path / "test", {composed: 1, "hiver": 1})
+    source = _folder(tmp_path)
+    assert [unicodedata.normalize("NFC", name) for name in source.classes] == [composed, "hiver"]
+    assert source.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 0]
+    assert source.images.name(0) == f"train/{composed}/000.png"
+    write_folder(tmp_path / "test", {"automne": 1})
+    with pytest.raises(DataError, match="unknown class in the test set 'automne'"):
+        _folder(tmp_path)
+
+
+def test_a_class_keeps_the_spelling_of_its_folder(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "\u00e9t\u00e9")
+    write_folder(tmp_path, {decomposed: 2, "zinc": 2})
+    assert _folder(tmp_path).classes == (decomposed, "zinc")
+
+
+def test_folder_groups(tmp_path: Path) -> None:
+    for name, groups in {"cat": ("anna", "bert"), "dog": ("bert", "carl")}.items():
+        write_folder(tmp_path / name, dict.fromkeys(groups, 2))
+    source = _folder(tmp_path, groups_by_folder=True)
+    assert source.classes == ("cat", "dog")
+    assert source.groups is not None
+    assert source.groups.tolist() == ["anna", "anna", "bert", "bert", "bert", "bert", "carl", "carl"]
+    assert source.images.name(3) == "cat/bert/001.png"
+    write_folder(tmp_path, {"dog": 1})
+    with pytest.raises(DataError, match=r"dog/000\.png lies in no group; .* needs CLASS/GROUP/IMAGE"):
+        _folder(tmp_path, groups_by_folder=True)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "bmp", "webp"])

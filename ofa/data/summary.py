@@ -1,0 +1,56 @@
+"""What a data set is, in three lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ofa.data.readers.source import Source
+from ofa.data.splits import SPLITS, Splits
+
+if TYPE_CHECKING:
+    from ofa.data.image_data import ImageData
+
+MAX_CHARS = 80
+
+
+def summary(data: ImageData) -> str:
+    """Images and classes; images of each split; the rarest and the commonest class; and what was not read, if any."""
+    return describe(data.source, data.splits)
+
+
+def describe(source: Source, splits: Splits) -> str:
+    """The same before anything is decoded."""
+    names = [_printable(name) for name in source.classes]
+    counts = np.bincount(source.labels, minlength=len(names))
+    rarest, commonest = int(counts.argmin()), int(counts.argmax())
+    sizes = {split: f"{split} {len(splits[split]):,}" for split in SPLITS}
+    if "calibration" not in splits.distinct:
+        sizes["train"] += f" ({sizes.pop('calibration')} of them)"
+    used = sum(len(splits[split]) for split in splits.distinct)
+    if used < len(source.labels):
+        sizes["unused"] = f"unused {len(source.labels) - used:,}"
+    ratio = counts[commonest] / counts[rarest]
+    lines = [
+        f"{len(source.labels):,} images of {len(names)} classes: {_cut(names)}",
+        ", ".join(sizes.values()),
+        f"rarest class {_cut(names[rarest : rarest + 1])} {counts[rarest]:,}, commonest "
+        f"{_cut(names[commonest : commonest + 1])} {counts[commonest]:,}: 1 to {ratio:.3g}",
+        *(f"not read: {_printable(what)}" for what in source.ignored),
+    ]
+    return "\n".join(lines)
+
+
+def _cut(names: Sequence[str]) -> str:
+    """Names in a line: long ones are cut, and of many the first ones said."""
+    short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+    num = 1
+    while num < len(short) and len(", ".join(short[: num + 1])) <= MAX_CHARS:
+        num += 1
+    return ", ".join(short[:num] + ["…"] * (num < len(short)))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
