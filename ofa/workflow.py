@@ -27,11 +27,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ofa
 from ofa.errors import UsageError, shown, unknown_name_message
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ofa.training import Recipe, Run, SubnetEvaluator
 
 TABLES = Path("latency_tables")
+T = TypeVar("T")
 
 
 def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = False) -> Inspection:
@@ -417,10 +418,7 @@ def _search_devices(
         progress=progress,
         **settings,
     )
-    from ofa.training.threads import torch_threads
-
-    with torch_threads(progress=progress):
-        results = task.run()
+    results = _at_ease(task.run, progress)
     return Searched({name: result.selected for name, result in results.items()})
 
 
@@ -536,25 +534,24 @@ def export(
         InfeasibleBudgetError, ParityError, TargetError, BundleError: See :func:`ofa.deploy.export_bundle`.
         UsageError: Unless it is clear which subnet is meant.
     """
-    from ofa.training.threads import torch_threads
-
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     candidates = _candidates(opened, target.name, budget_ms, search_dir=search_dir, arch=arch)
     out = out or Path(run) / "bundles" / (target.name + ("" if budget_ms is None else f"-{budget_ms:g}ms"))
     options = ofa.deploy.ExportOptions(dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss)
-    with torch_threads(progress=progress):
-        return ofa.deploy.export_bundle(
-            open_evaluator(opened, data_root, progress),
-            candidates,
-            out=out,
-            device=target,
-            budget_ms=budget_ms,
-            measure=measure_on(target),
-            run_info=opened.info,
-            options=options,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    export_it = partial(
+        ofa.deploy.export_bundle,
+        open_evaluator(opened, data_root, progress),
+        candidates,
+        out=out,
+        device=target,
+        budget_ms=budget_ms,
+        measure=measure_on(target),
+        run_info=opened.info,
+        options=options,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return _at_ease(export_it, progress)
 
 
 def deploy(
@@ -912,6 +909,14 @@ def open_evaluator(run: Run, data_root: str | None = None, progress: Progress | 
 def measure_on(device: Device) -> Measure:
     """What measures files on a device; the same files in the same order are measured alike."""
     return ofa.deploy.measure_on(device, rng=_generator(0))
+
+
+def _at_ease(work: Callable[[], T], progress: Progress | None) -> T:
+    """What ``work`` gives, on one thread where the machine is busy."""
+    from ofa.training.threads import torch_threads
+
+    with torch_threads(progress=progress):
+        return work()
 
 
 def _check_seed(seed: int) -> None:
