@@ -117,7 +117,7 @@ def test_workers_end_with_a_deployment_that_is_stopped(run: Run, tmp_path: Path)
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 is_child = f"\nPPid:\t{process.pid}\n" in status.read_text()
-                if is_child and b"loky" in (status.parent / "cmdline").read_bytes():
+                if is_child and b"LokyProcess" in (status.parent / "cmdline").read_bytes():
                     found.append(status.parent)
             except (FileNotFoundError, ProcessLookupError):
                 continue
