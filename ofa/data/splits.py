@@ -135,8 +135,8 @@ def make_splits(
             f"({asked}, limit {config.limit}); lower the shares or raise the limit"
         )
     found.setdefault("calibration", train[:NUM_CALIBRATION_IMAGES])
-    parts: dict[str, Any] = {"train": train, **found}
-    return Splits(**parts, labels_sha256=hash_labels(labels))
+    kept: dict[str, Any] = {"train": train, **found}
+    return Splits(**kept, labels_sha256=hash_labels(labels))
 
 
 def _shares(config: DataConfig, num_test: int) -> dict[str, float]:
