@@ -1,11 +1,10 @@
 """Data sets and their splits: train, calibration, search, test."""
 
 from ofa.data.config import DataConfig, DataError
-from ofa.data.image_data import ImageData, load_data
+from ofa.data.image_data import ImageData, load_data, summary
 from ofa.data.preprocessing import Preprocessing, preprocessing
 from ofa.data.readers import READERS
 from ofa.data.splits import SPLITS, Splits
-from ofa.data.summary import summary
 
 __all__ = [
     "READERS",

@@ -84,6 +84,9 @@ class NotingImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
     def __getitem__(self, index: int) -> Image.Image:
         try:
             return self.images[index]

@@ -248,6 +248,11 @@ class ImageData:
         return self._moved[device]
 
 
+def summary(data: ImageData) -> str:
+    """What a data set is, in three lines for people."""
+    return describe(data.source, data.splits)
+
+
 def load_data(
     config: DataConfig,
     *,

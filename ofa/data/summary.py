@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ofa.data.readers.source import Source
 from ofa.data.splits import SPLITS, Splits
 
-if TYPE_CHECKING:
-    from ofa.data.image_data import ImageData
-
 MAX_CHARS = 80
 
 
-def summary(data: ImageData) -> str:
-    """Images and classes; images of each split; the rarest and the commonest class; and what was not read, if any."""
-    return describe(data.source, data.splits)
-
-
 def describe(source: Source, splits: Splits) -> str:
-    """The same before anything is decoded."""
+    """Images and classes; images of each split; the rarest and the commonest class; and what was not read, if any."""
     names = [_printable(name) for name in source.classes]
     counts = np.bincount(source.labels, minlength=len(names))
     rarest, commonest = int(counts.argmin()), int(counts.argmax())

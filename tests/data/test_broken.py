@@ -114,7 +114,7 @@ def test_the_same_files_are_checked_once_and_what_is_left_out_is_said(root: Path
         steps: list[tuple[int, int, str]] = []
         data = load(root, "workers", skip_broken=True, progress=lambda *step: steps.append(step))
         said = [what for done, total, what in steps if not total]
-        assert said == [f"{data.num_broken} of 90 images cannot be read and are left out"]
+        assert said[-1:] == [f"{data.num_broken} of 90 images cannot be read and are left out"]
         return data.num_broken, (90, 90, "checking images") in steps
 
     damage(root / "test" / "dog" / "004.png")
