@@ -741,6 +741,8 @@ def elastic(
     out = _out_of(run, out)
     opened, target = ofa.Run.open(run, trust_code=trust_code), ofa.hardware.load_device(device)
     options = ofa.deploy.ElasticOptions(threads=target.setting.threads, opset=opset)
+    if opened.space.num_archs == 1:
+        raise UsageError(f"{run} holds one subnet; nothing can be switched; use `ofa export`")
     archs = {}
     for budget in sorted(set(budgets_ms)):
         archs[f"{budget:g}ms"] = _picked_arch(opened, target.name, budget)

@@ -80,6 +80,11 @@ def test_what_is_exported_is_what_was_trained(tuned: Run, run: Run, subnet: dict
     assert workflow.verify(tmp_path / "bundle", device="cpu-1t").ok
 
 
+def test_where_there_is_nothing_to_switch_between_it_is_said(tuned: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds one subnet; nothing can be switched; use `ofa export`"):
+        workflow.elastic(tuned.path, "cpu-1t", [100], tmp_path / "elastic")
+
+
 @pytest.mark.parametrize("in_file", [True, False])
 def test_any_subnet_of_a_run_is_exported_by_what_it_is(
     run: Run, subnet: dict[str, object], in_file: bool, tmp_path: Path
