@@ -323,11 +323,11 @@ def _search_devices(
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
     facts = {
-        "settings": {**settings, "max": sorted(limits), "devices": names},
+        "settings": {**settings, "devices": names, **_limits_as_facts(limits)},
         "weights_sha256": info.get("weights_sha256"),
     }
     if len(known) == len(names) and not (refine or start_from or evaluations):
-        answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, with_fleet=with_fleet)
+        answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, limits=limits, with_fleet=with_fleet)
         if answers is not None:
             return Searched(answers, is_new=False)
     for name, table in known.items():  # before anything heavy is loaded
@@ -348,7 +348,7 @@ def _search_devices(
         cache.import_csv(path)
     initial = [arch for path in start_from for arch in _read_front(path, opened)]
     judge = open_evaluator(opened, data_root, progress)
-    costs, constraints = _costs(opened.space, judge.supernet, measured, limits)
+    costs, bytes_on, constraints = _costs(opened.space, judge.supernet, targets, measured, limits)
     results = TargetSearch(
         space=opened.space,
         scores=Scores(judge.metric, judge.race, len(judge.data.splits.search), cache, chunk_size=judge.num_together),
@@ -358,8 +358,9 @@ def _search_devices(
                 table.predict_ms,
                 partial(_measure_archs, judge.supernet, target, settings["seed"]),
                 {"tables_sha256": {target.name: sums[target.name]}},
+                own_costs,
             )
-            for target, table in zip(targets, measured, strict=True)
+            for target, table, own_costs in zip(targets, measured, bytes_on, strict=True)
         ],
         costs=costs,
         budgets_ms=budgets_ms,
@@ -393,45 +394,65 @@ def _answers(
     *,
     facts: Mapping[str, Any],
     sums: Mapping[str, str],
+    limits: Sequence[str],
     with_fleet: bool,
 ) -> dict[str, dict[str, Any]] | None:
     """What an earlier search measured enough for, of each device; ``None`` unless of all."""
     from ofa.search.answer import answer
     from ofa.search.run import FLEET
 
-    answers = {}
+    answers, costs = {}, list(dict.fromkeys(["macs", "params", *_names(limits)]))
     for name in [*names, FLEET] if with_fleet else names:
         whole = {**facts, "tables_sha256": sums if name == FLEET else {name: sums[name]}}
-        found = answer(folder / name, budgets_ms, facts=whole, costs=["macs", "params"])
+        found = answer(folder / name, budgets_ms, facts=whole, costs=costs)
         if found is None:
             return None
         answers[name] = found
     return answers
 
 
+def _names(limits: Sequence[str]) -> list[str]:
+    """Costs that are limited, each once."""
+    return list(dict.fromkeys(text.partition("=")[0] for text in limits))
+
+
+def _limits_as_facts(limits: Sequence[str]) -> dict[str, Any]:
+    """What of limits a search went by: those in bytes were of fp32, whatever the device, before they said so."""
+    own_bytes = {"bytes": "the device's"} if any(name.endswith("_bytes") for name in _names(limits)) else {}
+    return {"max": sorted(limits), **own_bytes}
+
+
 def _costs(
-    space: SearchSpace, supernet: Supernet, tables: Sequence[LatencyTable], limits: Sequence[str]
-) -> tuple[dict[str, Any], list[Any]]:
-    """Costs that result files name, and the limits of these and others."""
+    space: SearchSpace,
+    supernet: Supernet,
+    targets: Sequence[Device],
+    tables: Sequence[LatencyTable],
+    limits: Sequence[str],
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Any]]:
+    """Costs that all result files name, those that each device's do in its own numbers, and the limits.
+
+    Bytes are those of the device's runtime and precision; a limit of them holds on every device.
+    """
     from ofa.cost.energy import ENERGY, energy_mj
     from ofa.search import Constraint
+    from ofa.search.problem import Dearest
 
+    names = _names(limits)
     costs = {"macs": ofa.cost.macs(supernet), "params": ofa.cost.params(supernet)}
-    limited = costs | {
-        "model_bytes": ofa.cost.model_bytes(supernet),
-        "peak_activation_bytes": ofa.cost.peak_activation_bytes(supernet),
-    }
-    if any(text.startswith(f"{ENERGY}=") for text in limits):
+    if ENERGY in names:
         if len(tables) > 1:
             raise UsageError(f"{ENERGY} is of one device; search for one --device at a time")
-        costs[ENERGY] = limited[ENERGY] = energy_mj(tables[0])
+        costs[ENERGY] = energy_mj(tables[0])
+    bytes_on = [ofa.cost.bytes_on(supernet, target.setting) for target in targets]
+    dearest = {name: Dearest([each[name] for each in bytes_on]) for name in bytes_on[0]}
+    limited: dict[str, Any] = {**costs, **dearest}
     constraints = []
     for text in limits:
         name, _, value = text.partition("=")
         if name not in limited:
             raise UsageError(unknown_name_message("cost", name, limited))
         constraints.append(Constraint.of(space, name, limited[name], value))
-    return costs, constraints
+    return costs, [{name: each[name] for name in names if name in each} for each in bytes_on], constraints
 
 
 def _pair_of_devices(devices: Sequence[str], int8_device: str | None, per: str) -> tuple[Device, Device]:

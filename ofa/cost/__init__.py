@@ -1,6 +1,15 @@
 """What an architecture costs: sums of factors, latency tables. No torch here."""
 
-from ofa.cost.cost_model import CostModel, Factor, macs, model_bytes, params, peak_activation_bytes
+from ofa.cost.cost_model import (
+    CostModel,
+    Factor,
+    bytes_on,
+    file_bytes,
+    macs,
+    model_bytes,
+    params,
+    peak_activation_bytes,
+)
 from ofa.cost.fit import FitError, fit_latency
 from ofa.cost.latency_table import LatencyTable, LatencyTableError, MissingLatencyError, RefusedTableError
 
@@ -12,6 +21,8 @@ __all__ = [
     "LatencyTableError",
     "MissingLatencyError",
     "RefusedTableError",
+    "bytes_on",
+    "file_bytes",
     "fit_latency",
     "macs",
     "model_bytes",

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.errors import unknown_name_message
+from ofa.setting import Setting
 from ofa.space import Arch, Population, SearchSpace
 
 FP32_BYTES = 4
@@ -19,8 +20,19 @@ CHUNK_ROWS = 1 << 13
 BYTES = {
     "fp32": {"weights": 4, "biases": 4},
     "fp16": {"weights": 2, "biases": 2},
+    "bf16": {"weights": 2, "biases": 2},
     "int8": {"weights": 1, "biases": 8},
 }
+ACTIVATION_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+MORE_BYTES = {"fp32": {"layers": 560}, "fp16": {"layers": 600}, "bf16": {"layers": 600}, "int8": {"layers": 1800}}
+"""Of a graph: its nodes and names, for each convolution or product with what belongs to it (activation, sum, Q/DQ)."""
+MORE_BYTES_OF = {
+    "openvino": {"fp32": {"layers": 2750}, "fp16": {"layers": 2800}, "int8": {"layers": 11000}},  # XML
+    "executorch": {"fp32": {"layers": 1000}},
+    "litert": {"fp32": {"layers": 1850}},
+}
+"""The same where the file is no ONNX graph, by runtime."""
+INT8_BIAS_BYTES = {"biases": 9}  # more of each channel in an ONNX file: zero points, and a scale of the bias
 
 
 @dataclass(frozen=True)
@@ -153,8 +165,7 @@ def params(supernet: HasFactors) -> CostModel:
 def model_bytes(supernet: HasFactors, *, precision: str = "fp32") -> CostModel:
     """Bytes of the weights in a deployed file, where batch normalisation is folded into the convolution before it.
 
-    A file has a graph too: 15 to 60 KiB in ONNX for networks of convolutions, 130 for transformers. ONNX Runtime's INT8
-    files hold 9 bytes more for each channel of a convolution (zero points, and a scale of the bias).
+    A file has a graph too: see :func:`file_bytes`.
 
     Args:
         precision: ``fp32``, ``fp16``, or ``int8``, which keeps biases in four bytes and adds a scale per channel.
@@ -165,6 +176,25 @@ def model_bytes(supernet: HasFactors, *, precision: str = "fp32") -> CostModel:
     if precision not in BYTES:
         raise ValueError(unknown_name_message("precision", precision, BYTES))
     return _of_supernet(supernet, "model_bytes", BYTES[precision])
+
+
+def file_bytes(supernet: HasFactors, *, runtime: str = "onnxruntime", precision: str = "fp32") -> CostModel:
+    """Bytes of a deployed file: its weights, and its graph, which is a quarter of a small network's in INT8.
+
+    The graph is taken to hold so much for each layer; what that is worth, says a table in ``docs/devices.md``.
+
+    Args:
+        runtime: That the file is for; those of ``MORE_BYTES_OF`` have a format of their own, others take ONNX.
+
+    Raises:
+        ValueError: If the precision is unknown.
+    """
+    if precision not in BYTES:
+        raise ValueError(unknown_name_message("precision", precision, BYTES))
+    graph = MORE_BYTES_OF.get(runtime, MORE_BYTES).get(precision, MORE_BYTES[precision])
+    more = INT8_BIAS_BYTES if precision == "int8" and runtime not in MORE_BYTES_OF else {}
+    weights = {kind: size + more.get(kind, 0) for kind, size in BYTES[precision].items()}
+    return _of_supernet(supernet, "model_bytes", {**weights, **graph})
 
 
 def peak_activation_bytes(supernet: HasFactors, *, bytes_per_activation: int = 4) -> CostModel:
@@ -180,6 +210,15 @@ def peak_activation_bytes(supernet: HasFactors, *, bytes_per_activation: int = 4
     """
     share = {"peak_activation_bytes": bytes_per_activation / FP32_BYTES}
     return _of_supernet(supernet, "peak_activation_bytes", share, reduce="max")
+
+
+def bytes_on(supernet: HasFactors, setting: Setting) -> dict[str, CostModel]:
+    """Costs in bytes, by name, as they are in a setting."""
+    activation = ACTIVATION_BYTES[setting.precision]
+    return {
+        "model_bytes": file_bytes(supernet, runtime=setting.runtime, precision=setting.precision),
+        "peak_activation_bytes": peak_activation_bytes(supernet, bytes_per_activation=activation),
+    }
 
 
 def _of_supernet(

@@ -32,6 +32,22 @@ class Cost(Protocol):
         """Costs of ``(N, D)`` architectures, shape ``(N,)``."""
 
 
+@dataclass(frozen=True)
+class Dearest:
+    """What an architecture costs where it costs most: what has a limit of it, keeps it everywhere.
+
+    Args:
+        costs: The same, of several devices.
+    """
+
+    costs: Sequence[Cost]
+
+    def predict(self, archs: Population) -> npt.NDArray[np.float64]:
+        """See :class:`Cost`."""
+        most: npt.NDArray[np.float64] = np.max([cost.predict(archs) for cost in self.costs], axis=0)
+        return most
+
+
 class InfeasibleError(OfaError, ValueError):
     """No architecture satisfies the constraints, as far as a search for one could find.
 

@@ -22,7 +22,7 @@ from ofa.search.methods.linas import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
 from ofa.search.pick import HEADROOM, InfeasibleBudgetError, pick_entry, pick_within_budgets
-from ofa.search.problem import Constraint, Cost, Problem, Values, descend
+from ofa.search.problem import Constraint, Cost, Dearest, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
 from ofa.space import Arch, Population, SearchSpace
 
@@ -39,12 +39,14 @@ class Target:
         predict_ms: Maps ``(N, D)`` architectures to ``(N,)`` milliseconds.
         measure_ms: Measures several architectures side by side: ``latency_ms_p10``, ``_p50`` and ``_p90``, in order.
         identity: What its predictions and measurements go by: the table's checksum, the machine.
+        costs: By name, for its result files: what is another number on each device, such as bytes.
     """
 
     name: str
     predict_ms: Callable[[Population], Values]
     measure_ms: Callable[[list[Arch]], pd.DataFrame]
     identity: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
 
 def fleet(targets: Sequence[Target]) -> Target:
@@ -59,6 +61,7 @@ def fleet(targets: Sequence[Target]) -> Target:
         lambda population: np.max([target.predict_ms(population) for target in targets], axis=0),
         measure_ms,
         _merged([target.identity for target in targets]),
+        {name: Dearest([target.costs[name] for target in targets]) for name in targets[0].costs},
     )
 
 
@@ -305,11 +308,11 @@ class TargetSearch:
             "headroom_percent": 100 * HEADROOM,
             "facts": {**self.identity, **target.identity},
             "picks": [
-                pick_entry(row, metric, budget, list(self.costs))
+                pick_entry(row, metric, budget, [*self.costs, *target.costs])
                 for row, budget in zip(rows, self.budgets_ms, strict=True)
             ],
         }
-        return SearchResult(front=self._front_table(candidates, picks), selected=selected)
+        return SearchResult(front=self._front_table(candidates, picks, [*self.costs, *target.costs]), selected=selected)
 
     def _candidates(
         self, target: Target, found: _Found, errors: npt.NDArray[np.float64], measured: Mapping[Arch, float]
@@ -330,7 +333,7 @@ class TargetSearch:
                 metric.of("predicted"): metric.value(predicted[:, 0]),
                 "predicted_latency_ms": predicted[:, 1],
                 metric.of("measured"): [measured.get(arch, np.nan) for arch in archs],
-                **{name: _whole(cost.predict(distinct)) for name, cost in self.costs.items()},
+                **{name: _whole(cost.predict(distinct)) for name, cost in {**self.costs, **target.costs}.items()},
                 "is_random": [arch in random for arch in archs],
                 "is_front": [arch in searched or arch not in random for arch in archs],
             }
@@ -370,7 +373,7 @@ class TargetSearch:
             },
         }
 
-    def _front_table(self, candidates: pd.DataFrame, picks: list[int]) -> pd.DataFrame:
+    def _front_table(self, candidates: pd.DataFrame, picks: list[int], costs: Sequence[str]) -> pd.DataFrame:
         """``front.csv``: everything that was truly evaluated; one row per origin of an architecture."""
         metric = self.metric
         known = candidates[metric.of("measured")].notna()
@@ -385,7 +388,7 @@ class TargetSearch:
         table["num_images"] = table["num_images"].astype(np.int64)
         columns = ["arch", metric.of("predicted"), "predicted_latency_ms", metric.of("measured"), "measured_latency_ms"]
         percentiles = ["latency_ms_p10", "latency_ms_p90"]
-        return table[[*columns, *self.costs, "origin", *percentiles, *metric.columns[1:]]]
+        return table[[*columns, *costs, "origin", *percentiles, *metric.columns[1:]]]
 
 
 def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:

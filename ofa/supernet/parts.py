@@ -162,6 +162,7 @@ class PartIndex:
             "params": lambda place, narrowing, index: self._params(place, narrowing),
             "weights": lambda place, narrowing, index: self._params(place, narrowing, kinds=("weight",)),
             "biases": lambda place, narrowing, index: self._params(place, narrowing, kinds=("bias",)),
+            "layers": lambda place, narrowing, index: float(len(self._contractions.get(place.name, ()))),
             "peak_activation_bytes": self._peak_activation_bytes,
         }
         if cost not in functions:

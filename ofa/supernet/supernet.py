@@ -126,7 +126,7 @@ class Supernet(nn.Module):
 
         Args:
             cost: ``macs`` (multiply-accumulates), ``params``, ``weights`` and ``biases`` (those of them that a deployed
-                network keeps), or ``peak_activation_bytes`` (of one fp32 image; the peak of a network is the largest
-                entry, not the sum).
+                network keeps), ``layers`` (convolutions and products), or ``peak_activation_bytes`` (of one fp32 image;
+                the peak of a network is the largest entry, not the sum).
         """
         return self._part_index.factors(cost)

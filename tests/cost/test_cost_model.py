@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.cost import CostModel, Factor, cost_model
+from ofa.setting import Setting
 from ofa.space import Dim, SearchSpace, SpaceError
 
 SPACE = SearchSpace(
@@ -63,7 +64,14 @@ class FakeSupernet:
     space = SPACE
 
     def factors(self, cost):
-        scale = {"macs": 1.0, "params": 10.0, "peak_activation_bytes": 100.0, "weights": 3.0, "biases": 0.5}[cost]
+        scale = {
+            "macs": 1.0,
+            "params": 10.0,
+            "peak_activation_bytes": 100.0,
+            "weights": 3.0,
+            "biases": 0.5,
+            "layers": 0.01,
+        }[cost]
         return [(factor.dims, scale * factor.array) for factor in FACTORS]
 
 
@@ -89,9 +97,36 @@ def test_bytes_of_weights_biases_and_scales(precision, scale):
     )
 
 
-def test_unknown_precision():
+@pytest.mark.parametrize("cost", [cost_model.model_bytes, cost_model.file_bytes])
+def test_unknown_precision(cost):
     with pytest.raises(ValueError, match="unknown precision 'int4'"):
-        cost_model.model_bytes(FakeSupernet(), precision="int4")
+        cost(FakeSupernet(), precision="int4")
+
+
+def test_bytes_are_those_of_the_setting():
+    """A quarter of the activations, and a file that is smaller by three quarters of its weights, but has more graph."""
+    population = SPACE.sample_population(10, np.random.default_rng(0))
+    fp32, fp16, int8 = (
+        cost_model.bytes_on(FakeSupernet(), Setting(runtime="onnxruntime", precision=precision))
+        for precision in ("fp32", "fp16", "int8")
+    )
+    peaks = [each["peak_activation_bytes"].predict(population) for each in (fp32, fp16, int8)]
+    np.testing.assert_array_equal(peaks[0], 2 * peaks[1])
+    np.testing.assert_array_equal(peaks[0], 4 * peaks[2])
+    one = np.array([brute_force(sum, FACTORS, genes) for genes in population])
+    scale = (3 + 0.5) * 4 + 0.01 * 560, 3 + 0.5 * (4 + 4 + 9) + 0.01 * 1800
+    for each, expected in zip((fp32, int8), scale, strict=True):
+        np.testing.assert_allclose(each["model_bytes"].predict(population), expected * one)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "litert", "executorch", "tensorrt", "torch"])
+def test_every_runtime_has_a_file_size(runtime):
+    population = SPACE.sample_population(10, np.random.default_rng(0))
+    for precision in ("fp32", "fp16", "bf16", "int8"):
+        found = cost_model.file_bytes(FakeSupernet(), runtime=runtime, precision=precision)
+        weights = cost_model.model_bytes(FakeSupernet(), precision=precision)
+        assert found.name == "model_bytes"
+        assert (found.predict(population) >= weights.predict(population)).all()
 
 
 def test_bytes_per_activation():

@@ -12,7 +12,7 @@ from ofa.search.answer import answer
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.pareto import non_dominated
 from ofa.search.pick import InfeasibleBudgetError
-from ofa.search.problem import Constraint, InfeasibleError
+from ofa.search.problem import Constraint, Dearest, InfeasibleError
 from ofa.search.run import Target, TargetSearch
 from ofa.space import Dim, SearchSpace
 
@@ -279,3 +279,35 @@ def test_what_is_surely_beaten_is_given_up_and_picks_are_evaluated_to_the_end(wo
         own = front[front["origin"] == origin]
         best = own[non_dominated(np.column_stack([-own["measured_top1_percent"], own["predicted_latency_ms"]]))]
         assert not given_up & set(best["arch"])
+
+
+class Times:
+    """A cost that is so many times another."""
+
+    def __init__(self, cost, factor):
+        self.cost, self.factor = cost, factor
+
+    def predict(self, archs):
+        return self.factor * self.cost.predict(archs)
+
+
+def test_each_device_has_its_own_bytes_and_a_limit_holds_on_all(world, tmp_path):
+    size = SumCost(world.space)
+    on = {"fp32": Times(size, 4), "int8": Times(size, 1)}
+    limit = float(np.median(on["fp32"].predict(world.space.sample_population(1000, np.random.default_rng(0)))))
+    results = search(
+        world,
+        tmp_path,
+        targets=[
+            Target(name, world.predict_ms, world.measure_ms, costs={"model_bytes": cost}) for name, cost in on.items()
+        ],
+        constraints=[Constraint("model_bytes", Dearest(list(on.values())), limit)],
+        with_fleet=True,
+    )
+    for name, cost in {**on, "fleet": on["fp32"]}.items():
+        front = pd.read_csv(tmp_path / name / "front.csv")
+        archs = world.space.to_population([world.space.arch(json.loads(text)) for text in front["arch"]])
+        np.testing.assert_array_equal(front["model_bytes"], cost.predict(archs))
+        assert on["fp32"].predict(archs).max() <= limit
+        for pick in results[name].selected["picks"]:
+            assert pick["model_bytes"] == cost.predict(world.space.to_population(world.space.arch(pick["arch"])))[0]

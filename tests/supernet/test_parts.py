@@ -16,8 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ofa.cost import model_bytes, peak_activation_bytes
-from ofa.formats.onnx import export_for_timing
+from ofa.cost import file_bytes, model_bytes, peak_activation_bytes
+from ofa.deploy.targets.network import HalfPrecision
+from ofa.formats.onnx import export_for_timing, to_bytes, to_onnx
+from ofa.formats.onnx_int8 import quantize_qdq
 from ofa.space import Arch
 from ofa.supernet import PRESETS, Supernet, create_supernet, elasticize
 from ofa.supernet.parts import Slot
@@ -138,6 +140,42 @@ def assert_model_bytes_are_those_of_the_file(supernet: Supernet, num: int) -> No
 @pytest.mark.parametrize("name", ["ofa_mobilenetv3_tiny", "vit_tiny", "convnext_atto", "resnet26d"])
 def test_model_bytes_are_those_of_the_exported_file(name: str) -> None:
     assert_model_bytes_are_those_of_the_file(create_supernet(name, num_classes=10).eval(), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("ofa_mobilenetv3_tiny", 0.03),
+        ("test_efficientnet", 0.05),
+        pytest.param("mobilenetv2_050", 0.03, marks=pytest.mark.slow),
+        pytest.param("convnext_atto", 0.03, marks=pytest.mark.slow),
+    ],
+)
+def test_bytes_of_a_file_are_those_of_what_is_shipped(name: str, share: float) -> None:
+    """Graph, scales, zero points and all, in each precision."""
+    supernet = create_supernet(name, num_classes=10).eval()
+    for arch in archs_of(supernet, 0):
+        subnet, shape = supernet.extract(arch), supernet.input_shape(arch)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in subnet.parameters():  # equal ones would be written once
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        model = to_onnx(subnet, shape)
+        shipped = {"fp32": model, "fp16": to_onnx(HalfPrecision(subnet), shape), "int8": quantize_qdq(model)}
+        for precision, graph in shipped.items():
+            found = len(to_bytes(graph))
+            predicted = file_bytes(supernet, precision=precision).predict(arch)[0]
+            assert predicted == pytest.approx(found, rel=share), (arch, precision)
+        weights = model_bytes(supernet, precision="int8").predict(arch)[0]
+        assert abs(weights - found) > 2 * abs(predicted - found)  # without the graph it is worse
+
+
+def test_layers_are_those_of_the_extracted_subnet() -> None:
+    supernet = create_supernet("ofa_mobilenetv3_tiny", num_classes=10).eval()
+    layers = supernet.factors("layers")
+    for arch in archs_of(supernet, 3):
+        modules = supernet.extract(arch).modules()
+        assert sum(entries(supernet, arch, layers)) == sum(isinstance(each, nn.Conv2d | nn.Linear) for each in modules)
 
 
 def assert_peak_is_that_of_the_plan(supernet: Supernet, num: int) -> None:
