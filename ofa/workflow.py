@@ -402,19 +402,14 @@ def _search_devices(
     if with_fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
-    # What was found with limits in bytes before they were the device's answers nothing.
-    bytes_are = {"bytes": "the device's"} if any(name.endswith("_bytes") for name in _names(limits)) else {}
     data_sha256 = _data_sha256(info)
     facts = {
-        "settings": {**settings, "max": sorted(limits), "devices": names, **bytes_are},
+        "settings": {**settings, "devices": names, **_limits_as_facts(limits)},
         "weights_sha256": info.get("weights_sha256"),
         **({} if data_sha256 is None else {"data_sha256": data_sha256}),
     }
     if len(known) == len(names) and not (refine or start_from or evaluations):
-        more_costs = [name for name in _names(limits) if name not in ("macs", "params")]
-        answers = _answers(
-            out_dir, names, budgets_ms, facts=facts, sums=sums, more_costs=more_costs, with_fleet=with_fleet
-        )
+        answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, limits=limits, with_fleet=with_fleet)
         if answers is not None:
             return Searched(answers, is_new=False)
     for name, table in known.items():  # before anything heavy is loaded
@@ -530,17 +525,17 @@ def _answers(
     *,
     facts: Mapping[str, Any],
     sums: Mapping[str, str],
-    more_costs: Sequence[str],
+    limits: Sequence[str],
     with_fleet: bool,
 ) -> dict[str, dict[str, Any]] | None:
     """What an earlier search measured enough for, of each device; ``None`` unless of all."""
     from ofa.search.answer import answer
     from ofa.search.run import FLEET
 
-    answers = {}
+    answers, costs = {}, list(dict.fromkeys(["macs", "params", *_names(limits)]))
     for name in [*names, FLEET] if with_fleet else names:
         whole = {**facts, "tables_sha256": sums if name == FLEET else {name: sums[name]}}
-        found = answer(folder / name, budgets_ms, facts=whole, costs=["macs", "params", *more_costs])
+        found = answer(folder / name, budgets_ms, facts=whole, costs=costs)
         if found is None:
             return None
         answers[name] = found
@@ -550,6 +545,12 @@ def _answers(
 def _names(limits: Sequence[str]) -> list[str]:
     """Costs that are limited, each once."""
     return list(dict.fromkeys(text.partition("=")[0] for text in limits))
+
+
+def _limits_as_facts(limits: Sequence[str]) -> dict[str, Any]:
+    """What of limits a search went by: those in bytes were of fp32, whatever the device, before they said so."""
+    own_bytes = {"bytes": "the device's"} if any(name.endswith("_bytes") for name in _names(limits)) else {}
+    return {"max": sorted(limits), **own_bytes}
 
 
 def _costs(
