@@ -12,6 +12,8 @@ Args:
     budgets_ms: Latency budgets, one or several.
     tables: Folder of latency tables.
     any_machine: Take a table that was measured elsewhere or with other software too.
+    search_dir: Instead of RUN/search: the folder that `ofa search` left, or that of one device in it.
+    workers: Processes at a time; one per core if not given.
     data_root: Where the run's data is now, if it moved.
     dynamic_batch: Leave the network's batch free; the default is the device's.
     from_pixels: The network takes uint8 pictures (NHWC) and gives probabilities.
@@ -168,7 +170,6 @@ def finetune(
         out: Run folder to make.
         device: With --budget-ms: the best subnet that a search found on this device within that.
         budget_ms: Latency budget.
-        search_dir: Instead of RUN/search/NAME: where the search left its files.
         resume: Continue from the latest checkpoint.
 
     Raises:
@@ -188,6 +189,13 @@ def finetune(
         subnet = opened.space.arch(_picked_arch(opened, name, float(budget_ms or 0), search_dir=search_dir))
     recipe = finetuning_recipe(opened, subnet, overrides, data_root=data_root)
     return ofa.training.train(recipe, out, resume=resume, splits_of=opened, progress=progress)
+
+
+def recipes() -> list[dict[str, Any]]:
+    """List the packaged recipes."""
+    from ofa.training import list_recipes, load_recipe
+
+    return [{"recipe": name, "description": load_recipe(name).description} for name in list_recipes()]
 
 
 @dataclass(frozen=True)
@@ -620,6 +628,7 @@ def export(
     max_loss: float = 0.5,
     overwrite: bool = False,
     search_dir: Path | str | None = None,
+    seed: int = 0,
     data_root: str | None = None,
     trust_code: bool = False,
     progress: Progress | None = None,
@@ -633,7 +642,6 @@ def export(
         budget_ms: Latency budget that the exported file must keep; may be left out where it is clear which subnet.
         out: Bundle folder to make, instead of RUN/bundles/NAME-BUDGETms (NAME without a budget).
         arch: Export this very subnet, without a search. A run of a single subnet needs none of this.
-        search_dir: Instead of RUN/search/NAME: where the search left its files.
 
     Raises:
         InfeasibleBudgetError, ParityError, TargetError, OpsetError, BundleError: See :func:`ofa.deploy.export_bundle`.
@@ -658,7 +666,7 @@ def export(
             out=place,
             device=target,
             budget_ms=budget_ms,
-            measure=measure_on(target),
+            measure=measure_on(target, seed),
             run_info=opened.info,
             options=options,
             overwrite=overwrite,
@@ -676,8 +684,10 @@ def deploy(
     from_pixels: bool = False,
     opset: int = 18,
     max_loss: float = 0.5,
-    processes: int | None = None,
+    search_dir: Path | str | None = None,
+    workers: int | None = None,
     fresh: bool = False,
+    seed: int = 0,
     data_root: str | None = None,
     trust_code: bool = False,
     progress: Progress | None = None,
@@ -685,10 +695,10 @@ def deploy(
     """Bundles for several devices and budgets at once; leaves DIR/NAME-BUDGETms/, DIR/index.json and index.csv.
 
     Interrupted, it goes on: bundles that are there and still hold are kept. Exit status 1 if a budget cannot be kept.
+    Exports run side by side, measuring alone.
 
     Args:
         out: Instead of RUN/deploy.
-        processes: Exports at a time; one per core if not given. Measuring is done alone.
 
     Raises:
         TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
@@ -700,7 +710,7 @@ def deploy(
     opened = ofa.Run.open(run, trust_code=trust_code)
     targets = [ofa.hardware.load_device(name) for name in dict.fromkeys(devices)]
     orders = [
-        (target, budget, _candidates(opened, target.name, budget))
+        (target, budget, _candidates(opened, target.name, budget, search_dir=search_dir))
         for target in targets
         for budget in sorted(set(budgets_ms))
     ]
@@ -708,10 +718,10 @@ def deploy(
         opened,
         orders,
         out=place,
-        measure_on=measure_on,
+        measure_on=partial(measure_on, seed=seed),
         options=options,
         data_root=data_root,
-        num_processes=processes or os.cpu_count() or 1,
+        num_processes=workers or os.cpu_count() or 1,
         fresh=fresh,
         progress=progress,
     )
@@ -725,6 +735,8 @@ def elastic(
     *,
     opset: int = 18,
     overwrite: bool = False,
+    search_dir: Path | str | None = None,
+    seed: int = 0,
     data_root: str | None = None,
     trust_code: bool = False,
     progress: Progress | None = None,
@@ -746,13 +758,13 @@ def elastic(
         raise UsageError(f"{run} holds one subnet; nothing can be switched; use `ofa export`")
     archs = {}
     for budget in sorted(set(budgets_ms)):
-        archs[f"{budget:g}ms"] = _picked_arch(opened, target.name, budget)
+        archs[f"{budget:g}ms"] = _picked_arch(opened, target.name, budget, search_dir=search_dir)
     distinct = {str(sorted(arch.items())): name for name, arch in reversed(archs.items())}
     ofa.deploy.write_elastic(
         open_evaluator(opened, data_root, progress),
         {name: archs[name] for name in reversed(distinct.values())},
         out,
-        rng=_generator(0),
+        rng=_generator(seed),
         model=opened.recipe.model,
         provenance={"weights_sha256": opened.weights_sha256},
         options=options,
@@ -767,6 +779,7 @@ def verify(
     *,
     device: str | None = None,
     images: Path | str | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> VerifyResult:
     """Check a bundle again: checksums, parity, accuracy, latency. Exit status 1 if something does not hold.
@@ -780,11 +793,17 @@ def verify(
         BundleError: See :func:`ofa.deploy.verify_bundle`.
     """
     target = None if device is None else ofa.hardware.load_device(device)
-    measure = None if target is None else measure_on(target)
+    measure = None if target is None else measure_on(target, seed)
     return ofa.deploy.verify_bundle(bundle, device=target, measure=measure, images=images, progress=progress)
 
 
-def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | None = None) -> list[Path]:
+def report(
+    run: Path | str,
+    *,
+    tables: Path | str = TABLES,
+    search_dir: Path | str | None = None,
+    out: Path | str | None = None,
+) -> list[Path]:
     """Write the page to look at: RUN/report.html, self-contained.
 
     Args:
@@ -792,11 +811,16 @@ def report(run: Path | str, *, tables: Path | str = TABLES, out: Path | str | No
     """
     if out is not None:
         out = _file_for(out, begins=r"(?i)\s*<!doctype html", what="a page of ours")
-    return [ofa.report.write_report(run, tables_dir=tables, out=out)]
+    return [ofa.report.write_report(run, tables_dir=tables, search_dir=search_dir, out=out)]
 
 
 def plot(
-    run: Path | str, *, out: Path | str | None = None, tables: Path | str = TABLES, file_format: str = "png"
+    run: Path | str,
+    *,
+    out: Path | str | None = None,
+    tables: Path | str = TABLES,
+    search_dir: Path | str | None = None,
+    file_format: str = "png",
 ) -> list[Path]:
     """Figures for papers, a column wide: fronts, search, prediction error, training, one device against another.
 
@@ -806,7 +830,7 @@ def plot(
     """
     from ofa.files import resolved
 
-    return ofa.report.write_plots(run, resolved(out or Path(run) / "plots"), tables, file_format)
+    return ofa.report.write_plots(run, resolved(out or Path(run) / "plots"), tables, file_format, search_dir=search_dir)
 
 
 # -- latencies of other things -----------------------------------------------------------------------------------------
@@ -1053,7 +1077,9 @@ def _candidates(
         return [{"arch": dict(named_arch(run.space, arch or "largest")), "latency_ms": 0.0}]
     if budget_ms is None:
         raise UsageError("which subnet? give --budget-ms, for the best of a search within that, or --arch")
-    return ofa.deploy.read_candidates(search_dir or run.path / "search" / device, budget_ms)
+    folder = Path(search_dir or run.path / "search")
+    is_of_device = (folder / "selected.json").exists()
+    return ofa.deploy.read_candidates(folder if is_of_device else folder / device, budget_ms)
 
 
 def _picked_arch(run: Run, device: str, budget_ms: float, *, search_dir: Path | str | None = None) -> Mapping[str, Any]:
@@ -1070,9 +1096,9 @@ def open_evaluator(run: Run, data_root: str | None = None, progress: Progress | 
     return ofa.training.SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress), run.task)
 
 
-def measure_on(device: Device) -> Measure:
+def measure_on(device: Device, seed: int = 0) -> Measure:
     """What measures files on a device; the same files in the same order are measured alike."""
-    return ofa.deploy.measure_on(device, rng=_generator(0))
+    return ofa.deploy.measure_on(device, rng=_generator(seed))
 
 
 def _check_seed(seed: int) -> None:

@@ -15,9 +15,11 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import ofa.cli
+import ofa.cli.commands
 import ofa.cli.inspection
 import ofa.cli.printing
 from ofa.training import Run, StoppedError, load_recipe, train
@@ -498,3 +500,33 @@ def test_architecture_and_precision_are_searched_together(
     ):
         status, _, err = ofa_command(capsys, *mistake)
         assert status == 2 and message in err
+
+
+def options_of_commands() -> dict[str, set[str]]:
+    """Options of each command but the demo, which takes the whole way."""
+    found = {}
+    for name, each in typer.main.get_command(ofa.cli.commands.app).commands.items():  # type: ignore[attr-defined]
+        if name not in ("demo", "data"):
+            found[name] = {text for parameter in each.params for text in parameter.opts}
+    return found
+
+
+COMMANDS = options_of_commands()
+
+
+# Options that mean the same wherever they are, with the commands that they mean something in.
+EVERYWHERE = {
+    "--json": set(COMMANDS),
+    "--search": {"export", "deploy", "elastic", "finetune", "report", "plot"},
+    "--tables": {"search", "report", "plot", "devices"},
+    "--seed": {"profile", "search", "export", "deploy", "elastic", "verify", "measure", "fit"},
+    "--data-root": {"search", "export", "deploy", "elastic", "finetune"},
+    "--trust-code": {"inspect", "profile", "search", "export", "deploy", "elastic", "finetune", "fit"},
+    "--opset": {"export", "deploy", "elastic"},
+    "--overwrite": {"export", "elastic", "fit"},
+}
+
+
+@pytest.mark.parametrize("option", EVERYWHERE)
+def test_an_option_is_wherever_it_means_something(option: str) -> None:
+    assert {name for name, options in COMMANDS.items() if option in options} == EVERYWHERE[option]

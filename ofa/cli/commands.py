@@ -91,12 +91,9 @@ def say_trained(result: Run, **_: Any) -> None:
 train, finetune = command_of(workflow.train)(say_trained), command_of(workflow.finetune)(say_trained)
 
 
-@app.command()
-def recipes() -> None:
-    """List the packaged recipes."""
-    from ofa.training import list_recipes, load_recipe
-
-    print_table(["recipe", "what it does"], [[name, load_recipe(name).description] for name in list_recipes()])
+@command_of(workflow.recipes)
+def recipes(result: list[dict[str, str]], **_: Any) -> None:
+    print_table(["recipe", "what it does"], [list(row.values()) for row in result])
 
 
 @command_of(workflow.profile)

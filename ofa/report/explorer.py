@@ -137,7 +137,8 @@ def budget_range_ms(medians_ms: Sequence[float], budgets_ms: Sequence[float], he
 
 def _export_commands(run: RunFiles, device: DeviceResults) -> list[list[str]]:
     """Commands that export the pick of a budget; each in parts, between which the budget stands."""
-    search = ["--search", str(run.run_dir / "search" / FLEET)] if device.name == FLEET else []
+    is_elsewhere = run.search_dir != run.run_dir / "search"
+    search = ["--search", str(run.search_dir / device.name)] if device.name == FLEET or is_elsewhere else []
     return [
         [
             shlex.join(["ofa", "export", "--run", str(run.run_dir), "--device", name, *search, "--budget-ms"]) + " ",

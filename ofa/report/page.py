@@ -31,11 +31,18 @@ MAX_DOWNLOAD_BYTES = 3_000_000
 """Of all CSV files together, packed: what is beyond is named, but not carried."""
 
 
-def write_report(run_dir: Path | str, *, tables_dir: Path | str | None = None, out: Path | str | None = None) -> Path:
+def write_report(
+    run_dir: Path | str,
+    *,
+    tables_dir: Path | str | None = None,
+    search_dir: Path | str | None = None,
+    out: Path | str | None = None,
+) -> Path:
     """Write the page of a run; what has not been made yet is left out, with the command that makes it.
 
     Args:
         tables_dir: Where latency tables are looked for before ``run_dir/latency_tables``.
+        search_dir: Where a search left its files; ``run_dir/search`` if ``None``.
         out: The file to write; ``run_dir/report.html`` if ``None``.
 
     Returns:
@@ -44,7 +51,7 @@ def write_report(run_dir: Path | str, *, tables_dir: Path | str | None = None, o
     Raises:
         FileFormatError: If ``supernet.json`` is missing, or a file of the run is damaged or of another format.
     """
-    run = read_run(run_dir, tables_dir=tables_dir)
+    run = read_run(run_dir, tables_dir=tables_dir, search_dir=search_dir)
     path = Path(run_dir) / "report.html" if out is None else Path(out)
     write_text_atomic(path, render(run))
     return path
@@ -196,6 +203,6 @@ def _csv_files(run: RunFiles) -> Iterator[tuple[str, Path]]:
         yield "metrics.csv", run.run_dir / "metrics.csv"
     for device in run.devices:
         if device.front is not None:
-            yield f"front_{device.name}.csv", run.run_dir / "search" / device.name / "front.csv"
+            yield f"front_{device.name}.csv", run.search_dir / device.name / "front.csv"
         if device.table_csv is not None and device.table_csv.exists():
             yield f"latency_table_{device.name}.csv", device.table_csv

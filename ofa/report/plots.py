@@ -41,7 +41,12 @@ SETTINGS: dict[Any, Any] = {
 
 
 def write_plots(
-    run_dir: Path | str, out_dir: Path | str, tables_dir: Path | str | None = None, format: str = "png"
+    run_dir: Path | str,
+    out_dir: Path | str,
+    tables_dir: Path | str | None = None,
+    format: str = "png",
+    *,
+    search_dir: Path | str | None = None,
 ) -> list[Path]:
     """Draw what a run's files allow: fronts, search progress, prediction error, training, the cross-device matrix.
 
@@ -50,6 +55,7 @@ def write_plots(
     Args:
         tables_dir: Where latency tables are looked for before ``run_dir/latency_tables``.
         format: ``png`` (300 dots per inch), ``pdf`` or ``svg``.
+        search_dir: Where a search left its files; ``run_dir/search`` if ``None``.
 
     Returns:
         The files that were written: ``fronts``, ``front_DEVICE``, ``progress_DEVICE``, ``prediction_DEVICE``, ``loss``,
@@ -63,7 +69,7 @@ def write_plots(
 
     if format not in FORMATS:
         raise UsageError(f"plots cannot be written as {format!r}; choose one of {', '.join(FORMATS)}")
-    run, out_dir = read_run(run_dir, tables_dir=tables_dir), Path(out_dir)
+    run, out_dir = read_run(run_dir, tables_dir=tables_dir, search_dir=search_dir), Path(out_dir)
     matrix = cross_device(run)
     written = []
     with matplotlib.rc_context(SETTINGS):

@@ -111,6 +111,7 @@ class RunFiles:
     """A run folder; ``supernet`` is the content of ``supernet.json``."""
 
     run_dir: Path
+    search_dir: Path
     supernet: dict[str, Any]
     space: SearchSpace
     metric: Metric
@@ -122,17 +123,21 @@ class RunFiles:
         return [each.name for each in self.devices if each.name != FLEET] if device.name == FLEET else [device.name]
 
 
-def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> RunFiles:
+def read_run(
+    run_dir: Path | str, *, tables_dir: Path | str | None = None, search_dir: Path | str | None = None
+) -> RunFiles:
     """Read a run folder.
 
     Args:
         tables_dir: Where latency tables are looked for before ``run_dir/latency_tables``.
+        search_dir: Where a search left its files; ``run_dir/search`` if ``None``.
 
     Raises:
         FileFormatError: If ``supernet.json`` is missing, or if any file is truncated, of another format, or belongs to
             another search space.
     """
     run_dir = Path(run_dir)
+    search_dir = run_dir / "search" if search_dir is None else Path(search_dir)
     supernet = read_json(
         run_dir / "supernet.json", kind="run folder", remedy="run `ofa train` first or give another --run"
     )
@@ -142,18 +147,19 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     tables = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
     bundles = [_read_bundle(path, metric) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
-    searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
+    searched = [path.name for path in sorted(search_dir.glob("*")) if path.is_dir()]
     names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
     metrics_path = run_dir / "metrics.csv"
     return RunFiles(
         run_dir=run_dir,
+        search_dir=search_dir,
         supernet=supernet,
         space=space,
         metric=metric,
         metrics=_read_metrics(metrics_path, metric) if metrics_path.exists() else None,
         devices=tuple(
             _read_device(
-                run_dir / "search" / name,
+                search_dir / name,
                 space,
                 metric,
                 tables.get(name, (None, None)),
