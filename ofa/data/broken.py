@@ -39,7 +39,7 @@ def find_broken(source: Source, indices: Indices, *, progress: Progress | None =
     """
     if isinstance(source.images, ArrayImages):
         return {}
-    indices = np.sort(indices)
+    indices = np.unique(indices)
     memory = _memory(source.images, indices)
     if memory is not None:
         with contextlib.suppress(FileFormatError, OSError, LookupError, TypeError, ValueError):

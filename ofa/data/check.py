@@ -111,13 +111,10 @@ class DataCheck:
         )
         found = [
             (not self.problem, self.problem),
-            (not len(self.broken), f"{len(self.broken)} of {len(self.images)} images cannot be read"),
-            (not across, f"{len(across)} images are in more than one split"),
-            (not labels, f"{len(labels)} images are under more than one label"),
-            (
-                True,
-                f"{len(self.duplicates)} images in {groups} groups are equal" if groups else "no two images are equal",
-            ),
+            (not len(self.broken), f"images that cannot be read: {len(self.broken)} of {len(self.images)}"),
+            (not across, f"images in more than one split: {len(across)}"),
+            (not labels, f"images under more than one label: {len(labels)}"),
+            (True, f"equal images: {len(self.duplicates)} in {groups} groups"),
             (True, f"the largest class has {counts.max() / max(counts.min(), 1):.3g} times the images of the smallest"),
             (True, sizes),
             (True, ", ".join(f"{count} {kind}" for kind, count in self.kinds().items())),
@@ -166,7 +163,7 @@ def check_data(config: DataConfig, *, progress: Progress | None = None) -> DataC
     classes = [_printable(name) for name in source.classes]
     images = pd.DataFrame(looks).assign(
         **{
-            "image": [_printable(source.images.name(index)) for index in range(len(every))],
+            "image": [_printable(source.images.name(int(index))) for index in every],
             "class": [classes[label] for label in source.labels],
             "split": split_of,
         }
