@@ -87,7 +87,13 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
 
-def data_check(what: Sequence[str], *, out: Path | str | None = None, progress: Progress | None = None) -> DataCheck:
+def data_check(
+    what: Sequence[str],
+    *,
+    out: Path | str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> DataCheck:
     """Read every image of a data set once: what is broken, equal, in two splits, under two labels; sizes, classes.
 
     Exit status 1 if an image is broken or in two splits. `--out` leaves data.html to look at, with some images of each
@@ -112,7 +118,7 @@ def data_check(what: Sequence[str], *, out: Path | str | None = None, progress: 
         raise UsageError("give one folder or file, and settings such as data.label_column=breed; nothing else")
     guessed = {"name": guess_reader(Path(roots[0])), "root": roots[0]} if roots else {}
     config = from_mapping(DataConfig, {**guessed, **given.get("data", {})}, where="data")
-    found = check_data(config, progress=progress)
+    found = check_data(config, workers=workers, progress=progress)
     if out is not None:
         found.save(Path(out))
         ofa.report.write_data_page(found, Path(out) / "data.html")

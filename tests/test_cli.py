@@ -506,8 +506,10 @@ def options_of_commands() -> dict[str, set[str]]:
     """Options of each command but the demo, which takes the whole way."""
     found = {}
     for name, each in typer.main.get_command(ofa.cli.commands.app).commands.items():  # type: ignore[attr-defined]
-        if name not in ("demo", "data"):
-            found[name] = {text for parameter in each.params for text in parameter.opts}
+        named = {f"{name} {below}": command for below, command in getattr(each, "commands", {}).items()} or {name: each}
+        for words, command in named.items():
+            found[words] = {text for parameter in command.params for text in parameter.opts}
+    del found["demo"]
     return found
 
 
@@ -524,6 +526,7 @@ EVERYWHERE = {
     "--trust-code": {"inspect", "profile", "search", "export", "deploy", "elastic", "finetune", "fit"},
     "--opset": {"export", "deploy", "elastic"},
     "--overwrite": {"export", "elastic", "fit"},
+    "--workers": {"deploy", "data check"},
 }
 
 

@@ -55,15 +55,21 @@ def find_broken(source: Source, indices: Indices, *, progress: Progress | None =
 
 
 def each_image(
-    look: Callable[[Source, int], Result], source: Source, indices: Indices, what: str, progress: Progress | None
+    look: Callable[[Source, int], Result],
+    source: Source,
+    indices: Indices,
+    what: str,
+    progress: Progress | None,
+    workers: int | None = None,
 ) -> Iterator[Result]:
-    """What a function says of each image, in order, by a process a core."""
+    """What a function says of each image, in order, by a process a core unless told."""
+    num = workers or cpu_count()
     loader = DataLoader(
         _Looks(look, source),
         sampler=[indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)],
         batch_size=None,
         collate_fn=_as_it_is,
-        num_workers=cores if (cores := cpu_count()) > 1 and len(indices) > CHUNK else 0,
+        num_workers=num if num > 1 and len(indices) > CHUNK else 0,
         generator=torch.Generator(),  # otherwise the global one is advanced
     )
     done = 0

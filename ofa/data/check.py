@@ -149,8 +149,11 @@ class DataCheck:
         return paths
 
 
-def check_data(config: DataConfig, *, progress: Progress | None = None) -> DataCheck:
+def check_data(config: DataConfig, *, workers: int | None = None, progress: Progress | None = None) -> DataCheck:
     """Read every image of a data set once.
+
+    Args:
+        workers: Processes at a time; one per core if not given.
 
     Raises:
         DataError: If its labels or the list of its images cannot be read.
@@ -158,7 +161,7 @@ def check_data(config: DataConfig, *, progress: Progress | None = None) -> DataC
     source = read_source(config)
     every = np.arange(len(source.labels))
     wanted = frozenset(_to_be_shown(source, np.random.default_rng(config.seed)))
-    looks = list(each_image(partial(_look, wanted=wanted), source, every, "checking images", progress))
+    looks = list(each_image(partial(_look, wanted=wanted), source, every, "checking images", progress, workers))
     split_of, problem = _split_of(source, config)
     classes = [_printable(name) for name in source.classes]
     images = pd.DataFrame(looks).assign(
