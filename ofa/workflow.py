@@ -846,14 +846,14 @@ def _measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Ar
 
 def _read_front(path: Path, run: Run) -> list[Arch]:
     """The non-dominated architectures of a ``front.csv``."""
-    import pandas as pd
-
+    from ofa.files import read_csv
     from ofa.search import non_dominated
 
     metric, space = run.task.metric, run.space
+    numbers = [metric.of("measured"), "predicted_latency_ms"]
     try:
-        table = pd.read_csv(path).dropna(subset=[metric.of("measured")])
+        table = read_csv(path, numbers=numbers, json_in=["arch"], remedy="name another").dropna(subset=numbers)
         values = table.assign(error=-metric.sign * table[metric.of("measured")])[["error", "predicted_latency_ms"]]
         return [space.arch(json.loads(text)) for text in table.loc[non_dominated(values), "arch"]]
-    except (OSError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise UsageError(f"{path} is not the front.csv of a search ({error})") from None

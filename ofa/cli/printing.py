@@ -86,9 +86,11 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
 
 def print_promises(results: Sequence[VerifyResult], search_dir: Path) -> None:
     """What each bundle promises beside what the search said of it in ``front.csv``, and whether it holds."""
-    import pandas as pd
+    from ofa.files import read_csv
 
-    searched = pd.read_csv(search_dir / "front.csv").to_dict("records")
+    numbers = ["predicted_latency_ms", "macs", "params"]
+    path = search_dir / "front.csv"
+    searched = read_csv(path, numbers=numbers, json_in=["arch"], remedy="search again").to_dict("records")
     rows = []
     for result in results:
         info = result.info

@@ -15,11 +15,11 @@ import pandas as pd
 from ofa.deploy.artefact import DEFAULTS, Clock, ExportOptions, bundle_artefact, judge_artefact, make_artefact, on_disk
 from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
-from ofa.files import FileFormatError, read_json
+from ofa.files import read_csv
 from ofa.hardware import Device, measure
 from ofa.metrics import metric_of
 from ofa.progress import Progress
-from ofa.search.pick import InfeasibleBudgetError
+from ofa.search.pick import InfeasibleBudgetError, read_selected
 from ofa.training import SubnetEvaluator
 
 Candidate = Mapping[str, Any]
@@ -193,15 +193,13 @@ def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, 
     """
     folder = Path(search_dir)
     remedy = "run `ofa search` for this device"
-    selected = read_json(folder / "selected.json", kind="search result", remedy=remedy)
+    selected = read_selected(folder / "selected.json", remedy=remedy)
     metric = metric_of(selected)
-    try:
-        table = pd.read_csv(folder / "front.csv")
-        latency_ms = table["measured_latency_ms"].fillna(table["predicted_latency_ms"])
-        table = table.assign(latency_ms=latency_ms, arch=table["arch"].map(json.loads))
-        table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
-    except (OSError, KeyError, ValueError) as error:
-        raise FileFormatError(f"{folder / 'front.csv'} is missing or damaged ({error!r}); {remedy}") from None
+    numbers = [metric.of("measured"), "measured_latency_ms", "predicted_latency_ms"]
+    table = read_csv(folder / "front.csv", numbers=numbers, json_in=["arch"], remedy=remedy)
+    latency_ms = table["measured_latency_ms"].fillna(table["predicted_latency_ms"])
+    table = table.assign(latency_ms=latency_ms, arch=table["arch"].map(json.loads))
+    table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
     chosen = [
         {"arch": pick["arch"], "latency_ms": pick["measured_latency_ms"]}
         for pick in selected["picks"]

@@ -9,13 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from ofa.files import FileFormatError, read_json
+from ofa.errors import UsageError, shown
+from ofa.files import FileFormatError, check_keys, check_numbers, read_csv, read_json
 from ofa.metrics import Metric, metric_of
-from ofa.search.pick import HEADROOM
+from ofa.search.pick import HEADROOM, read_selected
 from ofa.search.run import FLEET
 from ofa.space import Arch, SearchSpace, SpaceError
 
 BUNDLE_FORMATS = (1, 2)
+REMEDY = "run `ofa train` first or give another --run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class DeviceResults:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """A run folder; ``supernet`` is the content of ``supernet.json``."""
+    """A run folder; ``supernet`` is the content of ``supernet.json``, ``damaged`` says which tables are left out."""
 
     run_dir: Path
     supernet: dict[str, Any]
@@ -69,6 +71,7 @@ class RunFiles:
     metric: Metric
     metrics: pd.DataFrame | None
     devices: tuple[DeviceResults, ...]
+    damaged: tuple[str, ...] = ()
 
     def names_of(self, device: DeviceResults) -> list[str]:
         """The device's name; those of all others where it is the fleet."""
@@ -81,28 +84,32 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     Args:
         tables_dir: Where latency tables are looked for before ``run_dir/latency_tables``.
 
+    Damaged latency tables are left out: they may be of anything.
+
     Raises:
-        FileFormatError: If ``supernet.json`` is missing, or if any file is truncated, of another format, or belongs to
-            another search space.
+        FileFormatError: If ``supernet.json`` is missing, or if any other file is truncated, of another format, or
+            belongs to another search space.
     """
     run_dir = Path(run_dir)
-    supernet = read_json(
-        run_dir / "supernet.json", kind="run folder", remedy="run `ofa train` first or give another --run"
-    )
-    space, metric = SearchSpace.from_json(supernet["space"]), metric_of(supernet)
+    supernet = read_json(run_dir / "supernet.json", kind="run folder", remedy=REMEDY)
+    check_keys(supernet, SUPERNET, where=str(run_dir / "supernet.json"), remedy=REMEDY)
+    try:
+        space, metric = SearchSpace.from_json(supernet["space"]), metric_of(supernet)
+    except (SpaceError, UsageError) as error:
+        raise FileFormatError(f"{run_dir / 'supernet.json'}: {error}; {REMEDY}") from None
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
-    tables = _find_tables(table_roots, space)
+    tables, damaged = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
-    bundles = [_read_bundle(path) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
+    bundles = [_read_bundle(path, metric) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
     searched = [path.name for path in sorted(run_dir.glob("search/*")) if path.is_dir()]
     names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
-    metrics_path = run_dir / "metrics.csv"
     return RunFiles(
         run_dir=run_dir,
         supernet=supernet,
         space=space,
         metric=metric,
-        metrics=read_csv(metrics_path, ["epoch", "step"], remedy="train again") if metrics_path.exists() else None,
+        metrics=_read_metrics(run_dir / "metrics.csv", metric),
+        damaged=damaged,
         devices=tuple(
             _read_device(
                 run_dir / "search" / name,
@@ -116,27 +123,44 @@ def read_run(run_dir: Path | str, *, tables_dir: Path | str | None = None) -> Ru
     )
 
 
-def read_csv(path: Path, columns: Iterable[str], *, remedy: str) -> pd.DataFrame:
-    """A CSV file that has at least ``columns``; :class:`FileFormatError` otherwise."""
-    try:
-        data = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} is not a readable CSV file ({error}); {remedy}") from None
-    missing = [column for column in columns if column not in data]
-    if missing:
-        raise FileFormatError(f"{path} lacks the columns {', '.join(missing)}; {remedy}")
-    return data
+FRONT_NUMBERS = ("predicted_latency_ms", "measured_latency_ms", "macs", "params")
+LATENCY = {"p10": float, "p50": float, "p90": float, "num_runs?": int, "quantiles?": [float]}
+RECIPE = {
+    **{"name?": str, "strategy?": {"teacher_share?": float}, "model?": dict},
+    "train?": {"epochs?": float, "learning_rate?": float},
+}
+SUPERNET = {"space": list, "num_classes": int, "model": {"name": str}, "recipe?": RECIPE, "versions?": dict}
+SUPERNET |= {"data": {"name": str, "root?": str, "num_train?": int}}
+TABLE = {
+    "fingerprint?": dict,
+    "repeatability_percent?": float,
+    "held_out?": {"mape_percent?": float, "predicted_ms?": [float], "measured_ms?": [float]},
+}
 
 
-FRONT_COLUMNS = ("arch", "predicted_latency_ms", "measured_latency_ms", "macs", "params", "origin")
-
-
-def _read_bundle(path: Path) -> dict[str, Any]:
+def _read_bundle(path: Path, metric: Metric) -> dict[str, Any]:
     remedy = "export it again with `ofa export`"
     try:
-        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
+        bundle = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[0])
     except FileFormatError:
-        return read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
+        bundle = read_json(path, kind="bundle", remedy=remedy, format=BUNDLE_FORMATS[1])
+    score = {f"{metric.name}?": {"value": float, "low": float, "high": float}}
+    shape = {"arch": dict, "device": str, "budget_ms": float, "latency_ms": LATENCY, **score}
+    check_keys(bundle, shape, where=str(path), remedy=remedy)
+    if Path(bundle["device"]).name != bundle["device"]:
+        raise FileFormatError(f"{path}: device {shown(bundle['device'])} leaves the folder; {remedy}")
+    return bundle
+
+
+def _read_metrics(path: Path, metric: Metric) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    remedy = "train again"
+    table = read_csv(path, numbers=["epoch", "step"], remedy=remedy)
+    bounds = [metric.of(which) for which in ("largest", "smallest")]
+    drawn = [column for column in map(str, table) if column in bounds or column.startswith("loss_")]
+    check_numbers(table, drawn, where=path, remedy=remedy)
+    return table
 
 
 # Files of earlier versions lack these.
@@ -145,22 +169,40 @@ LATER_FRONT_COLUMNS = ("latency_ms_p10", "latency_ms_p90", "num_images")
 
 def _read_front(path: Path, metric: Metric, remedy: str) -> pd.DataFrame:
     scores = {metric.of(what): f"{what}_score" for what in ("predicted", "measured")}
-    front = read_csv(path, [*FRONT_COLUMNS, *scores], remedy=remedy).rename(columns=scores)
+    front = read_csv(path, ["origin"], numbers=[*scores, *FRONT_NUMBERS], json_in=["arch"], remedy=remedy)
+    later = [column for column in (*LATER_FRONT_COLUMNS, *metric.columns[1:]) if column in front]
+    check_numbers(front, later, where=path, remedy=remedy)
+    front = front.rename(columns=scores)
     front["worth"] = metric.sign * front["measured_score"]
     return front.reindex(columns=list(dict.fromkeys([*front.columns, *LATER_FRONT_COLUMNS])))
 
 
-def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """For each device, the first latency table that was made for ``space``."""
+def _find_tables(
+    roots: Iterable[Path], space: SearchSpace
+) -> tuple[dict[str, tuple[Path, dict[str, Any]]], tuple[str, ...]]:
+    """For each device, the first latency table that was made for ``space``; and what is wrong with damaged ones."""
     tables: dict[str, tuple[Path, dict[str, Any]]] = {}
+    damaged = []
+    remedy = "measure it again with `ofa profile`"
     for root in roots:
         for path in sorted(root.glob("*/*.json")):
             if path.parent.name in tables:
                 continue
-            table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
-            if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
-                tables[path.parent.name] = path.with_suffix(".csv"), table
-    return tables
+            try:
+                table = read_json(path, kind="latency table", remedy=remedy)
+                if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
+                    check_keys(table, TABLE, where=str(path), remedy=remedy)
+                    _check_held_out(table.get("held_out") or {}, path, remedy)
+                    tables[path.parent.name] = path.with_suffix(".csv"), table
+            except FileFormatError as error:
+                damaged.append(str(error))
+    return tables, tuple(damaged)
+
+
+def _check_held_out(held_out: Mapping[str, Any], path: Path, remedy: str) -> None:
+    predicted, measured = (held_out.get(f"{what}_ms") or [] for what in ("predicted", "measured"))
+    if len(predicted) != len(measured) or not all(value > 0 for value in [*predicted, *measured]):
+        raise FileFormatError(f"{path}: held_out must have pairs of positive latencies; {remedy}")
 
 
 def _read_device(
@@ -173,7 +215,7 @@ def _read_device(
     remedy = f"search again with `ofa search --device {search_dir.name}`"
     table_csv, table = csv_and_table
     front_path, selected_path = search_dir / "front.csv", search_dir / "selected.json"
-    selected = read_json(selected_path, kind="search result", remedy=remedy) if selected_path.exists() else None
+    selected = read_selected(selected_path, remedy=remedy) if selected_path.exists() else None
     try:
         archs = tuple(space.arch(pick["arch"]) for pick in selected["picks"]) if selected else ()
     except SpaceError as error:

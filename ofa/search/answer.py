@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from ofa.cost.latency_table import LATENCIES
-from ofa.files import read_json, write_csv_atomic, write_json_atomic
+from ofa.files import read_csv, write_csv_atomic, write_json_atomic
 from ofa.metrics import metric_of
-from ofa.search.pick import HEADROOM, best_within, pick_entry
+from ofa.search.pick import HEADROOM, best_within, pick_entry, read_selected
 from ofa.space import Arch
+
+REMEDY = "run `ofa search` again, without these files"
 
 
 def answer(
@@ -33,10 +35,13 @@ def answer(
     folder = Path(folder)
     if not (folder / "selected.json").exists() or not (folder / "front.csv").exists():
         return None
-    selected = read_json(folder / "selected.json", kind="search result", remedy="run `ofa search` again")
+    selected = read_selected(folder / "selected.json", remedy=REMEDY)
     if selected.get("facts") != json.loads(json.dumps(facts)):
         return None
-    front, metric = pd.read_csv(folder / "front.csv"), metric_of(selected)
+    metric = metric_of(selected)
+    numbers = [metric.of("predicted"), metric.of("measured"), "predicted_latency_ms", "measured_latency_ms", *costs]
+    numbers += ["latency_ms_p10", "latency_ms_p90", *metric.columns[1:]]
+    front = read_csv(folder / "front.csv", ["origin"], numbers=numbers, json_in=["arch"], remedy=REMEDY)
     measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=LATENCIES)
     measured = measured.drop_duplicates("arch", ignore_index=True)
     found = [best_within(measured, metric, budget / (1 + HEADROOM)) for budget in budgets_ms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.cost.latency_table import LATENCIES
-from ofa.errors import OfaError
-from ofa.metrics import Metric
+from ofa.errors import OfaError, UsageError
+from ofa.files import FileFormatError, check_keys, read_json
+from ofa.metrics import Metric, metric_of
 from ofa.space import Arch
 
 HEADROOM = 0.03  # of a budget, that a pick's measured median must leave: medians drift on shared machines
@@ -112,6 +114,32 @@ def pick_entry(row: Mapping[Hashable, Any], metric: Metric, budget_ms: float, co
         "latency_ms": latency_ms,
         **{name: row[name] for name in costs},
     }
+
+
+def read_selected(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The content of a ``selected.json``; :class:`FileFormatError` if it lacks something or is damaged."""
+    selected = read_json(path, kind="search result", remedy=remedy)
+    try:
+        metric = metric_of(selected)
+    except UsageError as error:
+        raise FileFormatError(f"{path}: {error}; {remedy}") from None
+    numbers = [*map(metric.of, ("predicted", "measured")), "predicted_latency_ms", "measured_latency_ms"]
+    percentiles = {"p10": float, "p50": float, "p90": float}
+    pick = {**dict.fromkeys(["budget_ms", *numbers, "macs", "params"], float), "arch": dict, "latency_ms": percentiles}
+    sides = {"front": float, "random": float}
+    shape = {
+        "picks": [{**pick, f"{metric.interval_key}?": [float], "num_images?": int}],
+        "seed?": int,
+        "num_evaluations?": int,
+        "predictor?": {"name": str, "kendall_tau?": float, "num_samples": int},
+        "hypervolume?": sides,
+        "hypervolume_num_evaluations?": dict.fromkeys(sides, int),
+        "hypervolume_curve?": {name: [float] for name in ("num_evaluations", *sides)},
+        "headroom_percent?": float,
+        "facts?": dict,
+    }
+    check_keys(selected, shape, where=str(path), remedy=remedy)
+    return selected
 
 
 def _propose(table: pd.DataFrame, metric: Metric, limit_ms: float, num: int, is_last_round: bool) -> list[int]:

@@ -11,13 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
 
 from ofa.errors import OfaError, UsageError
-from ofa.files import FORMAT, FileFormatError, atomic_path, read_json, sha256_of_file, write_json_atomic
+from ofa.files import (
+    FORMAT,
+    FileFormatError,
+    atomic_path,
+    check_keys,
+    read_csv,
+    read_json,
+    sha256_of_file,
+    write_json_atomic,
+)
 from ofa.inputs import channels_last
 from ofa.metrics import name_in_file
 from ofa.progress import Progress
@@ -93,9 +101,9 @@ class Run:
     @classmethod
     def of(cls, path: Path, info: dict[str, Any], *, trust_code: bool = False) -> Run:
         """A run whose ``supernet.json`` has been read; :class:`FileFormatError` if something of it is missing."""
-        missing = {"model", "num_classes", "space", "data", "recipe", "weights_sha256"} - set(info)
-        if missing:
-            raise FileFormatError(f"{path / 'supernet.json'} lacks {', '.join(sorted(missing))}; {REMEDY}")
+        shape: dict[str, Any] = dict.fromkeys(("model", "data", "recipe"), dict)
+        shape |= {"num_classes": int, "space": [dict], "weights_sha256": str, "code_sha256?": str}
+        check_keys(info, shape, where=str(path / "supernet.json"), remedy=REMEDY)
         return cls(path, info, trust_code)
 
     @classmethod
@@ -140,9 +148,11 @@ class Run:
 
     def bounds(self) -> tuple[float, float]:
         """What the largest and the smallest subnet were worth on the search split at the end of training."""
-        last = pd.read_csv(self.path / "metrics.csv").iloc[-1]
-        metric = self.task.metric
-        return float(last[metric.of("largest")]), float(last[metric.of("smallest")])
+        largest, smallest = columns = [self.task.metric.of(which) for which in ("largest", "smallest")]
+        table = read_csv(self.path / "metrics.csv", numbers=columns, remedy=REMEDY)
+        if table.empty:
+            raise FileFormatError(f"{self.path / 'metrics.csv'} holds no row; {REMEDY}")
+        return float(table[largest].iloc[-1]), float(table[smallest].iloc[-1])
 
     @property
     def task(self) -> Task:

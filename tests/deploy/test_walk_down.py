@@ -99,7 +99,9 @@ def write_search(folder: Path) -> None:
             "measured_latency_ms": [row[3] for row in rows],
         }
     ).to_csv(folder / "front.csv", index=False)
-    picks = [{"budget_ms": 1.5, "arch": {"kernel": "a"}, "measured_latency_ms": 1.2}]
+    numbers = ["predicted_top1_percent", "measured_top1_percent", "predicted_latency_ms", "macs", "params"]
+    pick = {**dict.fromkeys(numbers, 1.0), "latency_ms": {"p10": 1.1, "p50": 1.2, "p90": 1.3}}
+    picks = [{**pick, "budget_ms": 1.5, "arch": {"kernel": "a"}, "measured_latency_ms": 1.2}]
     (folder / "selected.json").write_text(json.dumps({"format": 1, "picks": picks}))
 
 
@@ -117,9 +119,10 @@ def test_damaged_search_result_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="ofa search"):
         read_candidates(tmp_path, 1.0)
     write_search(tmp_path)
-    for text in ("", "arch\n1\n", 'arch,measured_latency_ms,predicted_latency_ms\n"{",1,1\n'):
+    columns = "arch,measured_top1_percent,measured_latency_ms,predicted_latency_ms"
+    for text in ("", "arch\n1\n", f'{columns}\n"{{",1,1,1\n', f"{columns}\n{{}},1,x,1\n", f"{columns}\n{{}},1,inf,1\n"):
         (tmp_path / "front.csv").write_text(text)
-        with pytest.raises(FileFormatError, match=r"front\.csv is missing or damaged"):
+        with pytest.raises(FileFormatError, match=r"front\.csv (is not a readable|lacks the columns|holds in column)"):
             read_candidates(tmp_path, 1.0)
 
 

@@ -311,7 +311,31 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         ("supernet.json", None, "no run folder at .*ofa train"),
         ("supernet.json", '{"format": 99}', "has format 99"),
         ("search/cpu-1t/selected.json", '{"format": 1, "picks": [', "truncated or not JSON.*ofa search"),
-        ("search/cpu-1t/selected.json", '{"format": 1, "picks": [{"arch": {"depth": 3}}]}', "does not fit this run's"),
+        ("search/cpu-1t/selected.json", '{"format": 1}', "lacks picks; .*ofa search"),
+        (
+            "search/cpu-1t/selected.json",
+            '{"format": 1, "picks": [{"arch": {}}]}',
+            r"picks\[0\] lacks budget_ms, la",
+        ),
+        ("search/cpu-1t/selected.json", '{"format": 1, "picks": {}}', "picks must be a list, not {}"),
+        ("search/cpu-1t/selected.json", '{"format": 1, "picks": [], "metric": []}', r"unknown metric \[\]"),
+        ("search/cpu-1t/selected.json", '{"format": 1, "picks": NaN}', "NaN is not finite"),
+        ("search/cpu-1t/selected.json", "[" * 100_000, "nested too deeply"),
+        ("supernet.json", '{"format": 1}', "lacks data, model, num_classes, space; run `ofa train` first"),
+        ("supernet.json", '{"format": 1, "space": 3, "data": 1, "model": 1, "num_classes": 1}', "space must be a list"),
+        (
+            "bundles/cpu-1t-0.8ms/bundle.json",
+            '{"format": 1}',
+            "lacks arch, budget_ms, device, latency_ms;",
+        ),
+        (
+            "bundles/cpu-1t-0.8ms/bundle.json",
+            '{"format": 1, "arch": {}, "device": 7, "budget_ms": 1, "latency_ms": {}}',
+            "device must be text, not 7",
+        ),
+        ("metrics.csv", "epoch,step,loss_largest\n1,1,many\n", "holds in column 'loss_largest' what is no number"),
+        ("metrics.csv", "epoch,step\n1,x\n", "holds in column 'step' what is no number"),
+        ("metrics.csv", "epoch,step\n1,inf\n", "holds in column 'step' what is no number"),
         ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns .*predicted_top1_percent, .*ofa search"),
         ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
         ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),
@@ -324,6 +348,59 @@ def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, 
         write_report(run_dir)
     assert path in str(raised.value)
     assert not (run_dir / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("arch", "7", "in column 'arch' no JSON object: '7'"),
+        ("arch", "{", "in column 'arch' no JSON object"),
+        ("arch", "[" * 100_000, "in column 'arch' no JSON object"),
+        ("macs", "many", "in column 'macs' what is no number"),
+        ("measured_top1_percent", "inf", "in column 'measured_top1_percent' what is no number"),
+        ("num_images", "some", "in column 'num_images' what is no number"),
+    ],
+)
+def test_cells_of_a_front_that_are_none_are_named(run_dir: Path, column: str, cell: str, message: str) -> None:
+    path = run_dir / "search" / "cpu-1t" / "front.csv"
+    front = pd.read_csv(path).astype({column: object})
+    front.loc[3, column] = cell
+    front.to_csv(path, index=False)
+    with pytest.raises(FileFormatError, match=message):
+        write_report(run_dir)
+
+
+def test_picks_of_another_space_are_named(run_dir: Path) -> None:
+    path = run_dir / "search" / "cpu-1t" / "selected.json"
+    selected = json.loads(path.read_text())
+    selected["picks"][0]["arch"] = {"depth": 3}
+    path.write_text(json.dumps(selected))
+    with pytest.raises(FileFormatError, match=r"selected\.json does not fit this run's search space"):
+        write_report(run_dir)
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 7}', "[" * 100_000, '{"format": 1, "x": NaN}'])
+def test_a_damaged_table_of_something_else_is_left_out_and_said(run_dir: Path, tmp_path: Path, content: str) -> None:
+    before = Page(write_report(run_dir))
+    (tmp_path / "tables" / "other").mkdir(parents=True)
+    (tmp_path / "tables" / "other" / "<b>.json").write_text(content)
+    page = Page(write_report(run_dir, tables_dir=tmp_path / "tables"))
+    assert "Left out:" in page.text and "<b>.json" in page.text and "Left out:" not in before.text
+    assert set(page.data["charts"]) == set(before.data["charts"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("held_out", 5, "held_out must be an object, not 5"),
+        ("held_out", {"predicted_ms": [1.0], "measured_ms": [0.0]}, "must have pairs of positive latencies"),
+        ("repeatability_percent", "none", "repeatability_percent must be a number, not 'none'"),
+    ],
+)
+def test_a_table_that_says_nonsense_is_left_out(run_dir: Path, key: str, value: object, message: str) -> None:
+    path = run_dir / "latency_tables" / "cpu-1t" / "space.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert message in Page(write_report(run_dir)).text
 
 
 def test_numbers_as_people_read_them() -> None:
