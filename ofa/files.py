@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class FileFormatError(OfaError, ValueError):
@@ -177,8 +178,21 @@ def write_json_atomic(path: Path | str, data: Any, *, indent: int | None = 2) ->
 
 
 def write_csv_atomic(path: Path | str, table: pd.DataFrame) -> None:
+    """Write a table; text that a spreadsheet would take for a formula is quoted, as it may be anybody's name."""
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        formulas = {str(name): list(map(_no_formula, table[name])) for name in table if _has_formulas(table[name])}
+        table.assign(**formulas).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _has_formulas(cells: Iterable[Any]) -> bool:
+    return any(_no_formula(cell) is not cell for cell in cells)
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or not ("\r" in cell or cell.startswith(FORMULA_BEGINS)):
+        return cell
+    plain = cell.replace("\r", " ")  # which pandas does not quote, so that another row would begin there
+    return f"'{plain}" if cell.startswith(FORMULA_BEGINS) else plain
 
 
 def read_json(path: Path | str, *, kind: str, remedy: str, formats: Collection[int] = (FORMAT,)) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def metric_of(info: Mapping[str, Any]) -> Metric:
         UsageError: If it is not known here.
     """
     name = info.get("metric", TOP1.name)
-    if name not in METRICS:
+    if not isinstance(name, str) or name not in METRICS:
         raise UsageError(unknown_name_message("metric", name, METRICS))
     return METRICS[name]
 

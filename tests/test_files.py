@@ -5,6 +5,7 @@ import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -152,3 +153,27 @@ def test_sha256(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "x").write_bytes(content)
     assert sha256_of_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"])
+def test_text_is_no_formula_of_a_spreadsheet(cell: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"name": [cell, "plain", None], "ms": [-1.5, 2.0, np.nan], "count": [-3, 4, 5]})
+    write_csv_atomic(tmp_path / "a.csv", table)
+    written = pd.read_csv(tmp_path / "a.csv")
+    assert written["name"].to_list()[:2] == ["'" + cell.replace("\r", " "), "plain"] and written["name"].isna()[2]
+    pd.testing.assert_frame_equal(written[["ms", "count"]], table[["ms", "count"]])
+
+
+def test_tables_without_formulas_are_written_as_pandas_does(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1, None], "b": ["x", 7], "c": [True, False], "d": [1, 2]}).astype({"a": object})
+    write_csv_atomic(tmp_path / "a.csv", table)
+    assert (tmp_path / "a.csv").read_text() == table.to_csv(index=False, lineterminator="\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "Infinity", "-Infinity", "1e999", "[" * 100_000, "9" * 5000, '{"format": NaN}']
+)
+def test_json_that_is_none_is_a_bad_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(FileFormatError, match=r"a\.json is truncated or not JSON .*; mend it"):
+        read_json(tmp_path / "a.json", kind="thing", remedy="mend it")

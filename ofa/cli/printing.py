@@ -86,13 +86,15 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
 
 def print_promises(results: Sequence[VerifyResult], search_dir: Path) -> None:
     """What each bundle promises beside what the search said of it in ``front.csv``, and whether it holds."""
-    import pandas as pd
+    from ofa.search.search_files import archs_of, read_front
 
-    searched = pd.read_csv(search_dir / "front.csv").to_dict("records")
+    path, metric = search_dir / "front.csv", results[0].info.task.metric
+    front = read_front(path, metric, remedy="search again")
+    searched = front.assign(arch=archs_of(front, path, remedy="search again")).to_dict("records")
     rows = []
     for result in results:
         info = result.info
-        entry = next(entry for entry in searched if json.loads(entry["arch"]) == dict(info.arch))
+        entry = next(entry for entry in searched if dict(entry["arch"]) == dict(info.arch))
         rows.append(
             [
                 f"{info.budget_ms:g} ms",

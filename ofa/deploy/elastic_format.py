@@ -33,6 +33,7 @@ Compute = Callable[[Floats], Floats]
 MAX_WEIGHTS_BYTES = 1 << 34
 MAX_SUBNETS = 256
 MAX_RESOLUTION = 4096
+MAX_CHANNELS = 1024
 REMEDY = "name a folder that `write_elastic` left, or write it again"
 
 
@@ -140,6 +141,8 @@ class ElasticInfo:
             raise ConfigError(f"there must be 1 to {MAX_SUBNETS} subnets of different names, not {names}")
         if any(len(each.latency_ms) != len(names) for each in self.measurements):
             raise ConfigError(f"each measurement must have {len(names)} latencies, one per subnet")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise ConfigError(f"channels must be 1 to {MAX_CHANNELS}, not {self.channels}")
         check_entries(self.files)
         for name in self.files:
             if not PLAIN_NAME.fullmatch(name):

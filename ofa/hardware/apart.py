@@ -57,6 +57,7 @@ class _Apart:
         self.format, self.precisions, self.on_cpu = here.format, here.precisions, here.on_cpu
 
     def prepare(self, model: Model, setting: Setting) -> _Session:
+        assert isinstance(model, (str, Path)), "a file"
         session = self._sessions.enter_context(_started(self._seconds))
         session.ask(
             {
@@ -152,7 +153,7 @@ def serve() -> None:
             return
         try:
             if session is None:
-                session, outputs = _load(request), []
+                session, outputs = _load(request), list[Array]()
             else:
                 outputs = session.run(dict(zip(request["names"], arrays, strict=True)))
         # Whatever a runtime makes of a stranger's network is its answer.

@@ -108,7 +108,7 @@ class DeviceResults:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """A run folder; ``supernet`` is the content of ``supernet.json``."""
+    """A run folder; ``supernet`` is the content of ``supernet.json``, ``damaged`` says which tables are left out."""
 
     run_dir: Path
     search_dir: Path
@@ -117,6 +117,7 @@ class RunFiles:
     metric: Metric
     metrics: pd.DataFrame | None
     devices: tuple[DeviceResults, ...]
+    damaged: tuple[str, ...] = ()
 
     def names_of(self, device: DeviceResults) -> list[str]:
         """The device's name; those of all others where it is the fleet."""
@@ -132,9 +133,11 @@ def read_run(
         tables_dir: Where latency tables are looked for before ``run_dir/latency_tables``.
         search_dir: Where a search left its files; ``run_dir/search`` if ``None``.
 
+    Damaged latency tables are left out: they may be of anything.
+
     Raises:
-        FileFormatError: If ``supernet.json`` is missing, or if any file is truncated, of another format, or belongs to
-            another search space.
+        FileFormatError: If ``supernet.json`` is missing, or if any other file is truncated, of another format, or
+            belongs to another search space.
     """
     run_dir = Path(run_dir)
     search_dir = run_dir / "search" if search_dir is None else Path(search_dir)
@@ -143,13 +146,13 @@ def read_run(
     )
     check_record(_RunRecord, supernet, where=str(run_dir / "supernet.json"), remedy="train again")
     space, metric = SearchSpace.from_json(supernet.get("space")), metric_of(supernet)
+    metrics_path = run_dir / "metrics.csv"
     table_roots = [Path(root) for root in (tables_dir, run_dir / "latency_tables") if root is not None]
-    tables = _find_tables(table_roots, space)
+    tables, damaged = _find_tables(table_roots, space)
     paths = [*sorted(run_dir.glob("bundles/**/bundle.json")), *sorted(run_dir.glob("deploy/*/bundle.json"))]
     bundles = [_read_bundle(path, metric) | {"folder": path.parent.relative_to(run_dir).as_posix()} for path in paths]
     searched = [path.name for path in sorted(search_dir.glob("*")) if path.is_dir()]
     names = dict.fromkeys([*searched, *(bundle["device"] for bundle in bundles), *tables])
-    metrics_path = run_dir / "metrics.csv"
     return RunFiles(
         run_dir=run_dir,
         search_dir=search_dir,
@@ -157,6 +160,7 @@ def read_run(
         space=space,
         metric=metric,
         metrics=_read_metrics(metrics_path, metric) if metrics_path.exists() else None,
+        damaged=damaged,
         devices=tuple(
             _read_device(
                 search_dir / name,
@@ -208,18 +212,24 @@ def _read_front(path: Path, metric: Metric, remedy: str) -> pd.DataFrame:
     return front.assign(worth=metric.sign * front["measured_score"])
 
 
-def _find_tables(roots: Iterable[Path], space: SearchSpace) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """For each device, the first latency table that was made for ``space``."""
+def _find_tables(
+    roots: Iterable[Path], space: SearchSpace
+) -> tuple[dict[str, tuple[Path, dict[str, Any]]], tuple[str, ...]]:
+    """For each device, the first latency table that was made for ``space``; and what is wrong with damaged ones."""
     tables: dict[str, tuple[Path, dict[str, Any]]] = {}
+    damaged = []
     for root in roots:
         for path in sorted(root.glob("*/*.json")):
             if path.parent.name in tables:
                 continue
-            table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
-            if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
-                check_table(table, where=f"latency table {path}")
-                tables[path.parent.name] = path.with_suffix(".csv"), table
-    return tables
+            try:
+                table = read_json(path, kind="latency table", remedy="measure it again with `ofa profile`")
+                if "csv" in table and table.get("space") == space.to_json():  # what else has a space: supernet.json
+                    check_table(table, where=f"latency table {path}")
+                    tables[path.parent.name] = path.with_suffix(".csv"), table
+            except FileFormatError as error:
+                damaged.append(str(error))
+    return tables, tuple(damaged)
 
 
 def _read_device(

@@ -66,7 +66,7 @@ def _part(kind: str, settings: Settings | str) -> Any:
     try:
         return getattr(from_mapping(Strategy, {kind: settings}, where="recipe"), kind)
     except ConfigError:
-        name = settings if isinstance(settings, str) else str(settings.get("name", ""))
+        name = str(settings.get("name", "") if isinstance(settings, Mapping) else settings)
         return name.replace("_", " ").capitalize() + "."
 
 

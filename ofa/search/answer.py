@@ -16,6 +16,8 @@ from ofa.metrics import metric_of
 from ofa.search.pick import HEADROOM, best_within, check_budgets, pick_entry
 from ofa.search.search_files import archs_of, read_front, read_selected
 
+REMEDY = "run `ofa search` again, without these files"
+
 
 def answer(
     folder: Path | str, budgets_ms: Sequence[float], *, facts: Mapping[str, Any], costs: Sequence[str]

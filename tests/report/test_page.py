@@ -342,6 +342,59 @@ def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, 
     assert not (run_dir / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("arch", "7", "in column 'arch' no JSON object: '7'"),
+        ("arch", "{", "in column 'arch' no JSON object"),
+        ("arch", "[" * 100_000, "in column 'arch' no JSON object"),
+        ("macs", "many", "in column 'macs' what is no number"),
+        ("measured_top1_percent", "inf", "in column 'measured_top1_percent' what is no number"),
+        ("num_images", "some", "in column 'num_images' what is no number"),
+    ],
+)
+def test_cells_of_a_front_that_are_none_are_named(run_dir: Path, column: str, cell: str, message: str) -> None:
+    path = run_dir / "search" / "cpu-1t" / "front.csv"
+    front = pd.read_csv(path).astype({column: object})
+    front.loc[3, column] = cell
+    front.to_csv(path, index=False)
+    with pytest.raises(FileFormatError, match=message):
+        write_report(run_dir)
+
+
+def test_picks_of_another_space_are_named(run_dir: Path) -> None:
+    path = run_dir / "search" / "cpu-1t" / "selected.json"
+    selected = json.loads(path.read_text())
+    selected["picks"][0]["arch"] = {"depth": 3}
+    path.write_text(json.dumps(selected))
+    with pytest.raises(FileFormatError, match=r"selected\.json does not fit this run's search space"):
+        write_report(run_dir)
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 7}', "[" * 100_000, '{"format": 1, "x": NaN}'])
+def test_a_damaged_table_of_something_else_is_left_out_and_said(run_dir: Path, tmp_path: Path, content: str) -> None:
+    before = Page(write_report(run_dir))
+    (tmp_path / "tables" / "other").mkdir(parents=True)
+    (tmp_path / "tables" / "other" / "<b>.json").write_text(content)
+    page = Page(write_report(run_dir, tables_dir=tmp_path / "tables"))
+    assert "Left out:" in page.text and "<b>.json" in page.text and "Left out:" not in before.text
+    assert set(page.data["charts"]) == set(before.data["charts"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("held_out", 5, "held_out must be an object, not 5"),
+        ("held_out", {"predicted_ms": [1.0], "measured_ms": [0.0]}, "must have pairs of positive latencies"),
+        ("repeatability_percent", "none", "repeatability_percent must be a number, not 'none'"),
+    ],
+)
+def test_a_table_that_says_nonsense_is_left_out(run_dir: Path, key: str, value: object, message: str) -> None:
+    path = run_dir / "latency_tables" / "cpu-1t" / "space.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert message in Page(write_report(run_dir)).text
+
+
 def test_numbers_as_people_read_them() -> None:
     assert [pretty_count(n) for n in (12, 48_000, 21_790_000_000_000_000_000)] == ["12", "48,000", "2.2 × 10¹⁹"]
     assert pretty_count(2 * 10**400) == "2.0 × 10⁴⁰⁰"

@@ -9,6 +9,7 @@ Each block is one start of that program, so longer blocks than usual (``block_se
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
@@ -31,6 +32,7 @@ from ofa.hardware.runner import Job, time_in_turn
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.timing import WARM_UP_SHARE, TimingResult
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
+from ofa.hardware.transports.listening import listening
 from ofa.setting import Setting
 
 MIN_WARM_UP_RUNS = 2
@@ -38,6 +40,9 @@ MAX_RUNS = 1000  # in one block: the system's log holds some thousand lines
 MAX_TRIES = 4
 MAX_REPORTS = 3
 PUSH_BYTES_PER_SECOND = 500_000
+MAX_OUTPUT_BYTES = 16 << 20
+MAX_VALUE_CHARACTERS = 300
+MAX_NS = 10**14  # a day
 MARK = "ofa status "
 PROPERTIES = {
     "model": "ro.product.model",
@@ -136,7 +141,7 @@ class ExecutorRunner(AdbBurst):
             raise ValueError("no run; build it with EXECUTORCH_ENABLE_LOGGING")
         if [(int(number), int(of)) for number, of, _ in found] != [(n + 1, num_runs) for n in range(num_runs)]:
             raise ValueError(f"{len(found)} lines for {num_runs} runs")
-        return [round(float(ms) * 1e6) for _, _, ms in found]
+        return [_ns(float(ms) * 1e6) for _, _, ms in found]
 
 
 class PerfTest(AdbBurst):
@@ -154,7 +159,7 @@ class PerfTest(AdbBurst):
         lines = [line.rsplit(",", 4) for line in output.rpartition(token)[2].splitlines() if line.strip()]
         if [line[4].strip() for line in lines if len(line) == 5] != [str(number) for number in range(num_runs)]:
             raise ValueError(f"{len(lines)} lines for {num_runs} runs")
-        return [round(float(line[1]) * 1e9) for line in lines]
+        return [_ns(float(line[1]) * 1e9) for line in lines]
 
 
 BENCHMARKS: dict[str, type[AdbBurst]] = {"executorch": ExecutorRunner, "onnxruntime": PerfTest}
@@ -198,12 +203,18 @@ class Adb(Host):
         words += ['echo "kernel=$(uname -r)"', f'echo "program=$(sha256sum < {shlex.quote(program)})"']
         words += ["grep -m 1 Hardware /proc/cpuinfo || true"]
         lines = phone.shell("; ".join(words)).splitlines()
-        found = {key: value.strip() for key, equals, value in (line.partition("=") for line in lines) if equals}
+        found = {
+            key: value.strip()[:MAX_VALUE_CHARACTERS]
+            for key, equals, value in (line.partition("=") for line in lines)
+            if equals
+        }
+        if lacking := {*PROPERTIES, "cores", "governor", "kernel", "program"} - set(found):
+            raise HostError(f"{phone.serial} does not tell its {', '.join(sorted(lacking))}; see `adb shell getprop`")
         hardware = [line.partition(":")[2].strip() for line in lines if line.startswith("Hardware")]
         cpu = " ".join(filter(None, [found["soc"] or found["board"], *hardware]))
         stable = {
             "cpu": cpu or found["model"],
-            "cores": int(found["cores"]) if found["cores"].isdigit() else None,
+            "cores": int(found["cores"]) if re.fullmatch("[0-9]{1,4}", found["cores"]) else None,
             "machine": found["machine"],
             "system": f"Android {found['android']}",
             "governor": found["governor"] or None,
@@ -298,7 +309,7 @@ class Phone:
             words = ["-s", self.serial, "shell", f"{command}; ofa=$?; echo; echo {MARK}$ofa"]
             done = _adb(words, seconds or self.answer_seconds)
             output, mark, status = done.stdout.rpartition(MARK)
-            if mark and status.strip().isdigit():
+            if mark and re.fullmatch(r"\s*[0-9]{1,3}\s*", status):
                 return int(status), output
             said = _said(done)
         raise HostError(
@@ -390,18 +401,17 @@ def find_serial(wanted: str | None, seconds: float) -> str:
 
 def _adb(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            ["adb", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-        )
+        with listening(["adb", *arguments], seconds) as talk:
+            talk.stdin.close()
+            output = talk.stdout.read(MAX_OUTPUT_BYTES + 1)
+            if len(output) > MAX_OUTPUT_BYTES:
+                raise HostError(f"adb {arguments[0]} says more than {MAX_OUTPUT_BYTES} bytes; look at the phone")
     except FileNotFoundError:
         raise HostError("no program adb on this machine; install Android's platform-tools") from None
-    except subprocess.TimeoutExpired:
+    if talk.is_late:
         return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds:.0f} s")
+    text = output.decode(errors="replace").replace("\r\n", "\n")
+    return subprocess.CompletedProcess(arguments, talk.status, text, talk.said)
 
 
 def _benchmark(setting: Setting) -> type[AdbBurst]:
@@ -418,7 +428,14 @@ def _last_line(output: str, token: str | None = None) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+    with contextlib.suppress(ValueError, TypeError):
+        if math.isfinite(number := float(text)):  # type: ignore[arg-type]
+            return number
+    return None
+
+
+def _ns(value: float) -> int:
+    """Nanoseconds of a run, as a phone says; :class:`ValueError` if no run takes that long."""
+    if not 0 <= value < MAX_NS:
+        raise ValueError(f"a run of {value:g} ns")
+    return round(value)

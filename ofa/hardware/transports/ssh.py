@@ -14,18 +14,16 @@ import json
 import secrets
 import shlex
 import shutil
-import subprocess
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ofa.config import ConfigError
-from ofa.files import FORMAT
+from ofa.config import ConfigError, from_mapping
+from ofa.errors import shown
+from ofa.files import FORMAT, parse_json
 from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, Runtime
 from ofa.hardware.runtimes.session import naming
@@ -33,6 +31,7 @@ from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports.bundle import build_bundle, bundle_name
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
+from ofa.hardware.transports.listening import listening
 from ofa.hardware.transports.remote import MARK, MAX_RESULT_BYTES
 from ofa.setting import Setting
 
@@ -48,6 +47,12 @@ FINGERPRINT_SECONDS = 120.0
 # What a job may take at most, where the device does not say: slow boards need seconds for a block that is to last ten
 # milliseconds, as it has at least five runs.
 LOAD_SECONDS, BLOCK_FACTOR, BLOCK_SECONDS = 60.0, 20.0, 20.0
+
+# Of what is sent back, besides the result.
+MAX_ANSWER_BYTES = 16 << 20
+MAX_FINGERPRINT_BYTES = 1 << 16
+MAX_NS = 10**14  # a day
+MAX_RUNS_PER_SECOND = 10**6
 
 SHELL_FOUND_NOTHING = (126, 127)
 SSH_FAILED = 255
@@ -92,6 +97,18 @@ DOING = {
     "clean": "cleaning up",
 }
 
+ANSWERS: dict[str, dict[str, type]] = {
+    "install": {"installed": bool},
+    "check": {"missing": list, "numpy": bool},
+    "receive": {"received": int},
+    "start": {"state": str},
+    "follow": {"state": str, "log": str},
+    "result": {"result": dict},
+    "remove": {"removed": str},
+    "clean": {"cleaned": str},
+}
+"""What the last answer to a request says."""
+
 Payload = bytes | Path
 
 
@@ -101,6 +118,33 @@ class _BrokenError(Exception):
 
 class _NoBundleError(Exception):
     """The machine does not have the runner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What a job gave, as far as it can be believed."""
+
+    format: int
+    fingerprint: dict[str, Any]
+    blocks: tuple[Any, ...] = ()
+    num_rejected: int = 0
+    causes: dict[str, Any] = field(default_factory=dict)
+    conditions: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if _machine(self.fingerprint) is None:
+            raise ConfigError(f"fingerprint must tell 'id' and 'cpu' in short, not {shown(self.fingerprint)}")
+        if not all(type(count) is int and 0 <= count < MAX_NS for count in (self.num_rejected, *self.causes.values())):
+            raise ConfigError(f"causes must be counted, not {shown(self.causes)}, {shown(self.num_rejected)}")
+        values = [value for each in self.conditions for value in each.values()]
+        if not all(value is None or isinstance(value, int | float) for value in values):
+            raise ConfigError(f"conditions must be numbers, not {shown(self.conditions)}")
+
+
+def _machine(fingerprint: Any) -> str | None:
+    """The ``id`` of a fingerprint; ``None`` if it is none."""
+    is_one = isinstance(fingerprint, dict) and all(isinstance(fingerprint.get(key), str) for key in ("id", "cpu"))
+    return fingerprint["id"] if is_one and len(json.dumps(fingerprint)) <= MAX_FINGERPRINT_BYTES else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +190,7 @@ class Ssh(Host):
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         self._push({})
         name = f"fingerprint-{secrets.token_hex(8)}"
-        result = self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS, lambda lines: None)
-        return dict(result["fingerprint"])
+        return self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS, lambda lines: None).fingerprint
 
     def time(self, job: Job) -> TimingResult:
         """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
@@ -185,13 +228,13 @@ class Ssh(Host):
 
         result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep)
         self._check_result(result, job, arrived, len(blocks))
-        causes = Counter(result["causes"])
+        causes = Counter(result.causes)
         causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
         return TimingResult(
             blocks=list(blocks.values()),
-            num_rejected=result["num_rejected"],
+            num_rejected=result.num_rejected,
             causes=dict(causes),
-            conditions=result["conditions"],
+            conditions=result.conditions,
         )
 
     def clean(self) -> None:
@@ -213,7 +256,7 @@ class Ssh(Host):
                 f"{self.python} on {self.address} has no numpy; install it there with: {self.python} -m pip install "
                 f"numpy, or name another one as `python`"
             )
-        for batch in _batches([files[path] for path in answer["missing"]]):
+        for batch in _batches([file for path, file in files.items() if path in answer["missing"]]):
             num_bytes = sum(file.num_bytes for file in batch)
             self._ask(
                 "receive",
@@ -222,9 +265,7 @@ class Ssh(Host):
                 seconds=self.answer_seconds + num_bytes / MIN_BYTES_PER_SECOND,
             )
 
-    def _run(
-        self, name: str, job: Mapping[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]
-    ) -> dict[str, Any]:
+    def _run(self, name: str, job: Mapping[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]) -> _Result:
         """Have a job done, and give its result; one that was there already must be of this machine as it is now.
 
         Args:
@@ -233,7 +274,7 @@ class Ssh(Host):
         start = {"id": name, "job": job, "python": self.python}
         if self._ask("start", start)["state"] == "finished":
             was, now = self._ask("result", {"id": name})["result"], self.fingerprint(Setting(**job["setting"]))
-            if was.get("fingerprint", {}).get("id") != now["id"]:
+            if _machine(was.get("fingerprint")) != now["id"]:
                 self._ask("remove", {"id": name})
                 self._ask("start", start)
         deadline, num_restarts = time.monotonic() + seconds, 0
@@ -241,10 +282,14 @@ class Ssh(Host):
         position: dict[str, Any] = {"id": name, "offset": 0, "header": ""}
 
         def hear(answer: Mapping[str, Any]) -> None:
-            lines = list(answer.get("lines", ()))
+            lines, offset = list(answer.get("lines", ())), answer.get("offset", position["offset"])
+            if type(offset) is not int or offset < position["offset"] or not all(type(line) is str for line in lines):
+                raise HostError(f"{self.address} sent lines that are none: {shown(answer)}; clean it")
+            if time.monotonic() > deadline + self.answer_seconds:
+                raise HostError(f"{self.address} goes on talking after {seconds:.0f} s; see what runs there")
             if lines and not position["offset"]:
                 position["header"] = lines.pop(0)
-            position["offset"] = answer.get("offset", position["offset"])
+            position["offset"] = offset
             keep(lines)
 
         while True:
@@ -270,42 +315,47 @@ class Ssh(Host):
                 )
         return self._result(name)
 
-    def _result(self, name: str) -> dict[str, Any]:
+    def _result(self, name: str) -> _Result:
         """What a job gave, whose folder is deleted then."""
-        result: dict[str, Any] = self._ask("result", {"id": name})["result"]
+        plain = self._ask("result", {"id": name})["result"]
         with contextlib.suppress(HostError):  # all is measured; a folder left behind harms nobody
             self._ask("remove", {"id": name})
-        if result.get("format") != FORMAT:
-            raise HostError(f"{self.address} gave a result of format {result.get('format')!r}, not {FORMAT}; clean it")
-        if "error" in result:
-            kind, message = result["error"]["type"], f"{self.address}: {result['error']['message']}"
-            raise ERRORS.get(kind, HostError)(message)
-        return result
+        if plain.get("format") != FORMAT:
+            raise HostError(
+                f"{self.address} gave a result of format {shown(plain.get('format'))}, not {FORMAT}; clean it"
+            )
+        error = plain.get("error")
+        if isinstance(error, dict):
+            raise ERRORS.get(str(error.get("type")), HostError)(f"{self.address}: {str(error.get('message'))[:2000]}")
+        try:
+            return from_mapping(_Result, plain, where=f"the result of {self.address}")
+        except ConfigError as error:
+            raise HostError(f"{error}; clean it") from None
 
     def _block(self, line: str, job: Job) -> TimedBlock:
         """A block, if it is one of those that were asked for."""
         try:
-            block = TimedBlock.from_json(json.loads(line))
-        except (ValueError, TypeError) as error:
+            block = TimedBlock.from_json(parse_json(line))
+        except (ValueError, TypeError, OverflowError) as error:
             raise HostError(f"{self.address} sent no block ({error}): {line[:80]!r}; clean it") from None
         durations = block.durations_ns
         if not isinstance(block.name, str) or block.name not in job.models:
-            raise HostError(f"{self.address} sent a block of {block.name!r}, which nobody asked for; clean it")
+            raise HostError(f"{self.address} sent a block of {shown(block.name)}, which nobody asked for; clean it")
         if type(block.round) is not int or not 0 <= block.round < job.rounds:
-            raise HostError(f"{self.address} sent a block of round {block.round!r} of {job.rounds}; clean it")
-        if not durations or not all(type(duration) is int and duration >= 0 for duration in durations):
+            raise HostError(f"{self.address} sent a block of round {shown(block.round)} of {job.rounds}; clean it")
+        if not durations or not all(type(each) is int and 0 <= each < MAX_NS for each in durations):
             raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
+        if len(durations) > 1000 + MAX_RUNS_PER_SECOND * job.block_seconds:
+            raise HostError(f"{self.address} sent {len(durations)} durations of {block.name!r}, too many; clean it")
         if not all(isinstance(cause, str) for cause in block.causes):
             raise HostError(f"{self.address} sent causes of {block.name!r} that are none; clean it")
-        if not 0 < block.anchor_ns < float("inf"):
+        if not 0 < block.anchor_ns < MAX_NS:
             raise HostError(f"{self.address} sent an anchor around {block.name!r} that is none; clean it")
         return block
 
-    def _check_result(
-        self, result: Mapping[str, Any], job: Job, arrived: set[tuple[str, int]], num_blocks: int
-    ) -> None:
+    def _check_result(self, result: _Result, job: Job, arrived: set[tuple[str, int]], num_blocks: int) -> None:
         """Hold the result against the blocks that came one by one."""
-        named = [self._block(json.dumps(block), job) for block in result.get("blocks", [])]
+        named = [self._block(json.dumps(block), job) for block in result.blocks]
         if {(block.name, block.round) for block in named} != arrived or len(named) != len(arrived):
             raise HostError(f"{self.address} sent {len(arrived)} blocks and a result of {len(named)}; start again")
         wanted = len(job.models) * job.rounds
@@ -342,6 +392,11 @@ class Ssh(Host):
                             num_failures = 0
                         if hear is not None:
                             hear(answer)
+                for key, kind in ANSWERS[name].items():
+                    if type(answer.get(key)) is not kind:
+                        raise HostError(
+                            f"{self.address} does not say {key!r} while {DOING[name]}, but {shown(answer)}; clean it"
+                        )
                 return answer
             except _NoBundleError:
                 num_installs += 1
@@ -365,47 +420,31 @@ class Ssh(Host):
         digest = _sha256(bundle)
         arguments = [self.folder, bundle_name(digest), digest, name]
         command = f"{_quoted(self.python)} -c {shlex.join([BOOT, *arguments])}"
-        with tempfile.TemporaryFile() as errors:
-            try:
-                process = subprocess.Popen(
-                    [*self._ssh(), "--", self.address, command],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                )
-            except FileNotFoundError:
-                raise HostError("no program ssh on this machine; install the OpenSSH client") from None
-            expired = threading.Event()
+        limit = MAX_RESULT_BYTES + MAX_ANSWER_BYTES if name == "result" else MAX_ANSWER_BYTES
+        num_answers = 0
+        try:
+            with listening([*self._ssh(), "--", self.address, command], seconds) as talk:
+                _send(talk.stdin, payload)
+                while line := talk.stdout.readline(limit):
+                    if line.startswith(MARK.encode()):
+                        num_answers += 1
+                        yield self._answer(line, name)
+        except FileNotFoundError:
+            raise HostError("no program ssh on this machine; install the OpenSSH client") from None
+        if talk.is_late:
+            raise _BrokenError(f"no answer within {seconds:.0f} s")
+        self._check_status(talk.status, talk.said, name)
+        if not num_answers:
+            raise HostError(f"{self.address} answers nothing while {DOING[name]}; try `ssh {self.address}` by hand")
 
-            def expire() -> None:
-                expired.set()
-                process.kill()
-
-            timer = threading.Timer(seconds, expire)
-            timer.daemon = True
-            timer.start()
-            num_answers = 0
-            with process:
-                assert process.stdin is not None and process.stdout is not None
-                try:
-                    _send(process.stdin, payload)
-                    while line := process.stdout.readline(2 * MAX_RESULT_BYTES):
-                        if line.startswith(MARK.encode()):
-                            num_answers += 1
-                            yield json.loads(line[len(MARK) :])
-                except BaseException:
-                    process.kill()
-                    raise
-                finally:
-                    process.wait()
-                    timer.cancel()
-            errors.seek(0)
-            said = errors.read().decode(errors="replace")
-            if expired.is_set():
-                raise _BrokenError(f"no answer within {seconds:.0f} s")
-            self._check_status(process.returncode, said, name)
-            if not num_answers:
-                raise HostError(f"{self.address} answers nothing while {DOING[name]}; try `ssh {self.address}` by hand")
+    def _answer(self, line: bytes, name: str) -> dict[str, Any]:
+        try:
+            answer = parse_json(line[len(MARK) :].decode())
+        except ValueError as error:
+            answer = error
+        if not isinstance(answer, dict) or not line.endswith(b"\n"):
+            raise HostError(f"{self.address} sent no answer while {DOING[name]} ({shown(answer)}); clean it")
+        return answer
 
     def _check_status(self, status: int, said: str, name: str) -> None:
         """Tell errors that pass from those that do not."""

@@ -1,0 +1,72 @@
+"""A program of this machine that talks to another one, which is not believed: bounded in time, and in what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+MAX_SAID_BYTES = 1 << 16
+SAYING_SECONDS = 5.0
+
+
+class Talk:
+    """A program that runs: its answers are to be read from ``stdout``; the last of its complaints are kept.
+
+    Attributes:
+        is_late: It was killed, as its time was over.
+        status, said: Its exit status and the last of its standard error, once it has ended.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        self.stdin, self.stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self.process, self.is_late, self.status, self._said = process, False, 0, bytearray()
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+
+    def _listen(self) -> None:
+        while chunk := os.read(self._stderr.fileno(), MAX_SAID_BYTES):
+            self._said += chunk
+            del self._said[:-MAX_SAID_BYTES]
+
+    @property
+    def said(self) -> str:
+        return bytes(self._said).decode(errors="replace")
+
+    def expire(self) -> None:
+        self.is_late = True
+        self.process.kill()
+
+    def close(self) -> None:
+        self.status = self.process.wait()
+        self._reader.join(SAYING_SECONDS)  # another program may hold on to the pipe
+        if not self._reader.is_alive():
+            self._stderr.close()
+        self.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+
+
+@contextmanager
+def listening(command: Sequence[str], seconds: float) -> Iterator[Talk]:
+    """Start a program, which is killed after so many seconds, or when the block fails, and wait for its end.
+
+    Raises:
+        FileNotFoundError: If there is no such program.
+    """
+    talk = Talk(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    timer = threading.Timer(seconds, talk.expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield talk
+    except BaseException:
+        talk.process.kill()
+        raise
+    finally:
+        talk.close()
+        timer.cancel()
