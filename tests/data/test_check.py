@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import ofa.cli
 from ofa import workflow
 from ofa.data import READERS, DataConfig, DataError
 from ofa.data.check import DataCheck, check_data
@@ -192,3 +194,14 @@ def test_settings_as_in_a_recipe(root: Path, tmp_path: Path) -> None:
             workflow.data_check(words)
     with pytest.raises(DataError, match="there is no"):
         workflow.data_check([str(tmp_path / "nowhere")])
+
+
+def test_the_command_has_a_status_and_json(root: Path) -> None:
+    runner, words = CliRunner(), ["data", "check", str(root), "--json", "data.calibration_share=3"]
+    good = runner.invoke(ofa.cli.app, words)
+    assert (good.exit_code, json.loads(good.stdout)["ok"]) == (0, True)
+    (root / "test" / "dog" / "000.png").write_bytes(b"no picture")
+    bad = runner.invoke(ofa.cli.app, words)
+    assert bad.exit_code == 1
+    assert [row["image"] for row in json.loads(bad.stdout)["broken"]] == ["test/dog/000.png"]
+    assert "images that cannot be read: 1 of 50" in bad.stderr
