@@ -68,16 +68,19 @@ class Splits:
                 splits were made for.
         """
         keys = {"format", "labels_sha256", *SPLITS}
-        if set(data) - {"identity"} != keys or data["format"] != FORMAT:
-            raise DataError(f"stored splits must have format {FORMAT} and the keys {sorted(keys)}, not {sorted(data)}")
+        if not isinstance(data, Mapping) or set(data) - {"identity"} != keys or data["format"] != FORMAT:
+            raise DataError(f"stored splits must have format {FORMAT} and the keys {sorted(keys)}, not {shown(data)}")
         found = hash_labels(labels)
         if data["labels_sha256"] != found:
             raise DataError(
-                f"the stored splits belong to other data: their labels have sha256 {data['labels_sha256'][:12]}, "
-                f"these {len(labels)} images have {found[:12]}; {REMEDY}"
+                f"the stored splits belong to other data: their labels have sha256 {shown(data['labels_sha256'])}, "
+                f"these {len(labels)} images have {found!r}; {REMEDY}"
             )
         identity = Identity.from_json(data["identity"]) if "identity" in data else None
-        parts = {split: np.asarray(data[split], dtype=np.int64) for split in SPLITS}
+        for split in SPLITS:
+            if not isinstance(data[split], list) or not all(type(index) is int for index in data[split]):
+                raise DataError(f"the stored splits must list whole numbers, not {shown(data[split])}; start a new run")
+        parts = {split: np.array(data[split], dtype=np.int64) for split in SPLITS}
         splits = cls(**parts, labels_sha256=found, identity=identity)
         everything = np.concatenate([splits[split] for split in splits.distinct])
         if len(np.unique(everything)) != len(everything) or everything.min() < 0 or everything.max() >= len(labels):

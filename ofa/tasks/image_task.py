@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from ofa.config import ConfigError, Record, check_record
 from ofa.data import DataConfig, DataError, ImageData, Preprocessing, load_data
+from ofa.data.config import Fit, Interpolation
 from ofa.data.picture import FORMATS, open_picture, to_input
 from ofa.data.readers.source import DECODING_ERRORS, undecodable
 from ofa.inputs import InputSpec
@@ -40,10 +42,10 @@ class ImageTask(Task):
     def reload(
         self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None
     ) -> ImageData:
-        settled = {name: stored[name] for name in ("fit", "crop_pct", "interpolation") if name in stored}
-        config = dataclasses.replace(config, mean=tuple(stored["mean"]), std=tuple(stored["std"]), **settled)
-        shape = stored.get("input_shape", SQUARE_RGB)
-        return _load(config, sizes, shape, splits=stored["splits"], progress=progress)
+        facts = check_record(_Facts, stored, where="data of the run", remedy="train it again")
+        settled = {name: getattr(facts, name) for name in ("mean", "std", "fit", "crop_pct", "interpolation")}
+        config = dataclasses.replace(config, **settled)
+        return _load(config, sizes, facts.input_shape, splits=stored["splits"], progress=progress)
 
     def facts(self, data: ImageData) -> dict[str, Any]:
         return {
@@ -84,8 +86,25 @@ class ImageTask(Task):
         return f"a {spec['color']} picture of {width} × {height} pixels"
 
 
-SQUARE_RGB = (3, 1, 1)
-"""Channels, and proportions of height and width, of runs that do not say them."""
+@dataclass(frozen=True, kw_only=True)
+class _Facts(Record):
+    """What a run keeps of its pictures; runs of old do not say the last four.
+
+    Args:
+        input_shape: Channels, and proportions of height and width.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: dict[str, Any]
+    fit: Fit = "crop"
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bicubic"
+    input_shape: tuple[int, ...] = (3, 1, 1)
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ConfigError(f"input_shape must be channels, height and width, not {list(self.input_shape)}")
 
 
 def _load(config: DataConfig, sizes: Sizes, shape: Sequence[int], **settings: Any) -> ImageData:

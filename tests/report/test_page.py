@@ -331,7 +331,7 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns .*predicted_top1_percent, .*ofa search"),
         ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
         ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),
-        ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 3}', "has format 3.*ofa export"),
+        ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 4}', "has format 4.*ofa export"),
     ],
 )
 def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, message: str) -> None:
@@ -345,12 +345,12 @@ def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, 
 @pytest.mark.parametrize(
     ("column", "cell", "message"),
     [
-        ("arch", "7", "in column 'arch' no JSON object: '7'"),
-        ("arch", "{", "in column 'arch' no JSON object"),
-        ("arch", "[" * 100_000, "in column 'arch' no JSON object"),
-        ("macs", "many", "in column 'macs' what is no number"),
-        ("measured_top1_percent", "inf", "in column 'measured_top1_percent' what is no number"),
-        ("num_images", "some", "in column 'num_images' what is no number"),
+        ("arch", "7", "an architecture is a JSON object of numbers and text, not '7'"),
+        ("arch", "{", "an architecture is a JSON object"),
+        ("arch", "[" * 100_000, "an architecture is a JSON object"),
+        ("macs", "many", "line 5: macs is 'many', not a finite number"),
+        ("measured_top1_percent", "inf", "line 5: measured_top1_percent is 'inf', not a finite number"),
+        ("num_images", "some", "line 5: num_images is 'some', not a finite number"),
     ],
 )
 def test_cells_of_a_front_that_are_none_are_named(run_dir: Path, column: str, cell: str, message: str) -> None:
@@ -384,9 +384,13 @@ def test_a_damaged_table_of_something_else_is_left_out_and_said(run_dir: Path, t
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("held_out", 5, "held_out must be an object, not 5"),
-        ("held_out", {"predicted_ms": [1.0], "measured_ms": [0.0]}, "must have pairs of positive latencies"),
-        ("repeatability_percent", "none", "repeatability_percent must be a number, not 'none'"),
+        ("held_out", 5, "held_out must be a mapping, not 5"),
+        (
+            "held_out",
+            {"predicted_ms": [1.0], "measured_ms": [0.0]},
+            "measured_ms must be latencies",
+        ),
+        ("repeatability_percent", "none", "repeatability_percent must be a finite number, not 'none'"),
     ],
 )
 def test_a_table_that_says_nonsense_is_left_out(run_dir: Path, key: str, value: object, message: str) -> None:
