@@ -118,10 +118,13 @@ def data_check(
         raise UsageError("give one folder or file, and settings such as data.label_column=breed; nothing else")
     guessed = {"name": guess_reader(Path(roots[0])), "root": roots[0]} if roots else {}
     config = from_mapping(DataConfig, {**guessed, **given.get("data", {})}, where="data")
+    if out is not None:
+        page = _file_for(Path(out) / "data.html", begins=r"(?i)\s*<!doctype html", what="a page of ours")
+        _file_for(Path(out) / "data.json", begins=r"\s*\{\s*\"format\"", what="a result of ours")
     found = check_data(config, workers=workers, progress=progress)
     if out is not None:
-        found.save(Path(out))
-        ofa.report.write_data_page(found, Path(out) / "data.html")
+        found.save(page.parent)
+        ofa.report.write_data_page(found, page)
     return found
 
 
@@ -661,10 +664,10 @@ def export(
     )
     target = ofa.hardware.load_device(device)
     ofa.deploy.check_options(target, options)
+    name = target.name + ("" if budget_ms is None else f"-{budget_ms:g}ms")
+    place = _out_of(run, out, default=f"bundles/{name}")
     opened = ofa.Run.open(run, trust_code=trust_code)
     candidates = _candidates(opened, target.name, budget_ms, search_dir=search_dir, arch=arch)
-    out = out or Path(run) / "bundles" / (target.name + ("" if budget_ms is None else f"-{budget_ms:g}ms"))
-    place = _out_of(run, out)
     with only_writer(place, command="ofa export", beside=True), torch_threads(progress=progress):
         return ofa.deploy.export_bundle(
             open_evaluator(opened, data_root, progress),

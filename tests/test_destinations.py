@@ -48,7 +48,7 @@ def test_the_run_itself_and_what_holds_it_are_no_destination(name: str, out: str
 
 
 def test_a_way_through_a_folder_that_is_not_there_yet_does_not_hide_a_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="runs/a already holds a run; continue it with --resume"):
+    with pytest.raises(ValueError, match="runs/a already holds a finished run; to train it further"):
         workflow.train("demo", out=tmp_path / "new" / ".." / "runs" / "a")
     assert (run / "supernet.json").read_text() == "{}"
 
@@ -119,4 +119,18 @@ def test_every_call_with_a_destination_is_tried_here() -> None:
     """A new one is to be added to one of these tests."""
     calls = {name for name, call in vars(workflow).items() if inspect.isfunction(call) and not name.startswith("_")}
     found = {name for name in calls if "out" in inspect.signature(getattr(workflow, name)).parameters}
-    assert found == {*CALLS, "train", "profile", "fit", "report", "plot", "measure"}
+    assert found == {*CALLS, "train", "finetune", "profile", "fit", "report", "plot", "measure", "data_check"}
+
+
+@pytest.mark.parametrize("name", ["data.html", "data.json"])
+def test_a_check_of_data_leaves_other_files_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"{name} exists and is not .* of ours; it is left alone"):
+        workflow.data_check(["data.name=digits"], out=tmp_path / "new" / "..")
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_subnet_is_not_trained_into_its_own_run(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"runs/a"):
+        workflow.finetune(run, out=run / "new" / "..", arch="smallest")
+    assert (run / "supernet.json").read_text() == "{}" and len(list(run.iterdir())) == 1

@@ -25,7 +25,7 @@ class BoxError(OfaError, ValueError):
 BOX = CheckedFolder(
     info="box.json",
     kind="a box",
-    format=1,
+    formats=(1,),
     remedy="make it again",
     error=BoxError,
     belongs={"text", "inside"}.__contains__,

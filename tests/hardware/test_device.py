@@ -77,7 +77,7 @@ def test_unknown_device_lists_the_known_ones():
         ("runtime: onnxruntime\nthreads: 0\n", "threads must be at least 1, not 0"),
         ("runtime: onnxruntime\nbatch: many\n", "batch must be a whole number, not 'many'"),
         ("runtime: onnxruntime\nprecision: fp8\n", "precision cannot be 'fp8'; choices: fp32"),
-        ("runtime: onnxruntime\nprecision: fp16\n", "'fp16' with runtime 'onnxruntime'; choices: fp32, int8"),
+        ("runtime: litert\nprecision: fp16\n", "'fp16' with runtime 'litert'; choices: fp32"),
         ("runtime: onnxruntime\nhost: moon\n", "unknown name 'moon'"),
         ("- a list\n", "must hold a mapping"),
         ("runtime: [\n", "not valid YAML"),
