@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.parsers import expat
@@ -34,7 +35,7 @@ def _problem_of_onnx(file: Path) -> str:
         return f"{file.name} is not a valid ONNX model: {error}"
     for tensor in external_tensors(model):
         return f"{file.name} takes weight {shown(tensor.name)} from another file"
-    problem = disorder(model)
+    problem = disorder(model, in_order=False)
     return f"{file.name}: {problem}" if problem else ""
 
 
@@ -56,38 +57,40 @@ def messages(message: Message) -> Iterator[Message]:
                 yield from messages(inner)
 
 
-def disorder(model: ModelProto) -> str:
+def disorder(model: ModelProto, *, in_order: bool = True) -> str:
     """Where a node reads what is not made before it, or makes what is there already; empty if none does.
 
     Such graphs may run in circles, and those who walk them without end.
+
+    Args:
+        in_order: As ONNX asks for; otherwise nodes may stand in another order, as ONNX Runtime's quantizer leaves them.
     """
-    graphs = _disorder_of_graph(model.graph, set())
-    functions = (_disorder_of_nodes(each.node, set(each.input)) for each in model.functions)
+    graphs = _disorder_of_graph(model.graph, set(), in_order)
+    functions = (_disorder_of_nodes(each.node, set(each.input), in_order) for each in model.functions)
     return graphs or next(filter(None, functions), "")
 
 
-def _disorder_of_graph(graph: GraphProto, around: set[str]) -> str:
+def _disorder_of_graph(graph: GraphProto, around: set[str], in_order: bool) -> str:
     constants = [each.name for each in graph.initializer] + [each.values.name for each in graph.sparse_initializer]
     if len(set(constants)) < len(constants):
         return "two of its constants have one name"
     new = {*constants, *(each.name for each in graph.input)} - around
     around |= new
-    found = _disorder_of_nodes(graph.node, around)
+    found = _disorder_of_nodes(graph.node, around, in_order)
     around -= new
     return found
 
 
-def _disorder_of_nodes(nodes: Sequence[NodeProto], known: set[str]) -> str:
+def _disorder_of_nodes(nodes: Sequence[NodeProto], known: set[str], in_order: bool) -> str:
     """Args: ``known``: What can be read; the same again afterwards, so that no branch costs a copy of it."""
     made: set[str] = set()
-    for node in nodes:
+    for node in nodes if in_order else _ordered(nodes):
         for name in node.input:
             if name and name not in known:
                 return f"a node {shown(node.op_type)} reads {shown(name)}, which nothing before it makes"
-        for attribute in node.attribute:
-            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                if found := _disorder_of_graph(graph, known):
-                    return found
+        for graph in _branches(node):
+            if found := _disorder_of_graph(graph, known, in_order):
+                return found
         for name in filter(None, node.output):
             if name in known:
                 return f"a node {shown(node.op_type)} makes {shown(name)}, which is there already"
@@ -95,6 +98,30 @@ def _disorder_of_nodes(nodes: Sequence[NodeProto], known: set[str]) -> str:
             made.add(name)
     known -= made
     return ""
+
+
+def _ordered(nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
+    """Each after those that make what it reads; as they are if they run in a circle."""
+    makers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    needed = {number: {makers[name] for name in _reads(node) if name in makers} for number, node in enumerate(nodes)}
+    try:
+        return [nodes[number] for number in TopologicalSorter(needed).static_order()]
+    except CycleError:
+        return nodes
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """What a node reads, and what its branches may read of what is around them."""
+    yield from node.input
+    for graph in _branches(node):
+        for inner in graph.node:
+            yield from _reads(inner)
+
+
+def _branches(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.HasField("g") else []
+        yield from attribute.graphs
 
 
 def _problem_of_ir(file: Path) -> str:
