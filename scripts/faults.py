@@ -154,7 +154,7 @@ COMMANDS = {
         *BUDGETS,
     ],
     "export": ["export", *WHERE, *BUDGETS[:2], "--out", "{out}/bundle", "--overwrite"],
-    "deploy": ["deploy", *WHERE, *BUDGETS, "--out", "{out}/deploy", "--processes", "2"],
+    "deploy": ["deploy", *WHERE, *BUDGETS, "--out", "{out}/deploy", "--workers", "2"],
     "elastic": ["elastic", *WHERE, *BUDGETS, "--out", "{out}/elastic", "--overwrite"],
     "report": ["report", "--run", "{base}/run", "--tables", "{base}/tables", "--out", "{out}/report.html"],
     "verify": ["verify", "{base}/bundle"],

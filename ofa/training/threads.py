@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,10 +11,15 @@ import torch
 
 from ofa.progress import Progress, notice
 
+_BEGAN = time.monotonic()
+
 
 def load_per_core() -> float:
-    """How many processes wanted to run in the last minute, for each core; 0 where the system does not say."""
-    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    """How many threads of others wanted to run in the last minute, for each core; 0 where the system does not say."""
+    if not hasattr(os, "getloadavg"):
+        return 0.0
+    own = time.process_time() / max(time.monotonic() - _BEGAN, 60.0)  # on average, for want of the last minute's
+    return max(os.getloadavg()[0] - own, 0.0) / (os.cpu_count() or 1)
 
 
 @contextmanager
