@@ -19,6 +19,7 @@ import ofa.cli
 from ofa import workflow
 from ofa.data import READERS, DataConfig, DataError
 from ofa.data.check import DataCheck, check_data
+from ofa.data.readers import guess_reader
 from ofa.errors import UsageError
 
 from .helpers import noise, write_folder, write_idx, write_manifest, write_parquet
@@ -205,3 +206,8 @@ def test_the_command_has_a_status_and_json(root: Path) -> None:
     assert bad.exit_code == 1
     assert [row["image"] for row in json.loads(bad.stdout)["broken"]] == ["test/dog/000.png"]
     assert "images that cannot be read: 1 of 50" in bad.stderr
+
+
+def test_nothing_to_look_at_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no .*nowhere; give a folder of pictures, a .csv or .parquet file"):
+        guess_reader(tmp_path / "nowhere")

@@ -39,7 +39,13 @@ def read_source(config: DataConfig) -> Source:
 
 
 def guess_reader(root: Path) -> str:
-    """Which of our readers a file or folder is for, by its name and by what lies at its top."""
+    """Which of our readers a file or folder is for, by its name and by what lies at its top.
+
+    Raises:
+        DataError: If there is neither.
+    """
+    if not root.exists():
+        raise DataError(f"there is no {root}; give a folder of pictures, a .csv or .parquet file, or data.name=…")
     if root.is_dir():
         patterns = {"parquet": ("*.parquet", "*/*.parquet"), "idx": ("*-idx?-ubyte*", "*.idx?-ubyte*")}
         found = (name for name, each in patterns.items() if any(any(root.glob(pattern)) for pattern in each))
