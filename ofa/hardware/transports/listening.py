@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,12 @@ class Talk:
 
     def expire(self) -> None:
         self.is_late = True
-        self.process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it with whatever it has started: that would hold on to the pipe that is read."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         self.status = self.process.wait()
@@ -58,14 +64,15 @@ def listening(command: Sequence[str], seconds: float) -> Iterator[Talk]:
     Raises:
         FileNotFoundError: If there is no such program.
     """
-    talk = Talk(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    pipe = subprocess.PIPE
+    talk = Talk(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0))
     timer = threading.Timer(seconds, talk.expire)
     timer.daemon = True
     timer.start()
     try:
         yield talk
     except BaseException:
-        talk.process.kill()
+        talk.kill()
         raise
     finally:
         talk.close()

@@ -12,6 +12,7 @@ from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import ModelError
 from ofa.hardware.transports import Adb, HostError, Ssh, adb, ssh
 from ofa.hardware.transports.adb import ExecutorRunner, PerfTest, Phone
+from ofa.hardware.transports.listening import listening
 from ofa.setting import Setting
 
 SETTING = Setting(runtime="onnxruntime")
@@ -196,3 +197,11 @@ def test_a_phone_that_does_not_tell_what_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(Phone, "shell", lambda self, command: "model=a\nboard=b")
     with pytest.raises(HostError, match="x does not tell its android, build, cores, governor, kernel, machine, progra"):
         Adb(program=str(program)).fingerprint(SETTING)
+
+
+def test_a_program_is_ended_with_what_it_has_started() -> None:
+    """Another process that holds on to the pipe would be waited for."""
+    began = time.monotonic()
+    with listening([sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '60'])"], 1.0) as talk:
+        assert talk.stdout.read() == b""
+    assert talk.is_late and time.monotonic() - began < 30
