@@ -199,7 +199,7 @@ def test_a_free_batch_is_refused_where_there_is_none(make: Make, runtime: str) -
 IR_VERSIONS = {14: 7, 15: 8, 17: 8, 18: 8, 19: 9, 21: 10}  # github.com/onnx/onnx, docs/Versioning.md
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_a_file_has_the_lowest_ir_version_that_its_opset_permits(make: Make, precision: str) -> None:
     for opset in (14, 18, 21) if precision == "int8" else IR_VERSIONS:
         bundle = make("onnxruntime", precision, opset=opset)

@@ -212,7 +212,10 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("name", CPU_DEVICES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name.startswith("cpu") else pytest.param(name, marks=pytest.mark.slow) for name in CPU_DEVICES],
+)
 @pytest.mark.parametrize(
     "seen",
     [sight if sight == "letterbox" else pytest.param(sight, marks=pytest.mark.slow) for sight in SIGHTS],
