@@ -10,6 +10,7 @@ import numpy as np
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may take a picture for, whatever it is called: for others, such as EPS, it starts programs."""
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WHITE = {"I": 65535, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": None}
 """Modes of more than 8 bits, with the value that is white unless told."""
 LOOK = ("color", "fit", "crop_pct", "ground", "white", "interpolation")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ofa.config import ConfigError
 from ofa.data import DataError, ImageData
-from ofa.data.readers.folder import EXTENSIONS
+from ofa.data.picture import EXTENSIONS
 from ofa.errors import UsageError, unknown_name_message
 from ofa.metrics import BALANCED, METRICS, TOP1, WORST_CLASS, Metric, Score, wilson_interval
 from ofa.tasks import predict_class

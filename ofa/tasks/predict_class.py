@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ofa.data.picture import open_picture, to_input
+from ofa.data.picture import EXTENSIONS, open_picture, to_input
 
 Model = Callable[[np.ndarray], np.ndarray]
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NUM_TOGETHER = 32
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ofa.data.config import DataConfig, DataError
+from ofa.data.picture import EXTENSIONS
 from ofa.data.readers.source import EncodedImages, Source, encode_labels, require_root
 from ofa.data.readers.split_names import split_named
 from ofa.errors import shown
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 HOLDS = "a folder with CLASS/IMAGE files, or with train/CLASS/IMAGE and, optionally, val/ and test/ like it"
 NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 """What systems leave in folders besides hidden files."""
