@@ -1,0 +1,140 @@
+"""At which speeds a machine ran, found from readings of a probe: always the same work, before and after each block.
+
+A virtual machine has two speeds where a neighbour shares its cores, each held for seconds; a board that heats up
+drifts; a quiet machine has one. What is said of a network must name the speed that it is said for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+State = Literal["fast", "typical", "slow"]
+STATES: tuple[State, ...] = ("fast", "typical", "slow")
+
+MIN_READINGS = 20  # fewer tell one speed only
+MIN_GAP = 0.04  # between two speeds: less is not worth telling apart
+MIN_SEPARATION = 4.0  # of two speeds, in spreads of one; cut in the middle, one normal speed has 2, an even drift 2.7
+MIN_SHARE = 0.02  # of the readings, at the rarer speed
+MIN_DRIFT = 0.03  # from the 5th to the 95th percentile
+MAX_ROUGHNESS = 0.5  # of a drift, where neighbours that know nothing of each other have 1
+WINDOW = 7  # readings whose median tells the speed of a drifting machine
+TOLERANCE = 0.03  # by which two readings at one speed may differ; more where they are noisier
+NOISES = 4.0  # so many spreads
+
+
+@dataclass(frozen=True)
+class States:
+    """Speeds of a machine, as times of its probe.
+
+    Args:
+        kind: ``steady``, ``two speeds`` (held for a while each), or ``drift``.
+        fast_ms, typical_ms, slow_ms: What the probe takes: at two speeds at each of them, the commoner one being the
+            typical; in a drift the 5th, 50th and 95th percentile; all the same where there is one speed.
+        slow_share: Of the readings, at the slower of two speeds.
+        noise: Relative spread of readings at one speed.
+    """
+
+    kind: Literal["steady", "two speeds", "drift"]
+    fast_ms: float
+    typical_ms: float
+    slow_ms: float
+    slow_share: float = 0.0
+    noise: float = 0.0
+
+    def ms(self, state: State) -> float:
+        return {"fast": self.fast_ms, "typical": self.typical_ms, "slow": self.slow_ms}[state]
+
+    @property
+    def tolerance(self) -> float:
+        """By what share two readings at one speed may differ."""
+        return max(TOLERANCE, NOISES * self.noise)
+
+    def speed_ms(self, before_ms: Floats, after_ms: Floats) -> Floats:
+        """At which speed blocks ran, as times of the probe; not-a-number where it changed meanwhile.
+
+        Args:
+            before_ms, after_ms: Readings around each block, shape ``(N,)``, in the order of time.
+        """
+        moved = np.abs(np.log(after_ms / before_ms)) > self.tolerance
+        if self.kind == "drift":
+            around = np.sqrt(before_ms * after_ms)
+            return np.where(moved, np.nan, _running_median(around))
+        speeds = np.array([self.fast_ms, self.slow_ms] if self.kind == "two speeds" else [self.typical_ms])
+        nearest = [np.abs(np.log(each[:, None] / speeds)).argmin(axis=1) for each in (before_ms, after_ms)]
+        far = [np.abs(np.log(each / speeds[own])) for each, own in zip((before_ms, after_ms), nearest, strict=True)]
+        moved = (nearest[0] != nearest[1]) | (np.maximum(*far) > self.tolerance)
+        return np.where(moved, np.nan, speeds[nearest[0]])
+
+    def is_typical(self, speed_ms: Floats) -> npt.NDArray[np.bool_]:
+        """Whether blocks ran at the speed that latencies are measured at; a drift has no other."""
+        if self.kind == "drift":
+            return np.isfinite(speed_ms)
+        return np.isclose(speed_ms, self.typical_ms, rtol=1e-6)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            **{f"{state}_ms": round(self.ms(state), 6) for state in STATES},
+            "slow_share": round(self.slow_share, 3),
+            "noise_percent": round(100 * self.noise, 2),
+        }
+
+
+def find_states(readings_ms: Floats) -> States:
+    """Tell one speed, two, or a drift from readings in the order of time.
+
+    Two speeds are two clusters of logarithms that lie far apart for their own spreads, and each is held from one
+    reading to the next: single outliers are none. Where neighbours in time resemble each other without such clusters,
+    it is a drift.
+
+    Args:
+        readings_ms: Positive, shape ``(N,)``, at least one.
+    """
+    logs = np.log(readings_ms)
+    typical_ms = float(np.exp(np.median(logs)))
+    noise = _spread(np.diff(logs)) / np.sqrt(2) if len(logs) > 1 else 0.0
+    if len(logs) < MIN_READINGS:
+        return States("steady", typical_ms, typical_ms, typical_ms, noise=noise)
+    is_slow = logs > _threshold(logs)
+    share = float(is_slow.mean())
+    num_changes = int(np.count_nonzero(np.diff(is_slow)))
+    is_held = num_changes < share * (1 - share) * len(logs)  # half as many as chance would make
+    if is_held and MIN_SHARE < share < 1 - MIN_SHARE:
+        fast, slow = float(np.median(logs[~is_slow])), float(np.median(logs[is_slow]))
+        spread = max(_spread(logs[~is_slow] - fast), _spread(logs[is_slow] - slow))
+        if slow - fast > max(MIN_GAP, MIN_SEPARATION * spread):
+            common = slow if share > 0.5 else fast
+            return States("two speeds", *np.exp([fast, common, slow]).tolist(), slow_share=share, noise=noise)
+    low, high = np.percentile(_running_median(logs), [5, 95])
+    roughness = np.mean(np.diff(logs) ** 2) / (2 * np.var(logs)) if np.var(logs) else 1.0
+    if high - low > MIN_DRIFT and roughness < MAX_ROUGHNESS:
+        return States("drift", float(np.exp(low)), typical_ms, float(np.exp(high)), noise=noise)
+    return States("steady", typical_ms, typical_ms, typical_ms, noise=noise)
+
+
+def _threshold(values: Floats) -> float:
+    """What cuts values into two groups of the least spread (Otsu 1979, on the values themselves)."""
+    ordered = np.sort(values)
+    count = np.arange(1, len(ordered))
+    sums = np.cumsum(ordered)
+    below, above = sums[:-1] / count, (sums[-1] - sums[:-1]) / (len(ordered) - count)
+    cut = int(np.argmax(count * (len(ordered) - count) * (above - below) ** 2))
+    return float((ordered[cut] + ordered[cut + 1]) / 2)
+
+
+def _spread(values: Floats) -> float:
+    """Standard deviation of the middle of values around 0, whatever their outliers do."""
+    return float(1.4826 * np.median(np.abs(values)))
+
+
+def _running_median(values: Floats) -> Floats:
+    """Of ``WINDOW`` neighbours each; follows jumps, not outliers."""
+    width = min(WINDOW, len(values) - (len(values) + 1) % 2)  # odd
+    padded = np.pad(values, width // 2, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+    return np.asarray(np.median(windows, axis=1), dtype=np.float64)
