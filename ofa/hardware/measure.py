@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -45,9 +44,16 @@ def measure(
         HostError: If the device cannot be reached.
     """
     step = counted(progress, len(models) * rounds, f"measuring on {device.name}")
-    anchor = anchor_model(device.setting)
-    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
-    result = device.host.time(dataclasses.replace(job, on_block=lambda block: step()))
+    job = Job(
+        models=models,
+        setting=device.setting,
+        anchor=anchor_model(device.setting),
+        rng=rng,
+        num_blocks=dict.fromkeys(models, rounds),
+        block_seconds=block_seconds,
+        on_block=lambda block: step(),
+    )
+    result = device.host.time(job)
     table = result.latencies_ms(models).set_index("name")
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()
@@ -58,6 +64,6 @@ def measure(
 
 
 def counted(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
-    """A function that reports one more step."""
+    """A function that reports one more step; those beyond the total, of what has to be done again, change nothing."""
     count = itertools.count(1)
-    return lambda: progress(next(count), total, what) if progress is not None else None
+    return lambda: progress(min(next(count), total), total, what) if progress is not None else None

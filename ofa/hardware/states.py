@@ -109,7 +109,8 @@ def find_states(readings_ms: Floats) -> States:
         spread = max(_spread(logs[~is_slow] - fast), _spread(logs[is_slow] - slow))
         if slow - fast > max(MIN_GAP, MIN_SEPARATION * spread):
             common = slow if share > 0.5 else fast
-            return States("two speeds", *np.exp([fast, common, slow]).tolist(), slow_share=share, noise=noise)
+            fast_ms, common_ms, slow_ms = np.exp([fast, common, slow]).tolist()
+            return States("two speeds", fast_ms, common_ms, slow_ms, slow_share=share, noise=noise)
     low, high = np.percentile(_running_median(logs), [5, 95])
     roughness = np.mean(np.diff(logs) ** 2) / (2 * np.var(logs)) if np.var(logs) else 1.0
     if high - low > MIN_DRIFT and roughness < MAX_ROUGHNESS:

