@@ -97,7 +97,7 @@ def find_states(readings_ms: Floats) -> States:
     """
     logs = np.log(readings_ms)
     typical_ms = float(np.exp(np.median(logs)))
-    noise = _spread(np.diff(logs)) / np.sqrt(2) if len(logs) > 1 else 0.0
+    noise = _spread(np.diff(logs)) / 2**0.5 if len(logs) > 1 else 0.0
     if len(logs) < MIN_READINGS:
         return States("steady", typical_ms, typical_ms, typical_ms, noise=noise)
     is_slow = logs > _threshold(logs)
