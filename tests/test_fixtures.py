@@ -128,7 +128,7 @@ def test_what_was_searched_is_exported(run: Run, evaluator: SubnetEvaluator, lef
         out=tmp_path / "bundle",
         device=DEVICE,
         budget_ms=BUDGET_MS,
-        measure=lambda files: [Latency(p10=0.01, p50=0.02, p90=0.03) for _ in files],
+        measure=lambda files, speed: [Latency(p10=0.01, p50=0.02, p90=0.03) for _ in files],
         run_info=run.info,
     )
     before = read_bundle(left / "bundle")

@@ -150,6 +150,20 @@ class LatencyTable:
         ]
         return CostModel(self.space, [overhead, *factors], name="latency")
 
+    def times(self, factor: float) -> LatencyTable:
+        """The same table of a machine on which everything takes ``factor`` times as long."""
+        latencies = [name for name in LATENCIES if name in self.entries]
+        offset_ms = {stage: ms * factor for stage, ms in self.correction.offset_ms.items()}
+        return dataclasses.replace(
+            self,
+            entries=self.entries.assign(**{name: self.entries[name] * factor for name in latencies}),
+            correction=dataclasses.replace(
+                self.correction,
+                call_overhead_ms=self.correction.call_overhead_ms * factor,
+                offset_ms=offset_ms,
+            ),
+        )
+
     def stage_sums(self, archs: Population) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """What a correction is fitted on: the latency of each stage's parts less the call overhead, and their number.
 

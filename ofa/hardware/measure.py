@@ -11,10 +11,14 @@ import pandas as pd
 from ofa.hardware.device import Device
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
+from ofa.hardware.states import Speed
 from ofa.hardware.timed_models import anchor_model
+from ofa.hardware.timing import PERCENTILES
 from ofa.progress import Progress
 
 QUANTILES = range(0, 101, 5)
+LATENCIES = [f"latency_ms_p{percentile}" for percentile in PERCENTILES]
+TYPICAL = Speed(state="typical")
 
 
 def measure(
@@ -24,6 +28,7 @@ def measure(
     rng: np.random.Generator,
     rounds: int = 10,
     block_seconds: float = 0.02,
+    speed: Speed = TYPICAL,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Time models against each other on a device.
@@ -31,12 +36,15 @@ def measure(
     Args:
         models: Bytes or path of each, or a shaped module, as the device's runtime takes it.
         rng: Draws inputs and the order of measurements.
+        speed: What latencies are stated at: the machine's as it is now, and as it was when its table was made, follow
+            from the anchor of both.
         progress: Called with blocks done, blocks in all, and what is being done.
 
     Returns:
         One row per model, in the given order and with its name as index: ``latency_ms_p10``, ``latency_ms_p50``,
-        ``latency_ms_p90``, ``num_runs``, ``repeatability_percent``. ``attrs["timing"]`` tells how it went,
-        ``attrs["quantiles_ms"]`` the distribution of each model's latency at 0, 5 ... 100 %.
+        ``latency_ms_p90``, ``latency_ms_p99``, ``num_runs``, ``repeatability_percent``. ``attrs["timing"]`` tells how
+        it went, ``attrs["quantiles_ms"]`` the distribution of each model's latency at 0, 5 ... 100 %,
+        ``attrs["times_as_long"]`` how many times as long models take now as at the speed that they are stated at.
 
     Raises:
         ModelError: If a model cannot be loaded, or if its inputs have no fixed size.
@@ -55,11 +63,16 @@ def measure(
     )
     result = device.host.time(job)
     table = result.latencies_ms(models).set_index("name")
+    states = speed.states or result.states
+    factor = states.times_as_long(speed.state) / states.times_as_long(result.states.typical_ms)
+    table[LATENCIES] *= factor
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()
     table.attrs["quantiles_ms"] = {
-        name: np.percentile(runs_ms, QUANTILES).round(6).tolist() for name, runs_ms in result.runs_ms().items()
+        name: (np.percentile(runs_ms, QUANTILES) * factor).round(6).tolist()
+        for name, runs_ms in result.runs_ms().items()
     }
+    table.attrs["times_as_long"] = 1 / factor
     return table
 
 

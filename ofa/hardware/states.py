@@ -6,6 +6,7 @@ drifts; a quiet machine has one. What is said of a network must name the speed t
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 State = Literal["fast", "typical", "slow"]
 STATES: tuple[State, ...] = ("fast", "typical", "slow")
+PERCENTILES = (50, 90, 99)
+MIN_CHANGE = 0.03  # of the speed, that is worth a word
 
 MIN_READINGS = 20  # fewer tell one speed only
 MIN_GAP = 0.04  # between two speeds: less is not worth telling apart
@@ -37,6 +40,7 @@ class States:
             typical; in a drift the 5th, 50th and 95th percentile; all the same where there is one speed.
         slow_share: Of the readings, at the slower of two speeds.
         noise: Relative spread of readings at one speed.
+        slope: By how many percent models slow down where the probe does by one percent; ``None`` where it never did.
     """
 
     kind: Literal["steady", "two speeds", "drift"]
@@ -45,9 +49,15 @@ class States:
     slow_ms: float
     slow_share: float = 0.0
     noise: float = 0.0
+    slope: float | None = None
 
     def ms(self, state: State) -> float:
         return {"fast": self.fast_ms, "typical": self.typical_ms, "slow": self.slow_ms}[state]
+
+    def times_as_long(self, probe_ms: float | State) -> float:
+        """How many times as long as at the typical speed models take in a state, or where the probe takes so long."""
+        found_ms = self.ms(probe_ms) if isinstance(probe_ms, str) else probe_ms
+        return float((found_ms / self.typical_ms) ** (1.0 if self.slope is None else self.slope))
 
     @property
     def tolerance(self) -> float:
@@ -77,12 +87,49 @@ class States:
         return np.isclose(speed_ms, self.typical_ms, rtol=1e-6)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            **{f"{state}_ms": round(self.ms(state), 6) for state in STATES},
-            "slow_share": round(self.slow_share, 3),
-            "noise_percent": round(100 * self.noise, 2),
-        }
+        """What :class:`States` is made from again."""
+        plain = dataclasses.asdict(self)
+        return {key: round(value, 6) if isinstance(value, float) else value for key, value in plain.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The speed that latencies are stated at, and which of them must keep a budget.
+
+    Args:
+        state: Of those in ``states``.
+        percentile: 50, 90 or 99.
+        states: Those of the machine when the latency table was made; ``None`` leaves each measurement to its own.
+    """
+
+    state: State = "slow"
+    percentile: Literal[50, 90, 99] = 50
+    states: States | None = None
+
+    @property
+    def column(self) -> str:
+        """The name of the percentile in tables of latencies."""
+        return f"latency_ms_p{self.percentile}"
+
+    @property
+    def factor(self) -> float:
+        """From latencies at the typical speed of the table to what is stated."""
+        return 1.0 if self.states is None else self.states.times_as_long(self.state)
+
+
+def states_from(plain: Any) -> States | None:
+    """States from the JSON of a table; ``None`` where it is of a time before they were told apart."""
+    try:
+        return States(**plain)
+    except TypeError:
+        return None
+
+
+def change_text(times_as_long: float) -> str:
+    """``1.34 times as fast``, or slower; nothing where that is not worth a word."""
+    if abs(np.log(times_as_long)) < MIN_CHANGE:
+        return ""
+    return f"{max(times_as_long, 1 / times_as_long):.2f} times {'faster' if times_as_long < 1 else 'slower'}"
 
 
 def find_states(readings_ms: Floats) -> States:

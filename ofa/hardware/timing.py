@@ -12,6 +12,7 @@ percentiles tell which models were lucky. The anchor sees each change, so blocks
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from ofa.errors import UsageError
 from ofa.hardware.runtimes.session import Burst, Run
-from ofa.hardware.states import TOLERANCE, State, States, find_states
+from ofa.hardware.states import TOLERANCE, States, find_states
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +168,11 @@ class TimingResult:
 
     @cached_property
     def states(self) -> States:
-        """The speeds that the machine ran at."""
+        """The speeds that the machine ran at, and what they make of models."""
+        return dataclasses.replace(self._found, slope=self._slope)
+
+    @cached_property
+    def _found(self) -> States:
         return find_states(np.array([anchor_ms for _, anchor_ms in self._readings()] or [1.0]))
 
     @cached_property
@@ -176,7 +181,7 @@ class TimingResult:
         before, after = (
             np.array([getattr(block, name) for block in self._ordered]) / 1e6 for name in ("before_ns", "after_ns")
         )
-        return self.states.speed_ms(before, after)
+        return self._found.speed_ms(before, after)
 
     @cached_property
     def _is_undisturbed(self) -> npt.NDArray[np.bool_]:
@@ -185,19 +190,16 @@ class TimingResult:
     @cached_property
     def _is_good(self) -> npt.NDArray[np.bool_]:
         """Undisturbed, and at the typical speed."""
-        return self._is_undisturbed & self.states.is_typical(self._speeds_ms)
+        return self._is_undisturbed & self._found.is_typical(self._speeds_ms)
 
     def num_good(self) -> Counter[str]:
         """Good blocks of each model."""
         return Counter(block.name for block, is_good in zip(self._ordered, self._is_good, strict=True) if is_good)
 
-    @cached_property
-    def slope(self) -> float | None:
-        """By how many percent models slow down where the anchor does by one percent; ``None`` where it never did.
-
-        One number for all, by least squares on each model's deviations from its own mean.
-        """
-        if self.states.kind == "steady":
+    @property
+    def _slope(self) -> float | None:
+        """One number for all models, by least squares on each one's deviations from its own mean."""
+        if self._found.kind == "steady":
             return None
         logs: dict[str, list[tuple[float, float]]] = {}
         for block, speed_ms, is_told in zip(self._ordered, self._speeds_ms, self._is_undisturbed, strict=True):
@@ -209,48 +211,53 @@ class TimingResult:
         moved = float(np.sum(speeds**2))
         return float(np.clip(np.sum(speeds * times) / moved, 0, MAX_SLOPE)) if moved > 1e-6 else None
 
-    def slower(self, state: State) -> float:
-        """How many times as long models take in a state as in the typical one."""
-        return float((self.states.ms(state) / self.states.typical_ms) ** (1.0 if self.slope is None else self.slope))
-
     @cached_property
-    def _used(self) -> dict[str, list[npt.NDArray[np.float64]]]:
-        """Of each model the runs of its blocks that latencies come from, in milliseconds at the typical speed."""
+    def _runs_ms(self) -> tuple[dict[str, list[npt.NDArray[np.float64]]], dict[str, list[npt.NDArray[np.float64]]]]:
+        """Of each model the runs of its blocks, in milliseconds at the typical speed: of good ones, and of all that
+        ran at that speed, since what pushes a program off its core is part of its higher percentiles.
+        """
+        typical = self._found.is_typical(self._speeds_ms)
         by_name: dict[str, list[int]] = {}
         for index, block in enumerate(self._ordered):
             by_name.setdefault(block.name, []).append(index)
-        exponent = 1.0 if self.slope is None else self.slope
-        used: dict[str, list[npt.NDArray[np.float64]]] = {}
+        good: dict[str, list[npt.NDArray[np.float64]]] = {}
+        everything: dict[str, list[npt.NDArray[np.float64]]] = {}
         for name, indices in by_name.items():
-            good, undisturbed = ([i for i in indices if mask[i]] for mask in (self._is_good, self._is_undisturbed))
-            used[name] = []
-            for index in good or undisturbed or indices:
-                block, speed_ms = self._ordered[index], self._speeds_ms[index]
-                if np.isnan(speed_ms):
-                    speed_ms = np.sqrt(block.before_ns * block.after_ns) / 1e6
-                pace = (speed_ms / self.states.typical_ms) ** exponent
-                used[name].append(np.array(block.durations_ns) / 1e6 / pace)
-        return used
+            first, second, third = (
+                [index for index in indices if mask[index]] for mask in (self._is_good, self._is_undisturbed, typical)
+            )
+            chosen = first or second or indices
+            good[name] = [self._at_typical_speed(index) for index in chosen]
+            everything[name] = [self._at_typical_speed(index) for index in third or chosen]
+        return good, everything
 
-    def runs_ms(self, *, rounds: slice = slice(None)) -> dict[str, npt.NDArray[np.float64]]:
-        """Every run that counts of each model, in milliseconds at the typical speed.
+    def _at_typical_speed(self, index: int) -> npt.NDArray[np.float64]:
+        block, speed_ms = self._ordered[index], float(self._speeds_ms[index])
+        if np.isnan(speed_ms):
+            speed_ms = float(np.sqrt(block.before_ns * block.after_ns)) / 1e6
+        return np.array(block.durations_ns) / 1e6 / self.states.times_as_long(speed_ms)
+
+    def runs_ms(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Every run of each model at the typical speed, disturbed or not, in milliseconds."""
+        return {name: np.concatenate(runs) for name, runs in self._runs_ms[1].items()}
+
+    def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
+        """``latency_ms_p10``, ``_p50``, ``_p90``, ``_p99`` and ``num_runs`` at the typical speed, one row per name.
+
+        The lower two are of good blocks, the others of all at that speed.
 
         Args:
-            rounds: Of each model's blocks, in the order of time.
+            rounds: Of each model's good blocks, in the order of time.
         """
-        return {name: np.concatenate(runs[rounds] or runs) for name, runs in self._used.items()}
-
-    def latencies_ms(
-        self, names: Iterable[str], *, rounds: slice = slice(None), state: State = "typical"
-    ) -> pd.DataFrame:
-        """``latency_ms_p10``, ``_p50``, ``_p90``, ``_p99`` and ``num_runs`` in a state, one row per name."""
         import pandas as pd
 
-        runs, slower = self.runs_ms(rounds=rounds), self.slower(state)
-        rows = [
-            [name, *(np.percentile(runs[name], PERCENTILES) * slower).round(6).tolist(), len(runs[name])]
-            for name in names
-        ]
+        good, everything = self._runs_ms
+        rows = []
+        for name in names:
+            low = np.concatenate(good[name][rounds] or good[name])
+            high = np.concatenate(everything[name])
+            percentiles = [*np.percentile(low, PERCENTILES[:2]), *np.percentile(high, PERCENTILES[2:])]
+            rows.append([name, *np.round(np.maximum.accumulate(percentiles), 6).tolist(), len(low)])
         return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
 
     def repeatability_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -265,7 +272,7 @@ class TimingResult:
 
         What a model's own few blocks say is drawn towards what all say, as if each had ``PRIOR_BLOCKS`` more.
         """
-        lows = [np.log([np.percentile(runs, LOW) for runs in self._used[name]]) for name in names]
+        lows = [np.log([np.percentile(runs, LOW) for runs in self._runs_ms[0][name]]) for name in names]
         counts = np.array([len(low) for low in lows])
         sums = np.array([np.sum((low - low.mean()) ** 2) for low in lows])
         pooled = sums.sum() / max((counts - 1).sum(), 1)
@@ -282,14 +289,13 @@ class TimingResult:
     def facts(self) -> dict[str, Any]:
         """How the measurement went, as JSON data."""
         num, num_good = len(self.blocks), self.num_good()
-        lacking = [name for name in self._used if not num_good[name]]
+        lacking = [name for name in self._runs_ms[0] if not num_good[name]]
         return {
             "num_blocks": num,
             "repeated_percent": round(100 * float(1 - self._is_good.mean()), 2) if num else 0.0,
             "models_never_undisturbed": len(lacking),
             "causes": self.causes(),
             "states": self.states.to_json(),
-            "slope": None if self.slope is None else round(self.slope, 3),
             "conditions": list(self.conditions),
         }
 

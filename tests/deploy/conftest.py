@@ -15,6 +15,7 @@ import torch
 from ofa.data import DataConfig, load_data
 from ofa.deploy import ExportResult, Latency, export_bundle
 from ofa.hardware import Device
+from ofa.hardware.states import Speed
 from ofa.setting import Setting
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
@@ -43,7 +44,7 @@ class Stopwatch:
     def __init__(self, *p50: float) -> None:
         self.p50 = list(p50)
 
-    def __call__(self, models: Sequence[Path]) -> list[Latency]:
+    def __call__(self, models: Sequence[Path], speed: Speed | None = None) -> list[Latency]:
         assert all(model.is_file() for model in models)
         return [latency(self.p50.pop(0)) for _ in models]
 

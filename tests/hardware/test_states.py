@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -86,13 +88,13 @@ def test_few_readings_tell_one_speed(num):
     )
 
 
-def test_as_json():
-    found = States("two speeds", 1.0, 1.0, 1.37, slow_share=0.25, noise=0.0123)
-    assert found.to_json() == {
-        "kind": "two speeds",
-        "fast_ms": 1.0,
-        "typical_ms": 1.0,
-        "slow_ms": 1.37,
-        "slow_share": 0.25,
-        "noise_percent": 1.23,
-    }
+def test_how_much_longer_models_take():
+    found = States("two speeds", 1.0, 1.0, 1.44, slope=0.5)
+    assert [found.times_as_long(state) for state in ("fast", "typical", "slow")] == [1.0, 1.0, pytest.approx(1.2)]
+    assert found.times_as_long(0.81) == pytest.approx(0.9)
+    assert States("two speeds", 1.0, 1.0, 1.44).times_as_long("slow") == pytest.approx(1.44)
+
+
+def test_there_and_back():
+    found = States("two speeds", 1.0, 1.0, 1.37, slow_share=0.25, noise=0.0123, slope=0.9)
+    assert States(**json.loads(json.dumps(found.to_json()))) == found
