@@ -1190,7 +1190,8 @@ def _at_speed(table: LatencyTable, speed: Speed) -> LatencyTable:
 
 def _speed_of_search(run: Run, device: str, search_dir: Path | str | None, *, arch: str | None = None) -> Speed:
     """What a search stated its latencies at, if one says which subnet is meant."""
-    from ofa.deploy.walk_down import MEDIAN, read_speed
+    from ofa.deploy.walk_down import read_speed
+    from ofa.hardware.states import MEDIAN
 
     if arch is not None or run.space.num_archs == 1:
         return MEDIAN

@@ -143,6 +143,8 @@ def test_the_bundle_holds_what_it_promised(left: Path) -> None:
     written = json.loads((left / "bundle" / "bundle.json").read_text())
     found = json.loads(json.dumps(result.info.to_json()))
     assert found[result.info.task.metric.name].pop("details") == {}
+    assert found.pop("speed") == {"state": "slow", "percentile": 50, "states": None}
+    assert (found["latency_ms"].pop("p99"), found["latency_ms"].pop("times_as_long")) == (None, 1.0)
     found["preprocessing"] = {name: found["preprocessing"][name] for name in written["preprocessing"]}
     assert found["preprocessing"].pop("resize") == [[size, size] for size in written["preprocessing"].pop("resize")]
     assert found == {name: value for name, value in written.items() if name != "format"}

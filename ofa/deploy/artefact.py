@@ -23,7 +23,7 @@ from ofa.files import atomic_path, write_json_atomic
 from ofa.formats.onnx import DYNAMO_OPSET, INPUT, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
-from ofa.hardware.states import Speed
+from ofa.hardware.states import MEDIAN, Speed
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
 from ofa.setting import Setting
@@ -207,7 +207,7 @@ def bundle_artefact(
     score: FileScore,
     latency_ms: Latency,
     budget_ms: float | None,
-    speed: Speed,
+    speed: Speed = MEDIAN,
     run_info: Mapping[str, Any],
     overwrite: bool = False,
 ) -> BundleInfo:

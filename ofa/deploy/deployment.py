@@ -25,12 +25,12 @@ from ofa.deploy.artefact import (
 )
 from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check_destination, read_bundle
 from ofa.deploy.verify import verify_bundle
-from ofa.deploy.walk_down import MEDIAN, Candidate, Measure, Walk
+from ofa.deploy.walk_down import Candidate, Measure, Walk
 from ofa.errors import UsageError
 from ofa.files import FORMAT, resolved, write_csv_atomic, write_json_atomic
 from ofa.formats.onnx import opset_of_file
 from ofa.hardware import Device
-from ofa.hardware.states import Speed
+from ofa.hardware.states import MEDIAN, Speed
 from ofa.locks import only_writer
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError

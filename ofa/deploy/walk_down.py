@@ -17,7 +17,7 @@ from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
 from ofa.files import resolved
 from ofa.hardware import Device, measure
-from ofa.hardware.states import Speed
+from ofa.hardware.states import MEDIAN, Speed
 from ofa.metrics import metric_of
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError, check_budgets
@@ -25,7 +25,6 @@ from ofa.search.search_files import archs_of, read_front, read_selected, speed_o
 from ofa.training import SubnetEvaluator
 
 Candidate = Mapping[str, Any]
-MEDIAN = Speed()
 
 HEADROOM = 0.02
 """The measured median must be this fraction below the budget: medians drift, and the promise is checked elsewhere."""
@@ -170,7 +169,7 @@ def measure_on(device: Device, *, rng: np.random.Generator) -> Measure:
     the file. So there are several passes, apart in time, and each file's one with the lowest median counts.
     """
 
-    def measure_files(files: Sequence[Path], speed: Speed) -> list[Latency]:
+    def measure_files(files: Sequence[Path], speed: Speed = MEDIAN) -> list[Latency]:
         found: list[list[Latency]] = []
         for number in range(NUM_PASSES):
             if number:

@@ -117,6 +117,9 @@ class Speed:
         return 1.0 if self.states is None else self.states.times_as_long(self.state)
 
 
+MEDIAN = Speed()
+
+
 def states_from(plain: Any) -> States | None:
     """States from the JSON of a table; ``None`` where it is of a time before they were told apart."""
     try:

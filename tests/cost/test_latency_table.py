@@ -182,7 +182,9 @@ def test_a_key_of_the_json_that_is_missing(csv_path):
 
 
 def test_a_refused_table_loads_only_by_force(csv_path):
-    make_table(refused=True, repeatability_percent=5.25).save(csv_path)
-    with pytest.raises(RefusedTableError, match=r"repeat to 5\.2 % only.*--force"):
+    held_out = {"num": 4, "predicted_ms": [1.0] * 4, "measured_ms": [1.1, 0.9, 1.1, 0.9]}
+    make_table(refused=True, held_out=held_out).save(csv_path)
+    # Student's t of four at 95 %: 2.132
+    with pytest.raises(RefusedTableError, match=r"may be 21 % slower or faster than it predicts.*--force"):
         LatencyTable.load(csv_path)
     assert LatencyTable.load(csv_path, force=True).refused

@@ -18,7 +18,9 @@ def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch)
     def measure(models: object, *args: object, **kwargs: object) -> pd.DataFrame:
         columns = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
         table = pd.DataFrame(next(passes), columns=columns, index=["a.onnx", "b.onnx"])
+        table["latency_ms_p99"] = 9.9
         table["num_runs"], table["repeatability_percent"] = 50, 0.5
+        table.attrs["times_as_long"] = 1.2
         table.attrs["quantiles_ms"] = {name: [row["latency_ms_p50"]] for name, row in table.iterrows()}
         return table
 
@@ -27,5 +29,6 @@ def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch)
     measure_files = export.measure_on(load_device("cpu-1t"), rng=np.random.default_rng(0))
     first, second = measure_files([Path("a.onnx"), Path("b.onnx")])
     assert (first.p10, first.p50, first.p90, first.quantiles) == (1.0, 1.1, 9.0, (1.1,))
+    assert (first.p99, first.times_as_long) == (9.9, 1.2)
     assert second.p50 == 3
     assert next(passes, None) is None
