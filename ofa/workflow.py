@@ -218,8 +218,18 @@ class Profiled:
     table: LatencyTable
     is_new: bool
 
+    @property
+    def states_text(self) -> str:
+        """At which speeds the machine ran, in words."""
+        from ofa.hardware.states import states_from
+
+        states = states_from(self.table.details.get("states"))
+        return "of an earlier version" if states is None else states.text
+
     def to_json(self) -> dict[str, Any]:
-        return {"csv": str(self.csv_path), "held_out": self.table.held_out}
+        table = self.table
+        facts = {"interval_percent": table.interval_percent, "states": table.details.get("states")}
+        return {"csv": str(self.csv_path), "held_out": table.held_out, **facts}
 
 
 def profile(
@@ -231,6 +241,7 @@ def profile(
     num_resolutions: int | None = None,
     num_fit: int = 24,
     num_held_out: int = 24,
+    max_minutes: float = 10.0,
     seed: int = 0,
     fresh: bool = False,
     force: bool = False,
@@ -249,7 +260,8 @@ def profile(
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
         num_fit: Whole subnets that the correction is fitted on.
         num_held_out: Other whole subnets that the table is judged on.
-        force: Keep a table even if measurements do not repeat well.
+        max_minutes: Measure no longer than that, if more would still help.
+        force: Keep a table even if it predicts badly.
         energy: Measure energy too, where this machine has a counter that can be read.
 
     Raises:
@@ -269,6 +281,7 @@ def profile(
             csv_path=csv_path,
             num_fit=num_fit,
             num_held_out=num_held_out,
+            max_minutes=max_minutes,
             rng=_generator(seed),
             resolutions=resolutions or None,
             num_resolutions=num_resolutions,

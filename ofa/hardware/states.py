@@ -60,6 +60,16 @@ class States:
         return float((found_ms / self.typical_ms) ** (1.0 if self.slope is None else self.slope))
 
     @property
+    def text(self) -> str:
+        """In words."""
+        apart = self.slow_ms / self.fast_ms
+        return {
+            "steady": "one speed all the time",
+            "two speeds": f"two speeds, {apart:.2f} times apart, the slower {self.slow_share:.0%} of the time",
+            "drift": f"a speed that drifted by {apart - 1:.0%}",
+        }[self.kind]
+
+    @property
     def tolerance(self) -> float:
         """By what share two readings at one speed may differ."""
         return max(TOLERANCE, NOISES * self.noise)

@@ -19,7 +19,7 @@ from ofa.search.run import FLEET
 from ofa.search.search_files import Percentiles, archs_of, read_front, read_selected
 from ofa.space import Arch, SearchSpace, SpaceError
 
-BUNDLE_FORMATS = (1, 2, 3)
+BUNDLE_FORMATS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
