@@ -57,6 +57,7 @@ class Latency:
 
     Args:
         p99: ``None`` where an earlier version measured.
+        cold_p50: After the caches were used by others; ``None`` where that was not measured.
         times_as_long: How many times as long it took when it was measured.
         quantiles: At 0, 5 ... 100 %.
         repeatability_percent: By how much two halves of the measurement differ in their low percentile.
@@ -66,6 +67,7 @@ class Latency:
     p50: float
     p90: float
     p99: float | None = None
+    cold_p50: float | None = None
     times_as_long: float = 1.0
     num_runs: int = 0
     repeatability_percent: float = 0.0

@@ -270,6 +270,7 @@ def _check_latency(info: BundleInfo, file: Path, device: Device, measure: Measur
     found_ms, best = min(found, key=lambda each: each[0])
     others = f"p10 {best.p10:.3f}, p50 {best.p50:.3f}, p90 {best.p90:.3f}"
     text = f"p{speed.percentile} {found_ms:.3f} ms{_at(speed)} ({others}, "
+    text += "" if best.cold_p50 is None else f"{best.cold_p50:.3f} after others used the caches, "
     text += f"repeats to {best.repeatability_percent:.1f} %)"
     text += f", best of {len(found)} measurements" if len(found) > 1 else ""
     if speed.states is not None and (now := change_text(best.times_as_long)):

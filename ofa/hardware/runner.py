@@ -23,7 +23,7 @@ from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import Run, naming
-from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, time_models
+from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, cache_user, time_models
 from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
@@ -105,6 +105,7 @@ def time_in_turn(
         clock=SystemClock(job.setting.threads, on_cpu),
         done=job.done,
         on_block=job.on_block,
+        before_run=cache_user() if job.setting.cold else None,
     )
     return dataclasses.replace(result, conditions=(before, conditions()))
 

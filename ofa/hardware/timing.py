@@ -39,6 +39,7 @@ MAX_FREQUENCY_SHIFT = 0.05
 MAX_SLOPE = 1.5
 MIN_RUNS = 5  # of a block, however long one takes
 PRIOR_BLOCKS = 3
+NUM_CACHE_BYTES = 16 << 20  # more than the caches that a core has of its own
 SHORT_PASS_SECONDS = 1.0  # over sooner than a speed changes, so that it is worth while to wait for the typical one
 MAX_WAIT_SECONDS = 30.0
 ANCHOR_SHARE = 0.2  # of a block's time
@@ -310,6 +311,7 @@ def time_models(
     clock: SystemClock,
     done: Iterable[TimedBlock] = (),
     on_block: Callable[[TimedBlock], None] = lambda block: None,
+    before_run: Callable[[], object] | None = None,
 ) -> TimingResult:
     """Time models in turn.
 
@@ -325,6 +327,7 @@ def time_models(
             anchor.
         done: Blocks of an earlier, interrupted call, which count.
         on_block: Called with each block, as soon as it is there.
+        before_run: Called before each timed run of a model, not of the anchor; its time does not count.
 
     Returns:
         All blocks. A model that has not got its good blocks by :func:`max_blocks` keeps those that it has.
@@ -347,7 +350,7 @@ def time_models(
             anchors.wait_for(result.states)
         for index in rng.permutation(len(lacking)):
             name = lacking[index]
-            durations, causes = _time_block(models[name], clock, int(block_seconds * 1e9))
+            durations, causes = _time_block(models[name], clock, int(block_seconds * 1e9), before_run)
             before_ns, after_ns = anchors.around()
             tried[name] += 1
             numbers[name] = numbers.get(name, -1) + 1
@@ -361,7 +364,9 @@ def max_blocks(num_good: int) -> int:
     return num_good + -(-num_good // 2) + 2
 
 
-def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int], list[str]]:
+def _time_block(
+    run: Run, clock: SystemClock, block_ns: int, before_run: Callable[[], object] | None = None
+) -> tuple[list[int], list[str]]:
     """Durations of the runs of one block, and what disturbed them."""
     if isinstance(run, Burst):
         return run.durations_ns(block_ns, MIN_RUNS), []
@@ -374,6 +379,8 @@ def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int],
     switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
     start = end = clock.wall_ns()
     while len(durations) < MIN_RUNS or end - start < block_ns:
+        if before_run is not None:
+            before_run()
         begin = clock.wall_ns()
         run()
         end = clock.wall_ns()
@@ -387,6 +394,12 @@ def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int],
     if frequency_mhz and abs((clock.frequency_mhz() or 0.0) / frequency_mhz - 1) > MAX_FREQUENCY_SHIFT:
         causes.append("clock changed")
     return durations, causes
+
+
+def cache_user(num_bytes: int = NUM_CACHE_BYTES) -> Callable[[], object]:
+    """A function that fills the caches of a core with other data than a network's, as other programs do."""
+    data = np.zeros(num_bytes // 8, dtype=np.int64)
+    return lambda: np.add(data, 1, out=data)
 
 
 class _Anchors:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ofa.hardware import timing
-from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, max_blocks, time_models
+from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, cache_user, max_blocks, time_models
 
 from .fakes import FakeClock, FakeModel
 
@@ -316,3 +316,19 @@ def test_system_clock_where_linux_is_not(threads, tmp_path, monkeypatch):
         models, anchor=models["model"], rng=np.random.default_rng(0), num_blocks=2, block_seconds=0.01, clock=clock
     )
     assert 2 <= len(result.blocks) <= max_blocks(2)
+
+
+def test_caches_are_used_before_each_run():
+    clock, log = FakeClock(), []
+
+    def others():
+        log.append("others")
+        clock.wall += 3 * MS
+        clock.cpu += 3 * MS
+
+    model = FakeModel(clock, MS, name="model", log=log)
+    result = run(clock, {"model": model}, num_blocks=2, before_run=others, anchor=FakeModel(clock, MS // 10))
+    assert result.latencies_ms(["model"])["latency_ms_p50"].item() == 1.0
+    assert log.count("others") == sum(len(block.durations_ns) for block in result.blocks) == 10
+    data = cache_user(1 << 10)
+    assert (data() == 1).all() and (data() == 2).all()

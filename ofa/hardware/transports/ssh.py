@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from ofa.config import ConfigError, from_mapping
 from ofa.errors import shown
@@ -160,6 +160,8 @@ class Ssh(Host):
         job_seconds: Until a measurement is finished; by default from the number and the length of its blocks.
         retries: Connections that may fail one after another.
     """
+
+    takes_settings: ClassVar[bool] = True
 
     address: str
     port: int = 22
