@@ -55,6 +55,12 @@ def make_table(ms=MS, **changes):
     return LatencyTable(**{**defaults, **changes})
 
 
+def test_a_slower_machine_takes_so_many_times_as_long():
+    table = make_table()
+    archs = SPACE.sample_population(50, np.random.default_rng(0))
+    np.testing.assert_allclose(table.times(1.37).predict_ms(archs), 1.37 * table.predict_ms(archs))
+
+
 def by_hand(arch, ms=MS):
     """The sum of parts, corrected, for one architecture."""
     resolution = arch["resolution"]
