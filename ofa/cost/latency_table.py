@@ -117,17 +117,8 @@ class LatencyTable:
 
     @cached_property
     def interval_percent(self) -> float:
-        """By how many percent a subnet may be slower or faster than predicted, in 90 of 100 cases.
-
-        From the errors on held-out subnets, taken as normal with unknown spread (Student's t); infinite without any.
-        """
-        from scipy.stats import t as student  # here, as it takes long to load
-
-        predicted_ms, measured_ms = (np.array(self.held_out.get(key, ())) for key in ("predicted_ms", "measured_ms"))
-        if not len(measured_ms):
-            return math.inf
-        error = float(np.sqrt(np.mean((measured_ms / predicted_ms - 1) ** 2)))
-        return 100 * error * float(student.ppf(0.95, len(measured_ms)))
+        """By how many percent a subnet may be slower or faster than predicted, see :func:`interval_percent`."""
+        return interval_percent(*(self.held_out.get(key, ()) for key in ("predicted_ms", "measured_ms")))
 
     @property
     def measured_keys(self) -> set[str]:
@@ -273,6 +264,19 @@ class LatencyTable:
         return table
 
 
+def interval_percent(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> float:
+    """By how many percent a subnet may be slower or faster than predicted, in 90 of 100 cases.
+
+    From the errors on held-out subnets, taken as normal with unknown spread (Student's t); infinite without any.
+    """
+    from scipy.stats import t as student  # here, as it takes long to load
+
+    if not len(measured_ms):
+        return math.inf
+    error = float(np.sqrt(np.mean((np.divide(measured_ms, predicted_ms) - 1) ** 2)))
+    return 100 * error * float(student.ppf(0.95, len(measured_ms)))
+
+
 def _slot_ms(slot: SlotLike, part_ms: Mapping[str, float]) -> npt.NDArray[np.float64]:
     """Latencies of a slot's parts, in the shape of ``slot.keys``; not-a-number where unknown or empty."""
     return np.array([part_ms.get(key, np.nan) for key in slot.keys.ravel().tolist()]).reshape(slot.keys.shape)
@@ -318,6 +322,35 @@ class _HeldOut(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Course(Record):
+    """What the page shows of how a table was measured, see :meth:`ofa.hardware.timing.TimingResult.course`."""
+
+    seconds: tuple[float, ...]
+    anchor_ms: tuple[float, ...]
+    repeated: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        is_whole = len(self.seconds) == len(self.anchor_ms) == len(self.repeated)
+        if not is_whole or not all(ms > 0 for ms in self.anchor_ms):
+            raise ConfigError("anchor_ms must be latencies, as many as seconds and repeated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Speeds(Record):
+    kind: str
+    fast_ms: float
+    typical_ms: float
+    slow_ms: float
+    slow_share: float = 0.0
+    noise: float = 0.0
+    slope: float | None = None
+
+    def __post_init__(self) -> None:
+        if not min(self.fast_ms, self.typical_ms, self.slow_ms) > 0:
+            raise ConfigError("fast_ms, typical_ms and slow_ms must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableRecord(Record):
     """The JSON file of a table, see :meth:`LatencyTable.save`."""
 
@@ -335,6 +368,9 @@ class TableRecord(Record):
 
     def __post_init__(self) -> None:
         from_mapping(_HeldOut, self.held_out, where="held_out")
+        for key, kind in (("course", _Course), ("states", _Speeds)):
+            if key in self.details:
+                from_mapping(kind, self.details[key], where=key)
 
 
 def check_table(data: Mapping[str, Any], *, where: str) -> TableRecord:

@@ -254,6 +254,7 @@ class _Profile:
                 "block_seconds": job.block_seconds,
                 "measured_resolutions": list(self.resolutions),
                 **result.facts(),
+                "course": result.course(),
             },
         )
         measured_ms = latencies["latency_ms_p10"][list(self.archs)].to_numpy()

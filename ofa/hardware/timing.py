@@ -151,13 +151,22 @@ class TimingResult:
     def _ordered(self) -> list[TimedBlock]:
         return sorted(self.blocks, key=lambda block: (block.at_s, block.number))
 
-    @cached_property
-    def readings(self) -> pd.DataFrame:
-        """What the anchor took, ``anchor_ms``, in the order of time, ``at_s``."""
-        import pandas as pd  # here, as a device that only measures need not have it
+    def course(self, num: int = 400) -> dict[str, list[Any]]:
+        """How the measurement went: what the anchor took after blocks, and whether these were measured again.
 
-        readings = np.array(self._readings())
-        return pd.DataFrame({"at_s": readings[:, 0], "anchor_ms": readings[:, 1]})
+        Args:
+            num: Of so many blocks at most, spread evenly over them.
+
+        Returns:
+            ``seconds`` since the first, ``anchor_ms`` and ``repeated``.
+        """
+        chosen = np.unique(np.linspace(0, len(self.blocks) - 1, min(num, len(self.blocks))).round().astype(int))
+        blocks = [self._ordered[index] for index in chosen]
+        return {
+            "seconds": [round(block.at_s - self._ordered[0].at_s, 2) for block in blocks],
+            "anchor_ms": [round(block.after_ns / 1e6, 5) for block in blocks],
+            "repeated": (~self._is_good[chosen]).tolist(),
+        }
 
     def _readings(self) -> list[tuple[float, float]]:
         found: list[tuple[float, float]] = []
