@@ -39,13 +39,16 @@ def test_the_empty_model_returns_its_input(setting):
     np.testing.assert_array_equal(run(empty_model(setting), setting, images), images)
 
 
-def test_the_anchor_leaves_the_seed_alone_and_computes_a_convolution(setting):
+def test_the_anchor_leaves_the_seed_alone_and_computes_bottlenecks(setting):
+    """By hand, in the middle: each layer adds 0.01 to 0.01 of the sum of its inputs, which are all alike."""
     state = torch.random.get_rng_state()
-    images = np.ones((1, 32, 32, 32), dtype=np.float32)
+    images, expected = np.ones((1, 64, 14, 14), dtype=np.float32), 1.0
+    for num_inputs in (64, 25, 192) * 3:
+        expected = 0.01 * num_inputs * expected + 0.01
     output = run(anchor_model(setting), setting, images)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert output.shape == (1, 32, 32, 32)
-    assert output[0, 0, 5, 5] == pytest.approx(0.01 * 9 * 32 + 0.01, rel=1e-4)
+    assert output.shape == (1, 64, 14, 14)
+    assert output[0, 0, 6, 7] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_anchor_is_always_the_same():
