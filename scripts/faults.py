@@ -156,10 +156,13 @@ COMMANDS = {
     "export": ["export", *WHERE, *BUDGETS[:2], "--out", "{out}/bundle", "--overwrite"],
     "deploy": ["deploy", *WHERE, *BUDGETS, "--out", "{out}/deploy", "--workers", "2"],
     "elastic": ["elastic", *WHERE, *BUDGETS, "--out", "{out}/elastic", "--overwrite"],
+    "finetune": ["finetune", "--run", "{base}/run", "--arch", "smallest", "--out", "{out}/tuned", "--resume"],
     "report": ["report", "--run", "{base}/run", "--tables", "{base}/tables", "--out", "{out}/report.html"],
+    "data check": ["data", "check", "data.name=digits", "--out", "{out}/data", "--workers", "2"],
     "verify": ["verify", "{base}/bundle"],
 }
 LONG = [name for name in COMMANDS if name != "verify"]
+RUNS = {"train": "run", "finetune": "tuned"}
 MAKES = {"export": "bundle", "elastic": "elastic"}
 """Folders that are replaced whole: the old one or the new one is there at any time."""
 
@@ -184,10 +187,11 @@ def make_world(base: Path) -> World:
 
 def judge_result(world: World, name: str, out: Path) -> None:
     """What a command left, when it has come to its end at last, is what it would have left undisturbed."""
-    if name == "train":
-        found, expected = (sha256_of_file(each / "run/supernet.safetensors") for each in (out, world.base))
+    if name in RUNS:
+        runs = [each / RUNS[name] for each in (out, world.base)]
+        found, expected = (sha256_of_file(run / "supernet.safetensors") for run in runs)
         check(found == expected, "the weights are not those of an undisturbed training")
-        epochs = [pd.read_csv(each / "run/metrics.csv")["step"].tolist() for each in (out, world.base)]
+        epochs = [pd.read_csv(run / "metrics.csv")["step"].tolist() for run in runs]
         check(epochs[0] == epochs[1], f"metrics.csv has steps {epochs[0]}, not {epochs[1]}")
     elif name == "profile":
         tables = [list((each / "tables").glob(f"{DEVICE}/*.json")) for each in (out, world.base)]
@@ -198,6 +202,9 @@ def judge_result(world: World, name: str, out: Path) -> None:
         check(len(picks) == 2, f"{len(picks)} picks for two budgets")
     elif name == "report":
         check("</html>" in (out / "report.html").read_text(), "the page is not whole")
+    elif name == "data check":
+        found, expected = (sha256_of_file(each / "data/data.json") for each in (out, world.base))
+        check(found == expected, "other findings than those of an undisturbed check")
     else:
         judge_folders(world, name, out)
 

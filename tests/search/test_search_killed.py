@@ -8,6 +8,7 @@ import sys
 import time
 
 import pandas as pd
+import pytest
 
 SCRIPT = """
 import sys, time
@@ -38,6 +39,7 @@ def command(folder, seconds):
     return [sys.executable, "-c", SCRIPT, *map(str, paths), str(seconds)]
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_gives_the_same(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()

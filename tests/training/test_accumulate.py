@@ -38,8 +38,8 @@ NO_BATCH_NORM = (
         ("bignas", ("train.accumulate=5",)),  # parts of 3 and 4 images
         ("bignas", ("strategy.remove_conflicts=true", "data.mixup=0.5")),
         ("attentivenas", ("strategy.sampler.num_random=1",)),
-        ("multi_arch", ("strategy.sampler.num_random=2",)),
-        ("progressive_shrinking", ("train.epochs=3", "train.learning_rate=0.01")),
+        pytest.param("multi_arch", ("strategy.sampler.num_random=2",), marks=pytest.mark.slow),
+        pytest.param("progressive_shrinking", ("train.epochs=3", "train.learning_rate=0.01"), marks=pytest.mark.slow),
     ],
     ids=["sandwich", "odd", "conflicts", "attentive", "multi_arch", "frozen_teacher"],
 )

@@ -55,6 +55,7 @@ def test_a_run_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert last < 0.01 * run.recipe.train.learning_rate  # the curve ran its course
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_to_what_was_decided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = recipe("train.max_hours=0.2")
     whole = train(asked, tmp_path / "whole", progress=Clock(monkeypatch))
@@ -75,6 +76,7 @@ def test_what_fits_is_not_shortened(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert clock.said == ["all 10 epochs fit into 2 h, at 10 s a step"]
 
 
+@pytest.mark.slow
 def test_later_phases_are_counted_with_what_they_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The largest alone is a quarter of a step; the sandwich of four, four times as much."""
     clock = Clock(monkeypatch)

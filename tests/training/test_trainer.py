@@ -266,7 +266,17 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in ("demo", "instatune")])
+SIMILAR = ("attentivenas", "multi_arch", "sortednet")  # to others of the packaged recipes
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SIMILAR))
+        for name in list_recipes()
+        if name not in ("demo", "instatune")
+    ],
+)
 def test_every_strategy_resumes_to_the_same_bits_from_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name, SMALL)
     whole = train(recipe, tmp_path / "whole")

@@ -265,7 +265,7 @@ class Ssh(Host):
             keep: Takes each new line of its blocks.
         """
         start = {"id": name, "job": job, "python": self.python}
-        if self._ask("start", start)["state"] == "finished":
+        if self._ask("start", start)["state"] == "finished" and job.get("models"):  # a fingerprint is always a new job
             was, now = self._ask("result", {"id": name})["result"], self.fingerprint(Setting(**job["setting"]))
             if _machine(was.get("fingerprint")) != now["id"]:
                 self._ask("remove", {"id": name})

@@ -92,6 +92,14 @@ def test_answers_that_are_none_are_told_from_ours(there, request_name, answer, m
         host().fingerprint(SETTING)
 
 
+def test_a_new_job_that_is_finished_already_is_asked_for_its_result(there):
+    (there / "start").write_bytes(b'ofa: {"state": "finished"}\n')
+    (there / "follow").write_bytes(b'ofa: {"lines": [], "offset": 0, "state": "finished", "log": ""}\n')
+    (there / "result").write_bytes(result(b'"blocks": []'))
+    with pytest.raises(HostError, match="key 'fingerprint' is missing"):
+        host().fingerprint(SETTING)
+
+
 def test_an_error_of_another_kind_than_ours_is_one_of_the_machine(there):
     (there / "result").write_bytes(result(b'"error": {"type": ["ModelError"], "message": {"a": 1}}'))
     with pytest.raises(HostError, match=r"nobody@nowhere: \{'a': 1\}"):
