@@ -1020,7 +1020,8 @@ def demo_budgets(run: Path | str, device: str, *, tables: Path | str, num: int =
     import numpy as np
 
     table = open_table(ofa.Run.open(run), ofa.hardware.load_device(device), Path(tables))
-    low, high = table.predict_ms([table.space.smallest(), table.space.largest()])
+    stated = _at_speed(table, _speed_of(_speed("slow", 50), table))
+    low, high = stated.predict_ms([table.space.smallest(), table.space.largest()])
     return sorted({float(f"{budget:.2g}") for budget in np.geomspace(1.3 * low, 0.5 * high, num)})
 
 
@@ -1223,9 +1224,10 @@ def _measure_archs(
         for i, arch in enumerate(archs)
     }
     table = ofa.hardware.measure(models, device, rng=_generator(seed), speed=speed)
-    now = change_text(table.attrs["times_as_long"]) if speed.states is not None else ""
+    now = change_text(table.attrs["times_as_long"] * speed.factor) if speed.states is not None else ""
     if now and progress is not None:
-        progress(0, 0, f"{device.name} is {now} than its table's {speed.state} speed, at which figures are stated")
+        said = f"{device.name} is {now} than when its table was made; figures are for its {speed.state} speed then"
+        progress(0, 0, said)
     return table
 
 

@@ -273,8 +273,8 @@ def _check_latency(info: BundleInfo, file: Path, device: Device, measure: Measur
     text += "" if best.cold_p50 is None else f"{best.cold_p50:.3f} after others used the caches, "
     text += f"repeats to {best.repeatability_percent:.1f} %)"
     text += f", best of {len(found)} measurements" if len(found) > 1 else ""
-    if speed.states is not None and (now := change_text(best.times_as_long)):
-        text += f"; the machine was {now} while it was measured"
+    if speed.states is not None and (now := change_text(best.times_as_long * speed.factor)):
+        text += f"; this machine is {now} now than when its table was made"
     if not is_same:
         text += f" on another machine ({machine['cpu']}) than it was promised for ({info.fingerprint.get('cpu')})"
     if info.budget_ms is None:

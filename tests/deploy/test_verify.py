@@ -473,10 +473,11 @@ SPEED = {
 @pytest.mark.parametrize(
     ("times_as_long", "holds", "text"),
     [
+        (1 / 1.37, True, "repeats to 0.5 %)"),
         (1.0, True, "p90 4.180 ms when the machine is slow"),
-        (1 / 1.37, True, "; the machine was 1.37 times faster while it was measured"),
-        (1.02, True, "p90 4.180 ms"),
-        (1.5, False, "; the machine was 1.50 times slower while it was measured"),
+        (1.02, True, "; this machine is 1.40 times slower now than when its table was made"),
+        (0.9 / 1.37, True, "; this machine is 1.11 times faster now than when its table was made"),
+        (1.5, False, "; this machine is 2.06 times slower now than when its table was made"),
     ],
 )
 def test_a_budget_is_held_at_the_speed_that_it_is_for(
