@@ -19,6 +19,25 @@ settings.register_profile("ofa", deadline=None)
 settings.load_profile("ofa")
 
 
+LONG = (
+    "training/test_trainer.py",
+    "test_cli.py",
+    "hardware/transports/test_ssh.py",
+    "supernet/test_families.py",
+    "training/test_accumulate.py",
+    "test_damaged.py",
+    "supernet/test_parts.py",
+    "training/test_killed.py",
+    "search/test_driver.py",
+    "test_finetune.py",
+)
+"""Files that take a minute or so: they begin first, so that no worker is left with one of them while others rest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_list_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests train with goes on no list of the user's, nor into the user's cache."""

@@ -49,6 +49,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((folder / "out" / "training").glob("*.csv"))}
 
 
+@pytest.mark.slow
 def test_rows_and_page(finished: Path) -> None:
     runs = pd.read_csv(finished / "out" / "training" / "runs.csv", dtype={"key": str})
     accuracies = pd.read_csv(finished / "out" / "training" / "accuracies.csv", dtype={"key": str, "run": str})
@@ -61,6 +62,7 @@ def test_rows_and_page(finished: Path) -> None:
     assert str(finished) not in page
 
 
+@pytest.mark.slow
 def test_what_has_a_row_is_not_done_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, page = contents(finished), (finished / "out" / "training.md").read_text()
     monkeypatch.setattr(bench_training, "train", lambda *_, **__: pytest.fail("trained again"))
@@ -70,6 +72,7 @@ def test_what_has_a_row_is_not_done_again(finished: Path, monkeypatch: pytest.Mo
     assert (finished / "out" / "training.md").read_text().split("Data:")[1] == page.split("Data:")[1]
 
 
+@pytest.mark.slow
 def test_other_settings_have_other_keys(finished: Path) -> None:
     one = bench(finished)
     jobs = [one.job("bignas", epochs=1, seed=0), one.job("bignas", epochs=1.5, seed=0)]  # type: ignore[attr-defined]
@@ -80,6 +83,7 @@ def test_other_settings_have_other_keys(finished: Path) -> None:
     assert "\n".join(bench_training.page(bench(finished, "--epochs", "2"))).count("Not measured yet") == 4
 
 
+@pytest.mark.slow
 def test_strategies_cost_what_was_planned(finished: Path) -> None:
     one = bench(finished)
     for recipe, cost in (("bignas", 30.0), ("deps", 20.0)):

@@ -469,7 +469,8 @@ def test_a_table_of_another_machine_is_not_searched_with(
     assert "was measured elsewhere or with other software (cpu Another CPU there" in err
 
 
-@pytest.mark.parametrize("per", ["network", pytest.param("block", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("per", ["network", "block"])
 def test_architecture_and_precision_are_searched_together(
     run: Path, per: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

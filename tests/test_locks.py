@@ -24,8 +24,12 @@ HOLD = """
 import os, sys, time
 from ofa.locks import only_writer
 with only_writer(sys.argv[1], command="ofa train", beside=sys.argv[2] == "beside"):
+    is_there, say = os.pipe()
     if "fork" in sys.argv and os.fork() == 0:
+        os.write(say, b"!")
         time.sleep(1000)
+    if "fork" in sys.argv:
+        os.read(is_there, 1)
     print("held", flush=True)
     sys.stdin.read()
 """

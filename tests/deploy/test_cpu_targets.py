@@ -172,8 +172,16 @@ def run_openvino(path: Path, images: np.ndarray) -> np.ndarray:
     return found
 
 
+SIMILAR = (("openvino", "fp16"), ("openvino", "int8"), ("onnxruntime", "fp16"))
+
+
 @pytest.mark.parametrize(
-    ("runtime", "precision"), [(runtime, precision) for name, runtime, precision in ON_CPU if TARGETS[name].free_batch]
+    ("runtime", "precision"),
+    [
+        pytest.param(runtime, precision, marks=[pytest.mark.slow] * ((runtime, precision) in SIMILAR))
+        for name, runtime, precision in ON_CPU
+        if TARGETS[name].free_batch
+    ],
 )
 def test_a_free_batch_takes_any_number(make: Make, runtime: str, precision: str) -> None:
     bundle = make(runtime, precision, dynamic_batch=True)
@@ -199,7 +207,10 @@ def test_a_free_batch_is_refused_where_there_is_none(make: Make, runtime: str) -
 IR_VERSIONS = {14: 7, 15: 8, 17: 8, 18: 8, 19: 9, 21: 10}  # github.com/onnx/onnx, docs/Versioning.md
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow), "int8"])
+SLOW = [pytest.param(precision, marks=pytest.mark.slow) for precision in ("fp16", "int8")]
+
+
+@pytest.mark.parametrize("precision", ["fp32", *SLOW])
 def test_a_file_has_the_lowest_ir_version_that_its_opset_permits(make: Make, precision: str) -> None:
     for opset in (14, 18, 21) if precision == "int8" else IR_VERSIONS:
         bundle = make("onnxruntime", precision, opset=opset)

@@ -73,6 +73,7 @@ def test_every_budget_gets_the_first_that_keeps_it(run: Run, ladder: list[dict[s
     assert len(json.loads((out / "index.json").read_text())["bundles"]) == 2
 
 
+@pytest.mark.slow
 def test_another_opset_is_made_anew(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
     older = ExportOptions(opset=17)
     (first,) = go(run, ladder, tmp_path, [9.0], 5.0)

@@ -651,7 +651,9 @@ def test_memory_is_given_back_where_the_system_can_take_it(monkeypatch: pytest.M
     assert trimmed == [0]
 
 
-@pytest.mark.parametrize(("opset", "ir_version"), [(17, 8), (18, 8), (21, 10)])
+@pytest.mark.parametrize(
+    ("opset", "ir_version"), [(17, 8), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((18, 8), (21, 10)))]
+)
 def test_graphs_are_in_the_opset_that_is_asked_for_and_the_lowest_ir_version(
     evaluator: SubnetEvaluator, archs: dict[str, Arch], tmp_path: Path, opset: int, ir_version: int
 ) -> None:

@@ -228,7 +228,10 @@ def check_gradients(supernet: Supernet, images: Tensor) -> None:
     supernet.zero_grad()
 
 
-@pytest.mark.parametrize("name", DIFFERENT)
+LARGE = ("densenet121", "mobilevit_xxs", "swin_s3_tiny_224")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in DIFFERENT])
 def test_contract_of_different_models(name: str) -> None:
     check_contract(name, num_archs=2)
 

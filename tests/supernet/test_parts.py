@@ -104,7 +104,10 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+LARGE = ("densenet121", "xcit_nano_12_p16_224")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in FAMILIES])
 def test_macs_equal_another_counter(name: str) -> None:
     """Ten subnets of each of ten families, within 1 % of what torch counts while they run; without values."""
     with torch.device("meta"):
@@ -146,7 +149,7 @@ def test_model_bytes_are_those_of_the_exported_file(name: str) -> None:
     ("name", "share"),
     [
         ("ofa_mobilenetv3_tiny", 0.03),
-        ("test_efficientnet", 0.05),
+        pytest.param("test_efficientnet", 0.05, marks=pytest.mark.slow),
         pytest.param("mobilenetv2_050", 0.03, marks=pytest.mark.slow),
         pytest.param("convnext_atto", 0.03, marks=pytest.mark.slow),
     ],

@@ -69,6 +69,7 @@ def test_a_killed_run_keeps_to_what_was_decided(monkeypatch: pytest.MonkeyPatch,
     assert clock.said == []
 
 
+@pytest.mark.slow
 def test_what_fits_is_not_shortened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock(monkeypatch)
     run = train(recipe("train.max_hours=2", "train.epochs=10"), tmp_path / "run", progress=clock)

@@ -266,7 +266,7 @@ SMALL = (
 )
 
 
-SIMILAR = ("attentivenas", "multi_arch", "sortednet")  # to others of the packaged recipes
+SIMILAR = ("attentivenas", "compofa", "deps", "multi_arch", "sortednet")  # to others of the packaged recipes
 
 
 @pytest.mark.parametrize(
@@ -367,6 +367,7 @@ def test_averaging_is_the_mean_of_the_last_epochs(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(run)[name], mean)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("bignas", SMALL)
     whole = train(recipe, tmp_path / "whole")
@@ -416,7 +417,10 @@ def test_killed_at_five_random_moments_the_weights_are_the_same(tmp_path: Path) 
     assert_same_result(Run.open(out), Run.open(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize(("recipe", "model", "tolerance"), [("bignas", "test_vit", 1e-4), ("bignas", None, 0.2)])
+@pytest.mark.parametrize(
+    ("recipe", "model", "tolerance"),
+    [("bignas", "test_vit", 1e-4), pytest.param("bignas", None, 0.2, marks=pytest.mark.slow)],
+)
 def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: float, tmp_path: Path) -> None:
     """Without batch normalisation the losses agree to rounding; with it, each process normalises its own images."""
     words = ["train.epochs=1", "data.limit=32", "train.average_epochs=0", "model.drop_rate=0"]
@@ -499,7 +503,13 @@ def test_mixed_precision_trains(words: tuple[str, ...], torch_device: str, tmp_p
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
 
 
-@pytest.mark.parametrize("words", [(), ("train.optimizer=adamw", "train.learning_rate=1e-3")], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param((), id="sgd"),
+        pytest.param(("train.optimizer=adamw", "train.learning_rate=1e-3"), id="adamw", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_on_its_device(words: tuple[str, ...], torch_device: str, tmp_path: Path) -> None:
     """To the same bits on the CPU; on a GPU sums come in any order."""
     recipe = tiny_recipe(*FEW_SHAPES, f"train.device={torch_device}", "train.precision=bf16-mixed", *words)
@@ -524,7 +534,7 @@ def half_precision(torch_device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return torch_device
 
 
-@pytest.mark.parametrize("clip", [0, 1])
+@pytest.mark.parametrize("clip", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_half_precision_trains_and_resumes_with_its_scale(clip: int, half_precision: str, tmp_path: Path) -> None:
     words = ("train.precision=16-mixed", f"train.device={half_precision}", f"train.clip_grad_norm={clip}")
     recipe = tiny_recipe(*FEW_SHAPES, *words)

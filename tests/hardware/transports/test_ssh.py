@@ -151,6 +151,7 @@ def test_a_second_call_sends_nothing_again(device, models, anchor, asked):
     assert sorted(path.suffix for path in Path(device.host.folder, "models").iterdir()) == [".onnx"] * 3
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_sent_again(device, models, anchor, asked):
     measure(device, models, anchor)
     folder = Path(device.host.folder)
@@ -330,6 +331,7 @@ def test_no_name_reaches_a_shell(server, models, anchor, tmp_path, asked):
     assert os.listdir(folder) == []
 
 
+@pytest.mark.slow
 def test_cleaning_leaves_what_is_not_ours(device, models, anchor):
     measure(device, models, anchor)
     folder = Path(device.host.folder)
@@ -385,6 +387,7 @@ def bare_python(folder, *packages):
     return str(wrapper)
 
 
+@pytest.mark.slow
 def test_a_missing_runtime_is_told_by_the_machine(device, models, anchor, tmp_path):
     host = dataclasses.replace(device.host, python=bare_python(tmp_path, "numpy"))
     message = r"127.0.0.1: onnxruntime is not installed; install it with: pip install onnxruntime"
@@ -394,6 +397,7 @@ def test_a_missing_runtime_is_told_by_the_machine(device, models, anchor, tmp_pa
         measure(dataclasses.replace(device, host=host), models, anchor)
 
 
+@pytest.mark.slow
 def test_a_runtime_that_cannot_read_models_is_told_what_they_take(device, models, anchor):
     board = dataclasses.replace(device, setting=Setting(runtime="trtexec"))
     with pytest.raises(NotInstalledError, match="trtexec does not start"):
@@ -453,6 +457,7 @@ def test_settings_are_checked():
         Ssh(address="pi", folder="")
 
 
+@pytest.mark.slow
 def test_home_is_that_of_the_machine(server, models, anchor):
     name = f"~/.cache/ofa-test-{os.getpid()}"
     host = Ssh(**server.settings, python=sys.executable, folder=name)
