@@ -239,7 +239,7 @@ def profile(
     out: Path | str = TABLES,
     resolutions: Sequence[int] = (),
     num_resolutions: int | None = None,
-    num_fit: int = 24,
+    num_fit: int = 36,
     num_held_out: int = 24,
     max_minutes: float = 10.0,
     seed: int = 0,

@@ -36,7 +36,7 @@ from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
 MAX_INTERVAL_PERCENT = 10.0
-MIN_GAIN = 0.03  # of the error, for which it is worth while to measure on
+MIN_GAIN = 0.05  # of the error, for which it is worth while to measure on
 NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
 

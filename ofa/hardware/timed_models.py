@@ -17,6 +17,9 @@ from ofa.hardware.runtimes import RUNTIMES, Model, ShapedModule
 from ofa.setting import Setting
 from ofa.system import tied
 
+MANY = 100
+"""Models for which it pays to start processes, each of which loads torch first."""
+
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
 """Gives a module in eval mode and the shape of its input, without the batch."""
 
@@ -65,7 +68,8 @@ def export_all(
     missing = [name for name, path in paths.items() if not path.exists()]
     for _ in range(len(paths) - len(missing)):
         step()
-    num_processes = -1 if FORMATS[format].is_slow else 1  # one per core; each model is made when one is free for it
+    is_worth_it = FORMATS[format].is_slow or len(missing) > MANY
+    num_processes = -1 if is_worth_it else 1  # one per core; each model is made when one is free for it
     parallel = Parallel(num_processes, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
     export = delayed(partial(tied, os.getpid(), _export_file))
     for _ in parallel(export(*sources[name](), setting, paths[name]) for name in missing):
