@@ -92,20 +92,21 @@ def empty_model(setting: Setting) -> Model:
 def anchor_model(setting: Setting) -> Model:
     """A small network, timed again and again to notice a changed machine.
 
-    Three inverted bottlenecks of 17 million multiply-accumulates in all: beside a busy neighbour, networks slow down as
-    these do, a single convolution by another factor.
+    Four inverted bottlenecks at ever lower resolution, with weights and activations for all levels of a cache: beside a
+    busy neighbour it slows down as networks do. A single convolution does by another factor.
     """
     layers: list[nn.Module] = []
-    for _ in range(3):
-        for width, out, kernel in ((64, 192, 1), (192, 192, 5), (192, 64, 1)):
-            groups = width if kernel > 1 else 1
-            # Without the draw from the global seed.
-            layers.append(
-                torch.nn.utils.skip_init(nn.Conv2d, width, out, kernel, padding=kernel // 2, groups=groups)
-            )
-            layers.append(nn.ReLU())
+    for width, hidden, kernel, next_width in ((24, 96, 3, 48), (48, 192, 5, 96), (96, 480, 3, 160), (160, 960, 5, 0)):
+        layers += [_convolution(width, hidden), nn.ReLU(), _convolution(hidden, hidden, kernel, groups=hidden)]
+        layers += [nn.ReLU(), _convolution(hidden, width)]
+        layers += [_convolution(width, next_width, 3, stride=2)] if next_width else []
     anchor = nn.Sequential(*layers)
     with torch.no_grad():
         for parameter in anchor.parameters():
             parameter.fill_(0.01)
-    return export_model(anchor.eval(), (64, 14, 14), Setting(runtime=setting.runtime))
+    return export_model(anchor.eval(), (24, 48, 48), Setting(runtime=setting.runtime))
+
+
+def _convolution(width: int, out: int, kernel: int = 1, **options: int) -> nn.Module:
+    """Without the draw from the global seed."""
+    return torch.nn.utils.skip_init(nn.Conv2d, width, out, kernel, padding=kernel // 2, **options)
