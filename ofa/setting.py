@@ -17,6 +17,7 @@ class Setting:
         batch: Images in one call.
         threads: Threads that compute one call.
         cool_below_c: Wait, five minutes at most, until the machine is cooler than so many degrees Celsius.
+        cold: Time each call after the core's caches were used by others, as where calls come seldom or in turn.
     """
 
     runtime: str
@@ -24,6 +25,7 @@ class Setting:
     batch: int = 1
     threads: int = 1
     cool_below_c: float | None = None
+    cold: bool = False
 
 
 REFERENCE = Setting(runtime="onnxruntime")

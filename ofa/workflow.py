@@ -12,6 +12,8 @@ Args:
     budgets_ms: Latency budgets, one or several.
     tables: Folder of latency tables.
     any_machine: Take a table that was measured elsewhere or with other software too.
+    state: Speed of the machine that latencies and budgets are for: slow, typical or fast.
+    percentile: Of the latency, that must keep the budget: 50, 90 or 99.
     search_dir: Instead of RUN/search: the folder that `ofa search` left, or that of one device in it.
     workers: Processes at a time; one per core if not given.
     data_root: Where the run's data is now, if it moved.
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
     from ofa.hardware import Device
+    from ofa.hardware.states import Speed
     from ofa.space import Arch, SearchSpace
     from ofa.supernet import Supernet
     from ofa.supernet.inspect import Inspection
@@ -215,8 +218,18 @@ class Profiled:
     table: LatencyTable
     is_new: bool
 
+    @property
+    def states_text(self) -> str:
+        """At which speeds the machine ran, in words."""
+        from ofa.hardware.states import states_from
+
+        states = states_from(self.table.details.get("states"))
+        return "of an earlier version" if states is None else states.text
+
     def to_json(self) -> dict[str, Any]:
-        return {"csv": str(self.csv_path), "held_out": self.table.held_out}
+        table = self.table
+        facts = {"interval_percent": table.interval_percent, "states": table.details.get("states")}
+        return {"csv": str(self.csv_path), "held_out": table.held_out, **facts}
 
 
 def profile(
@@ -226,8 +239,9 @@ def profile(
     out: Path | str = TABLES,
     resolutions: Sequence[int] = (),
     num_resolutions: int | None = None,
-    num_fit: int = 24,
+    num_fit: int = 36,
     num_held_out: int = 24,
+    max_minutes: float = 10.0,
     seed: int = 0,
     fresh: bool = False,
     force: bool = False,
@@ -246,7 +260,8 @@ def profile(
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
         num_fit: Whole subnets that the correction is fitted on.
         num_held_out: Other whole subnets that the table is judged on.
-        force: Keep a table even if measurements do not repeat well.
+        max_minutes: Measure no longer than that, if more would still help.
+        force: Keep a table even if it predicts badly.
         energy: Measure energy too, where this machine has a counter that can be read.
 
     Raises:
@@ -266,6 +281,7 @@ def profile(
             csv_path=csv_path,
             num_fit=num_fit,
             num_held_out=num_held_out,
+            max_minutes=max_minutes,
             rng=_generator(seed),
             resolutions=resolutions or None,
             num_resolutions=num_resolutions,
@@ -315,6 +331,8 @@ def search(
     start_from: Sequence[Path] = (),
     evaluations: Sequence[Path] = (),
     refine: bool = False,
+    state: str = "slow",
+    percentile: int = 50,
     seed: int = 0,
     any_machine: bool = False,
     data_root: str | None = None,
@@ -343,6 +361,7 @@ def search(
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
     _check_seed(seed)
+    asked = _speed(state, percentile)
     if len({Path(device).stem for device in devices}) < len(devices):
         raise UsageError(f"two of the devices {', '.join(devices)} are called alike; leave one out, or rename its file")
     settings: dict[str, Any] = {
@@ -363,6 +382,7 @@ def search(
             start_from=start_from,
             evaluations=evaluations,
             refine=refine,
+            asked=asked,
             any_machine=any_machine,
             data_root=data_root,
             trust_code=trust_code,
@@ -377,12 +397,14 @@ def search(
 
     opened = ofa.Run.open(run, trust_code=trust_code)
     fp32, int8 = (open_table(opened, device, Path(tables), any_machine=any_machine) for device in pair)
+    speed = _speed_of(asked, fp32)
     evaluator, out = open_evaluator(opened, data_root, progress), _out_of(run, out, default="mixed")
     result = search_mixed(
         evaluator,
         pair[0],
-        fp32=fp32,
-        int8=int8,
+        fp32=_at_speed(fp32, speed),
+        int8=_at_speed(int8, speed),
+        speed=_speed_here(speed, fp32, pair[0]),
         per=precision,  # type: ignore[arg-type]
         costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
         budgets_ms=budgets_ms,
@@ -406,6 +428,7 @@ def _search_devices(
     start_from: Sequence[Path],
     evaluations: Sequence[Path],
     refine: bool,
+    asked: Speed,
     trust_code: bool,
     settings: Mapping[str, Any],
     **rest: Any,
@@ -421,7 +444,7 @@ def _search_devices(
     known, sums = _read_tables([tables / name / f"{info.get('space_name')}.csv" for name in names])
     data_sha256 = _data_sha256(info)
     facts = {
-        "settings": {**settings, "devices": names, **_limits_as_facts(limits)},
+        "settings": {**settings, "devices": names, **_limits_as_facts(limits), **_speed_as_facts(asked)},
         "weights_sha256": info.get("weights_sha256"),
         **({} if data_sha256 is None else {"data_sha256": data_sha256}),
     }
@@ -431,7 +454,7 @@ def _search_devices(
             return Searched(answers, is_new=False)
     for name, table in known.items():  # before anything heavy is loaded
         if table.space.to_json() == info.get("space"):
-            predictions = {name: table.predict_ms}
+            predictions = {name: _at_speed(table, _speed_of(asked, table)).predict_ms}
             check_feasible(table.space, predictions, budgets_ms, seed=settings["seed"])
     opened = ofa.Run.of(run, info, trust_code=trust_code)
     targets = [ofa.hardware.load_device(device) for device in devices]
@@ -450,6 +473,7 @@ def _search_devices(
         start_from=start_from,
         evaluations=evaluations,
         facts=facts,
+        asked=asked,
         settings=settings,
         **rest,
     )
@@ -469,6 +493,7 @@ def _search_anew(
     start_from: Sequence[Path],
     evaluations: Sequence[Path],
     facts: Mapping[str, Any],
+    asked: Speed,
     any_machine: bool,
     data_root: str | None,
     progress: Progress | None,
@@ -482,6 +507,9 @@ def _search_anew(
     measured = [
         open_table(run, device, tables, any_machine=any_machine, table=known.get(device.name)) for device in devices
     ]
+    speeds = [_speed_of(asked, table) for table in measured]
+    here = [_speed_here(*each) for each in zip(speeds, measured, devices, strict=True)]
+    measured = list(map(_at_speed, measured, speeds))
     data_sha256 = facts.get("data_sha256")
     split = "search" if data_sha256 is None else f"search of data {data_sha256[:16]}"
     key = {"weights_sha256": run.weights_sha256, "split": split}
@@ -498,11 +526,12 @@ def _search_anew(
             Target(
                 device.name,
                 table.predict_ms,
-                partial(_measure_archs, judge.supernet, device, settings["seed"]),
+                partial(_measure_archs, judge.supernet, device, settings["seed"], speed, progress),
                 {"tables_sha256": {device.name: sums[device.name]}},
                 own_costs,
+                speed,
             )
-            for device, table, own_costs in zip(devices, measured, bytes_on, strict=True)
+            for device, table, own_costs, speed in zip(devices, measured, bytes_on, here, strict=True)
         ],
         costs=costs,
         budgets_ms=budgets_ms,
@@ -668,6 +697,7 @@ def export(
     place = _out_of(run, out, default=f"bundles/{name}")
     opened = ofa.Run.open(run, trust_code=trust_code)
     candidates = _candidates(opened, target.name, budget_ms, search_dir=search_dir, arch=arch)
+    speed = _speed_of_search(opened, target.name, search_dir, arch=arch)
     with only_writer(place, command="ofa export", beside=True), torch_threads(progress=progress):
         return ofa.deploy.export_bundle(
             open_evaluator(opened, data_root, progress),
@@ -676,6 +706,7 @@ def export(
             device=target,
             budget_ms=budget_ms,
             measure=measure_on(target, seed),
+            speed=speed,
             run_info=opened.info,
             options=options,
             overwrite=overwrite,
@@ -728,6 +759,7 @@ def deploy(
         orders,
         out=place,
         measure_on=partial(measure_on, seed=seed),
+        speeds={target.name: _speed_of_search(opened, target.name, search_dir) for target in targets},
         options=options,
         data_root=data_root,
         num_processes=workers or os.cpu_count() or 1,
@@ -988,7 +1020,8 @@ def demo_budgets(run: Path | str, device: str, *, tables: Path | str, num: int =
     import numpy as np
 
     table = open_table(ofa.Run.open(run), ofa.hardware.load_device(device), Path(tables))
-    low, high = table.predict_ms([table.space.smallest(), table.space.largest()])
+    stated = _at_speed(table, _speed_of(_speed("slow", 50), table))
+    low, high = stated.predict_ms([table.space.smallest(), table.space.largest()])
     return sorted({float(f"{budget:.2g}") for budget in np.geomspace(1.3 * low, 0.5 * high, num)})
 
 
@@ -1086,9 +1119,12 @@ def _candidates(
         return [{"arch": dict(named_arch(run.space, arch or "largest")), "latency_ms": 0.0}]
     if budget_ms is None:
         raise UsageError("which subnet? give --budget-ms, for the best of a search within that, or --arch")
+    return ofa.deploy.read_candidates(_folder_of_search(run, device, search_dir), budget_ms)
+
+
+def _folder_of_search(run: Run, device: str, search_dir: Path | str | None) -> Path:
     folder = Path(search_dir or run.path / "search")
-    is_of_device = (folder / "selected.json").exists()
-    return ofa.deploy.read_candidates(folder if is_of_device else folder / device, budget_ms)
+    return folder if (folder / "selected.json").exists() else folder / device
 
 
 def _picked_arch(run: Run, device: str, budget_ms: float, *, search_dir: Path | str | None = None) -> Mapping[str, Any]:
@@ -1122,15 +1158,77 @@ def _generator(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _measure_archs(supernet: Supernet, device: Device, seed: int, archs: list[Arch]) -> pd.DataFrame:
+# -- at which speed ----------------------------------------------------------------------------------------------------
+
+
+def _speed(state: str, percentile: int) -> Speed:
+    """What is asked for; :class:`UsageError` if it is none."""
+    from ofa.hardware.states import PERCENTILES, STATES, Speed
+
+    if state not in STATES:
+        raise UsageError(f"--state: {unknown_name_message('state', state, STATES)}")
+    if percentile not in PERCENTILES:
+        raise UsageError(f"--percentile is {', '.join(map(str, PERCENTILES))}, not {percentile}")
+    return Speed(state=state, percentile=percentile)  # type: ignore[arg-type]
+
+
+def _speed_as_facts(asked: Speed) -> dict[str, Any]:
+    """What of it a search went by; nothing where it is what everybody asks for."""
+    from ofa.hardware.states import Speed
+
+    return {} if asked == Speed() else {"state": asked.state, "percentile": asked.percentile}
+
+
+def _speed_of(asked: Speed, table: LatencyTable) -> Speed:
+    """What is asked for, on the machine of a table; one that was made before states were told apart has none."""
+    from ofa.hardware.states import states_from
+
+    return replace(asked, states=states_from(table.details.get("states")))
+
+
+def _speed_here(speed: Speed, table: LatencyTable, device: Device) -> Speed:
+    """The same for what is measured now; on another machine than the table's, its states tell nothing."""
+    is_here = table.fingerprint.get("id") == device.host.fingerprint(device.setting)["id"]
+    return speed if is_here else replace(speed, states=None)
+
+
+def _at_speed(table: LatencyTable, speed: Speed) -> LatencyTable:
+    """The table with its latencies stated at a speed, which may be of another table of the same machine."""
+    from ofa.hardware.states import states_from
+
+    own = states_from(table.details.get("states"))
+    if own is None or speed.states is None:
+        return table
+    return table.times(own.times_as_long(speed.states.ms(speed.state)))
+
+
+def _speed_of_search(run: Run, device: str, search_dir: Path | str | None, *, arch: str | None = None) -> Speed:
+    """What a search stated its latencies at, if one says which subnet is meant."""
+    from ofa.deploy.walk_down import read_speed
+    from ofa.hardware.states import MEDIAN
+
+    if arch is not None or run.space.num_archs == 1:
+        return MEDIAN
+    return read_speed(_folder_of_search(run, device, search_dir))
+
+
+def _measure_archs(
+    supernet: Supernet, device: Device, seed: int, speed: Speed, progress: Progress | None, archs: list[Arch]
+) -> pd.DataFrame:
     """Latency of whole subnets on a device, measured side by side; weights do not matter for it."""
+    from ofa.hardware.states import change_text
     from ofa.hardware.timed_models import export_model
 
     models = {
         str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)
         for i, arch in enumerate(archs)
     }
-    return ofa.hardware.measure(models, device, rng=_generator(seed))
+    table = ofa.hardware.measure(models, device, rng=_generator(seed), speed=speed)
+    now = change_text(table.attrs["times_as_long"] * speed.factor) if speed.states is not None else ""
+    if now and progress is not None:
+        said = f"{device.name} is {now} than when its table was made; figures are for its {speed.state} speed then"
+        progress(0, 0, said)
+    return table
 
 
 def _read_front(path: Path, run: Run) -> list[Arch]:

@@ -180,7 +180,7 @@ def facts_of_files(run_path: Path, bundle: Path) -> Facts:
             out=bundle,
             device=load_device("cpu-1t"),
             budget_ms=2.0,
-            measure=lambda paths: [Latency(p10=0.9, p50=1.0, p90=1.1) for _ in paths],
+            measure=lambda paths, speed: [Latency(p10=0.9, p50=1.0, p90=1.1) for _ in paths],
             run_info=run.info,
         )
     info = json.loads((bundle / "bundle.json").read_text())

@@ -863,9 +863,9 @@ def tables(context: Context) -> None:
         note = (
             f"held-out MAPE; bias {held_out['bias_percent']:+.2f} %, worst {held_out['worst_percent']:.1f} %, Spearman "
             f"{_rank(held_out['spearman'])}; MACs only: {held_out['macs_only_mape_percent']:.2f} %, Spearman "
-            f"{_rank(held_out['macs_only_spearman'])}; repeats within {table.repeatability_percent:.2f} %; "
+            f"{_rank(held_out['macs_only_spearman'])}; 90 % within {table.interval_percent:.2f} %; "
             f"{len(table.entries)} parts and {num_fit} + {num_held_out} subnets of {measured.min():.3g} to "
-            f"{measured.max():.3g} ms, {table.details['rounds']} rounds, {took:.0f} s"
+            f"{measured.max():.3g} ms, {table.details['num_blocks']} blocks, {took:.0f} s"
         )
         note += f", peak {context.peak_gib():.1f} GiB" if context.is_cuda else ""
         context.row(name, held_out["mape_percent"], "%", note)

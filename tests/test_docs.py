@@ -151,7 +151,7 @@ def write_bundle(path: Path) -> None:
         out=path,
         device=Device(name="cpu-1t", setting=Setting(runtime="onnxruntime")),
         budget_ms=8,
-        measure=lambda files: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in files],
+        measure=lambda files, speed: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in files],
         run_info={
             "model": {"name": "ofa_mobilenetv3_tiny"},
             "recipe": {"data": {"name": "digits"}},

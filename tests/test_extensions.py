@@ -293,7 +293,7 @@ def test_a_format_a_runtime_and_a_target(monkeypatch: pytest.MonkeyPatch, worth:
         out=tmp_path / "bundle",
         device=device,
         budget_ms=2.0,
-        measure=lambda paths: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in paths],
+        measure=lambda paths, speed: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in paths],
         run_info={
             "model": {"name": "tiny"},
             "recipe": {"data": {"name": "digits"}},

@@ -128,7 +128,7 @@ def test_what_was_searched_is_exported(run: Run, evaluator: SubnetEvaluator, lef
         out=tmp_path / "bundle",
         device=DEVICE,
         budget_ms=BUDGET_MS,
-        measure=lambda files: [Latency(p10=0.01, p50=0.02, p90=0.03) for _ in files],
+        measure=lambda files, speed: [Latency(p10=0.01, p50=0.02, p90=0.03) for _ in files],
         run_info=run.info,
     )
     before = read_bundle(left / "bundle")
@@ -143,6 +143,9 @@ def test_the_bundle_holds_what_it_promised(left: Path) -> None:
     written = json.loads((left / "bundle" / "bundle.json").read_text())
     found = json.loads(json.dumps(result.info.to_json()))
     assert found[result.info.task.metric.name].pop("details") == {}
+    assert found.pop("speed") == {"state": "slow", "percentile": 50, "states": None}
+    later = {"p99": None, "cold_p50": None, "times_as_long": 1.0}
+    assert {name: found["latency_ms"].pop(name) for name in later} == later
     found["preprocessing"] = {name: found["preprocessing"][name] for name in written["preprocessing"]}
     assert found["preprocessing"].pop("resize") == [[size, size] for size in written["preprocessing"].pop("resize")]
     assert found == {name: value for name, value in written.items() if name != "format"}

@@ -104,11 +104,11 @@ def profile(result: workflow.Profiled, **_: Any) -> bool:
     say(
         f"{len(table.entries)} parts; {held_out['num']} unseen whole subnets predicted with "
         f"{held_out['mape_percent']:.1f} % mean error, rank correlation {correlation(held_out['spearman'])} "
-        f"(MACs alone {correlation(held_out['macs_only_spearman'])}); "
-        f"measurements repeat to {table.repeatability_percent:.1f} %"
+        f"(MACs alone {correlation(held_out['macs_only_spearman'])}); 90 of 100 lie within "
+        f"{table.interval_percent:.1f} % of it; {result.states_text}"
     )
     if table.refused:
-        say(head="that is too noisy to search with; measure in a quieter hour, or keep the table with --force")
+        say(head="that is too wide to search with; measure in a quieter hour, or keep the table with --force")
     return not table.refused
 
 
@@ -216,7 +216,7 @@ def measure(result: workflow.Measured, **_: Any) -> None:
     print_table(["model", "p10", "p50", "p90", "runs", "repeats to"], rows, title=title)
     timing = result.table.attrs["timing"]
     causes = ", ".join(f"{cause} × {count}" for cause, count in timing["causes"].items()) or "none disturbed"
-    say(f"{timing['rejected_percent']:g} % of {timing['num_blocks']} blocks measured again ({causes})")
+    say(f"{timing['repeated_percent']:g} % of {timing['num_blocks']} blocks measured again ({causes})")
 
 
 @command_of(workflow.fit)

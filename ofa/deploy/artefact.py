@@ -23,6 +23,7 @@ from ofa.files import atomic_path, write_json_atomic
 from ofa.formats.onnx import DYNAMO_OPSET, INPUT, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
+from ofa.hardware.states import MEDIAN, Speed
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
 from ofa.setting import Setting
@@ -206,6 +207,7 @@ def bundle_artefact(
     score: FileScore,
     latency_ms: Latency,
     budget_ms: float | None,
+    speed: Speed = MEDIAN,
     run_info: Mapping[str, Any],
     overwrite: bool = False,
 ) -> BundleInfo:
@@ -226,6 +228,7 @@ def bundle_artefact(
         fingerprint=device.host.fingerprint(device.setting),
         budget_ms=None if budget_ms is None else float(budget_ms),
         latency_ms=latency_ms,
+        speed=speed,
         score=score,
         parity=artefact.parity,
         preprocessing=artefact.preprocessing,

@@ -7,6 +7,7 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,13 @@ from ofa.deploy.predict_script import predict_script
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import resolved
+from ofa.hardware.states import Speed
 from ofa.metrics import Score
 from ofa.tasks import Classification, Task, task_from_json
 
-FORMATS = (2, 3)
-"""3: pictures of any proportions, channels and bits. 2: any target, whole distribution of the latency, outputs instead
-of logits. 1 was ``model.onnx`` in fp32 only.
+FORMATS = (2, 3, 4)
+"""4: the speed that latencies are stated at. 3: pictures of any proportions, channels and bits. 2: any target, whole
+distribution of the latency, outputs instead of logits. 1 was ``model.onnx`` in fp32 only.
 """
 
 INFO, CARD, PREDICT, OUTPUTS = ("bundle.json", "README.md", "predict.py", "samples/outputs.npy")
@@ -51,9 +53,12 @@ FOLDER = CheckedFolder(
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds that one call took.
+    """Milliseconds that one call took, or that it would have taken at the speed that is stated.
 
     Args:
+        p99: ``None`` where an earlier version measured.
+        cold_p50: After the caches were used by others; ``None`` where that was not measured.
+        times_as_long: How many times as long it took when it was measured.
         quantiles: At 0, 5 ... 100 %.
         repeatability_percent: By how much two halves of the measurement differ in their low percentile.
     """
@@ -61,9 +66,17 @@ class Latency:
     p10: float
     p50: float
     p90: float
+    p99: float | None = None
+    cold_p50: float | None = None
+    times_as_long: float = 1.0
     num_runs: int = 0
     repeatability_percent: float = 0.0
     quantiles: tuple[float, ...] = ()
+
+    def at(self, percentile: int) -> float:
+        """One of the percentiles; infinite where it was not measured."""
+        found: float | None = {50: self.p50, 90: self.p90, 99: self.p99}[percentile]
+        return math.inf if found is None else found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +153,8 @@ class BundleInfo:
 
     Args:
         device: Name of the device that ``latency_ms`` was measured on.
-        budget_ms: What the median keeps; ``None`` where nothing was asked.
+        budget_ms: What the latency keeps at ``speed``; ``None`` where nothing was asked.
+        speed: At which ``latency_ms`` is stated.
         fingerprint: What :func:`ofa.hardware.fingerprint.fingerprint` said of it.
         score: By the task's metric, on the test split; in the file under the metric's name.
         provenance: Model, data, recipe, weights and versions that it came from.
@@ -164,6 +178,7 @@ class BundleInfo:
     provenance: dict[str, Any]
     sample_labels: tuple[Any, ...]
     files: dict[str, Any] = field(default_factory=dict)
+    speed: Speed = field(default_factory=Speed)
     task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:

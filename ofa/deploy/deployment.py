@@ -30,6 +30,7 @@ from ofa.errors import UsageError
 from ofa.files import FORMAT, resolved, write_csv_atomic, write_json_atomic
 from ofa.formats.onnx import opset_of_file
 from ofa.hardware import Device
+from ofa.hardware.states import MEDIAN, Speed
 from ofa.locks import only_writer
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
@@ -79,6 +80,7 @@ class _Order:
 
     device: Device
     path: Path
+    speed: Speed
     walk: Walk
     arch: Arch = field(init=False)
     entry: Deployed | None = None
@@ -93,6 +95,7 @@ def deploy(
     *,
     out: Path | str,
     measure_on: Callable[[Device], Measure],
+    speeds: Mapping[str, Speed] | None = None,
     options: ExportOptions = DEFAULTS,
     data_root: str | None = None,
     num_processes: int = 1,
@@ -108,6 +111,7 @@ def deploy(
     Args:
         orders: Device, budget in ms, and candidates, see :func:`ofa.deploy.read_candidates`.
         measure_on: Gives what measures on a device.
+        speeds: By name of the device: what its latencies are stated at; see :func:`ofa.deploy.export_bundle`.
         num_processes: That export at a time.
         fresh: Make what is there anew.
 
@@ -125,9 +129,11 @@ def deploy(
     asked: list[_Order] = []
     for device, budget_ms, candidates in orders:
         check_options(device, options)
-        order = _Order(device, root / f"{device.name}-{budget_ms:g}ms", Walk(iter(candidates), budget_ms, device.name))
+        speed = (speeds or {}).get(device.name, MEDIAN)
+        walk = Walk(iter(candidates), budget_ms, device.name, speed.percentile)
+        order = _Order(device, root / f"{device.name}-{budget_ms:g}ms", speed, walk)
         check_destination(order.path, overwrite=True)
-        if not fresh and (info := _kept(order.path, run, device, budget_ms, options)) is not None:
+        if not fresh and (info := _kept(order, run, options)) is not None:
             order.settle(info=info, kept=True)
         if any(order.path == other.path for other in asked):
             raise UsageError(f"two orders make {order.path}; name devices differently, or give budgets further apart")
@@ -170,12 +176,12 @@ class _Batch:
                     order.arch = self.run.space.arch(order.walk.advance()["arch"])
                 except InfeasibleBudgetError as error:
                     order.settle(error=str(error))
-            self._make([order.arch for order in waiting if order.entry is None])
+            self._make([order.arch for order in waiting if order.entry is None], waiting[0].speed)
             for order in waiting:
                 if order.entry is None and order.walk.holds(self._known[order.arch][1]):
                     self._bundle(order)
 
-    def _make(self, archs: Sequence[Arch]) -> None:
+    def _make(self, archs: Sequence[Arch], speed: Speed) -> None:
         """Export side by side, then measure side by side, with nothing else running."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
         self.report(f"exporting for {self.device.name}")
@@ -188,7 +194,7 @@ class _Batch:
         self.report(f"measuring on {self.device.name}")
         with ExitStack() as stack:
             files = [stack.enter_context(on_disk(artefact.files)) for artefact in artefacts]
-            latencies_ms = self.measure(files) if files else []
+            latencies_ms = self.measure(files, speed) if files else []
         self._known |= dict(zip(new, zip(artefacts, latencies_ms, strict=True), strict=True))
 
     def _bundle(self, order: _Order) -> None:
@@ -205,21 +211,23 @@ class _Batch:
             score=self._scores[order.arch],
             latency_ms=latency_ms,
             budget_ms=order.walk.budget_ms,
+            speed=order.speed,
             run_info=self.run.info,
             overwrite=True,
         )
         order.settle(info=info, too_slow=tuple(order.walk.too_slow))
 
 
-def _kept(path: Path, run: Run, device: Device, budget_ms: float, options: ExportOptions) -> BundleInfo | None:
+def _kept(order: _Order, run: Run, options: ExportOptions) -> BundleInfo | None:
     """What is said by a bundle that is there already, if it is the one that would be made and still holds."""
+    path, device = order.path, order.device
     try:
         info = read_bundle(path)
     except BundleError:
         return None
     is_same = (
         info.provenance.get("weights_sha256") == run.weights_sha256
-        and (info.device, info.budget_ms) == (device.name, budget_ms)
+        and (info.device, info.budget_ms, info.speed) == (device.name, order.walk.budget_ms, order.speed)
         and info.fingerprint.get("id") == device.host.fingerprint(device.setting)["id"]
         and info.model.batch == (None if options.dynamic_batch else device.setting.batch)
         and (info.preprocessing.dtype == "uint8") == options.from_pixels

@@ -255,7 +255,7 @@ class ElasticRuntime:
             requests,
             anchor=requests[next(iter(requests))],
             rng=rng,
-            rounds=rounds,
+            num_blocks=rounds,
             block_seconds=block_seconds,
             clock=SystemClock(self.threads, on_cpu=self.device == "cpu"),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
 from ofa.files import resolved
 from ofa.hardware import Device, measure
+from ofa.hardware.states import MEDIAN, Speed
 from ofa.metrics import metric_of
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError, check_budgets
-from ofa.search.search_files import archs_of, read_front, read_selected
+from ofa.search.search_files import archs_of, read_front, read_selected, speed_of
 from ofa.training import SubnetEvaluator
 
 Candidate = Mapping[str, Any]
@@ -37,7 +38,7 @@ class ExportResult:
     """What :func:`export_bundle` did.
 
     Args:
-        too_slow: Candidates that looked better but missed the budget as exported files: ``arch``, ``latency_ms`` (p50).
+        too_slow: Candidates that looked better but missed the budget as exported files: ``arch``, ``latency_ms``.
         seconds: How long each step took, over all candidates.
     """
 
@@ -59,11 +60,13 @@ class Walk:
 
     Args:
         candidates: Each with ``arch`` and ``latency_ms``, what the search believes of it; 0 where it was not asked.
+        percentile: Of the latency, that must keep the budget.
     """
 
     candidates: Iterator[Candidate]
     budget_ms: float
     device: str
+    percentile: int = 50
     too_slow: list[dict[str, Any]] = field(default_factory=list)
     _slowdown: float = 1.0
     _best_ms: float = np.inf
@@ -87,12 +90,13 @@ class Walk:
 
     def holds(self, latency_ms: Latency) -> bool:
         """Whether the file of the candidate at hand keeps the budget."""
-        if latency_ms.p50 <= self.limit_ms:
+        found_ms = latency_ms.at(self.percentile)
+        if found_ms <= self.limit_ms:
             return True
         if believed := float(self._current["latency_ms"]):
-            self._slowdown = max(self._slowdown, latency_ms.p50 / believed)
-        self._best_ms = min(self._best_ms, latency_ms.p50)
-        self.too_slow.append({"arch": dict(self._current["arch"]), "latency_ms": latency_ms.p50})
+            self._slowdown = max(self._slowdown, found_ms / believed)
+        self._best_ms = min(self._best_ms, found_ms)
+        self.too_slow.append({"arch": dict(self._current["arch"]), "latency_ms": found_ms})
         return False
 
 
@@ -105,6 +109,7 @@ def export_bundle(
     budget_ms: float | None,
     measure: Measure,
     run_info: Mapping[str, Any],
+    speed: Speed = MEDIAN,
     options: ExportOptions = DEFAULTS,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -117,6 +122,7 @@ def export_bundle(
         candidates: Best first; see :class:`Walk` and :func:`read_candidates`.
         budget_ms: ``None`` takes the first.
         measure: Measures files on the device; see :func:`measure_on`.
+        speed: What latencies are stated at, and which of them must keep the budget.
         run_info: ``Run.info``: where the weights came from.
 
     Raises:
@@ -128,14 +134,14 @@ def export_bundle(
     out = resolved(out)
     check_destination(out, overwrite=overwrite)
     clock = Clock(progress)
-    walk = Walk(iter(candidates), np.inf if budget_ms is None else budget_ms, device.name)
+    walk = Walk(iter(candidates), np.inf if budget_ms is None else budget_ms, device.name, speed.percentile)
     while True:
         arch = walk.advance()["arch"]
         artefact = make_artefact(
             evaluator, arch, device, options=options, keep_failed=out.with_name(f"{out.name}.failed"), clock=clock
         )
         with clock.step("measuring"), on_disk(artefact.files) as file:
-            (latency_ms,) = measure([file])
+            (latency_ms,) = measure([file], speed)
         if walk.holds(latency_ms):
             break
     with clock.step("testing"):
@@ -149,6 +155,7 @@ def export_bundle(
             score=score,
             latency_ms=latency_ms,
             budget_ms=budget_ms,
+            speed=speed,
             run_info=run_info,
             overwrite=overwrite,
         )
@@ -159,28 +166,41 @@ def measure_on(device: Device, *, rng: np.random.Generator) -> Measure:
     """A function that measures files on a device, side by side, for :func:`export_bundle` and ``verify_bundle``.
 
     A pass takes a fraction of a second, and a shared machine can be busy for longer than that, which says nothing of
-    the file. So there are several passes, apart in time, and each file's one with the lowest median counts.
+    the file. So there are several passes, apart in time, and each file's one with the lowest median counts. One more
+    tells what a call takes after the caches were used by others.
     """
 
-    def measure_files(files: Sequence[Path]) -> list[Latency]:
+    def measure_files(files: Sequence[Path], speed: Speed = MEDIAN) -> list[Latency]:
         found: list[list[Latency]] = []
         for number in range(NUM_PASSES):
             if number:
                 time.sleep(PAUSE_SECONDS)
-            table = measure(dict(zip(map(str, files), files, strict=True)), device, rng=rng)
-            found.append([_latency(row, table.attrs["quantiles_ms"][name]) for name, row in table.iterrows()])
-        return [min(each, key=lambda latency_ms: latency_ms.p50) for each in zip(*found, strict=True)]
+            table = measure(dict(zip(map(str, files), files, strict=True)), device, rng=rng, speed=speed)
+            found.append([_latency(row, table.attrs, str(name)) for name, row in table.iterrows()])
+        best = [min(each, key=lambda latency_ms: latency_ms.p50) for each in zip(*found, strict=True)]
+        if not device.can_be_cold:
+            return best
+        cold = replace(device, setting=replace(device.setting, cold=True))
+        table = measure(dict(zip(map(str, files), files, strict=True)), cold, rng=rng, speed=speed)
+        medians = table["latency_ms_p50"].round(6).tolist()
+        return [replace(each, cold_p50=median) for each, median in zip(best, medians, strict=True)]
 
     return measure_files
 
 
-def _latency(row: pd.Series, quantiles_ms: Sequence[float]) -> Latency:
+def _latency(row: pd.Series, facts: Mapping[Any, Any], name: str) -> Latency:
     return Latency(
-        **{name: float(row[f"latency_ms_{name}"]) for name in ("p10", "p50", "p90")},
+        **{name: float(row[f"latency_ms_{name}"]) for name in ("p10", "p50", "p90", "p99")},
+        times_as_long=round(float(facts["times_as_long"]), 4),
         num_runs=int(row["num_runs"]),
         repeatability_percent=round(float(row["repeatability_percent"]), 3),
-        quantiles=tuple(quantiles_ms),
+        quantiles=tuple(facts["quantiles_ms"][name]),
     )
+
+
+def read_speed(search_dir: Path | str) -> Speed:
+    """At what speed a search stated its latencies, see :func:`read_candidates`."""
+    return speed_of(read_selected(Path(search_dir) / "selected.json", remedy=REMEDY))
 
 
 def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, Any]]:
@@ -199,13 +219,14 @@ def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, 
     folder = Path(search_dir)
     check_budgets([budget_ms])
     selected = read_selected(folder / "selected.json", remedy=REMEDY)
-    metric = metric_of(selected)
+    metric, percentile = metric_of(selected), speed_of(selected).percentile
     table = read_front(folder / "front.csv", metric, remedy=REMEDY, whole=False)
-    latency_ms = table["measured_latency_ms"].fillna(table["predicted_latency_ms"])
+    measured_ms = table["measured_latency_ms" if percentile == 50 else f"latency_ms_p{percentile}"]
+    latency_ms = measured_ms.fillna(table["predicted_latency_ms"])
     table = table.assign(latency_ms=latency_ms, arch=archs_of(table, folder / "front.csv", remedy=REMEDY))
     table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
     chosen = [
-        {"arch": pick["arch"], "latency_ms": pick["measured_latency_ms"]}
+        {"arch": pick["arch"], "latency_ms": pick["latency_ms"][f"p{percentile}"]}
         for pick in selected["picks"]
         if pick["budget_ms"] == budget_ms
     ]

@@ -51,11 +51,18 @@ class Device:
         for key in ("batch", "threads"):
             if getattr(setting, key) < 1:
                 raise ConfigError(f"{key} must be at least 1, not {getattr(setting, key)}")
+        if setting.cold and not (RUNTIMES[setting.runtime]().on_cpu and self.host.takes_settings):
+            raise ConfigError(f"cold is for runtimes that our own process runs on a CPU, not {setting.runtime!r} there")
+
+    @property
+    def can_be_cold(self) -> bool:
+        """Whether calls can be timed after others used the caches, and are not anyway."""
+        return RUNTIMES[self.setting.runtime]().on_cpu and not self.setting.cold and self.host.takes_settings
 
     def to_json(self) -> dict[str, Any]:
         """Flat, as the YAML file is."""
         setting = to_plain(self.setting)
-        cooling = {"cool_below_c": setting.pop("cool_below_c")}
+        cooling = {key: setting.pop(key) for key in ("cool_below_c", "cold")}
         host = {"host": to_plain(self.host)}
         return {"name": self.name, **setting, **host, **cooling, "description": self.description}
 

@@ -34,6 +34,7 @@ def fingerprint(setting: Setting) -> dict[str, Any]:
         "precision": setting.precision,
         "batch": setting.batch,
         "threads": setting.threads,
+        **({"cold": True} if setting.cold else {}),
     }
     return identified(stable, kernel=platform.release(), conditions=conditions())
 

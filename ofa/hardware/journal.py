@@ -10,7 +10,7 @@ from pathlib import Path
 from ofa.files import parse_json, write_text_atomic
 from ofa.hardware.timing import TimedBlock
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Journal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -12,10 +11,14 @@ import pandas as pd
 from ofa.hardware.device import Device
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
+from ofa.hardware.states import Speed
 from ofa.hardware.timed_models import anchor_model
+from ofa.hardware.timing import PERCENTILES
 from ofa.progress import Progress
 
 QUANTILES = range(0, 101, 5)
+LATENCIES = [f"latency_ms_p{percentile}" for percentile in PERCENTILES]
+TYPICAL = Speed(state="typical")
 
 
 def measure(
@@ -25,6 +28,7 @@ def measure(
     rng: np.random.Generator,
     rounds: int = 10,
     block_seconds: float = 0.02,
+    speed: Speed = TYPICAL,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Time models against each other on a device.
@@ -32,12 +36,15 @@ def measure(
     Args:
         models: Bytes or path of each, or a shaped module, as the device's runtime takes it.
         rng: Draws inputs and the order of measurements.
+        speed: What latencies are stated at: the machine's as it is now, and as it was when its table was made, follow
+            from the anchor of both.
         progress: Called with blocks done, blocks in all, and what is being done.
 
     Returns:
         One row per model, in the given order and with its name as index: ``latency_ms_p10``, ``latency_ms_p50``,
-        ``latency_ms_p90``, ``num_runs``, ``repeatability_percent``. ``attrs["timing"]`` tells how it went,
-        ``attrs["quantiles_ms"]`` the distribution of each model's latency at 0, 5 ... 100 %.
+        ``latency_ms_p90``, ``latency_ms_p99``, ``num_runs``, ``repeatability_percent``. ``attrs["timing"]`` tells how
+        it went, ``attrs["quantiles_ms"]`` the distribution of each model's latency at 0, 5 ... 100 %,
+        ``attrs["times_as_long"]`` how many times as long models take now as at the speed that they are stated at.
 
     Raises:
         ModelError: If a model cannot be loaded, or if its inputs have no fixed size.
@@ -45,19 +52,31 @@ def measure(
         HostError: If the device cannot be reached.
     """
     step = counted(progress, len(models) * rounds, f"measuring on {device.name}")
-    anchor = anchor_model(device.setting)
-    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
-    result = device.host.time(dataclasses.replace(job, on_block=lambda block: step()))
+    job = Job(
+        models=models,
+        setting=device.setting,
+        anchor=anchor_model(device.setting),
+        rng=rng,
+        num_blocks=dict.fromkeys(models, rounds),
+        block_seconds=block_seconds,
+        on_block=lambda block: step(),
+    )
+    result = device.host.time(job)
     table = result.latencies_ms(models).set_index("name")
+    states = speed.states or result.states
+    factor = states.times_as_long(speed.state) / states.times_as_long(result.states.typical_ms)
+    table[LATENCIES] *= factor
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts()
     table.attrs["quantiles_ms"] = {
-        name: np.percentile(runs_ms, QUANTILES).round(6).tolist() for name, runs_ms in result.runs_ms().items()
+        name: (np.percentile(runs_ms, QUANTILES) * factor).round(6).tolist()
+        for name, runs_ms in result.runs_ms().items()
     }
+    table.attrs["times_as_long"] = 1 / factor
     return table
 
 
 def counted(progress: Progress | None, total: int, what: str) -> Callable[[], None]:
-    """A function that reports one more step."""
+    """A function that reports one more step; those beyond the total, of what has to be done again, change nothing."""
     count = itertools.count(1)
-    return lambda: progress(next(count), total, what) if progress is not None else None
+    return lambda: progress(min(next(count), total), total, what) if progress is not None else None

@@ -27,6 +27,7 @@ from ofa.hardware.device import Device
 from ofa.hardware.energy import counter_for, measure_energies
 from ofa.hardware.journal import Journal
 from ofa.hardware.measure import counted
+from ofa.hardware.rounds import look_ahead, measured_seconds
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
@@ -34,7 +35,9 @@ from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
-MAX_REPEATABILITY_PERCENT = 3.0
+MAX_INTERVAL_PERCENT = 10.0
+MIN_GAIN = 0.05  # of the error, for which it is worth while to measure on
+NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
 
 
@@ -74,7 +77,8 @@ def profile(
     num_held_out: int = 50,
     resolutions: Sequence[int] | None = None,
     num_resolutions: int | None = None,
-    rounds: int = 6,
+    rounds: int = 4,
+    max_minutes: float = 10.0,
     block_seconds: float = 0.01,
     fresh: bool = False,
     force: bool = False,
@@ -84,8 +88,9 @@ def profile(
     """Measure a latency table and write it to ``csv_path`` and the ``.json`` beside it.
 
     Parts (each different one once) and random whole subnets are timed together, see :mod:`ofa.hardware.timing`. The
-    first ``num_fit`` subnets fit the correction, the others only judge the table. If all this repeats worse than 3 %,
-    as many rounds again are measured; if it then still does, the table is written but marked as refused.
+    first ``num_fit`` subnets fit the correction, the others only judge the table. Then blocks are added where they
+    reduce its error most (:mod:`ofa.hardware.rounds`), as long as that is worth while. A table whose 90 % interval for
+    a subnet is wider than 10 % to either side is written but marked as refused.
 
     A table that is there already is completed: only parts that it lacks are measured. An interrupted call leaves
     ``<csv_path>.partial/``; the same call afterwards exports and measures only what is missing.
@@ -98,9 +103,10 @@ def profile(
         resolutions: Measure these only; architectures of other resolutions stay unknown to the table.
         num_resolutions: Measure parts at so many resolutions only, from the lowest to the highest, and interpolate
             those between; the subnets that the table is judged on are of all resolutions.
-        rounds: Blocks of each model.
+        rounds: Good blocks of each model, before any are added.
+        max_minutes: Of measuring, all starts of an interrupted one together; the first rounds are always measured.
         fresh: Measure everything, whatever is there.
-        force: Do not mark the table as refused, however badly it repeats.
+        force: Do not mark the table as refused, however wide its interval is.
         energy: Measure the energy of parts and subnets too, in as many rounds; a table that is there without energies
             is measured anew.
         progress: Called with steps done, steps in all, and what is being done.
@@ -137,59 +143,126 @@ def profile(
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
     workspace = _partial(csv_path)
     models, fields = _export(supernet, device, missing, archs, workspace / "models", progress)
-    anchor = anchor_model(device.setting)
-    job = Job(models=models, setting=device.setting, anchor=anchor, rng=rng, rounds=rounds, block_seconds=block_seconds)
+    job = Job(
+        models=models,
+        setting=device.setting,
+        anchor=anchor_model(device.setting),
+        rng=rng,
+        num_blocks=dict.fromkeys(models, rounds),
+        block_seconds=block_seconds,
+    )
+    if known is not None:
+        measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
+    profiled = _Profile(
+        supernet=supernet,
+        device=device,
+        machine=machine,
+        known=known,
+        missing=missing,
+        fields=fields,
+        population=population,
+        archs=list(archs),
+        num_fit=num_fit,
+        resolutions=measured_resolutions,
+        interpolates=num_resolutions is not None,
+        rng=rng,
+    )
     identity = {"device": device.name, "fingerprint": machine["id"], "block_seconds": block_seconds}
     with contextlib.closing(Journal(workspace / "blocks.jsonl", identity)) as journal:
-        result, repeatability, num_rounds = _repeatable(job, device, list(archs), missing, journal, progress)
-    latencies = result.latencies_ms(models).set_index("name", drop=False)
+        job, result, table = profiled.measure(job, journal, max_minutes, progress)
     if energy:
         path, step = workspace / f"energies-{machine['id']}.jsonl", f"measuring energy on {device.name}"
         counting = counted(progress, len(models) * rounds, step)
         measured_mj = measure_energies(models, device, rng=rng, rounds=rounds, path=path, step=counting)
-        latencies[ENERGY] = measured_mj.median().round(6)
-    if known is not None:
-        measured_resolutions = sorted({*measured_resolutions, *known.details.get("measured_resolutions", ())})
-    entries = _entries(latencies.loc[missing], fields, device)
-    entries = _completed(entries, known, supernet, measured_resolutions, interpolates=num_resolutions is not None)
-    table = LatencyTable(
-        space=space,
-        slots=tuple(supernet.slots),
-        entries=entries,
-        correction=Correction(float(latencies["latency_ms_p10"][CALL])),
-        device=device.name,
-        fingerprint=machine,
-        repeatability_percent=repeatability["subnets"],
-        refused=max(repeatability.values()) > MAX_REPEATABILITY_PERCENT and not force,
-        details={
-            "repeatability_percent": repeatability,
-            "rounds": num_rounds,
-            "block_seconds": block_seconds,
-            "measured_resolutions": measured_resolutions,
-            **result.facts(),
-        },
-    )
-    table = _corrected(table, population, latencies["latency_ms_p10"][list(archs)].to_numpy(), num_fit, macs(supernet))
-    if energy:
+        table = _replace_details(profiled.table(result, job, measured_mj.median()), table.details)
         table = _with_energies(table, measured_mj, population, list(archs), num_fit)
-    _write_subnets(csv_path, latencies.loc[list(archs)], num_fit)
+    table = dataclasses.replace(table, refused=table.interval_percent > MAX_INTERVAL_PERCENT and not force)
+    latencies = result.latencies_ms(archs).set_index("name", drop=False)
+    _write_subnets(csv_path, latencies, num_fit)
     table.save(csv_path)
     shutil.rmtree(workspace)
     return table
 
 
-def _repeatable(
-    job: Job, device: Device, subnets: Sequence[str], parts: Sequence[str], journal: Journal, progress: Progress | None
-) -> tuple[TimingResult, dict[str, float], int]:
-    """Measured once, or twice as long if that does not repeat; with by how many percent it does, and the rounds."""
-    for num_rounds in (job.rounds, 2 * job.rounds):
-        result = _time(dataclasses.replace(job, rounds=num_rounds), device, journal, progress)
-        repeatability = {"subnets": float(result.repeatability_percent(subnets).mean())}
-        if parts:
-            repeatability["parts"] = float(result.repeatability_percent(parts).mean())
-        if max(repeatability.values()) <= MAX_REPEATABILITY_PERCENT:
-            break
-    return result, repeatability, num_rounds
+@dataclasses.dataclass(frozen=True)
+class _Profile:
+    """What a table is built from, however often it is built: with every measurement, until it is good enough."""
+
+    supernet: Profilable
+    device: Device
+    machine: Mapping[str, Any]
+    known: LatencyTable | None
+    missing: Sequence[str]
+    fields: Mapping[str, Mapping[str, Any]]
+    population: Population
+    archs: Sequence[str]
+    num_fit: int
+    resolutions: Sequence[int]
+    interpolates: bool
+    rng: np.random.Generator
+
+    def measure(
+        self, job: Job, journal: Journal, max_minutes: float, progress: Progress | None
+    ) -> tuple[Job, TimingResult, LatencyTable]:
+        """Time until more of it would hardly help, or for so long; with the job as it was in the end."""
+        typical = _sample(self.supernet.space, NUM_TYPICAL, self.resolutions, self.rng)
+        step = f"measuring on {self.device.name}"
+        while True:
+            result = _time(job, self.device, journal, step, progress)
+            table = self.table(result, job)
+            outlook = look_ahead(
+                table,
+                result,
+                num_blocks=job.num_blocks,
+                held_out=self.population[self.num_fit :],
+                held_out_names=self.archs[self.num_fit :],
+                typical=typical,
+            )
+            facts = {key: round(value, 3) for key, value in dataclasses.asdict(outlook).items() if key != "num_blocks"}
+            minutes = measured_seconds(result) / 60
+            table = _replace_details(table, {**table.details, "minutes": round(minutes, 2), "outlook": facts})
+            if outlook.gain < MIN_GAIN or minutes + outlook.seconds / 60 > max_minutes:
+                return job, result, table
+            job = dataclasses.replace(job, num_blocks=outlook.num_blocks)
+            step = (
+                f"measuring on {self.device.name}: error {outlook.error_percent:.1f} %, "
+                f"{outlook.better_percent:.1f} % after {outlook.seconds:.0f} s more"
+            )
+
+    def table(self, result: TimingResult, job: Job, energies_mj: pd.Series | None = None) -> LatencyTable:
+        """The table that follows from what was timed, and from the energies of parts if they were measured."""
+        latencies = result.latencies_ms(job.models).set_index("name", drop=False).drop(columns="latency_ms_p99")
+        if energies_mj is not None:
+            latencies[ENERGY] = energies_mj.round(6)
+        entries = _entries(latencies.loc[list(self.missing)], self.fields, self.device)
+        entries = _completed(entries, self.known, self.supernet, self.resolutions, interpolates=self.interpolates)
+        groups = {"subnets": self.archs, "parts": self.missing}
+        repeatability = {
+            group: float(result.repeatability_percent(names).mean()) for group, names in groups.items() if len(names)
+        }
+        table = LatencyTable(
+            space=self.supernet.space,
+            slots=tuple(self.supernet.slots),
+            entries=entries,
+            correction=Correction(float(latencies["latency_ms_p10"][CALL])),
+            device=self.device.name,
+            fingerprint=self.machine,
+            repeatability_percent=repeatability["subnets"],
+            details={
+                "repeatability_percent": repeatability,
+                "blocks_of_a_model": [min(job.num_blocks.values()), max(job.num_blocks.values())],
+                "block_seconds": job.block_seconds,
+                "measured_resolutions": list(self.resolutions),
+                **result.facts(),
+                "course": result.course(),
+            },
+        )
+        measured_ms = latencies["latency_ms_p10"][list(self.archs)].to_numpy()
+        return _corrected(table, self.population, measured_ms, self.num_fit, macs(self.supernet))
+
+
+def _replace_details(table: LatencyTable, details: Mapping[str, Any]) -> LatencyTable:
+    return dataclasses.replace(table, details=details)
 
 
 def _with_energies(
@@ -259,14 +332,19 @@ def _sample_distinct(
     space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng: np.random.Generator
 ) -> Population:
     """Different random architectures, shape ``(num, D)``."""
-    draws = space.sample_population(20 * num, rng)
-    if resolutions is not None:
-        choices = np.array([space["resolution"].index(value) for value in resolutions])
-        draws[:, space.column("resolution")] = rng.choice(choices, len(draws))
+    draws = _sample(space, 20 * num, resolutions, rng)
     _, first = np.unique(space.row_keys(draws), return_index=True)
     if len(first) < num:
         raise UsageError(f"num_fit and num_held_out need {num} different subnets, but there are about {len(first)}")
     return draws[np.sort(first)[:num]]
+
+
+def _sample(space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng: np.random.Generator) -> Population:
+    draws = space.sample_population(num, rng)
+    if resolutions is not None:
+        choices = np.array([space["resolution"].index(value) for value in resolutions])
+        draws[:, space.column("resolution")] = rng.choice(choices, len(draws))
+    return draws
 
 
 def _part_keys(slots: Sequence[SlotLike], space: SearchSpace, resolutions: Sequence[int]) -> list[str]:
@@ -309,11 +387,13 @@ def _export(
     return models, {key: fields.get(key) or supernet.part(key).fields for key in keys}
 
 
-def _time(job: Job, device: Device, journal: Journal, progress: Progress | None) -> TimingResult:
+def _time(job: Job, device: Device, journal: Journal, what: str, progress: Progress | None) -> TimingResult:
     """Time what the journal does not hold yet."""
-    done = [block for block in journal.blocks if block.name in job.models and block.round < job.rounds]
+    done = [block for block in journal.blocks if block.name in job.models]
     again = f" ({journal.num_damaged} damaged lines of the journal again)" if journal.num_damaged else ""
-    step = counted(progress, len(job.models) * job.rounds - len(done), f"measuring on {device.name}{again}")
+    known = TimingResult(blocks=done).num_good()
+    num_left = sum(max(0, number - known[name]) for name, number in job.num_blocks.items())
+    step = counted(progress, num_left, what + again)
 
     def keep(block: TimedBlock) -> None:
         journal.append(block)

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import Run, naming
-from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, time_models
+from ofa.hardware.timing import SystemClock, TimedBlock, TimingResult, cache_user, time_models
 from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
+ANCHOR = "(anchor)"
 ERRORS = {error.__name__: error for error in (ModelError, NotInstalledError)}
 """What is the user's to mend; it travels by name and message."""
 
@@ -39,19 +40,21 @@ class Job:
         models: Of the runtime's format; by name.
         anchor: A small model, always the same.
         rng: Draws inputs and the order of measurements.
-        rounds: Blocks of each model.
-        done: Blocks that are not measured again.
+        num_blocks: Good blocks that each model needs.
+        done: Blocks that are there already.
         on_block: Called with each new block.
+        loaded: What was loaded in this process, for further calls with more blocks.
     """
 
     models: Mapping[str, Model]
     setting: Setting
     anchor: Model
     rng: np.random.Generator
-    rounds: int
+    num_blocks: Mapping[str, int]
     block_seconds: float
     done: Sequence[TimedBlock] = ()
     on_block: Callable[[TimedBlock], None] = lambda block: None
+    loaded: dict[str, Run] = field(default_factory=dict)
 
 
 def time_on_device(job: Job) -> TimingResult:
@@ -86,20 +89,23 @@ def time_in_turn(
         conditions: Those of the machine at this moment.
         look_seconds: Between two looks at them.
     """
-    models, anchor = {name: load(name, model) for name, model in job.models.items()}, load("anchor", job.anchor)
+    for name, model in {**job.models, ANCHOR: job.anchor}.items():
+        if name not in job.loaded:
+            job.loaded[name] = load(name, model)
     below_c, patience = job.setting.cool_below_c, time.monotonic() + MAX_COOLING_SECONDS
     while below_c is not None and (conditions()["temperature_c"] or 0) > below_c and time.monotonic() <= patience:
         time.sleep(look_seconds)
     before = conditions()
     result = time_models(
-        models,
-        anchor=anchor,
+        {name: job.loaded[name] for name in job.models},
+        anchor=job.loaded[ANCHOR],
         rng=job.rng,
-        rounds=job.rounds,
+        num_blocks=job.num_blocks,
         block_seconds=job.block_seconds,
         clock=SystemClock(job.setting.threads, on_cpu),
         done=job.done,
         on_block=job.on_block,
+        before_run=cache_user() if job.setting.cold else None,
     )
     return dataclasses.replace(result, conditions=(before, conditions()))
 
@@ -107,9 +113,9 @@ def time_in_turn(
 def run_job(folder: Path) -> None:
     """Do the job of a folder.
 
-    ``job.json`` holds ``setting``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``, ``rounds``,
-    ``block_seconds`` and ``done``, the names and rounds of blocks that are not to be measured again;
-    one without models asks for the fingerprint only.
+    ``job.json`` holds ``setting``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``,
+    ``num_blocks`` (by name), ``block_seconds`` and ``done``, blocks that were measured before; one without models asks
+    for the fingerprint only.
     """
     request = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     setting = Setting(**request["setting"])
@@ -123,23 +129,22 @@ def run_job(folder: Path) -> None:
 
 
 def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    elsewhere = {(name, number) for name, number in request.get("done", [])}
+    elsewhere = [TimedBlock.from_json(block) for block in request.get("done", [])]
     with closing(Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]})) as journal:
-        elsewhere -= {(block.name, block.round) for block in journal.blocks}
+        known = {(block.name, block.number) for block in elsewhere}
+        own = [block for block in journal.blocks if (block.name, block.number) not in known]
         job = Job(
             models={name: folder / path for name, path in request["models"].items()},
             setting=setting,
             anchor=folder / request["anchor"],
             rng=np.random.default_rng(request["seed"]),
-            rounds=request["rounds"],
+            num_blocks=request["num_blocks"],
             block_seconds=request["block_seconds"],
-            done=[*journal.blocks, *(TimedBlock(name, number, ()) for name, number in sorted(elsewhere))],
+            done=[*elsewhere, *own],
             on_block=journal.append,
         )
         result = time_on_device(job)
     return {
-        "blocks": [block for block in result.blocks if (block.name, block.round) not in elsewhere],
-        "num_rejected": result.num_rejected,
-        "causes": dict(result.causes),
+        "blocks": [block for block in result.blocks if (block.name, block.number) not in known],
         "conditions": list(result.conditions),
     }

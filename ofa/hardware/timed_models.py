@@ -17,6 +17,9 @@ from ofa.hardware.runtimes import RUNTIMES, Model, ShapedModule
 from ofa.setting import Setting
 from ofa.system import tied
 
+MANY = 100
+"""Models for which it pays to start processes, each of which loads torch first."""
+
 Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
 """Gives a module in eval mode and the shape of its input, without the batch."""
 
@@ -65,7 +68,8 @@ def export_all(
     missing = [name for name, path in paths.items() if not path.exists()]
     for _ in range(len(paths) - len(missing)):
         step()
-    num_processes = -1 if FORMATS[format].is_slow else 1  # one per core; each model is made when one is free for it
+    is_worth_it = FORMATS[format].is_slow or len(missing) > MANY
+    num_processes = -1 if is_worth_it else 1  # one per core; each model is made when one is free for it
     parallel = Parallel(num_processes, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
     export = delayed(partial(tied, os.getpid(), _export_file))
     for _ in parallel(export(*sources[name](), setting, paths[name]) for name in missing):
@@ -86,9 +90,23 @@ def empty_model(setting: Setting) -> Model:
 
 
 def anchor_model(setting: Setting) -> Model:
-    """One convolution of about 10 million multiply-accumulates, timed again and again to notice a changed machine."""
-    convolution = torch.nn.utils.skip_init(nn.Conv2d, 32, 32, 3, padding=1)  # skips the draw from the global seed
+    """A small network, timed again and again to notice a changed machine.
+
+    Four inverted bottlenecks at ever lower resolution, with weights and activations for all levels of a cache: beside a
+    busy neighbour it slows down as networks do. A single convolution does by another factor.
+    """
+    layers: list[nn.Module] = []
+    for width, hidden, kernel, next_width in ((24, 96, 3, 48), (48, 192, 5, 96), (96, 480, 3, 160), (160, 960, 5, 0)):
+        layers += [_convolution(width, hidden), nn.ReLU(), _convolution(hidden, hidden, kernel, groups=hidden)]
+        layers += [nn.ReLU(), _convolution(hidden, width)]
+        layers += [_convolution(width, next_width, 3, stride=2)] if next_width else []
+    anchor = nn.Sequential(*layers)
     with torch.no_grad():
-        for parameter in convolution.parameters():
+        for parameter in anchor.parameters():
             parameter.fill_(0.01)
-    return export_model(convolution.eval(), (32, 32, 32), Setting(runtime=setting.runtime))
+    return export_model(anchor.eval(), (24, 48, 48), Setting(runtime=setting.runtime))
+
+
+def _convolution(width: int, out: int, kernel: int = 1, **options: int) -> nn.Module:
+    """Without the draw from the global seed."""
+    return torch.nn.utils.skip_init(nn.Conv2d, width, out, kernel, padding=kernel // 2, **options)

@@ -1,21 +1,23 @@
 """How to time models on a machine that is never quite at rest.
 
 The mean and the median of a shared machine drift by several percent, the low percentiles hardly do. So every model is
-timed in several short blocks, all models in turn and in a new random order each round; an anchor, always the same, is
-timed between blocks; a block is rejected for a *cause* that disturbed it, never for its value; and two halves of
-the rounds, held against each other, say how well it all repeats.
+timed in several short blocks, all models in turn and in a new random order each pass; an anchor, always the same, is
+timed between blocks; a block does not count for a *cause* that disturbed it, never for its value; and two halves of
+the blocks, held against each other, say how well it all repeats.
 
-Machines also change speed for seconds at a time (a boosted clock, a neighbour's load), by 5 to 10 percent. Then low
-percentiles tell which models were lucky. The anchor sees each change, so times are stated at its median speed.
+Machines also change speed for seconds at a time (a boosted clock, a neighbour's load), by 5 to 40 percent. Then low
+percentiles tell which models were lucky. The anchor sees each change, so blocks are compared at one speed only
+(:mod:`ofa.hardware.states`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,17 +27,21 @@ import numpy.typing as npt
 
 from ofa.errors import UsageError
 from ofa.hardware.runtimes.session import Burst, Run
+from ofa.hardware.states import TOLERANCE, States, find_states
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PERCENTILES = (10, 50, 90)
+PERCENTILES = (10, 50, 90, 99)
+LOW = 10  # the percentile that drifts least
 MAX_WALL_OVER_CPU = 1.05
-MAX_ANCHOR_SHIFT = 0.03
 MAX_FREQUENCY_SHIFT = 0.05
-MAX_RETRIES = 2
+MAX_SLOPE = 1.5
 MIN_RUNS = 5  # of a block, however long one takes
-MAX_REJECTED_SHARE = 0.25
+PRIOR_BLOCKS = 3
+NUM_CACHE_BYTES = 16 << 20  # more than the caches that a core has of its own
+SHORT_PASS_SECONDS = 1.0  # over sooner than a speed changes, so that it is worth while to wait for the typical one
+MAX_WAIT_SECONDS = 30.0
 ANCHOR_SHARE = 0.2  # of a block's time
 WARM_UP_SHARE = 0.25
 
@@ -62,6 +68,10 @@ class SystemClock:
         """Time that the work spent on a core; ``None`` if several threads do it, so that nothing follows from it."""
         return time.thread_time_ns() if self.threads == 1 and self.on_cpu else None
 
+    def now_s(self) -> float:
+        """Seconds since 1970."""
+        return round(time.time(), 3)
+
     def involuntary_switches(self) -> int:
         """How often the work was pushed off its core."""
         if not self.on_cpu:
@@ -87,109 +97,218 @@ class TimedBlock(NamedTuple):
     """Consecutive runs of one model; in JSON, a list of these.
 
     Args:
+        number: The how many-th block of this model, from 0.
         durations_ns: Raw nanoseconds of each run.
         causes: What disturbed it; empty for a good block.
-        anchor_ns: What the anchor took around it; the same for all blocks where there is none.
+        before_ns, after_ns: What the anchor took before and after it; the same for all blocks where there is none.
+        at_s: When it ended, in seconds since 1970.
     """
 
     name: str
-    round: int
+    number: int
     durations_ns: tuple[int, ...]
     causes: tuple[str, ...] = ()
-    anchor_ns: float = 1.0
+    before_ns: float = 1.0
+    after_ns: float = 1.0
+    at_s: float = 0.0
 
     @classmethod
     def from_json(cls, data: Any) -> TimedBlock:
         """A block of a journal, or of another machine; :class:`ValueError` if it cannot be one."""
         match data:
-            case [str(name), int(number), [*durations_ns], [*causes], int(anchor_ns) | float(anchor_ns)]:
+            case [str(name), int(number), [*durations_ns], [*causes], *others] if len(others) == 3:
                 wrong = {
-                    f"a round of {name!r} that is none": number < 0,
+                    f"a number of {name!r} that is none": number < 0,
                     f"durations of {name!r} that are none": not durations_ns
                     or not all(type(duration) is int and duration >= 0 for duration in durations_ns),
                     f"causes of {name!r} that are none": not all(isinstance(cause, str) for cause in causes),
-                    f"an anchor around {name!r} that is none": not 0 < anchor_ns < float("inf"),
+                    f"an anchor or a time of {name!r} that is none": not all(
+                        type(other) in (int, float) and 0 <= other < float("inf") for other in others
+                    )
+                    or 0 in others[:2],
                 }
                 for what in (what for what, is_wrong in wrong.items() if is_wrong):
                     raise ValueError(what)
-                return cls(name, number, tuple(durations_ns), tuple(causes), float(anchor_ns))
-        raise ValueError("no list of a name, a round, durations, causes and an anchor")
+                return cls(name, number, tuple(durations_ns), tuple(causes), *map(float, others))
+        raise ValueError("no list of a name, a number, durations, causes, two anchors and a time")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingResult:
-    """All blocks that were kept.
+    """All blocks that were timed, and what follows from them.
+
+    Latencies are stated at one of the speeds that the machine ran at (:mod:`ofa.hardware.states`), from the blocks
+    that ran at it undisturbed; a model that has none of these, from its others, by the speed that the anchor had then.
 
     Args:
-        num_rejected: Blocks that were thrown away and measured again.
-        causes: How often each cause was found, in rejected blocks and in those that had to be kept.
         conditions: Load, clock and temperature of the machine before and after, where it tells.
     """
 
     blocks: Sequence[TimedBlock]
-    num_rejected: int = 0
-    causes: Mapping[str, int] = field(default_factory=dict)
     conditions: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
-    def anchor_ms(self) -> float:
-        """The anchor's median latency: the speed of the machine at which latencies are stated."""
-        return float(np.median([block.anchor_ns for block in self.blocks])) / 1e6 if self.blocks else 0.0
+    def _ordered(self) -> list[TimedBlock]:
+        return sorted(self.blocks, key=lambda block: (block.at_s, block.number))
+
+    def course(self, num: int = 400) -> dict[str, list[Any]]:
+        """How the measurement went: what the anchor took after blocks, and whether these were measured again.
+
+        Args:
+            num: Of so many blocks at most, spread evenly over them.
+
+        Returns:
+            ``seconds`` since the first, ``anchor_ms`` and ``repeated``.
+        """
+        chosen = np.unique(np.linspace(0, len(self.blocks) - 1, min(num, len(self.blocks))).round().astype(int))
+        blocks = [self._ordered[index] for index in chosen]
+        return {
+            "seconds": [round(block.at_s - self._ordered[0].at_s, 2) for block in blocks],
+            "anchor_ms": [round(block.after_ns / 1e6, 6) for block in blocks],
+            "repeated": (~self._is_good[chosen]).tolist(),
+        }
+
+    def _readings(self) -> list[tuple[float, float]]:
+        found: list[tuple[float, float]] = []
+        for block in self._ordered:
+            if not found or found[-1][1] != block.before_ns / 1e6:
+                found.append((block.at_s, block.before_ns / 1e6))
+            found.append((block.at_s, block.after_ns / 1e6))
+        return found
 
     @cached_property
-    def anchor_slope(self) -> float:
-        """By how many percent models slow down where the anchor does by one percent, from 0 to 1.
+    def states(self) -> States:
+        """The speeds that the machine ran at, and what they make of models."""
+        return dataclasses.replace(self._found, slope=self._slope)
 
-        One number for all, by least squares on each model's deviations from its own mean. Where the anchor only
-        flutters, it explains nothing and the slope is near 0; where the clock changes, it is near 1.
-        """
-        if not self.blocks:
-            return 0.0
+    @cached_property
+    def _found(self) -> States:
+        return find_states(np.array([anchor_ms for _, anchor_ms in self._readings()] or [1.0]))
+
+    @cached_property
+    def _speeds_ms(self) -> npt.NDArray[np.float64]:
+        """Of the blocks in the order of time: as what the anchor takes; not-a-number where it changed meanwhile."""
+        before, after = (
+            np.array([getattr(block, name) for block in self._ordered]) / 1e6 for name in ("before_ns", "after_ns")
+        )
+        return self._found.speed_ms(before, after)
+
+    @cached_property
+    def _is_undisturbed(self) -> npt.NDArray[np.bool_]:
+        return np.isfinite(self._speeds_ms) & np.array([not block.causes for block in self._ordered], bool)
+
+    @cached_property
+    def _is_good(self) -> npt.NDArray[np.bool_]:
+        """Undisturbed, and at the typical speed."""
+        return self._is_undisturbed & self._found.is_typical(self._speeds_ms)
+
+    def num_good(self) -> Counter[str]:
+        """Good blocks of each model."""
+        return Counter(block.name for block, is_good in zip(self._ordered, self._is_good, strict=True) if is_good)
+
+    @property
+    def _slope(self) -> float | None:
+        """One number for all models, by least squares on each one's deviations from its own mean."""
+        if self._found.kind == "steady":
+            return None
         logs: dict[str, list[tuple[float, float]]] = {}
-        for block in self.blocks:
-            logs.setdefault(block.name, []).append(
-                (np.log(block.anchor_ns), np.log(max(float(np.median(block.durations_ns)), 1.0)))
+        for block, speed_ms, is_told in zip(self._ordered, self._speeds_ms, self._is_undisturbed, strict=True):
+            if is_told:
+                median_ns = max(float(np.median(block.durations_ns)), 1.0)
+                logs.setdefault(block.name, []).append((np.log(speed_ms), np.log(median_ns)))
+        deviations = [np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()]
+        speeds, times = np.concatenate([*deviations, np.zeros((1, 2))]).T
+        moved = float(np.sum(speeds**2))
+        return float(np.clip(np.sum(speeds * times) / moved, 0, MAX_SLOPE)) if moved > 1e-6 else None
+
+    @cached_property
+    def _runs_ms(self) -> tuple[dict[str, list[npt.NDArray[np.float64]]], dict[str, list[npt.NDArray[np.float64]]]]:
+        """Of each model the runs of its blocks, in milliseconds at the typical speed: of good ones, and of all that
+        ran at that speed, since what pushes a program off its core is part of its higher percentiles.
+        """
+        typical = self._found.is_typical(self._speeds_ms)
+        by_name: dict[str, list[int]] = {}
+        for index, block in enumerate(self._ordered):
+            by_name.setdefault(block.name, []).append(index)
+        good: dict[str, list[npt.NDArray[np.float64]]] = {}
+        everything: dict[str, list[npt.NDArray[np.float64]]] = {}
+        for name, indices in by_name.items():
+            first, second, third = (
+                [index for index in indices if mask[index]] for mask in (self._is_good, self._is_undisturbed, typical)
             )
-        deviations = np.concatenate([np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()])
-        moved = float(np.sum(deviations[:, 0] ** 2))
-        return float(np.clip(np.sum(deviations[:, 0] * deviations[:, 1]) / moved, 0, 1)) if moved else 0.0
+            chosen = first or second or indices
+            good[name] = [self._at_typical_speed(index) for index in chosen]
+            everything[name] = [self._at_typical_speed(index) for index in third or chosen]
+        return good, everything
 
-    def _pace(self, block: TimedBlock) -> float:
-        """How much slower than usual the machine was during a block, as far as models feel it."""
-        return float((block.anchor_ns / 1e6 / self.anchor_ms) ** self.anchor_slope)
+    def _at_typical_speed(self, index: int) -> npt.NDArray[np.float64]:
+        block, speed_ms = self._ordered[index], float(self._speeds_ms[index])
+        if np.isnan(speed_ms):
+            speed_ms = float(np.sqrt(block.before_ns * block.after_ns)) / 1e6
+        return np.array(block.durations_ns) / 1e6 / self.states.times_as_long(speed_ms)
 
-    def runs_ms(self, *, rounds: slice = slice(None)) -> dict[str, npt.NDArray[np.float64]]:
-        """Every run of each model in milliseconds at the machine's usual speed."""
-        runs: dict[str, list[npt.NDArray[np.float64]]] = {}
-        for block in sorted(self.blocks, key=lambda block: block.round):
-            runs.setdefault(block.name, []).append(np.array(block.durations_ns) / self._pace(block))
-        return {name: np.concatenate(durations[rounds]) / 1e6 for name, durations in runs.items()}
+    def runs_ms(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Every run of each model at the typical speed, disturbed or not, in milliseconds."""
+        return {name: np.concatenate(runs) for name, runs in self._runs_ms[1].items()}
 
     def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
-        """``latency_ms_p10``, ``_p50``, ``_p90`` and ``num_runs`` at the machine's usual speed, one row per name."""
-        import pandas as pd  # here, as a device that only measures need not have it
+        """``latency_ms_p10``, ``_p50``, ``_p90``, ``_p99`` and ``num_runs`` at the typical speed, one row per name.
 
-        runs = self.runs_ms(rounds=rounds)
-        rows = [[name, *np.percentile(runs[name], PERCENTILES).round(6).tolist(), len(runs[name])] for name in names]
+        The lowest is the median over good blocks of each one's own percentile, as the anchor's is: that of all runs
+        together would be the lower, the more blocks differ, and tables of a restless hour would promise too much. The
+        median is of all runs of good blocks, the others of all runs at that speed.
+
+        Args:
+            rounds: Of each model's good blocks, in the order of time.
+        """
+        import pandas as pd
+
+        good, everything = self._runs_ms
+        rows = []
+        for name in names:
+            blocks = good[name][rounds] or good[name]
+            low, high = np.concatenate(blocks), np.concatenate(everything[name])
+            lowest = np.median([np.percentile(runs, LOW) for runs in blocks])
+            percentiles = [lowest, *np.percentile(low, PERCENTILES[1:2]), *np.percentile(high, PERCENTILES[2:])]
+            rows.append([name, *np.round(np.maximum.accumulate(percentiles), 6).tolist(), len(low)])
         return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
 
     def repeatability_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
-        """By how many percent the low percentile of the even rounds differs from that of the odd ones; one per name."""
+        """By how many percent the low percentile of every other block differs from that of the rest; one per name."""
         even, odd = (
             self.latencies_ms(names, rounds=slice(first, None, 2))["latency_ms_p10"].to_numpy() for first in (0, 1)
         )
         return np.abs(even - odd) / ((even + odd) / 2) * 100
 
+    def error_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Standard error of each model's low percentile, from how its blocks differ; one per name.
+
+        What a model's own few blocks say is drawn towards what all say, as if each had ``PRIOR_BLOCKS`` more.
+        """
+        lows = [np.log([np.percentile(runs, LOW) for runs in self._runs_ms[0][name]]) for name in names]
+        counts = np.array([len(low) for low in lows])
+        sums = np.array([np.sum((low - low.mean()) ** 2) for low in lows])
+        pooled = sums.sum() / max((counts - 1).sum(), 1)
+        variances = (sums + PRIOR_BLOCKS * pooled) / (counts - 1 + PRIOR_BLOCKS)
+        return np.sqrt(variances / counts) * 100
+
+    def causes(self) -> dict[str, int]:
+        """Why blocks do not count, with how many of each."""
+        found = Counter(cause for block in self._ordered for cause in block.causes)
+        found["speed changed"] = int(np.isnan(self._speeds_ms).sum())
+        found["rarer speed"] = int((self._is_undisturbed & ~self._is_good).sum())
+        return {cause: number for cause, number in sorted(found.items()) if number}
+
     def facts(self) -> dict[str, Any]:
         """How the measurement went, as JSON data."""
-        num_kept, num_disturbed = len(self.blocks), sum(bool(block.causes) for block in self.blocks)
+        num, num_good = len(self.blocks), self.num_good()
+        lacking = [name for name in self._runs_ms[0] if not num_good[name]]
         return {
-            "num_blocks": num_kept,
-            "rejected_percent": round(100 * self.num_rejected / max(num_kept + self.num_rejected, 1), 2),
-            "kept_though_disturbed_percent": round(100 * num_disturbed / max(num_kept, 1), 2),
-            "causes": dict(self.causes),
-            "anchor_ms": round(self.anchor_ms, 6),
-            "anchor_slope": round(self.anchor_slope, 3),
+            "num_blocks": num,
+            "repeated_percent": round(100 * float(1 - self._is_good.mean()), 2) if num else 0.0,
+            "models_never_undisturbed": len(lacking),
+            "causes": self.causes(),
+            "states": self.states.to_json(),
             "conditions": list(self.conditions),
         }
 
@@ -199,56 +318,67 @@ def time_models(
     *,
     anchor: Run,
     rng: np.random.Generator,
-    rounds: int,
+    num_blocks: Mapping[str, int] | int,
     block_seconds: float,
     clock: SystemClock,
     done: Iterable[TimedBlock] = (),
     on_block: Callable[[TimedBlock], None] = lambda block: None,
+    before_run: Callable[[], object] | None = None,
 ) -> TimingResult:
     """Time models in turn.
+
+    A pass times each model once that lacks good blocks, in a new random order. A block that was disturbed, that ran
+    while the machine changed its speed, or at the rarer of two speeds, is kept but does not count, so that its model
+    is timed again in a later pass: at another time.
 
     Args:
         models: By name.
         anchor: Timed before and after each block; it tells a changed clock or neighbourhood from a slow model.
-        rounds: Blocks of each model, at least 2, so that there is something to compare.
+        num_blocks: Good blocks that each model needs, at least 2, so that there is something to compare.
         block_seconds: Length of a block, of five runs at least; a quarter more goes into its warm-up, a fifth into its
             anchor.
-        done: Blocks of an earlier, interrupted call: they are not measured again.
-        on_block: Called with each block that is kept, as soon as it is.
+        done: Blocks of an earlier, interrupted call, which count.
+        on_block: Called with each block, as soon as it is there.
+        before_run: Called before each timed run of a model, not of the anchor; its time does not count.
 
     Returns:
-        One block per model and round. A block that was disturbed is thrown away and measured again, at the end of
-        its round and at most twice; after that, or once a quarter as many blocks as there are to measure have been
-        thrown away, it is kept, and counted as disturbed.
+        All blocks. A model that has not got its good blocks by :func:`max_blocks` keeps those that it has.
     """
-    if rounds < 2:
-        raise UsageError(f"rounds must be at least 2, not {rounds}")
-    blocks = [block for block in done if block.name in models and block.round < rounds]
-    finished = {(block.name, block.round) for block in blocks}
-    max_rejected = int((len(models) * rounds - len(blocks)) * MAX_REJECTED_SHARE)
-    num_rejected = 0
-    causes = Counter(cause for block in blocks for cause in block.causes)
+    wanted = dict.fromkeys(models, num_blocks) if isinstance(num_blocks, int) else dict(num_blocks)
+    least = num_blocks if isinstance(num_blocks, int) else min(wanted.values(), default=2)
+    if least < 2:
+        raise UsageError(f"rounds must be at least 2, not {least}")
+    blocks = [block for block in done if block.name in models]
+    tried = Counter(block.name for block in blocks)
+    numbers = {block.name: block.number for block in sorted(blocks, key=lambda block: block.number)}
     anchors = _Anchors(anchor, clock, int(block_seconds * ANCHOR_SHARE * 1e9))
-    for number in range(rounds):
-        waiting = [name for name in models if (name, number) not in finished]
-        queue = deque((waiting[index], 0) for index in rng.permutation(len(waiting)))
-        while queue:
-            name, retries = queue.popleft()
-            durations, found = _time_block(models[name], clock, int(block_seconds * 1e9))
-            anchor_ns, moved = anchors.around()
-            if moved:
-                found.append("anchor moved")
-            causes.update(found)
-            if found and retries < MAX_RETRIES and num_rejected < max_rejected:
-                num_rejected += 1
-                queue.append((name, retries + 1))
-                continue
-            blocks.append(TimedBlock(name, number, tuple(durations), tuple(found), anchor_ns))
+    while True:
+        result = TimingResult(blocks=list(blocks))
+        good = result.num_good()
+        lacking = [name for name in models if good[name] < wanted[name] and tried[name] < max_blocks(wanted[name])]
+        if not lacking:
+            return result
+        if len(lacking) * block_seconds < SHORT_PASS_SECONDS:
+            anchors.wait_for(result.states)
+        for index in rng.permutation(len(lacking)):
+            name = lacking[index]
+            durations, causes = _time_block(models[name], clock, int(block_seconds * 1e9), before_run)
+            before_ns, after_ns = anchors.around()
+            tried[name] += 1
+            numbers[name] = numbers.get(name, -1) + 1
+            times = (before_ns, after_ns, clock.now_s())
+            blocks.append(TimedBlock(name, numbers[name], tuple(durations), tuple(causes), *times))
             on_block(blocks[-1])
-    return TimingResult(blocks=blocks, num_rejected=num_rejected, causes=dict(causes))
 
 
-def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int], list[str]]:
+def max_blocks(num_good: int) -> int:
+    """Blocks of a model at most, for so many good ones: half as many again, and two."""
+    return num_good + -(-num_good // 2) + 2
+
+
+def _time_block(
+    run: Run, clock: SystemClock, block_ns: int, before_run: Callable[[], object] | None = None
+) -> tuple[list[int], list[str]]:
     """Durations of the runs of one block, and what disturbed them."""
     if isinstance(run, Burst):
         return run.durations_ns(block_ns, MIN_RUNS), []
@@ -261,6 +391,8 @@ def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int],
     switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
     start = end = clock.wall_ns()
     while len(durations) < MIN_RUNS or end - start < block_ns:
+        if before_run is not None:
+            before_run()
         begin = clock.wall_ns()
         run()
         end = clock.wall_ns()
@@ -276,24 +408,39 @@ def _time_block(run: Run, clock: SystemClock, block_ns: int) -> tuple[list[int],
     return durations, causes
 
 
+def cache_user(num_bytes: int = NUM_CACHE_BYTES) -> Callable[[], object]:
+    """A function that fills the caches of a core with other data than a network's, as other programs do."""
+    data = np.zeros(num_bytes // 8, dtype=np.int64)
+    return lambda: np.add(data, 1, out=data)
+
+
 class _Anchors:
     """Readings of the anchor: one before the first block, and one after each."""
 
     def __init__(self, run: Run, clock: SystemClock, block_ns: int) -> None:
         self._run, self._clock, self._block_ns = run, clock, block_ns
+        self._patience_ns = int(MAX_WAIT_SECONDS * 1e9)
         # The first readings warm up core, clock and caches: until two agree, within reason.
         self._last_ns = self._read()
         for _ in range(100):
             before, self._last_ns = self._last_ns, self._read()
-            if abs(self._last_ns / before - 1) < MAX_ANCHOR_SHIFT / 3:
+            if abs(self._last_ns / before - 1) < TOLERANCE / 3:
                 break
 
     def _read(self) -> float:
         durations, _ = _time_block(self._run, self._clock, self._block_ns)
-        return float(np.percentile(durations, PERCENTILES[0]))
+        return round(float(np.percentile(durations, LOW)), 1)
 
-    def around(self) -> tuple[float, bool]:
-        """The mean of the readings before and after the block that has ended, and whether they differ too much."""
+    def around(self) -> tuple[float, float]:
+        """The readings before and after the block that has ended."""
         before, self._last_ns = self._last_ns, self._read()
-        shift = abs(self._last_ns / before - 1)
-        return round((before + self._last_ns) / 2, 1), shift > MAX_ANCHOR_SHIFT
+        return before, self._last_ns
+
+    def wait_for(self, states: States) -> None:
+        """Until the machine runs at its typical speed; half a minute at most, however often it is called."""
+        begin = self._clock.wall_ns()
+        while states.kind == "two speeds" and self._clock.wall_ns() - begin < self._patience_ns:
+            if abs(np.log(self._last_ns / 1e6 / states.typical_ms)) < states.tolerance:
+                break
+            self._last_ns = self._read()
+        self._patience_ns -= self._clock.wall_ns() - begin

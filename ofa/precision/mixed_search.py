@@ -13,6 +13,7 @@ import pandas as pd
 from ofa.cost import CostModel, LatencyTable
 from ofa.files import atomic_path
 from ofa.hardware import Device, measure
+from ofa.hardware.states import Speed
 from ofa.precision.mixed_latency import MixedLatency
 from ofa.precision.mixed_space import Per
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
@@ -31,6 +32,7 @@ def search_mixed(
     *,
     fp32: LatencyTable,
     int8: LatencyTable,
+    speed: Speed,
     per: Per,
     costs: Mapping[str, CostModel],
     budgets_ms: Sequence[float],
@@ -48,7 +50,8 @@ def search_mixed(
     Args:
         device: Runs both fp32 and INT8 graphs: one with the runtime ``onnxruntime``.
         fp32: Its table in fp32.
-        int8: The table of the same runtime in INT8.
+        int8: The table of the same runtime in INT8, stated at the same speed.
+        speed: Which that is.
         settings: Further arguments of :class:`ofa.search.run.TargetSearch`.
 
     Raises:
@@ -60,12 +63,13 @@ def search_mixed(
         fp32=fp32, int8=int8, per=per, num_elements=lambda key: math.prod(evaluator.supernet.part(key).input_shape)
     )
     if per == "block":
-        latency = _with_boundaries(latency, mixed, device, out_dir / "mixed_latencies.csv", seed, progress)
+        path = out_dir / "mixed_latencies.csv"
+        latency = _with_boundaries(latency, mixed, device, path, seed, speed, progress)
     num_images = len(evaluator.data.splits.search)
 
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
         models = {str(number): mixed.onnx(arch) for number, arch in enumerate(archs)}
-        return measure(models, device, rng=np.random.default_rng(seed))
+        return measure(models, device, rng=np.random.default_rng(seed), speed=speed)
 
     cache = EvaluationCache(
         out_dir / "evaluations.csv",
@@ -76,7 +80,7 @@ def search_mixed(
     results = TargetSearch(
         space=mixed.space,
         scores=Scores(evaluator.metric, lambda archs, floors: mixed.values(archs), num_images, cache),
-        targets=[Target(device.name, latency.predict_ms, measure_ms)],
+        targets=[Target(device.name, latency.predict_ms, measure_ms, speed=speed)],
         costs={
             key: CostModel(mixed.space, cost.factors, name=cost.name, reduce=cost.reduce) for key, cost in costs.items()
         },
@@ -99,16 +103,17 @@ def _with_boundaries(
     device: Device,
     path: Path,
     seed: int,
+    speed: Speed,
     progress: Progress | None,
 ) -> MixedLatency:
     """Measured once: a search that is repeated must find the same predictions to find the same subnets."""
     population = latency.space.sample_population(NUM_MIXED, np.random.default_rng([seed, 2]))
     archs = latency.space.to_archs(population)
     machine = str(latency.fp32.fingerprint.get("id"))
-    known = EvaluationCache(path, values=("latency_ms",), device=device.name, machine=machine)
+    known = EvaluationCache(path, values=("latency_ms",), device=device.name, machine=machine, state=speed.state)
     if not all(arch in known for arch in archs):  # they are measured against each other
         supernet = mixed.evaluator.supernet
         models = {str(number): mixed_onnx_for_timing(supernet, mixed.space, arch) for number, arch in enumerate(archs)}
-        table = measure(models, device, rng=np.random.default_rng(seed), progress=progress)
+        table = measure(models, device, rng=np.random.default_rng(seed), speed=speed, progress=progress)
         known.add(archs, table["latency_ms_p10"].to_numpy())
     return latency.fit(population, known.get(archs)[:, 0])

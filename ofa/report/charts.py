@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ofa.hardware.states import STATES
 from ofa.metrics import Metric
 from ofa.report.palette import DEVICE_ROLES, DEVICE_SYMBOLS
 from ofa.report.run_files import LOSSES, DeviceResults, RunFiles, bounds_columns
@@ -210,6 +211,11 @@ def predicted_measured(device: DeviceResults) -> Chart | None:
     held_out = (device.table or {}).get("held_out", {})
     series = []
     if "predicted_ms" in held_out and "measured_ms" in held_out:
+        if (percent := device.interval_percent) is not None and percent < 100:
+            ends = np.array([min(held_out["measured_ms"]), max(held_out["measured_ms"])])
+            for factor in (1 + percent / 100, 1 - percent / 100):
+                name = "90 of 100 lie between"
+                series.append(Series(name=name, role="random", kind="line", dashed=True, x=ends, y=ends / factor))
         series.append(_predictions("Held-out subnets", held_out["predicted_ms"], held_out["measured_ms"], role="front"))
     if device.front is not None:
         columns = ["predicted_latency_ms", "measured_latency_ms"]
@@ -231,6 +237,31 @@ def _predictions(name: str, predicted_ms: npt.ArrayLike, measured_ms: npt.ArrayL
     errors = (np.divide(predicted_ms, measured_ms) - 1) * 100
     notes = [f"error {error:+.1f} %" for error in errors]
     return Series(name=name, x=measured_ms, y=predicted_ms, notes=notes, **options)
+
+
+def machine_speed(device: DeviceResults) -> Chart | None:
+    """What the anchor took while the table was measured, which blocks were measured again, and the speeds found."""
+    course, states = (device.table or {}).get("details", {}).get("course"), device.states
+    if not course or states is None or len(course["seconds"]) < 2:
+        return None
+    table = pd.DataFrame(course)
+    minutes = table["seconds"] / 60
+    ends = [minutes.min(), minutes.max()]
+    series = [
+        Series(name=name, role=role, size=4, x=minutes[chosen], y=table["anchor_ms"][chosen])
+        for name, role, chosen in (
+            ("Blocks that count", "front", ~table["repeated"]),
+            ("Measured again", "pick", table["repeated"]),
+        )
+    ]
+    for speed_ms in sorted({states.ms(state) for state in STATES}):
+        series.append(Series(name="Speeds", role="random", kind="line", dashed=True, x=ends, y=[speed_ms] * 2))
+    return Chart(
+        label=f"What the same small network took on {device.name} in the course of the measurement.",
+        x=Axis(label="Measuring", unit="min"),
+        y=Axis(label="Anchor", unit="ms", log=True),
+        series=series,
+    )
 
 
 def search_progress(device: DeviceResults, curve: Mapping[str, Sequence[float]]) -> Chart:
@@ -288,6 +319,7 @@ def charts_of(run: RunFiles) -> dict[str, Chart]:
         if device.selected and "hypervolume_curve" in device.selected:
             charts[f"progress_{device.name}"] = search_progress(device, device.selected["hypervolume_curve"])
         charts[f"prediction_{device.name}"] = predicted_measured(device)
+        charts[f"speed_{device.name}"] = machine_speed(device)
     if run.metrics is not None and not run.metrics.empty:
         charts["loss"] = training_curves(run.metrics, LOSSES, y=Axis(label="Loss"))
         charts["accuracy"] = training_curves(run.metrics, bounds_columns(run.metric), y=score_axis(run.metric))

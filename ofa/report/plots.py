@@ -58,8 +58,8 @@ def write_plots(
         search_dir: Where a search left its files; ``run_dir/search`` if ``None``.
 
     Returns:
-        The files that were written: ``fronts``, ``front_DEVICE``, ``progress_DEVICE``, ``prediction_DEVICE``, ``loss``,
-        ``accuracy`` and ``cross_device``, as far as the run has them.
+        The files that were written: ``fronts``, ``front_DEVICE``, ``progress_DEVICE``, ``prediction_DEVICE``,
+        ``speed_DEVICE``, ``loss``, ``accuracy`` and ``cross_device``, as far as the run has them.
 
     Raises:
         ValueError: If the format is not one of these.

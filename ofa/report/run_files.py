@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from ofa.config import Record, check_record
-from ofa.cost.latency_table import check_table
+from ofa.cost.latency_table import check_table, interval_percent
 from ofa.files import FileFormatError, check_file_name, read_csv, read_json
+from ofa.hardware.states import States, states_from
 from ofa.metrics import Metric, metric_of
 from ofa.report.strategy import RecipeRecord
 from ofa.search.pick import HEADROOM
@@ -19,7 +21,7 @@ from ofa.search.run import FLEET
 from ofa.search.search_files import Percentiles, archs_of, read_front, read_selected
 from ofa.space import Arch, SearchSpace, SpaceError
 
-BUNDLE_FORMATS = (1, 2, 3)
+BUNDLE_FORMATS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,18 @@ class DeviceResults:
     def headroom(self) -> float:
         """How far a pick's measured median stays below its budget, as a share of the median."""
         return (self.selected or {}).get("headroom_percent", 100 * HEADROOM) / 100
+
+    @property
+    def interval_percent(self) -> float | None:
+        """By how many percent subnets may be slower or faster than the table says; ``None`` where it does not tell."""
+        held_out = (self.table or {}).get("held_out", {})
+        found = interval_percent(*(held_out.get(key, ()) for key in ("predicted_ms", "measured_ms")))
+        return found if math.isfinite(found) else None
+
+    @property
+    def states(self) -> States | None:
+        """The speeds that the machine ran at when the table was made."""
+        return states_from((self.table or {}).get("details", {}).get("states"))
 
     def bundle_of(self, arch: Mapping[str, Any], budget_ms: float | None = None) -> dict[str, Any] | None:
         """The bundle of an architecture, made for ``budget_ms`` if that is given."""

@@ -14,7 +14,7 @@ from ofa.files import write_csv_atomic, write_json_atomic
 from ofa.locks import only_writer
 from ofa.metrics import metric_of
 from ofa.search.pick import HEADROOM, best_within, check_budgets, pick_entry
-from ofa.search.search_files import archs_of, read_front, read_selected
+from ofa.search.search_files import archs_of, read_front, read_selected, speed_of
 
 REMEDY = "run `ofa search` again, without these files"
 
@@ -47,8 +47,9 @@ def answer(
         return None
     metric = metric_of(selected)
     front = read_front(folder / "front.csv", metric)
+    column = speed_of(selected).column
     known = [
-        *LATENCIES,
+        *{**dict.fromkeys(LATENCIES), column: None},
         metric.of("predicted"),
         metric.of("measured"),
         "predicted_latency_ms",
@@ -57,7 +58,7 @@ def answer(
     ]
     measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=known)
     measured = measured.drop_duplicates("arch", ignore_index=True)
-    found = [best_within(measured, metric, budget / (1 + HEADROOM)) for budget in budgets_ms]
+    found = [best_within(measured, metric, budget / (1 + HEADROOM), column) for budget in budgets_ms]
     rows = [row for row in found if row is not None]
     if len(rows) < len(found):
         return None

@@ -14,6 +14,7 @@ from ofa.errors import OfaError, UsageError
 from ofa.metrics import Metric
 from ofa.space import Arch
 
+MEASURED = (*LATENCIES, "latency_ms_p99")
 HEADROOM = 0.03  # of a budget, that a pick's measured median must leave: medians drift on shared machines
 MAX_ROUNDS = 5
 
@@ -51,6 +52,7 @@ def pick_within_budgets(
     evaluate: Callable[[list[Arch]], npt.NDArray[np.float64]],
     measure_ms: Callable[[list[Arch]], pd.DataFrame],
     device: str,
+    column: str = "latency_ms_p50",
     num_candidates: int = 4,
     also: Sequence[int] = (),
 ) -> tuple[pd.DataFrame, list[int]]:
@@ -65,49 +67,51 @@ def pick_within_budgets(
         candidates: One row per architecture: ``arch`` (:class:`Arch`), the metric as ``predicted_…`` and ``measured_…``
             (NaN where unknown), ``predicted_latency_ms``, and ``is_front`` (chosen for its prediction).
         evaluate: Gives the true metric of each architecture, in order.
-        measure_ms: Gives ``latency_ms_p10``, ``latency_ms_p50`` and ``latency_ms_p90`` of each architecture, in order.
+        measure_ms: Gives ``latency_ms_p10``, ``_p50``, ``_p90`` and ``_p99`` of each architecture, in order.
+        column: Which of these must keep a budget.
         also: Rows that are measured in the first round in any case.
 
     Returns:
-        ``candidates``, numbered from 0, with more accuracies known and the three measured latencies (NaN where not
+        ``candidates``, numbered from 0, with more accuracies known and the measured latencies (NaN where not
         measured), and the row number of each budget's pick.
 
     Raises:
         InfeasibleBudgetError: If nothing that was measured keeps a budget.
     """
-    table = candidates.reset_index(drop=True).reindex(columns=[*candidates.columns, *LATENCIES])
+    table = candidates.reset_index(drop=True).reindex(columns=[*candidates.columns, *MEASURED])
     limits_ms = [budget / (1 + HEADROOM) for budget in budgets_ms]
     for remaining in reversed(range(MAX_ROUNDS)):
         proposed = {
-            row for limit in limits_ms for row in _propose(table, metric, limit, num_candidates, remaining == 0)
+            row for limit in limits_ms for row in _propose(table, metric, limit, num_candidates, remaining == 0, column)
         }
         wanted = sorted(proposed | (set(also) if remaining == MAX_ROUNDS - 1 else set()))
         if not wanted:
             break
         archs = table.loc[wanted, "arch"].to_list()
         table.loc[wanted, metric.of("measured")] = evaluate(archs)
-        table.loc[wanted, list(LATENCIES)] = measure_ms(archs)[list(LATENCIES)].to_numpy(dtype=np.float64)
+        table.loc[wanted, list(MEASURED)] = measure_ms(archs).reindex(columns=MEASURED).to_numpy(dtype=np.float64)
     picks = []
     for budget, limit in zip(budgets_ms, limits_ms, strict=True):
-        best = best_within(table, metric, limit)
+        best = best_within(table, metric, limit, column)
         if best is None:
-            fastest_ms = float(table["latency_ms_p50"].min())
+            fastest_ms = float(table[column].min())
             raise InfeasibleBudgetError(budget, fastest_ms, device=device, how="measured")
         picks.append(best)
     return table, picks
 
 
-def best_within(table: pd.DataFrame, metric: Metric, limit_ms: float) -> int | None:
-    """The row of the best subnet whose measured median keeps a limit, the fastest of equals; or ``None``."""
-    holding = table[table["latency_ms_p50"] <= limit_ms]
-    best = holding.sort_values([metric.of("measured"), "latency_ms_p50"], ascending=[not metric.higher_is_better, True])
+def best_within(table: pd.DataFrame, metric: Metric, limit_ms: float, column: str = "latency_ms_p50") -> int | None:
+    """The row of the best subnet whose measured latency keeps a limit, the fastest of equals; or ``None``."""
+    holding = table[table[column] <= limit_ms]
+    best = holding.sort_values([metric.of("measured"), column], ascending=[not metric.higher_is_better, True])
     return None if best.empty else int(best.index[0])
 
 
 def pick_entry(row: Mapping[Hashable, Any], metric: Metric, budget_ms: float, costs: Sequence[str]) -> dict[str, Any]:
     """An entry of ``picks`` in ``selected.json``."""
     values = [metric.of("predicted"), metric.of("measured"), "predicted_latency_ms"]
-    latency_ms = {name.removeprefix("latency_ms_"): row[name] for name in LATENCIES}
+    known = [name for name in MEASURED if row.get(name) == row.get(name)]  # not those that are not-a-number
+    latency_ms = {name.removeprefix("latency_ms_"): row[name] for name in known if name in row}
     return {
         "budget_ms": float(budget_ms),
         "arch": dict(row["arch"]),
@@ -120,13 +124,15 @@ def pick_entry(row: Mapping[Hashable, Any], metric: Metric, budget_ms: float, co
     }
 
 
-def _propose(table: pd.DataFrame, metric: Metric, limit_ms: float, num: int, is_last_round: bool) -> list[int]:
+def _propose(
+    table: pd.DataFrame, metric: Metric, limit_ms: float, num: int, is_last_round: bool, column: str
+) -> list[int]:
     """Rows worth measuring for one budget, at most ``num``."""
     values = table[metric.of("measured")].fillna(table[metric.of("predicted")] - _optimism(table, metric))
     worth = metric.sign * values
-    measured = table["latency_ms_p50"].notna()
-    holding = table["latency_ms_p50"] <= limit_ms
-    slowdown = (table["latency_ms_p50"] / table["predicted_latency_ms"]).median() if measured.any() else 1.0
+    measured = table[column].notna()
+    holding = table[column] <= limit_ms
+    slowdown = (table[column] / table["predicted_latency_ms"]).median() if measured.any() else 1.0
     promising = ~measured & (table["predicted_latency_ms"] * slowdown <= limit_ms)
     if holding.any():
         promising &= worth > worth[holding].max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ofa.cost.latency_table import LATENCIES
+from ofa.config import to_plain
 from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
+from ofa.hardware.states import Speed
 from ofa.locks import only_writer
 from ofa.metrics import Metric, name_in_file
 from ofa.progress import Progress
@@ -23,7 +25,14 @@ from ofa.search.evaluation_cache import Scores
 from ofa.search.methods.linas import PredictedValues
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
-from ofa.search.pick import HEADROOM, InfeasibleBudgetError, check_budgets, pick_entry, pick_within_budgets
+from ofa.search.pick import (
+    HEADROOM,
+    MEASURED,
+    InfeasibleBudgetError,
+    check_budgets,
+    pick_entry,
+    pick_within_budgets,
+)
 from ofa.search.problem import Constraint, Cost, Dearest, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
 from ofa.space import Arch, Population, SearchSpace
@@ -42,6 +51,7 @@ class Target:
         measure_ms: Measures several architectures side by side: ``latency_ms_p10``, ``_p50`` and ``_p90``, in order.
         identity: What its predictions and measurements go by: the table's checksum, the machine.
         costs: By name, for its result files: what is another number on each device, such as bytes.
+        speed: What ``predict_ms`` and ``measure_ms`` are stated at, and which percentile must keep a budget.
     """
 
     name: str
@@ -49,14 +59,15 @@ class Target:
     measure_ms: Callable[[list[Arch]], pd.DataFrame]
     identity: Mapping[str, Any] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    speed: Speed = field(default_factory=Speed)
 
 
 def fleet(targets: Sequence[Target]) -> Target:
     """All devices as one: a subnet takes as long as it does on the slowest for it."""
 
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
-        each = [target.measure_ms(archs)[list(LATENCIES)].to_numpy(dtype=np.float64) for target in targets]
-        return pd.DataFrame(np.max(each, axis=0), columns=LATENCIES)
+        each = [target.measure_ms(archs).reindex(columns=MEASURED).to_numpy(dtype=np.float64) for target in targets]
+        return pd.DataFrame(np.max(each, axis=0), columns=MEASURED)
 
     return Target(
         FLEET,
@@ -64,6 +75,7 @@ def fleet(targets: Sequence[Target]) -> Target:
         measure_ms,
         _merged([target.identity for target in targets]),
         {name: Dearest([target.costs[name] for target in targets]) for name in targets[0].costs},
+        dataclasses.replace(targets[0].speed, states=None),
     )
 
 
@@ -294,6 +306,7 @@ class TargetSearch:
             evaluate=self.scores,
             measure_ms=target.measure_ms,
             device=target.name,
+            column=target.speed.column,
             also=self._spread_front(candidates),
         )
         columns = [metric.of("measured"), *metric.columns[1:]]
@@ -315,6 +328,7 @@ class TargetSearch:
             },
             **self._compare(target, measured, front=found.searched[target.name], random=found.random),
             "headroom_percent": 100 * HEADROOM,
+            "speed": to_plain(target.speed),
             "facts": {**self.identity, **target.identity},
             "picks": [
                 pick_entry(row, metric, budget, [*self.costs, *target.costs])
@@ -396,7 +410,7 @@ class TargetSearch:
         table["measured_latency_ms"] = table["latency_ms_p50"]
         table["num_images"] = table["num_images"].astype(np.int64)
         columns = ["arch", metric.of("predicted"), "predicted_latency_ms", metric.of("measured"), "measured_latency_ms"]
-        percentiles = ["latency_ms_p10", "latency_ms_p90"]
+        percentiles = [name for name in MEASURED if name != "latency_ms_p50"]
         return table[[*columns, *costs, "origin", *percentiles, *metric.columns[1:]]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa.config import ConfigError, Record, check_record
+from ofa.config import ConfigError, Record, check_record, from_mapping
 from ofa.cost.latency_table import LATENCIES
 from ofa.files import FileFormatError, read_csv, read_json
+from ofa.hardware.states import Speed
 from ofa.metrics import Metric, metric_of
 from ofa.space import Arch, SpaceError
 
@@ -31,7 +33,7 @@ def read_front(path: Path, metric: Metric, *, remedy: str = REMEDY, whole: bool 
     """
     measured, predicted = metric.of("measured"), metric.of("predicted")
     more = ["measured_latency_ms", predicted, *COSTS] if whole else []
-    later = ["measured_latency_ms", LATENCIES[0], LATENCIES[2], *metric.columns[1:]]
+    later = ["measured_latency_ms", LATENCIES[0], LATENCIES[2], "latency_ms_p99", *metric.columns[1:]]
     table = read_csv(
         path,
         text=["arch", "origin"] if whole else ["arch"],
@@ -40,7 +42,7 @@ def read_front(path: Path, metric: Metric, *, remedy: str = REMEDY, whole: bool 
         kind="front",
         remedy=remedy,
     )
-    limits = {name: (np.nextafter(0, 1), np.inf) for name in ("predicted_latency_ms", *later[:3])}
+    limits = {name: (np.nextafter(0, 1), np.inf) for name in ("predicted_latency_ms", *later[:4])}
     limits["num_images"] = (1, np.inf)
     if metric.interval_by == "share":
         limits[measured] = (0, 100)
@@ -115,6 +117,7 @@ class _Selected(Record):
     num_evaluations: int = 0
     headroom_percent: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    speed: Speed = field(default_factory=Speed)
     predictor: _Predictor = field(default_factory=_Predictor)
     hypervolume: _Bounds = field(default_factory=_Bounds)
     hypervolume_num_evaluations: _Bounds = field(default_factory=_Bounds)
@@ -134,3 +137,8 @@ def read_selected(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
         named["picks"] = [{**pick, "score": pick.get(score)} if isinstance(pick, dict) else pick for pick in picks]
     record = check_record(_Selected, named, where=f"search result {path}", remedy=remedy)
     return {"seed": record.seed, "num_evaluations": record.num_evaluations, **data}
+
+
+def speed_of(selected: Mapping[str, Any]) -> Speed:
+    """The speed that the latencies of a search are stated at."""
+    return from_mapping(Speed, selected.get("speed", {}), where="speed")

@@ -55,6 +55,12 @@ def make_table(ms=MS, **changes):
     return LatencyTable(**{**defaults, **changes})
 
 
+def test_a_slower_machine_takes_so_many_times_as_long():
+    table = make_table()
+    archs = SPACE.sample_population(50, np.random.default_rng(0))
+    np.testing.assert_allclose(table.times(1.37).predict_ms(archs), 1.37 * table.predict_ms(archs))
+
+
 def by_hand(arch, ms=MS):
     """The sum of parts, corrected, for one architecture."""
     resolution = arch["resolution"]
@@ -182,7 +188,9 @@ def test_a_key_of_the_json_that_is_missing(csv_path):
 
 
 def test_a_refused_table_loads_only_by_force(csv_path):
-    make_table(refused=True, repeatability_percent=5.25).save(csv_path)
-    with pytest.raises(RefusedTableError, match=r"repeat to 5\.2 % only.*--force"):
+    held_out = {"num": 4, "predicted_ms": [1.0] * 4, "measured_ms": [1.1, 0.9, 1.1, 0.9]}
+    make_table(refused=True, held_out=held_out).save(csv_path)
+    # Student's t of four at 95 %: 2.132
+    with pytest.raises(RefusedTableError, match=r"may be 21 % slower or faster than it predicts.*--force"):
         LatencyTable.load(csv_path)
     assert LatencyTable.load(csv_path, force=True).refused

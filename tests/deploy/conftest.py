@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from ofa.data import DataConfig, load_data
 from ofa.deploy import ExportResult, Latency, export_bundle
 from ofa.hardware import Device
+from ofa.hardware.states import Speed
 from ofa.setting import Setting
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
@@ -40,12 +42,13 @@ def evaluator() -> SubnetEvaluator:
 class Stopwatch:
     """Plays back latencies instead of measuring."""
 
-    def __init__(self, *p50: float) -> None:
-        self.p50 = list(p50)
+    def __init__(self, *p50: float, times_as_long: float = 1.0) -> None:
+        self.p50, self.times_as_long = list(p50), times_as_long
 
-    def __call__(self, models: Sequence[Path]) -> list[Latency]:
+    def __call__(self, models: Sequence[Path], speed: Speed | None = None) -> list[Latency]:
         assert all(model.is_file() for model in models)
-        return [latency(self.p50.pop(0)) for _ in models]
+        self.asked = speed
+        return [replace(latency(self.p50.pop(0)), times_as_long=self.times_as_long) for _ in models]
 
 
 def latency(p50: float) -> Latency:

@@ -38,7 +38,7 @@ def test_what_leaves_runs_in_onnxruntime_1_16(
             out=tmp_path / precision,
             device=Device(name="here", setting=Setting(runtime="onnxruntime", precision=precision)),
             budget_ms=4.2,
-            measure=lambda files: [latency(1.0) for _ in files],
+            measure=lambda files, speed: [latency(1.0) for _ in files],
             run_info=RUN_INFO,
             options=ExportOptions(dynamic_batch=precision == "fp16"),
         )

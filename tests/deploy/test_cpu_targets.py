@@ -51,7 +51,7 @@ def make(
             out=tmp_path_factory.mktemp("bundle") / f"{runtime}-{precision}",
             device=Device(name="here", setting=Setting(runtime=runtime, precision=precision)),
             budget_ms=4.2,
-            measure=lambda files: [latency(1.0) for _ in files],
+            measure=lambda files, speed: [latency(1.0) for _ in files],
             run_info=RUN_INFO,
             options=ExportOptions(**options),
         )

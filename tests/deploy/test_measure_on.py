@@ -9,16 +9,21 @@ import pandas as pd
 import pytest
 
 import ofa.deploy.walk_down as export
-from ofa.hardware import load_device
+from ofa.hardware import Device, load_device
 
 
 def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = iter([[(2.0, 4.0, 5.0), (3, 3, 3)], [(1.0, 1.1, 9.0), (4, 4, 4)], [(1.2, 1.3, 1.4), (5, 5, 5)]])
+    first_ms, second_ms = [(2, 4, 5), (1, 1.1, 9), (1.2, 1.3, 1.4), (1, 2, 3)], [(each,) * 3 for each in (3, 4, 5, 7)]
+    passes = iter(zip(first_ms, second_ms, strict=True))
+    cold: list[bool] = []
 
-    def measure(models: object, *args: object, **kwargs: object) -> pd.DataFrame:
+    def measure(models: object, device: Device, **kwargs: object) -> pd.DataFrame:
+        cold.append(device.setting.cold)
         columns = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90"]
         table = pd.DataFrame(next(passes), columns=columns, index=["a.onnx", "b.onnx"])
+        table["latency_ms_p99"] = 9.9
         table["num_runs"], table["repeatability_percent"] = 50, 0.5
+        table.attrs["times_as_long"] = 1.2
         table.attrs["quantiles_ms"] = {name: [row["latency_ms_p50"]] for name, row in table.iterrows()}
         return table
 
@@ -27,5 +32,7 @@ def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch)
     measure_files = export.measure_on(load_device("cpu-1t"), rng=np.random.default_rng(0))
     first, second = measure_files([Path("a.onnx"), Path("b.onnx")])
     assert (first.p10, first.p50, first.p90, first.quantiles) == (1.0, 1.1, 9.0, (1.1,))
+    assert (first.p99, first.times_as_long) == (9.9, 1.2)
     assert second.p50 == 3
+    assert (first.cold_p50, second.cold_p50) == (2, 7) and cold == [False, False, False, True]
     assert next(passes, None) is None

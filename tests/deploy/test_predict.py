@@ -94,7 +94,7 @@ def test_runs_in_every_runtime_of_a_cpu(
         out=tmp_path / "bundle",
         device=device,
         budget_ms=4.2,
-        measure=lambda files: [latency(1.0) for _ in files],
+        measure=lambda files, speed: [latency(1.0) for _ in files],
         run_info=RUN_INFO,
     )
     names = [str(result.path / sample) for sample in result.info.sample_names[:4]]
@@ -230,7 +230,7 @@ def test_predicts_what_evaluation_does_whatever_the_picture(seen: SubnetEvaluato
         out=tmp_path / "bundle",
         device=device,
         budget_ms=4.2,
-        measure=lambda files: [latency(1.0) for _ in files],
+        measure=lambda files, speed: [latency(1.0) for _ in files],
         run_info=RUN_INFO,
     )
     data, rows = seen.data, seen.data.splits.test

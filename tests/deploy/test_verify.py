@@ -24,6 +24,7 @@ from ofa.deploy import BundleError, read_bundle, verify_bundle
 from ofa.deploy.foreign_graph import disorder, problem_of
 from ofa.deploy.verify import VerifyResult
 from ofa.hardware import load_device
+from ofa.hardware.states import Speed
 
 from .conftest import DEVICE, Stopwatch
 
@@ -59,7 +60,7 @@ def test_a_good_bundle_holds(bundle: Path) -> None:
     assert result.ok
     rows = {check.name: check for check in result.checks}
     assert {"format", *FILES, "parity", "accuracy", "latency"} <= set(rows)
-    assert rows["latency"].found == "p50 4.100 ms (p10 3.690, p90 4.510, repeats to 0.5 %)"
+    assert rows["latency"].found == "p50 4.100 ms (p10 3.690, p50 4.100, p90 4.510, repeats to 0.5 %)"
     reseal(bundle)
     assert verify_bundle(bundle).ok
 
@@ -460,6 +461,45 @@ def test_the_median_may_miss_by_what_the_machine_repeats_to(bundle: Path) -> Non
     assert verify_bundle(bundle, device=DEVICE, measure=Stopwatch(4.2 * 1.004)).ok  # repeats to 0.5 %
     (check,) = verify_bundle(bundle, device=DEVICE, measure=Stopwatch(*[4.2 * 1.006] * 3)).failed
     assert check.name == "latency"
+
+
+SPEED = {
+    "state": "slow",
+    "percentile": 90,
+    "states": {"kind": "two speeds", "fast_ms": 0.1, "typical_ms": 0.1, "slow_ms": 0.137, "slow_share": 0.3},
+}
+
+
+@pytest.mark.parametrize(
+    ("times_as_long", "holds", "text"),
+    [
+        (1 / 1.37, True, "repeats to 0.5 %)"),
+        (1.0, True, "p90 4.180 ms when the machine is slow"),
+        (1.02, True, "; this machine is 1.40 times slower now than when its table was made"),
+        (0.9 / 1.37, True, "; this machine is 1.11 times faster now than when its table was made"),
+        (1.5, False, "; this machine is 2.06 times slower now than when its table was made"),
+    ],
+)
+def test_a_budget_is_held_at_the_speed_that_it_is_for(
+    bundle: Path, times_as_long: float, holds: bool, text: str
+) -> None:
+    """The 90th percentile counts; slower than ever while the table was made, the machine keeps no promise."""
+    reseal(bundle, change=lambda info: info.update(speed=SPEED))
+    stopwatch = Stopwatch(*[3.8] * 3, times_as_long=times_as_long)
+    check = verify_bundle(bundle, device=DEVICE, measure=stopwatch).checks[-1]
+    assert (check.name, check.ok, check.expected) == ("latency", holds, "p90 at most 4.2 ms when the machine is slow")
+    assert text in check.found
+    assert stopwatch.asked == read_bundle(bundle).speed
+
+
+def test_on_another_machine_its_own_speed_counts(bundle: Path) -> None:
+    def change(info: dict[str, Any]) -> None:
+        info.update(speed=SPEED, fingerprint={"id": "of another", "cpu": "Cortex-A76"})
+
+    reseal(bundle, change=change)
+    stopwatch = Stopwatch(3.8)
+    assert "than it was promised for" in verify_bundle(bundle, device=DEVICE, measure=stopwatch).checks[-1].found
+    assert stopwatch.asked == Speed(percentile=90)
 
 
 def test_another_machine_is_named(bundle: Path) -> None:

@@ -23,6 +23,9 @@ class FakeClock:
     def wall_ns(self):
         return self.wall
 
+    def now_s(self):
+        return self.wall / 1e9
+
     def cpu_ns(self):
         return self.cpu
 

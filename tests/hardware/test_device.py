@@ -47,6 +47,7 @@ def test_json_is_flat_and_in_the_old_order(tmp_path):
         ("threads", 2),
         ("host", {"name": "local"}),
         ("cool_below_c", None),
+        ("cold", False),
         ("description", ""),
     ]
 
@@ -71,6 +72,7 @@ def test_unknown_device_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("runtime: tensorrt\ncold: true\n", r"cold is for runtimes that our own process runs on a CPU"),
         (GOOD + "thread: 1\n", r"unknown key 'thread'; did you mean 'threads'"),
         ("threads: 1\n", "key 'runtime' is missing"),
         ("runtime: onnxruntme\n", "unknown runtime 'onnxruntme'; did you mean 'onnxruntime'"),

@@ -46,7 +46,7 @@ def test_kill_minus_nine_at_random_moments(tmp_path):
 
 
 def blocks(journal):
-    """Model and round of each block on disk; a half-written last line does not count."""
+    """Model and number of each block on disk; a half-written last line does not count."""
     if not journal.exists():
         return []
     lines = journal.read_text().split("\n")[1:-1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ SCALE, OFFSET_MS, CALL_MS = 0.9, 0.02, 0.005
 def measured(monkeypatch):
     """Replaces the measurement by arithmetic, with a planted correction; gives its settings and a log."""
     log = []
-    settings = {"log": log, "per_round": 0.0, "fail_after": None}
+    settings = {"log": log, "noise": 0.0, "rng": np.random.default_rng(0), "scatter": 0.0, "fail_after": None}
 
     def part_ms(key):
         kind, *words = key.split("_")
@@ -46,15 +47,17 @@ def measured(monkeypatch):
 
     def measure(host, job):
         blocks = list(job.done)
-        finished = {(block.name, block.round) for block in blocks}
-        for number in range(job.rounds):
+        finished = {(block.name, block.number) for block in blocks}
+        for number in range(max(job.num_blocks.values())):
             for name in job.models:
-                if (name, number) in finished:
+                if (name, number) in finished or number >= job.num_blocks[name]:
                     continue
                 if settings["fail_after"] is not None and len(log) >= settings["fail_after"]:
                     raise KeyboardInterrupt
-                ns = round(latency_ms(settings["supernet"], name) * 1e6 * (1 + settings["per_round"] * (number % 2)))
-                blocks.append(TimedBlock(name, number, (ns,) * 5))
+                own = settings["scatter"] * (len(log) % 3 - 1) if name.startswith("{") else 0.0
+                factor = 1 + own + settings["noise"] * abs(settings["rng"].standard_normal())
+                ns = round(latency_ms(settings["supernet"], name) * 1e6 * factor)
+                blocks.append(TimedBlock(name, number, (ns,) * 5, at_s=0.01 * len(blocks)))
                 log.append((name, number))
                 job.on_block(blocks[-1])
         return TimingResult(blocks=blocks)
@@ -102,7 +105,8 @@ def test_the_planted_correction_is_recovered_and_the_files_say_all(tmp_path, mea
     assert table.correction.call_overhead_ms == CALL_MS
     assert table.correction.num_fit == 8
     assert (table.repeatability_percent, table.refused) == (0.0, False)
-    assert table.details["rounds"] == 2
+    assert table.details["blocks_of_a_model"] == [2, 2]
+    assert table.interval_percent < 1
     assert list(table.entries.columns) == [
         *("key", "latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "num_runs"),
         *("kind", "resolution", "kernel", "precision"),
@@ -168,15 +172,25 @@ def test_damaged_lines_of_the_journal_are_said_and_measured_again(tmp_path, meas
     assert len(measured["log"]) == 2 * (1 + 8 + 7) + 1 and len(set(measured["log"])) == 2 * (1 + 8 + 7)
 
 
-def test_what_repeats_badly_is_measured_longer_then_refused(tmp_path, measured):
+def test_noise_is_measured_away_for_a_while(tmp_path, measured):
+    """Blocks are added where they help, as far as the time allows, and nothing is measured twice."""
     supernet = measured["supernet"] = FakeSupernet()
-    measured["per_round"] = 0.05
+    measured["noise"], steps = 0.05, []
+    table = call(tmp_path, supernet, max_minutes=0.02, progress=lambda *step: steps.append(step[2]))
+    least, most = table.details["blocks_of_a_model"]
+    assert 2 <= least < most
+    assert 0 < table.details["minutes"] <= 0.02
+    assert len(measured["log"]) == len(set(measured["log"])) > 2 * (1 + 8 + 7)
+    assert table.details["outlook"]["noise_percent"] > 0
+    assert re.search(r"measuring on cpu-1t: error [0-9.]+ %, [0-9.]+ % after [0-9]+ s more", steps[-1])
+
+
+def test_a_table_that_predicts_badly_is_refused(tmp_path, measured):
+    supernet = measured["supernet"] = FakeSupernet()
+    measured["scatter"] = 0.3
     table = call(tmp_path, supernet)
-    assert table.refused
-    assert table.details["rounds"] == 4
-    assert len(measured["log"]) == len(set(measured["log"]))
-    assert table.repeatability_percent == pytest.approx(100 * 0.05 / 1.025, abs=0.01)
-    with pytest.raises(RefusedTableError, match=r"4\.9 % only"):
+    assert table.refused and table.interval_percent > 10
+    with pytest.raises(RefusedTableError, match=rf"may be {table.interval_percent:.0f} % slower or faster"):
         LatencyTable.load(tmp_path / "cpu-1t" / "fake.csv")
     assert not call(tmp_path, supernet, force=True).refused
 

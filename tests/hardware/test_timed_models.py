@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from ofa.hardware.runtimes import RUNTIMES, NotInstalledError
 from ofa.hardware.timed_models import anchor_model, empty_model, export_all, export_model
@@ -39,13 +40,19 @@ def test_the_empty_model_returns_its_input(setting):
     np.testing.assert_array_equal(run(empty_model(setting), setting, images), images)
 
 
-def test_the_anchor_leaves_the_seed_alone_and_computes_a_convolution(setting):
+def test_the_anchor_leaves_the_seed_alone_and_computes_bottlenecks(setting):
+    """Channels are all alike, so each layer is a sum over a window, times the channels that it reads."""
     state = torch.random.get_rng_state()
-    images = np.ones((1, 32, 32, 32), dtype=np.float32)
-    output = run(anchor_model(setting), setting, images)
+    output = run(anchor_model(setting), setting, np.ones((1, 24, 48, 48), dtype=np.float32))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert output.shape == (1, 32, 32, 32)
-    assert output[0, 0, 5, 5] == pytest.approx(0.01 * 9 * 32 + 0.01, rel=1e-4)
+    image = torch.ones(1, 1, 48, 48)
+    for width, hidden, kernel, stride in ((24, 96, 3, 2), (48, 192, 5, 2), (96, 480, 3, 2), (160, 960, 5, 1)):
+        for channels, window, step in ((width, 1, 1), (1, kernel, 1), (hidden, 1, 1), (width, 3, stride)):
+            if (width, step, window) == (160, 1, 3):
+                continue  # no more to reduce
+            window_sum = avg_pool2d(image, window, step, padding=window // 2) * window**2
+            image = 0.01 * channels * window_sum + 0.01
+    np.testing.assert_allclose(output, image.numpy().repeat(160, axis=1), rtol=1e-3)
 
 
 def test_the_anchor_is_always_the_same():

@@ -73,6 +73,7 @@ def test_files(world, tmp_path):
         "origin",
         "latency_ms_p10",
         "latency_ms_p90",
+        "latency_ms_p99",
         "num_images",
     ]
     assert front["macs"].dtype == np.int64

@@ -26,7 +26,7 @@ class Assumed(Host):
 
     def time(self, job: Job) -> TimingResult:
         durations = (round(self.latency_ms * 1e6),) * 5
-        blocks = [TimedBlock(name, number, durations) for number in range(job.rounds) for name in job.models]
+        blocks = [TimedBlock(name, number, durations) for name in job.models for number in range(job.num_blocks[name])]
         for block in blocks:
             job.on_block(block)
         return TimingResult(blocks=[*job.done, *blocks])

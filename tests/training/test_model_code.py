@@ -162,7 +162,7 @@ def test_a_bundle_executes_nothing_of_it(work: Path, evaluator: SubnetEvaluator)
         out=Path("bundle"),
         device=Device(name="cpu-1t", setting=Setting(runtime="onnxruntime")),
         budget_ms=8,
-        measure=lambda files: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in files],
+        measure=lambda files, speed: [Latency(p10=1.0, p50=1.0, p90=1.0) for _ in files],
         run_info=Run.open("run").info,
     )
     provenance: dict[str, Any] = dict(made.info.provenance)

@@ -20,6 +20,7 @@ MODULES = (
     "hardware/journal.py",
     "hardware/runner.py",
     "hardware/runtimes/*.py",
+    "hardware/states.py",
     "hardware/timing.py",
     "hardware/transports/remote.py",
     "optional.py",

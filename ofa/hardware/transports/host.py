@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ofa.config import Named
 from ofa.errors import OfaError
@@ -23,7 +23,13 @@ class HostError(OfaError, OSError):
 
 
 class Host(Named):
-    """A machine that measures; its fields are what a device's YAML says of it."""
+    """A machine that measures; its fields are what a device's YAML says of it.
+
+    Attributes:
+        takes_settings: Whether our own runner measures there, which knows all of a :class:`Setting`.
+    """
+
+    takes_settings: ClassVar[bool] = False
 
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         """On what machine and with what software is measured.
@@ -48,6 +54,8 @@ class Host(Named):
 @dataclass(frozen=True)
 class Local(Host):
     """Measured within this process."""
+
+    takes_settings: ClassVar[bool] = True
 
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         return fingerprint(setting)

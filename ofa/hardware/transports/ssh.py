@@ -15,11 +15,10 @@ import secrets
 import shlex
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from ofa.config import ConfigError, from_mapping
 from ofa.errors import shown
@@ -28,7 +27,7 @@ from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
 from ofa.hardware.runtimes import RUNTIMES, Model, Runtime
 from ofa.hardware.runtimes.session import naming
 from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
-from ofa.hardware.timing import TimedBlock, TimingResult
+from ofa.hardware.timing import MAX_WAIT_SECONDS, TimedBlock, TimingResult, max_blocks
 from ofa.hardware.transports.bundle import build_bundle, bundle_name
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
 from ofa.hardware.transports.listening import listening
@@ -127,15 +126,11 @@ class _Result:
     format: int
     fingerprint: dict[str, Any]
     blocks: tuple[Any, ...] = ()
-    num_rejected: int = 0
-    causes: dict[str, Any] = field(default_factory=dict)
     conditions: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if _machine(self.fingerprint) is None:
             raise ConfigError(f"fingerprint must tell 'id' and 'cpu' in short, not {shown(self.fingerprint)}")
-        if not all(type(count) is int and 0 <= count < MAX_NS for count in (self.num_rejected, *self.causes.values())):
-            raise ConfigError(f"causes must be counted, not {shown(self.causes)}, {shown(self.num_rejected)}")
         values = [value for each in self.conditions for value in each.values()]
         if not all(value is None or isinstance(value, int | float) for value in values):
             raise ConfigError(f"conditions must be numbers, not {shown(self.conditions)}")
@@ -165,6 +160,8 @@ class Ssh(Host):
         job_seconds: Until a measurement is finished; by default from the number and the length of its blocks.
         retries: Connections that may fail one after another.
     """
+
+    takes_settings: ClassVar[bool] = True
 
     address: str
     port: int = 22
@@ -197,56 +194,52 @@ class Ssh(Host):
 
         A job that this process left behind, by a crash or Ctrl-C, is taken up again.
         """
-        models, rounds = job.models, job.rounds
+        models = job.models
         runtime = RUNTIMES[job.setting.runtime]()
         files = {name: _files(name, model, runtime) for name, model in models.items()}
         anchor = _files("anchor", job.anchor, runtime)
         blocks: dict[tuple[str, int], TimedBlock] = {
-            (block.name, block.round): block for block in job.done if block.name in models and block.round < rounds
+            (block.name, block.number): block for block in job.done if block.name in models
         }
         request = {
             "setting": asdict(job.setting),
             "models": {name: f"../../{file.path}" for name, (file, *_) in files.items()},
             "anchor": f"../../{anchor[0].path}",
-            "rounds": rounds,
+            "num_blocks": dict(job.num_blocks),
             "block_seconds": job.block_seconds,
         }
         name = _sha256(json.dumps([request, _sha256(build_bundle())], sort_keys=True).encode())[:16]
-        request |= {"seed": int(job.rng.integers(1 << 31)), "done": sorted(blocks)}
+        # One duration of each is enough to tell which blocks are good.
+        done = [blocks[key]._replace(durations_ns=blocks[key].durations_ns[:1]) for key in sorted(blocks)]
+        request |= {"seed": int(job.rng.integers(1 << 31)), "done": done}
         self._push({file.path: file for group in (*files.values(), anchor) for file in group})
         arrived: set[tuple[str, int]] = set()
 
         def keep(lines: Sequence[str]) -> None:
             for line in lines:
                 block = self._block(line, job)
-                key = (block.name, block.round)
+                key = (block.name, block.number)
                 arrived.add(key)
                 if key in blocks:
                     continue
                 blocks[key] = block
                 job.on_block(block)
 
-        result = self._run(name, request, self._job_seconds(len(models), rounds, job.block_seconds), keep)
-        self._check_result(result, job, arrived, len(blocks))
-        causes = Counter(result.causes)
-        causes.update(cause for key, block in blocks.items() if key not in arrived for cause in block.causes)
-        return TimingResult(
-            blocks=list(blocks.values()),
-            num_rejected=result.num_rejected,
-            causes=dict(causes),
-            conditions=result.conditions,
-        )
+        result = self._run(name, request, self._job_seconds(job), keep)
+        self._check_result(result, job, arrived, {name for name, _ in blocks})
+        return TimingResult(blocks=list(blocks.values()), conditions=result.conditions)
 
     def clean(self) -> None:
         """Stop what runs there, and delete what was sent there."""
         self._ask("clean", {})
 
-    def _job_seconds(self, num_models: int, rounds: int, block_seconds: float) -> float:
+    def _job_seconds(self, job: Job) -> float:
         if self.job_seconds is not None:
             return self.job_seconds
-        num_blocks = (num_models + 1) * rounds
-        per_block = BLOCK_SECONDS + BLOCK_FACTOR * block_seconds
-        return MAX_COOLING_SECONDS + num_models * LOAD_SECONDS + num_blocks * per_block
+        num_blocks = sum(map(max_blocks, job.num_blocks.values()))
+        per_block = BLOCK_SECONDS + BLOCK_FACTOR * job.block_seconds
+        loading = (1 + len(job.models)) * LOAD_SECONDS
+        return MAX_COOLING_SECONDS + MAX_WAIT_SECONDS + loading + num_blocks * per_block
 
     def _push(self, files: Mapping[str, _File]) -> None:
         """Send what is not there yet, or not whole."""
@@ -341,24 +334,24 @@ class Ssh(Host):
         durations = block.durations_ns
         if block.name not in job.models:
             raise HostError(f"{self.address} sent a block of {shown(block.name)}, which nobody asked for; clean it")
-        if block.round >= job.rounds:
-            raise HostError(f"{self.address} sent a block of round {shown(block.round)} of {job.rounds}; clean it")
+        most = 2 * max_blocks(job.num_blocks[block.name]) + len(job.done)
+        if block.number >= most:
+            raise HostError(f"{self.address} sent block {shown(block.number)} of {block.name!r} of {most}; clean it")
         if max(durations) >= MAX_NS:
             raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
         if len(durations) > 1000 + MAX_RUNS_PER_SECOND * job.block_seconds:
             raise HostError(f"{self.address} sent {len(durations)} durations of {block.name!r}, too many; clean it")
-        if block.anchor_ns >= MAX_NS:
+        if max(block.before_ns, block.after_ns, block.at_s) >= MAX_NS:
             raise HostError(f"{self.address} sent an anchor around {block.name!r} that is none; clean it")
         return block
 
-    def _check_result(self, result: _Result, job: Job, arrived: set[tuple[str, int]], num_blocks: int) -> None:
+    def _check_result(self, result: _Result, job: Job, arrived: set[tuple[str, int]], timed: set[str]) -> None:
         """Hold the result against the blocks that came one by one."""
         named = [self._block(json.dumps(block), job) for block in result.blocks]
-        if {(block.name, block.round) for block in named} != arrived or len(named) != len(arrived):
+        if {(block.name, block.number) for block in named} != arrived or len(named) != len(arrived):
             raise HostError(f"{self.address} sent {len(arrived)} blocks and a result of {len(named)}; start again")
-        wanted = len(job.models) * job.rounds
-        if num_blocks != wanted:
-            raise HostError(f"{self.address} measured {num_blocks} of {wanted} blocks; start again")
+        if timed != job.models.keys():
+            raise HostError(f"{self.address} measured {len(timed)} of {len(job.models)} models; start again")
 
     def _ask(
         self,

@@ -271,7 +271,7 @@ def test_a_block_is_one_start_of_the_program(program):
         {"model": run},
         anchor=run,
         rng=np.random.default_rng(0),
-        rounds=2,
+        num_blocks=2,
         block_seconds=0.01,
         clock=SystemClock(on_cpu=False),
     )

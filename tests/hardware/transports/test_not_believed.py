@@ -83,8 +83,6 @@ def test_the_program_that_stands_for_ssh_can_answer_well(there):
         ("result", result(b'"fingerprint": 5'), "fingerprint must be a mapping, not 5; clean it"),
         ("result", result(b'"fingerprint": {"id": 1, "cpu": "x"}'), "fingerprint must tell 'id' and 'cpu' in short"),
         ("result", result(b'"blocks": []'), "key 'fingerprint' is missing"),
-        ("result", result(b'"fingerprint": {"id": "a", "cpu": "b"}, "num_rejected": -1'), "causes must be counted"),
-        ("result", result(b'"fingerprint": {"id": "a", "cpu": "b"}, "causes": {"x": "y"}'), "causes must be counted"),
         ("result", result(b'"fingerprint": {"id": "a", "cpu": "b"}, "conditions": [{"a": "b"}]'), "must be numbers"),
     ],
 )
@@ -136,25 +134,30 @@ def test_a_long_line_is_not_kept(there, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('["a", 0, [-1], [], 1.0]', "durations of 'a' that are none"),
-        ('["a", 0, [1e30], [], 1.0]', "durations of 'a' that are none"),
-        ('["a", 0, [100000000000000], [], 1.0]', "durations of 'a' that are none"),
-        ('["a", 0, [true], [], 1.0]', "durations of 'a' that are none"),
-        ('["a", 0, ["1"], [], 1.0]', "durations of 'a' that are none"),
-        ('["a", 0, [NaN], [], 1.0]', "is no finite number"),
-        ('["a", 0, [1], [], Infinity]', "is no finite number"),
-        ('["a", 0, [1], [], 1e400]', "is no finite number"),
-        (f'["a", 0, [1], [], {10**400}]', "sent no block"),
-        ('["a", 0, [1], [], -1]', "an anchor around 'a' that is none"),
-        ('["a", 0, 7, [], 1]', "sent no block"),
+        ('["a", 0, [-1], [], 1.0, 1.0, 1.0]', "durations of 'a' that are none"),
+        ('["a", 0, [1e30], [], 1.0, 1.0, 1.0]', "durations of 'a' that are none"),
+        ('["a", 0, [100000000000000], [], 1.0, 1.0, 1.0]', "durations of 'a' that are none"),
+        ('["a", 0, [true], [], 1.0, 1.0, 1.0]', "durations of 'a' that are none"),
+        ('["a", 0, ["1"], [], 1.0, 1.0, 1.0]', "durations of 'a' that are none"),
+        ('["a", 0, [NaN], [], 1.0, 1.0, 1.0]', "is no finite number"),
+        ('["a", 0, [1], [], 1.0, Infinity, 1.0]', "is no finite number"),
+        ('["a", 0, [1], [], 1.0, 1.0, 1e400]', "is no finite number"),
+        (f'["a", 0, [1], [], 1, 1, {10**400}]', "sent no block"),
+        ('["a", 0, [1], [], -1, 1, 1]', "an anchor or a time of 'a' that is none"),
+        ('["a", 0, 7, [], 1, 1, 1]', "sent no block"),
         ('{"a": 1}', "sent no block"),
         ("[" * 100_000, "nested more than 50 deep"),
-        (f'["a", 0, [{"1," * 3000}1], [], 1]', "3001 durations of 'a', too many"),
+        (f'["a", 0, [{"1," * 3000}1], [], 1, 1, 1]', "3001 durations of 'a', too many"),
     ],
 )
 def test_numbers_that_no_block_has_are_refused(line, message):
     job = Job(
-        models={"a": b""}, setting=SETTING, anchor=b"", rng=np.random.default_rng(0), rounds=2, block_seconds=0.001
+        models={"a": b""},
+        setting=SETTING,
+        anchor=b"",
+        rng=np.random.default_rng(0),
+        num_blocks={"a": 2},
+        block_seconds=0.001,
     )
     with pytest.raises(HostError, match=message):
         host()._block(line, job)
