@@ -448,6 +448,7 @@ def test_fit_proposes_fits_and_proposes_again(capsys: pytest.CaptureFixture[str]
     assert (status, "phone.csv, line 5: arch" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_table_of_another_machine_is_not_searched_with(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

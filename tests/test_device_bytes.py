@@ -64,6 +64,7 @@ def limit(run: Run) -> int:
     return sum(smallest.values()) // 2
 
 
+@pytest.mark.slow
 def test_an_int8_device_is_limited_by_its_own_file(run: Run, limit: int, tables: Path, tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError, match=f"no architecture has model_bytes <= {limit}"):
         search(["cpu-1t"], tables, tmp_path / "fp32", f"model_bytes={limit}")

@@ -150,6 +150,7 @@ def test_the_sdist_holds_what_a_clone_holds(built: Built) -> None:
     assert not any("__pycache__" in name for name in found)
 
 
+@pytest.mark.slow
 def test_devices_recipes_and_templates_are_found_wherever_the_wheel_is_unpacked(built: Built, tmp_path: Path) -> None:
     script = (
         "import ofa; from ofa.hardware import list_devices, load_device; from ofa.training import list_recipes;"

@@ -127,7 +127,7 @@ def export(result: ExportResult, **_: Any) -> None:
     for miss in result.too_slow:
         say(f"the exported file of a better candidate took {miss['latency_ms']:.3f} ms; took the next one")
     info, quantization = result.info, result.info.model.quantization
-    within = "" if info.budget_ms is None else f" within {info.budget_ms:g} ms"
+    within = ("" if info.budget_ms is None else f" within {info.budget_ms:g} ms") + info.speed.text
     say(
         f"{result.path}: p50 {info.latency_ms.p50:.3f} ms{within} on {info.device}, "
         f"{info.task.metric.title} on the test split {info.task.metric.interval_text(info.score)}"

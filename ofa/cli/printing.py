@@ -61,6 +61,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
 
 def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     from ofa.metrics import metric_of
+    from ofa.search.search_files import speed_of
 
     metric, tau = metric_of(selected), selected["predictor"]["kendall_tau"]
     volume = selected["hypervolume"]
@@ -76,7 +77,7 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
         for pick in selected["picks"]
     ]
     header = ["budget", "measured p50", "predicted", "search split", "MACs", "params"]
-    print_table(header, rows, title=f"picks on {device}")
+    print_table(header, rows, title=f"picks on {device}, latencies in ms{speed_of(selected).text}")
     say(
         f"{selected['num_evaluations']} subnets evaluated; predictor rank correlation (held out) "
         f"{'unknown' if tau is None else f'{tau:.2f}'}; hypervolume {volume['front']:.4g} against "

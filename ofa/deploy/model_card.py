@@ -9,7 +9,9 @@ from typing import Any
 import jinja2
 import yaml
 
+from ofa.config import from_mapping
 from ofa.formats.onnx import versions_text
+from ofa.hardware.states import Speed
 from ofa.tasks import Task
 
 LIBRARIES = {"onnxruntime-cuda": "onnxruntime-gpu", "litert": "ai-edge-litert", "executorch": "executorch and torch"}
@@ -80,6 +82,7 @@ def model_card(
         metric=metric,
         score=score,
         network=network,
+        speed=from_mapping(Speed, info.get("speed", {}), where="speed"),
         spec=info["preprocessing"],
         input_shape=_shape(network, info["preprocessing"]["input_size"]),
         output_shape=_shape(network, output_shape),

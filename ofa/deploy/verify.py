@@ -269,7 +269,7 @@ def _check_latency(info: BundleInfo, file: Path, device: Device, measure: Measur
         holds = found_ms <= limit_ms * (1 + slack)
     found_ms, best = min(found, key=lambda each: each[0])
     others = f"p10 {best.p10:.3f}, p50 {best.p50:.3f}, p90 {best.p90:.3f}"
-    text = f"p{speed.percentile} {found_ms:.3f} ms{_at(speed)} ({others}, "
+    text = f"p{speed.percentile} {found_ms:.3f} ms{speed.text} ({others}, "
     text += "" if best.cold_p50 is None else f"{best.cold_p50:.3f} after others used the caches, "
     text += f"repeats to {best.repeatability_percent:.1f} %)"
     text += f", best of {len(found)} measurements" if len(found) > 1 else ""
@@ -279,17 +279,10 @@ def _check_latency(info: BundleInfo, file: Path, device: Device, measure: Measur
         text += f" on another machine ({machine['cpu']}) than it was promised for ({info.fingerprint.get('cpu')})"
     if info.budget_ms is None:
         return Check("latency", holds, f"no budget; p50 was {info.latency_ms.p50:.3f} ms", text)
-    return Check("latency", holds, f"p{speed.percentile} at most {info.budget_ms:g} ms{_at(speed)}", text)
+    return Check("latency", holds, f"p{speed.percentile} at most {info.budget_ms:g} ms{speed.text}", text)
 
 
 def _slowest(speed: Speed) -> float:
     """How many times as long as at the stated speed models took at most while the table was made, and a little more."""
     slow = 1.0 if speed.states is None else speed.states.times_as_long("slow") / speed.factor
     return slow * (1 + MIN_CHANGE)
-
-
-def _at(speed: Speed) -> str:
-    """Which speed a latency is stated at, where there is more than one."""
-    if speed.states is None or speed.states.kind == "steady":
-        return ""
-    return f" when the machine is {speed.state}" if speed.state != "typical" else " at the typical speed of the machine"

@@ -122,6 +122,25 @@ class Speed:
         return f"latency_ms_p{self.percentile}"
 
     @property
+    def text(self) -> str:
+        """Which speed a latency is stated at, where there is more than one."""
+        if self.states is None or self.states.kind == "steady":
+            return ""
+        return " at the machine's typical speed" if self.state == "typical" else f" when the machine is {self.state}"
+
+    @property
+    def others(self) -> dict[State, float]:
+        """How many times as long as at the stated speed models take in the other states; none where there is one."""
+        if self.states is None or self.states.kind == "steady":
+            return {}
+        distinct = {self.states.ms(state): state for state in ("typical", "fast", "slow")}
+        return {
+            state: self.states.times_as_long(state) / self.factor
+            for ms, state in distinct.items()
+            if ms != self.states.ms(self.state)
+        }
+
+    @property
     def factor(self) -> float:
         """From latencies at the typical speed of the table to what is stated."""
         return 1.0 if self.states is None else self.states.times_as_long(self.state)

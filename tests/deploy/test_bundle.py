@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from ofa.deploy import BundleError, ExportResult, read_bundle, write_bundle
+from ofa.deploy import BundleError, ExportResult, Latency, read_bundle, write_bundle
+from ofa.hardware.states import Speed, States
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,17 @@ def test_unreadable_bundles_say_why(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.json").write_text(text)
     with pytest.raises(BundleError, match="is a link"):
         read_bundle(bundle)
+
+
+def test_a_card_tells_latencies_at_each_speed(contents: dict[str, Any], tmp_path: Path) -> None:
+    states = States("two speeds", 0.1, 0.1, 0.125, slope=1.0)
+    latency_ms = Latency(p10=0.9, p50=1.0, p90=1.1, p99=2.0, cold_p50=1.3)
+    info = replace(contents["info"], latency_ms=latency_ms, speed=Speed(states=states))
+    card = (write_bundle(tmp_path / "bundle", **(contents | {"info": info})) / "README.md").read_text()
+    assert "| Latency | 1.000 ms median when the machine is slow, 0.900 to 1.100 ms (p10 to p90)" in card
+    assert "| Latency when it is fast | 0.800 ms median, 0.880 ms (p90), 1.600 ms (p99) |" in card
+    assert "typical" not in card  # that is the fast one
+    assert "| Latency after others used the caches | 1.300 ms median |" in card
 
 
 def test_a_card_tells_times_of_a_batch_from_those_of_an_image(contents: dict[str, Any], tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def mean_hypervolume(world, method, num):
     return np.mean([hypervolume(points, np.array([25.0, 6.0])) for points in values])
 
 
+@pytest.mark.slow
 def test_learning_beats_evolution_beats_chance_at_equal_evaluations(world):
     volumes = {method: mean_hypervolume(world, method, 60) for method in METHODS}
     assert volumes["linas"] > 1.005 * volumes["nsga2"]

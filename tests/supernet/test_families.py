@@ -228,7 +228,7 @@ def check_gradients(supernet: Supernet, images: Tensor) -> None:
     supernet.zero_grad()
 
 
-LARGE = ("densenet121", "mobilevit_xxs", "swin_s3_tiny_224")
+LARGE = ("densenet121", "iformer_t", "mobilevit_xxs", "repvgg_a0", "swin_s3_tiny_224")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in DIFFERENT])
@@ -243,6 +243,7 @@ def test_contract_of_every_family(name: str) -> None:
     gc.collect()
 
 
+@pytest.mark.slow
 def test_different_models_show_every_kind_of_dim() -> None:
     kinds: set[str] = set()
     for name in DIFFERENT:

@@ -37,7 +37,7 @@ NO_BATCH_NORM = (
         ("bignas", ()),
         ("bignas", ("train.accumulate=5",)),  # parts of 3 and 4 images
         ("bignas", ("strategy.remove_conflicts=true", "data.mixup=0.5")),
-        ("attentivenas", ("strategy.sampler.num_random=1",)),
+        pytest.param("attentivenas", ("strategy.sampler.num_random=1",), marks=pytest.mark.slow),
         pytest.param("multi_arch", ("strategy.sampler.num_random=2",), marks=pytest.mark.slow),
         pytest.param("progressive_shrinking", ("train.epochs=3", "train.learning_rate=0.01"), marks=pytest.mark.slow),
     ],
@@ -83,7 +83,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "error",
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), marks=pytest.mark.slow),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
     ],
 )
@@ -114,6 +114,7 @@ def test_the_run_goes_on_in_parts_from_its_checkpoint(room_for: dict[str, Any], 
     assert Run.open(out).recipe.train.accumulate == 2 and pd.read_csv(run.path / "metrics.csv")["step"].max() == 6
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_it_is_said(room_for: dict[str, Any], tmp_path: Path) -> None:
     room_for["images"] = 0
     with pytest.raises(NotEnoughMemoryError, match="and so does one image at a time; take a smaller model"):

@@ -98,6 +98,7 @@ def test_a_killed_run_resumes_to_the_same_bits(trained: Run, tmp_path: Path, at_
     assert_same_result(train(tiny_recipe(), out, resume=True), trained)
 
 
+@pytest.mark.slow
 def test_adamw_with_clipping_resumes_to_the_same_bits(tmp_path: Path) -> None:
     recipe = tiny_recipe(
         "train.optimizer=adamw", "train.learning_rate=1e-3", "train.clip_grad_norm=1", "train.ema_decay=0"
@@ -296,8 +297,10 @@ def test_every_strategy_resumes_to_the_same_bits_from_the_middle_of_an_epoch(nam
 @pytest.mark.parametrize(
     "options",
     [
-        ("strategy.remove_conflicts=true",),
-        ("strategy.resolution=per_batch", "model.drop_path_rate=0.2", "strategy.drop=all"),
+        pytest.param(("strategy.remove_conflicts=true",), marks=pytest.mark.slow),
+        pytest.param(
+            ("strategy.resolution=per_batch", "model.drop_path_rate=0.2", "strategy.drop=all"), marks=pytest.mark.slow
+        ),
         ("data.mixup=0.5", "data.auto_augment=rand_augment", "train.optimizer=adamw", "train.learning_rate=0.001"),
     ],
 )
@@ -534,7 +537,8 @@ def half_precision(torch_device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return torch_device
 
 
-@pytest.mark.parametrize("clip", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [0, 1])
 def test_half_precision_trains_and_resumes_with_its_scale(clip: int, half_precision: str, tmp_path: Path) -> None:
     words = ("train.precision=16-mixed", f"train.device={half_precision}", f"train.clip_grad_norm={clip}")
     recipe = tiny_recipe(*FEW_SHAPES, *words)

@@ -169,7 +169,13 @@ def test_a_damaged_file_is_sent_again(device, models, anchor, asked):
     assert [path for path, _, _ in sent] == [f"models/{model.name}"]
 
 
-@pytest.mark.parametrize("restart", [False, True], ids=["sessions killed", "server away for a while"])
+@pytest.mark.parametrize(
+    "restart",
+    [
+        pytest.param(False, id="sessions killed"),
+        pytest.param(True, id="server away for a while", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cut_connection_costs_no_block(running, device, models, anchor, asked, tmp_path, restart):
     journal = Journal(tmp_path / "blocks.jsonl", {})
 
@@ -273,6 +279,7 @@ def test_a_job_that_takes_too_long_is_ended(device, models, anchor, tmp_path):
     assert os.listdir(Path(host.folder) / "jobs") == []
 
 
+@pytest.mark.slow
 def test_a_result_of_other_software_is_not_taken(device, models, anchor, asked, monkeypatch):
     """A job that was finished, but never fetched, before the machine was changed."""
     ask = Ssh._ask
