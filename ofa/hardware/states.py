@@ -133,7 +133,8 @@ class Speed:
         """How many times as long as at the stated speed models take in the other states; none where there is one."""
         if self.states is None or self.states.kind == "steady":
             return {}
-        distinct = {self.states.ms(state): state for state in ("typical", "fast", "slow")}
+        order: tuple[State, ...] = ("typical", "fast", "slow")
+        distinct = {self.states.ms(state): state for state in order}
         return {
             state: self.states.times_as_long(state) / self.factor
             for ms, state in distinct.items()
