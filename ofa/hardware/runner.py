@@ -89,9 +89,11 @@ def time_in_turn(
         conditions: Those of the machine at this moment.
         look_seconds: Between two looks at them.
     """
-    for name, model in {**job.models, ANCHOR: job.anchor}.items():
+    wanted = {**job.models, ANCHOR: job.anchor}
+    # In any order: what is loaded later lies elsewhere in memory, and takes another time for it, a percent or so.
+    for name in job.rng.permutation(list(wanted)).tolist():
         if name not in job.loaded:
-            job.loaded[name] = load(name, model)
+            job.loaded[name] = load(name, wanted[name])
     below_c, patience = job.setting.cool_below_c, time.monotonic() + MAX_COOLING_SECONDS
     while below_c is not None and (conditions()["temperature_c"] or 0) > below_c and time.monotonic() <= patience:
         time.sleep(look_seconds)
