@@ -66,7 +66,7 @@ def make_table(
                 load_device(name.partition(" ")[0]),
                 csv_path=path,
                 rng=np.random.default_rng(number),
-                num_fit=24,
+                num_fit=36,
                 num_held_out=24,
                 progress=progress,
                 **settings,
