@@ -202,7 +202,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         resolution=(24, 32),
         depth=(1,),
     )
-    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(12):
         for images, labels in data.train_batches(epoch=epoch, batch_size=8, seed=0):
             optimizer.zero_grad()
