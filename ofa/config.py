@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, Union
 
 import yaml
 
-from ofa.errors import OfaError, shown, unknown_name_message
+from ofa.errors import OfaError, UsageError, shown, unknown_name_message
 from ofa.files import MAX_WHOLE, FileFormatError, check_depth
 
 ConfigT = TypeVar("ConfigT")
@@ -62,7 +62,7 @@ def from_mapping(config_type: type[ConfigT], values: Mapping[str, Any], *, where
             converted.setdefault(field.name, {})[name] = _convert(hint, value, f"{where}: {name}")
     try:
         return config_type(**converted)
-    except ConfigError as error:
+    except (ConfigError, UsageError) as error:
         raise ConfigError(f"{where}: {error}") from None
 
 

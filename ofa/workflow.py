@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
     from ofa.hardware import Device
-    from ofa.hardware.states import Speed
     from ofa.space import Arch, SearchSpace
+    from ofa.states import Speed
     from ofa.supernet import Supernet
     from ofa.supernet.inspect import Inspection
     from ofa.training import Recipe, Run, SubnetEvaluator
@@ -221,7 +221,7 @@ class Profiled:
     @property
     def states_text(self) -> str:
         """At which speeds the machine ran, in words."""
-        from ofa.hardware.states import states_from
+        from ofa.states import states_from
 
         states = states_from(self.table.details.get("states"))
         return "of an earlier version" if states is None else states.text
@@ -1163,7 +1163,7 @@ def _generator(seed: int) -> np.random.Generator:
 
 def _speed(state: str, percentile: int) -> Speed:
     """What is asked for; :class:`UsageError` if it is none."""
-    from ofa.hardware.states import PERCENTILES, STATES, Speed
+    from ofa.states import PERCENTILES, STATES, Speed
 
     if state not in STATES:
         raise UsageError(f"--state: {unknown_name_message('state', state, STATES)}")
@@ -1174,14 +1174,14 @@ def _speed(state: str, percentile: int) -> Speed:
 
 def _speed_as_facts(asked: Speed) -> dict[str, Any]:
     """What of it a search went by; nothing where it is what everybody asks for."""
-    from ofa.hardware.states import Speed
+    from ofa.states import Speed
 
     return {} if asked == Speed() else {"state": asked.state, "percentile": asked.percentile}
 
 
 def _speed_of(asked: Speed, table: LatencyTable) -> Speed:
     """What is asked for, on the machine of a table; one that was made before states were told apart has none."""
-    from ofa.hardware.states import states_from
+    from ofa.states import states_from
 
     return replace(asked, states=states_from(table.details.get("states")))
 
@@ -1194,7 +1194,7 @@ def _speed_here(speed: Speed, table: LatencyTable, device: Device) -> Speed:
 
 def _at_speed(table: LatencyTable, speed: Speed) -> LatencyTable:
     """The table with its latencies stated at a speed, which may be of another table of the same machine."""
-    from ofa.hardware.states import states_from
+    from ofa.states import states_from
 
     own = states_from(table.details.get("states"))
     if own is None or speed.states is None:
@@ -1205,7 +1205,7 @@ def _at_speed(table: LatencyTable, speed: Speed) -> LatencyTable:
 def _speed_of_search(run: Run, device: str, search_dir: Path | str | None, *, arch: str | None = None) -> Speed:
     """What a search stated its latencies at, if one says which subnet is meant."""
     from ofa.deploy.walk_down import read_speed
-    from ofa.hardware.states import MEDIAN
+    from ofa.states import MEDIAN
 
     if arch is not None or run.space.num_archs == 1:
         return MEDIAN
@@ -1216,8 +1216,8 @@ def _measure_archs(
     supernet: Supernet, device: Device, seed: int, speed: Speed, progress: Progress | None, archs: list[Arch]
 ) -> pd.DataFrame:
     """Latency of whole subnets on a device, measured side by side; weights do not matter for it."""
-    from ofa.hardware.states import change_text
     from ofa.hardware.timed_models import export_model
+    from ofa.states import change_text
 
     models = {
         str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)

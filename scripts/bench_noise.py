@@ -34,10 +34,10 @@ from ofa.deploy import read_bundle, verify_bundle
 from ofa.deploy.bundle import BundleInfo, Latency
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import load_device, measure, profile
-from ofa.hardware.states import Speed, States, states_from
 from ofa.hardware.timed_models import export_model
 from ofa.progress import progress_bar
 from ofa.space import Population
+from ofa.states import Speed, States, states_from
 from ofa.supernet import Supernet, create_supernet
 
 SECTIONS = ("profiles", "busy", "devices", "bundles")

@@ -15,7 +15,20 @@ import ofa
 PACKAGE = Path(ofa.__file__).parent
 
 # Everything may import these; they import nothing but each other.
-BASE = {"errors", "progress", "optional", "setting", "space", "metrics", "files", "config", "trust", "system", "locks"}
+BASE = {
+    "errors",
+    "progress",
+    "optional",
+    "setting",
+    "space",
+    "states",
+    "metrics",
+    "files",
+    "config",
+    "trust",
+    "system",
+    "locks",
+}
 
 # Room -> rooms that it may import, besides BASE and itself.
 ALLOWED: dict[str, set[str]] = {
@@ -28,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"inputs", "nn", "supernet", "data", "tasks", "cost"},
     "formats": {"nn"},
     "hardware": {"cost", "formats"},
-    "search": {"cost", "hardware"},
+    "search": {"cost"},
     "precision": {"supernet", "tasks", "training", "cost", "formats", "hardware", "search"},
     "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "formats", "hardware", "search"},
     "report": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search", "deploy"},

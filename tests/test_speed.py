@@ -17,8 +17,8 @@ from ofa import LatencyTable, workflow
 from ofa.deploy import read_candidates
 from ofa.deploy.walk_down import read_speed
 from ofa.errors import UsageError
-from ofa.hardware.states import Speed, States
 from ofa.hardware.transports import Local
+from ofa.states import Speed, States
 
 LEFT = Path(__file__).parent / "fixtures" / "0.1.0"
 STATES = States("two speeds", 0.1, 0.1, 0.137, slow_share=0.3, slope=1.0)

@@ -21,6 +21,7 @@ from ofa.cost.cost_model import CostModel, Factor
 from ofa.errors import OfaError, shown
 from ofa.files import FORMAT, FileFormatError, read_csv, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
 from ofa.space import Arch, Population, SearchSpace, SpaceError
+from ofa.states import States
 
 REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
@@ -336,21 +337,6 @@ class _Course(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Speeds(Record):
-    kind: str
-    fast_ms: float
-    typical_ms: float
-    slow_ms: float
-    slow_share: float = 0.0
-    noise: float = 0.0
-    slope: float | None = None
-
-    def __post_init__(self) -> None:
-        if not min(self.fast_ms, self.typical_ms, self.slow_ms) > 0:
-            raise ConfigError("fast_ms, typical_ms and slow_ms must be above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TableRecord(Record):
     """The JSON file of a table, see :meth:`LatencyTable.save`."""
 
@@ -368,7 +354,7 @@ class TableRecord(Record):
 
     def __post_init__(self) -> None:
         from_mapping(_HeldOut, self.held_out, where="held_out")
-        for key, kind in (("course", _Course), ("states", _Speeds)):
+        for key, kind in (("course", _Course), ("states", States)):
             if key in self.details:
                 from_mapping(kind, self.details[key], where=key)
 

@@ -23,11 +23,11 @@ from ofa.files import atomic_path, write_json_atomic
 from ofa.formats.onnx import DYNAMO_OPSET, INPUT, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
-from ofa.hardware.states import MEDIAN, Speed
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
 from ofa.setting import Setting
 from ofa.space import Arch, Value
+from ofa.states import MEDIAN, Speed
 from ofa.supernet.model_sources import public_name
 from ofa.tasks import Feed
 from ofa.training import SubnetEvaluator

@@ -23,8 +23,8 @@ from ofa.deploy.predict_script import predict_script
 from ofa.deploy.targets import TARGETS, Quantization
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import resolved
-from ofa.hardware.states import Speed
 from ofa.metrics import Score
+from ofa.states import Speed
 from ofa.tasks import Classification, Task, task_from_json
 
 FORMATS = (2, 3, 4)

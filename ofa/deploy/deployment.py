@@ -30,11 +30,11 @@ from ofa.errors import UsageError
 from ofa.files import FORMAT, resolved, write_csv_atomic, write_json_atomic
 from ofa.formats.onnx import opset_of_file
 from ofa.hardware import Device
-from ofa.hardware.states import MEDIAN, Speed
 from ofa.locks import only_writer
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.space import Arch
+from ofa.states import MEDIAN, Speed
 from ofa.system import tied
 from ofa.training import Run, SubnetEvaluator
 

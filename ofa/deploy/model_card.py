@@ -11,7 +11,7 @@ import yaml
 
 from ofa.config import from_mapping
 from ofa.formats.onnx import versions_text
-from ofa.hardware.states import Speed
+from ofa.states import Speed
 from ofa.tasks import Task
 
 LIBRARIES = {"onnxruntime-cuda": "onnxruntime-gpu", "litert": "ai-edge-litert", "executorch": "executorch and torch"}

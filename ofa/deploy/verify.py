@@ -27,9 +27,9 @@ from ofa.files import sha256_of_file
 from ofa.hardware import Device
 from ofa.hardware.apart import apart
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
-from ofa.hardware.states import MIN_CHANGE, Speed, change_text
 from ofa.progress import Progress
 from ofa.setting import Setting
+from ofa.states import MIN_CHANGE, Speed, change_text
 
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64

@@ -17,11 +17,11 @@ from ofa.deploy.bundle import BundleInfo, Latency, check_destination
 from ofa.deploy.verify import Measure
 from ofa.files import resolved
 from ofa.hardware import Device, measure
-from ofa.hardware.states import MEDIAN, Speed
 from ofa.metrics import metric_of
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError, check_budgets
 from ofa.search.search_files import archs_of, read_front, read_selected, speed_of
+from ofa.states import MEDIAN, Speed
 from ofa.training import SubnetEvaluator
 
 Candidate = Mapping[str, Any]

@@ -11,10 +11,10 @@ import pandas as pd
 from ofa.hardware.device import Device
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
-from ofa.hardware.states import Speed
 from ofa.hardware.timed_models import anchor_model
 from ofa.hardware.timing import PERCENTILES
 from ofa.progress import Progress
+from ofa.states import Speed
 
 QUANTILES = range(0, 101, 5)
 LATENCIES = [f"latency_ms_p{percentile}" for percentile in PERCENTILES]

@@ -7,7 +7,7 @@ the blocks, held against each other, say how well it all repeats.
 
 Machines also change speed for seconds at a time (a boosted clock, a neighbour's load), by 5 to 40 percent. Then low
 percentiles tell which models were lucky. The anchor sees each change, so blocks are compared at one speed only
-(:mod:`ofa.hardware.states`).
+(:mod:`ofa.states`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from ofa.errors import UsageError
 from ofa.hardware.runtimes.session import Burst, Run
-from ofa.hardware.states import TOLERANCE, States, find_states
+from ofa.states import MAX_SLOPE, TOLERANCE, States, find_states
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,6 @@ PERCENTILES = (10, 50, 90, 99)
 LOW = 10  # the percentile that drifts least
 MAX_WALL_OVER_CPU = 1.05
 MAX_FREQUENCY_SHIFT = 0.05
-MAX_SLOPE = 1.5
 MIN_RUNS = 5  # of a block, however long one takes
 PRIOR_BLOCKS = 3
 NUM_CACHE_BYTES = 16 << 20  # more than the caches that a core has of its own
@@ -137,7 +136,7 @@ class TimedBlock(NamedTuple):
 class TimingResult:
     """All blocks that were timed, and what follows from them.
 
-    Latencies are stated at one of the speeds that the machine ran at (:mod:`ofa.hardware.states`), from the blocks
+    Latencies are stated at one of the speeds that the machine ran at (:mod:`ofa.states`), from the blocks
     that ran at it undisturbed; a model that has none of these, from its others, by the speed that the anchor had then.
 
     Args:

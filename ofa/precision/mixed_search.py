@@ -13,7 +13,6 @@ import pandas as pd
 from ofa.cost import CostModel, LatencyTable
 from ofa.files import atomic_path
 from ofa.hardware import Device, measure
-from ofa.hardware.states import Speed
 from ofa.precision.mixed_latency import MixedLatency
 from ofa.precision.mixed_space import Per
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
@@ -21,6 +20,7 @@ from ofa.progress import Progress
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.run import SearchResult, Target, TargetSearch
 from ofa.space import Arch
+from ofa.states import Speed
 from ofa.training import SubnetEvaluator
 
 NUM_MIXED = 32

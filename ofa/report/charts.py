@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ofa.hardware.states import STATES
 from ofa.metrics import Metric
 from ofa.report.palette import DEVICE_ROLES, DEVICE_SYMBOLS
 from ofa.report.run_files import LOSSES, DeviceResults, RunFiles, bounds_columns
 from ofa.search.pareto import non_dominated
 from ofa.search.run import FLEET
+from ofa.states import STATES
 
 MAX_CURVE_POINTS = 400
 MAX_POINTS = 2_000

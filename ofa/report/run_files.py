@@ -13,13 +13,13 @@ import pandas as pd
 from ofa.config import Record, check_record
 from ofa.cost.latency_table import check_table, interval_percent
 from ofa.files import FileFormatError, check_file_name, read_csv, read_json
-from ofa.hardware.states import States, states_from
 from ofa.metrics import Metric, metric_of
 from ofa.report.strategy import RecipeRecord
 from ofa.search.pick import HEADROOM
 from ofa.search.run import FLEET
 from ofa.search.search_files import Percentiles, archs_of, read_front, read_selected
 from ofa.space import Arch, SearchSpace, SpaceError
+from ofa.states import States, states_from
 
 BUNDLE_FORMATS = (1, 2, 3, 4)
 

@@ -16,7 +16,6 @@ import pandas as pd
 from ofa.config import to_plain
 from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
-from ofa.hardware.states import Speed
 from ofa.locks import only_writer
 from ofa.metrics import Metric, name_in_file
 from ofa.progress import Progress
@@ -36,6 +35,7 @@ from ofa.search.pick import (
 from ofa.search.problem import Constraint, Cost, Dearest, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
 from ofa.space import Arch, Population, SearchSpace
+from ofa.states import Speed
 
 FLEET = "fleet"
 CURVE_POINTS = 20

@@ -13,9 +13,9 @@ import pandas as pd
 from ofa.config import ConfigError, Record, check_record, from_mapping
 from ofa.cost.latency_table import LATENCIES
 from ofa.files import FileFormatError, read_csv, read_json
-from ofa.hardware.states import Speed
 from ofa.metrics import Metric, metric_of
 from ofa.space import Arch, SpaceError
+from ofa.states import Speed
 
 COSTS = ("macs", "params")
 REMEDY = "search again with `ofa search`"

@@ -16,8 +16,8 @@ import torch
 from ofa.data import DataConfig, load_data
 from ofa.deploy import ExportResult, Latency, export_bundle
 from ofa.hardware import Device
-from ofa.hardware.states import Speed
 from ofa.setting import Setting
+from ofa.states import Speed
 from ofa.supernet import create_supernet
 from ofa.training import SubnetEvaluator
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ofa.deploy import BundleError, ExportResult, Latency, read_bundle, write_bundle
-from ofa.hardware.states import Speed, States
+from ofa.states import Speed, States
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from ofa.deploy import BundleError, read_bundle, verify_bundle
 from ofa.deploy.foreign_graph import disorder, problem_of
 from ofa.deploy.verify import VerifyResult
 from ofa.hardware import load_device
-from ofa.hardware.states import Speed
+from ofa.states import Speed
 
 from .conftest import DEVICE, Stopwatch
 
@@ -490,6 +490,14 @@ def test_a_budget_is_held_at_the_speed_that_it_is_for(
     assert (check.name, check.ok, check.expected) == ("latency", holds, "p90 at most 4.2 ms when the machine is slow")
     assert text in check.found
     assert stopwatch.asked == read_bundle(bundle).speed
+
+
+@pytest.mark.parametrize("wrong", [{"typical_ms": 0}, {"slow_ms": 1e300}, {"slope": 1e300}, {"fast_ms": "x"}])
+def test_speeds_that_no_machine_has_are_no_bundle(bundle: Path, wrong: dict[str, Any]) -> None:
+    speed = {**SPEED, "states": {**SPEED["states"], **wrong}}  # type: ignore[dict-item]
+    reseal(bundle, change=lambda info: info.update(speed=speed))
+    with pytest.raises(BundleError, match=r"speed: states.*must be"):
+        read_bundle(bundle)
 
 
 def test_on_another_machine_its_own_speed_counts(bundle: Path) -> None:

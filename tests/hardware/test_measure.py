@@ -7,10 +7,10 @@ from torch import nn
 from ofa.formats.onnx import export_for_timing
 from ofa.hardware import Device, fingerprint, load_device, measure, runner
 from ofa.hardware.runtimes import ModelError, ShapedModule
-from ofa.hardware.states import Speed, States
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports import Local
 from ofa.setting import Setting
+from ofa.states import Speed, States
 
 
 def test_one_row_per_model_in_the_given_order(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 
-from ofa.hardware.states import States, find_states
+from ofa.errors import UsageError
+from ofa.states import States, find_states
 
 
 def two_speeds(rng, num=400, *, slow=1.37, share=0.3, hold=40, noise=0.01):
@@ -98,3 +100,12 @@ def test_how_much_longer_models_take():
 def test_there_and_back():
     found = States("two speeds", 1.0, 1.0, 1.37, slow_share=0.25, noise=0.0123, slope=0.9)
     assert States(**json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"typical_ms": 0.0}, {"fast_ms": -1.0}, {"slow_ms": 1e300}, {"slope": 1e300}, {"typical_ms": math.nan}],
+)
+def test_speeds_that_no_machine_has_are_refused(wrong):
+    with pytest.raises(UsageError, match="must be"):
+        States(**{"kind": "steady", "fast_ms": 1.0, "typical_ms": 1.0, "slow_ms": 1.0, **wrong})

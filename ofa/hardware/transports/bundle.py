@@ -20,11 +20,11 @@ MODULES = (
     "hardware/journal.py",
     "hardware/runner.py",
     "hardware/runtimes/*.py",
-    "hardware/states.py",
     "hardware/timing.py",
     "hardware/transports/remote.py",
     "optional.py",
     "setting.py",
+    "states.py",
     "system.py",
 )
 PACKAGES = ("", "hardware/", "hardware/transports/")

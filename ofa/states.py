@@ -13,10 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ofa.errors import UsageError
+
 Floats = npt.NDArray[np.float64]
 State = Literal["fast", "typical", "slow"]
 STATES: tuple[State, ...] = ("fast", "typical", "slow")
 PERCENTILES = (50, 90, 99)
+MAX_SLOPE = 1.5
+MAX_APART = 1000
 MIN_CHANGE = 0.03  # of the speed, that is worth a word
 
 MIN_READINGS = 20  # fewer tell one speed only
@@ -50,6 +54,15 @@ class States:
     slow_share: float = 0.0
     noise: float = 0.0
     slope: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fast_ms <= self.typical_ms <= self.slow_ms <= MAX_APART * self.fast_ms:
+            raise UsageError(
+                f"fast_ms, typical_ms and slow_ms must be above 0, ascending and at most {MAX_APART} times apart, not "
+                f"{self.fast_ms}, {self.typical_ms}, {self.slow_ms}"
+            )
+        if self.slope is not None and not 0 <= self.slope <= MAX_SLOPE:
+            raise UsageError(f"slope must be 0 to {MAX_SLOPE}, not {self.slope}")
 
     def ms(self, state: State) -> float:
         return {"fast": self.fast_ms, "typical": self.typical_ms, "slow": self.slow_ms}[state]
