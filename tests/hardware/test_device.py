@@ -5,7 +5,6 @@ import json
 import pytest
 
 from ofa.config import ConfigError
-from ofa.errors import UsageError
 from ofa.hardware import UnknownDeviceError, list_devices, load_device
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.setting import Setting
@@ -98,5 +97,5 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("name", ["../../outside", "a/b", ".hidden", "-o", "", "x" * 65, "a\nb"])
 def test_a_name_that_no_file_may_have_is_refused(tmp_path, name):
     path = write(tmp_path, f"name: {json.dumps(name)}\nruntime: onnxruntime\n")
-    with pytest.raises(UsageError, match=r"must be up to 64 letters, digits, '_', '-' or '\.'; choose another"):
+    with pytest.raises(ConfigError, match=r"must be up to 64 letters, digits, '_', '-' or '\.'; choose another"):
         load_device(path)
