@@ -23,6 +23,7 @@ from ofa.files import FORMAT, FileFormatError, read_csv, read_json, sha256_of_fi
 from ofa.space import Arch, Population, SearchSpace, SpaceError
 from ofa.states import States
 
+BETWEEN_PROCESSES_PERCENT = 0.8  # standard deviation of networks at one speed, see docs/results/noise.md
 REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 FACTS = ("device", "fingerprint", "repeatability_percent", "refused", "held_out")
@@ -268,13 +269,15 @@ class LatencyTable:
 def interval_percent(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> float:
     """By how many percent a subnet may be slower or faster than predicted, in 90 of 100 cases.
 
-    From the errors on held-out subnets, taken as normal with unknown spread (Student's t); infinite without any.
+    From the errors on held-out subnets, taken as normal with unknown spread (Student's t), and from what one process
+    differs by from the next, which the subnets of one profile do not tell; infinite without any.
     """
     from scipy.stats import t as student  # here, as it takes long to load
 
     if not len(measured_ms):
         return math.inf
-    error = float(np.sqrt(np.mean((np.divide(measured_ms, predicted_ms) - 1) ** 2)))
+    square = float(np.mean((np.divide(measured_ms, predicted_ms) - 1) ** 2))
+    error = (square + (BETWEEN_PROCESSES_PERCENT / 100) ** 2) ** 0.5
     return 100 * error * float(student.ppf(0.95, len(measured_ms)))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ofa.hardware.accelerator import NONE, Accelerator
 from ofa.hardware.runtimes import RUNTIMES
 from ofa.hardware.timing import CLOCK_FREQUENCY, TEMPERATURE, read_number
 from ofa.setting import Setting
@@ -45,13 +46,18 @@ def identified(stable: Mapping[str, Any], *, kernel: str, conditions: Mapping[st
     return {"id": digest, **stable, "kernel": kernel, "conditions": conditions}
 
 
-def conditions() -> dict[str, float | None]:
-    """Load, clock and temperature at this moment; ``None`` where this machine does not tell."""
+def conditions(accelerator: Accelerator = NONE) -> dict[str, float | None]:
+    """Load, clock and temperature at this moment; ``None`` where this machine does not tell.
+
+    Args:
+        accelerator: What computes; clock and temperature are its own where it tells them.
+    """
     clock_khz, millidegrees = read_number(CLOCK_FREQUENCY), read_number(TEMPERATURE)
+    own_mhz, own_c = accelerator.clock_mhz(), accelerator.temperature_c()
     return {
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "clock_mhz": clock_khz / 1000 if clock_khz else None,
-        "temperature_c": millidegrees / 1000 if millidegrees else None,
+        "clock_mhz": own_mhz or (clock_khz / 1000 if clock_khz else None),
+        "temperature_c": own_c or (millidegrees / 1000 if millidegrees else None),
     }
 
 

@@ -63,14 +63,15 @@ def measure(
     )
     result = device.host.time(job)
     table = result.latencies_ms(models).set_index("name")
-    states = speed.states or result.states
-    factor = states.times_as_long(speed.state) / states.times_as_long(result.states.typical_ms)
+    found = result.states_for(models)
+    states = speed.states or found
+    factor = states.times_as_long(speed.state) / states.times_as_long(found.typical_ms)
     table[LATENCIES] *= factor
     table["repeatability_percent"] = result.repeatability_percent(list(models))
-    table.attrs["timing"] = result.facts()
+    table.attrs["timing"] = result.facts(models)
     table.attrs["quantiles_ms"] = {
         name: (np.percentile(runs_ms, QUANTILES) * factor).round(6).tolist()
-        for name, runs_ms in result.runs_ms().items()
+        for name, runs_ms in result.runs_ms(models).items()
     }
     table.attrs["times_as_long"] = 1 / factor
     return table

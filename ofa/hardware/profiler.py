@@ -36,7 +36,7 @@ from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
 MAX_INTERVAL_PERCENT = 10.0
-MIN_GAIN = 0.05  # of the error, for which it is worth while to measure on
+MIN_GAIN = 0.1  # of the error, for which it is worth while to measure on
 NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
 
@@ -231,7 +231,9 @@ class _Profile:
 
     def table(self, result: TimingResult, job: Job, energies_mj: pd.Series | None = None) -> LatencyTable:
         """The table that follows from what was timed, and from the energies of parts if they were measured."""
-        latencies = result.latencies_ms(job.models).set_index("name", drop=False).drop(columns="latency_ms_p99")
+        kinds = ([CALL, *self.missing], self.archs)
+        latencies = pd.concat([result.latencies_ms(names) for names in kinds])
+        latencies = latencies.set_index("name", drop=False).drop(columns="latency_ms_p99")
         if energies_mj is not None:
             latencies[ENERGY] = energies_mj.round(6)
         entries = _entries(latencies.loc[list(self.missing)], self.fields, self.device)
@@ -253,7 +255,7 @@ class _Profile:
                 "blocks_of_a_model": [min(job.num_blocks.values()), max(job.num_blocks.values())],
                 "block_seconds": job.block_seconds,
                 "measured_resolutions": list(self.resolutions),
-                **result.facts(),
+                **result.facts(self.archs),
                 "course": result.course(),
             },
         )

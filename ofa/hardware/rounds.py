@@ -65,12 +65,11 @@ def look_ahead(
         typical: Subnets of all kinds that the table is for, shape ``(M, D)``.
     """
     names = list(num_blocks)
-    errors = dict(zip(names, result.error_percent(names) / 100, strict=True))
     parts = [name for name in names if name in table.measured_keys]
-    part_errors = np.array([errors[name] for name in parts])
+    part_errors = result.error_percent(parts) / 100
     asked = np.array([num_blocks[name] for name in parts])
     shares = part_shares(table, parts, held_out)
-    own = np.array([errors[name] for name in held_out_names]) ** 2
+    own = (result.error_percent(held_out_names) / 100) ** 2
     predicted_ms, measured_ms = (np.array(table.held_out[key]) for key in ("predicted_ms", "measured_ms"))
     square = float(np.mean((predicted_ms / measured_ms - 1) ** 2))
     noise = float(np.mean(own + shares**2 @ part_errors**2))

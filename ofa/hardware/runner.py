@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ofa.files import FORMAT, write_json_atomic
+from ofa.hardware.accelerator import NONE, find_accelerator
 from ofa.hardware.fingerprint import conditions, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
@@ -65,27 +67,34 @@ def time_on_device(job: Job) -> TimingResult:
         NotInstalledError: If the runtime is not there.
     """
     runtime = RUNTIMES[job.setting.runtime]()
+    accelerator = NONE if runtime.on_cpu else find_accelerator()
 
     def load(name: str, model: Model) -> Run:
         with naming(name):
             session = runtime.prepare(model, job.setting)
             return session.prepared(session.random_inputs(job.rng))
 
-    return time_in_turn(job, load, on_cpu=runtime.on_cpu, conditions=conditions, look_seconds=1)
+    return time_in_turn(
+        job,
+        load,
+        clock=SystemClock(job.setting.threads, runtime.on_cpu, accelerator.clock_mhz),
+        conditions=partial(conditions, accelerator),
+        look_seconds=1,
+    )
 
 
 def time_in_turn(
     job: Job,
     load: Callable[[str, Model], Run],
     *,
-    on_cpu: bool,
+    clock: SystemClock,
     conditions: Callable[[], Mapping[str, Any]],
     look_seconds: float,
 ) -> TimingResult:
     """Load models, wait for a while until the machine is as cool as the setting says, time them in turn.
 
     Args:
-        on_cpu: Whether this process does the work.
+        clock: Of this machine, or of what does the work.
         conditions: Those of the machine at this moment.
         look_seconds: Between two looks at them.
     """
@@ -104,7 +113,7 @@ def time_in_turn(
         rng=job.rng,
         num_blocks=job.num_blocks,
         block_seconds=job.block_seconds,
-        clock=SystemClock(job.setting.threads, on_cpu),
+        clock=clock,
         done=job.done,
         on_block=job.on_block,
         before_run=cache_user() if job.setting.cold else None,

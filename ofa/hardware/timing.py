@@ -16,7 +16,7 @@ import dataclasses
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,12 +36,18 @@ PERCENTILES = (10, 50, 90, 99)
 LOW = 10  # the percentile that drifts least
 MAX_WALL_OVER_CPU = 1.05
 MAX_FREQUENCY_SHIFT = 0.05
-MIN_RUNS = 5  # of a block, however long one takes
+MIN_RUNS = 10  # of a block: the low percentile of fewer lies higher
+WARM_UP_RUNS = 5  # a network takes twice as long at first, and still a tenth longer the third time
+MAX_TIMES_AS_LONG = 5  # as a block is long: so long at most for the sake of runs, twice that for those that count
+FEWEST_RUNS = 5  # that count, however long one takes
 PRIOR_BLOCKS = 3
 NUM_CACHE_BYTES = 16 << 20  # more than the caches that a core has of its own
 SHORT_PASS_SECONDS = 1.0  # over sooner than a speed changes, so that it is worth while to wait for the typical one
 MAX_WAIT_SECONDS = 30.0
 ANCHOR_SHARE = 0.2  # of a block's time
+ANCHOR_RUNS = 5
+ANCHOR_WARM_UP_RUNS = 2
+ANCHOR_PERCENTILE = 25  # repeats best of all where runs are few, from reading to reading
 WARM_UP_SHARE = 0.25
 
 CLOCK_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
@@ -55,10 +61,12 @@ class SystemClock:
     Args:
         threads: Threads that compute one call.
         on_cpu: Whether this process does the work, rather than an accelerator or another program that it waits for.
+        clock_mhz: Of the accelerator or the other machine that does it.
     """
 
     threads: int = 1
     on_cpu: bool = True
+    clock_mhz: Callable[[], float | None] = lambda: None
 
     def wall_ns(self) -> int:
         return time.perf_counter_ns()
@@ -79,7 +87,9 @@ class SystemClock:
         return resource.getrusage(thread if self.threads == 1 else resource.RUSAGE_SELF).ru_nivcsw
 
     def frequency_mhz(self) -> float | None:
-        """Of the core; ``None`` where the machine does not tell."""
+        """Of what computes; ``None`` where the machine does not tell."""
+        if not self.on_cpu:
+            return self.clock_mhz()
         khz = read_number(CLOCK_FREQUENCY)
         return None if khz is None else khz / 1000
 
@@ -138,6 +148,8 @@ class TimingResult:
 
     Latencies are stated at one of the speeds that the machine ran at (:mod:`ofa.states`), from the blocks
     that ran at it undisturbed; a model that has none of these, from its others, by the speed that the anchor had then.
+    What a speed makes of models is another thing for whole networks than for small parts, which live in the caches: it
+    is found for the models together that are asked for together.
 
     Args:
         conditions: Load, clock and temperature of the machine before and after, where it tells.
@@ -175,10 +187,9 @@ class TimingResult:
             found.append((block.at_s, block.after_ns / 1e6))
         return found
 
-    @cached_property
-    def states(self) -> States:
-        """The speeds that the machine ran at, and what they make of models."""
-        return dataclasses.replace(self._found, slope=self._slope)
+    def states_for(self, names: Collection[str]) -> States:
+        """The speeds that the machine ran at, and what they make of these models."""
+        return dataclasses.replace(self._found, slope=self._slope(set(names)))
 
     @cached_property
     def _found(self) -> States:
@@ -205,52 +216,53 @@ class TimingResult:
         """Good blocks of each model."""
         return Counter(block.name for block, is_good in zip(self._ordered, self._is_good, strict=True) if is_good)
 
-    @property
-    def _slope(self) -> float | None:
-        """One number for all models, by least squares on each one's deviations from its own mean."""
+    def _slope(self, names: Container[str]) -> float | None:
+        """One number for all these models, by least squares on each one's deviations from its own mean."""
         if self._found.kind == "steady":
             return None
         logs: dict[str, list[tuple[float, float]]] = {}
         for block, speed_ms, is_told in zip(self._ordered, self._speeds_ms, self._is_undisturbed, strict=True):
-            if is_told:
-                median_ns = max(float(np.median(block.durations_ns)), 1.0)
-                logs.setdefault(block.name, []).append((np.log(speed_ms), np.log(median_ns)))
+            if is_told and block.name in names:
+                low_ns = max(_low(block.durations_ns), 1.0)
+                logs.setdefault(block.name, []).append((np.log(speed_ms), np.log(low_ns)))
         deviations = [np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()]
         speeds, times = np.concatenate([*deviations, np.zeros((1, 2))]).T
         moved = float(np.sum(speeds**2))
         return float(np.clip(np.sum(speeds * times) / moved, 0, MAX_SLOPE)) if moved > 1e-6 else None
 
     @cached_property
-    def _runs_ms(self) -> tuple[dict[str, list[npt.NDArray[np.float64]]], dict[str, list[npt.NDArray[np.float64]]]]:
-        """Of each model the runs of its blocks, in milliseconds at the typical speed: of good ones, and of all that
-        ran at that speed, since what pushes a program off its core is part of its higher percentiles.
+    def _chosen(self) -> dict[str, tuple[list[int], list[int]]]:
+        """Which blocks speak for each model: the good ones, and all that ran at the typical speed, since what pushes
+        a program off its core is part of its higher percentiles.
         """
         typical = self._found.is_typical(self._speeds_ms)
         by_name: dict[str, list[int]] = {}
         for index, block in enumerate(self._ordered):
             by_name.setdefault(block.name, []).append(index)
-        good: dict[str, list[npt.NDArray[np.float64]]] = {}
-        everything: dict[str, list[npt.NDArray[np.float64]]] = {}
+        chosen = {}
         for name, indices in by_name.items():
             first, second, third = (
                 [index for index in indices if mask[index]] for mask in (self._is_good, self._is_undisturbed, typical)
             )
-            chosen = first or second or indices
-            good[name] = [self._at_typical_speed(index) for index in chosen]
-            everything[name] = [self._at_typical_speed(index) for index in third or chosen]
-        return good, everything
+            good = first or second or indices
+            chosen[name] = (good, third or good)
+        return chosen
 
-    def _at_typical_speed(self, index: int) -> npt.NDArray[np.float64]:
+    def _at_typical_speed(self, index: int, states: States) -> npt.NDArray[np.float64]:
         block, speed_ms = self._ordered[index], float(self._speeds_ms[index])
         if np.isnan(speed_ms):
             speed_ms = float(np.sqrt(block.before_ns * block.after_ns)) / 1e6
-        return np.array(block.durations_ns) / 1e6 / self.states.times_as_long(speed_ms)
+        return np.array(block.durations_ns) / 1e6 / states.times_as_long(speed_ms)
 
-    def runs_ms(self) -> dict[str, npt.NDArray[np.float64]]:
+    def runs_ms(self, names: Collection[str]) -> dict[str, npt.NDArray[np.float64]]:
         """Every run of each model at the typical speed, disturbed or not, in milliseconds."""
-        return {name: np.concatenate(runs) for name, runs in self._runs_ms[1].items()}
+        states = self.states_for(names)
+        return {
+            name: np.concatenate([self._at_typical_speed(index, states) for index in self._chosen[name][1]])
+            for name in names
+        }
 
-    def latencies_ms(self, names: Iterable[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
+    def latencies_ms(self, names: Collection[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90``, ``_p99`` and ``num_runs`` at the typical speed, one row per name.
 
         The lowest is the median over good blocks of each one's own percentile, as the anchor's is: that of all runs
@@ -262,12 +274,13 @@ class TimingResult:
         """
         import pandas as pd
 
-        good, everything = self._runs_ms
+        states, everything = self.states_for(names), self.runs_ms(names)
         rows = []
         for name in names:
-            blocks = good[name][rounds] or good[name]
-            low, high = np.concatenate(blocks), np.concatenate(everything[name])
-            lowest = np.median([np.percentile(runs, LOW) for runs in blocks])
+            good = self._chosen[name][0]
+            blocks = [self._at_typical_speed(index, states) for index in good[rounds] or good]
+            low, high = np.concatenate(blocks), everything[name]
+            lowest = np.median([_low(runs) for runs in blocks])
             percentiles = [lowest, *np.percentile(low, PERCENTILES[1:2]), *np.percentile(high, PERCENTILES[2:])]
             rows.append([name, *np.round(np.maximum.accumulate(percentiles), 6).tolist(), len(low)])
         return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
@@ -284,7 +297,10 @@ class TimingResult:
 
         What a model's own few blocks say is drawn towards what all say, as if each had ``PRIOR_BLOCKS`` more.
         """
-        lows = [np.log([np.percentile(runs, LOW) for runs in self._runs_ms[0][name]]) for name in names]
+        states = self.states_for(names)
+        lows = [
+            np.log([_low(self._at_typical_speed(index, states)) for index in self._chosen[name][0]]) for name in names
+        ]
         counts = np.array([len(low) for low in lows])
         sums = np.array([np.sum((low - low.mean()) ** 2) for low in lows])
         pooled = sums.sum() / max((counts - 1).sum(), 1)
@@ -298,16 +314,20 @@ class TimingResult:
         found["rarer speed"] = int((self._is_undisturbed & ~self._is_good).sum())
         return {cause: number for cause, number in sorted(found.items()) if number}
 
-    def facts(self) -> dict[str, Any]:
-        """How the measurement went, as JSON data."""
+    def facts(self, names: Collection[str]) -> dict[str, Any]:
+        """How the measurement went, as JSON data.
+
+        Args:
+            names: The models that ``states`` is to be about.
+        """
         num, num_good = len(self.blocks), self.num_good()
-        lacking = [name for name in self._runs_ms[0] if not num_good[name]]
+        lacking = [name for name in self._chosen if not num_good[name]]
         return {
             "num_blocks": num,
             "repeated_percent": round(100 * float(1 - self._is_good.mean()), 2) if num else 0.0,
             "models_never_undisturbed": len(lacking),
             "causes": self.causes(),
-            "states": self.states.to_json(),
+            "states": self.states_for(names).to_json(),
             "conditions": list(self.conditions),
         }
 
@@ -334,8 +354,8 @@ def time_models(
         models: By name.
         anchor: Timed before and after each block; it tells a changed clock or neighbourhood from a slow model.
         num_blocks: Good blocks that each model needs, at least 2, so that there is something to compare.
-        block_seconds: Length of a block, of five runs at least; a quarter more goes into its warm-up, a fifth into its
-            anchor.
+        block_seconds: Length of a block; a quarter more goes into its warm-up, a fifth into its anchor. Blocks of
+            models that take longer than a tenth of it are longer, up to ten times, so that there are runs enough.
         done: Blocks of an earlier, interrupted call, which count.
         on_block: Called with each block, as soon as it is there.
         before_run: Called before each timed run of a model, not of the anchor; its time does not count.
@@ -358,7 +378,7 @@ def time_models(
         if not lacking:
             return result
         if len(lacking) * block_seconds < SHORT_PASS_SECONDS:
-            anchors.wait_for(result.states)
+            anchors.wait_for(result.states_for(()))
         for index in rng.permutation(len(lacking)):
             name = lacking[index]
             durations, causes = _time_block(models[name], clock, int(block_seconds * 1e9), before_run)
@@ -376,20 +396,32 @@ def max_blocks(num_good: int) -> int:
 
 
 def _time_block(
-    run: Run, clock: SystemClock, block_ns: int, before_run: Callable[[], object] | None = None
+    run: Run,
+    clock: SystemClock,
+    block_ns: int,
+    before_run: Callable[[], object] | None = None,
+    *,
+    warm_up_runs: int = WARM_UP_RUNS,
+    min_runs: int = MIN_RUNS,
 ) -> tuple[list[int], list[str]]:
     """Durations of the runs of one block, and what disturbed them."""
-    if isinstance(run, Burst):
-        return run.durations_ns(block_ns, MIN_RUNS), []
     frequency_mhz = clock.frequency_mhz()
-    warm_until = clock.wall_ns() + int(block_ns * WARM_UP_SHARE)
-    run()
-    while clock.wall_ns() < warm_until:
+    if isinstance(run, Burst):
+        durations = run.durations_ns(block_ns, min_runs)
+        return durations, _clock_causes(clock, frequency_mhz)
+    num_warm, warm_ns, start = 0, 0, clock.wall_ns()
+    while (num_warm < warm_up_runs and warm_ns < MAX_TIMES_AS_LONG * block_ns) or warm_ns < block_ns * WARM_UP_SHARE:
         run()
-    durations: list[int] = []
+        num_warm, warm_ns = num_warm + 1, clock.wall_ns() - start
+    durations = list[int]()
     switches, cpu_start = clock.involuntary_switches(), clock.cpu_ns()
     start = end = clock.wall_ns()
-    while len(durations) < MIN_RUNS or end - start < block_ns:
+    longest_ns = 2 * MAX_TIMES_AS_LONG * block_ns
+    while (
+        len(durations) < min(min_runs, FEWEST_RUNS)
+        or end - start < block_ns
+        or (len(durations) < min_runs and end - start < longest_ns)
+    ):
         if before_run is not None:
             before_run()
         begin = clock.wall_ns()
@@ -402,9 +434,18 @@ def _time_block(
         causes.append("off the core")
     if clock.involuntary_switches() > switches:
         causes.append("involuntary context switch")
-    if frequency_mhz and abs((clock.frequency_mhz() or 0.0) / frequency_mhz - 1) > MAX_FREQUENCY_SHIFT:
-        causes.append("clock changed")
-    return durations, causes
+    return durations, causes + _clock_causes(clock, frequency_mhz)
+
+
+def _clock_causes(clock: SystemClock, before_mhz: float | None) -> list[str]:
+    after_mhz = clock.frequency_mhz()
+    moved = before_mhz and after_mhz and abs(after_mhz / before_mhz - 1) > MAX_FREQUENCY_SHIFT
+    return ["clock changed"] if moved else []
+
+
+def _low(runs: npt.NDArray[np.float64] | Sequence[int]) -> float:
+    """The low percentile of a block, much the same whether it holds ten runs or hundreds."""
+    return float(np.percentile(np.asarray(runs, float), LOW, method="median_unbiased"))
 
 
 def cache_user(num_bytes: int = NUM_CACHE_BYTES) -> Callable[[], object]:
@@ -427,8 +468,10 @@ class _Anchors:
                 break
 
     def _read(self) -> float:
-        durations, _ = _time_block(self._run, self._clock, self._block_ns)
-        return round(float(np.percentile(durations, LOW)), 1)
+        durations, _ = _time_block(
+            self._run, self._clock, self._block_ns, warm_up_runs=ANCHOR_WARM_UP_RUNS, min_runs=ANCHOR_RUNS
+        )
+        return round(float(np.percentile(durations, ANCHOR_PERCENTILE)), 1)
 
     def around(self) -> tuple[float, float]:
         """The readings before and after the block that has ended."""

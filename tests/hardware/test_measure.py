@@ -46,7 +46,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_it_waits_until_the_machine_is_cool(monkeypatch):
     readings, slept = iter([61.0, 60.5, 59.0, 59.0, 59.0]), []  # the last two before and after it measures
-    monkeypatch.setattr(runner, "conditions", lambda: {"temperature_c": next(readings)})
+    monkeypatch.setattr(runner, "conditions", lambda accelerator: {"temperature_c": next(readings)})
     monkeypatch.setattr(runner.time, "sleep", slept.append)
     device = Device(name="warm", setting=Setting(runtime="onnxruntime", cool_below_c=60))
     model = export_for_timing(nn.Conv2d(3, 4, 1).eval(), (3, 4, 4))

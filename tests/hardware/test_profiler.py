@@ -106,7 +106,7 @@ def test_the_planted_correction_is_recovered_and_the_files_say_all(tmp_path, mea
     assert table.correction.num_fit == 8
     assert (table.repeatability_percent, table.refused) == (0.0, False)
     assert table.details["blocks_of_a_model"] == [2, 2]
-    assert table.interval_percent < 1
+    assert table.interval_percent < 2
     assert list(table.entries.columns) == [
         *("key", "latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "num_runs"),
         *("kind", "resolution", "kernel", "precision"),
@@ -175,11 +175,11 @@ def test_damaged_lines_of_the_journal_are_said_and_measured_again(tmp_path, meas
 def test_noise_is_measured_away_for_a_while(tmp_path, measured):
     """Blocks are added where they help, as far as the time allows, and nothing is measured twice."""
     supernet = measured["supernet"] = FakeSupernet()
-    measured["noise"], steps = 0.05, []
-    table = call(tmp_path, supernet, max_minutes=0.02, progress=lambda *step: steps.append(step[2]))
+    measured["noise"], steps = 0.15, []
+    table = call(tmp_path, supernet, max_minutes=0.04, progress=lambda *step: steps.append(step[2]))
     least, most = table.details["blocks_of_a_model"]
     assert 2 <= least < most
-    assert 0 < table.details["minutes"] <= 0.02
+    assert 0 < table.details["minutes"] <= 0.04
     assert len(measured["log"]) == len(set(measured["log"])) > 2 * (1 + 8 + 7)
     assert table.details["outlook"]["noise_percent"] > 0
     assert re.search(r"measuring on cpu-1t: error [0-9.]+ %, [0-9.]+ % after [0-9]+ s more", steps[-1])

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from ofa.files import sha256_of_file
 from ofa.hardware.fingerprint import GOVERNOR, identified
 from ofa.hardware.runner import Job, time_in_turn
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
-from ofa.hardware.timing import WARM_UP_SHARE, TimingResult
+from ofa.hardware.timing import WARM_UP_SHARE, SystemClock, TimingResult
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
 from ofa.hardware.transports.listening import listening
 from ofa.setting import Setting
 
 MIN_WARM_UP_RUNS = 2
+MAX_FREQ = re.compile(r"/cpu(\d{1,3})/cpufreq/scaling_max_freq:(\d{1,9})$", re.MULTILINE)
 MAX_RUNS = 1000  # in one block: the system's log holds some thousand lines
 MAX_TRIES = 4
 MAX_REPORTS = 3
@@ -242,7 +244,8 @@ class Adb(Host):
             path = self._push_model(phone, name, model, suffix, there)
             return benchmark(name, path, program, phone, setting.threads, self)
 
-        return time_in_turn(job, burst, on_cpu=False, conditions=phone.conditions, look_seconds=5)
+        clock = SystemClock(setting.threads, on_cpu=False, clock_mhz=partial(phone.highest_mhz, self.cpu_mask))
+        return time_in_turn(job, burst, clock=clock, conditions=phone.conditions, look_seconds=5)
 
     def clean(self) -> None:
         """Delete what was sent there."""
@@ -364,6 +367,16 @@ class Phone:
             "temperature_c": tenths / 10 if tenths is not None else None,
             "charging": "true" in powered if powered else None,
         }
+
+    def highest_mhz(self, cpu_mask: str = "") -> float | None:
+        """What the fastest of these cores may run at now: less while the phone throttles; ``None`` if it does not tell.
+
+        The clock itself falls as soon as a program has ended, before it can be asked for.
+        """
+        mask = int(cpu_mask, 16) if cpu_mask else -1
+        said = self.call("grep -H . /sys/devices/system/cpu/cpu*/cpufreq/scaling_max_freq")[1]
+        khz = [float(value) for core, value in MAX_FREQ.findall(said) if mask >> int(core) & 1]
+        return max(khz) / 1000 if khz else None
 
 
 def _tries() -> Iterator[None]:

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2]
 MODULES = (
     "errors.py",
     "files.py",
+    "hardware/accelerator.py",
     "hardware/apart.py",
     "hardware/fingerprint.py",
     "hardware/journal.py",

@@ -275,7 +275,7 @@ def test_a_block_is_one_start_of_the_program(program):
         block_seconds=0.01,
         clock=SystemClock(on_cpu=False),
     )
-    assert [block.durations_ns for block in result.blocks] == [(250_000,) * 5] * 2
+    assert [block.durations_ns for block in result.blocks] == [(250_000,) * 10] * 2
 
 
 @pytest.mark.parametrize("help_text", ["help-10.5", "help-11"])

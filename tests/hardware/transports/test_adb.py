@@ -279,3 +279,18 @@ def test_settings_are_checked(phone):
     device = Device(name="phone", setting=Setting(runtime="openvino"), host=Adb(program="x"))
     with pytest.raises(ConfigError, match="runtime 'openvino' cannot be measured over adb; choices: ex"):
         device.host.fingerprint(device.setting)
+
+
+@pytest.mark.parametrize(("cpu_mask", "expected_mhz"), [("", 2800), ("f", 1800), ("30", 2400), ("100", None)])
+def test_how_fast_its_cores_may_run(phone, monkeypatch, cpu_mask, expected_mhz):
+    khz = [1_800_000] * 4 + [2_400_000] * 2 + [2_800_000] * 2
+    said = "\n".join(f"/sys/devices/system/cpu/cpu{n}/cpufreq/scaling_max_freq:{each}" for n, each in enumerate(khz))
+    monkeypatch.setattr(module.Phone, "call", lambda self, command: (0, said + "\ngrep: cpu9: denied"))
+    assert module.Phone("serial", 1.0).highest_mhz(cpu_mask) == expected_mhz
+
+
+def test_blocks_in_which_it_begins_to_throttle_do_not_count(phone, monkeypatch):
+    mhz = iter([2800.0] * 9 + [1900.0] * 1000)
+    monkeypatch.setattr(module.Phone, "highest_mhz", lambda self, cpu_mask: next(mhz))
+    result = measure(make_device(phone, "executorch"), num_blocks=3)
+    assert result.causes() == {"clock changed": 1} and min(result.num_good().values()) == 3
