@@ -530,6 +530,7 @@ def _search_anew(
                 {"tables_sha256": {device.name: sums[device.name]}},
                 own_costs,
                 speed,
+                table.interval_percent if table.held_out else 0.0,
             )
             for device, table, own_costs, speed in zip(devices, measured, bytes_on, here, strict=True)
         ],

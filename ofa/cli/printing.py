@@ -64,12 +64,13 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     from ofa.search.search_files import speed_of
 
     metric, tau = metric_of(selected), selected["predictor"]["kendall_tau"]
-    volume = selected["hypervolume"]
+    volume, interval = selected["hypervolume"], selected.get("interval_percent")
+    around = f" ± {interval:.1f} %" if interval else ""
     rows = [
         [
             f"{pick['budget_ms']:g} ms",
             f"{pick['measured_latency_ms']:.3f} ms",
-            f"{pick['predicted_latency_ms']:.3f} ms",
+            f"{pick['predicted_latency_ms']:.3f} ms{around}",
             "{} ({:.1f} to {:.1f})".format(metric.text(pick[metric.of("measured")]), *pick[metric.interval_key]),
             f"{pick['macs'] / 1e6:.2f} M",
             f"{pick['params'] / 1e6:.3f} M",

@@ -122,6 +122,10 @@ class LatencyTable:
         """By how many percent a subnet may be slower or faster than predicted, see :func:`interval_percent`."""
         return interval_percent(*(self.held_out.get(key, ()) for key in ("predicted_ms", "measured_ms")))
 
+    def predict_interval_ms(self, archs: Population) -> npt.NDArray[np.float64]:
+        """Between which milliseconds 90 of 100 such subnets are, shape ``(N, 2)``."""
+        return self.predict_ms(archs)[:, None] * (1 + np.array([-1, 1]) * self.interval_percent / 100)
+
     @property
     def measured_keys(self) -> set[str]:
         """Keys of the entries that were measured, not interpolated."""

@@ -52,6 +52,7 @@ class Target:
         identity: What its predictions and measurements go by: the table's checksum, the machine.
         costs: By name, for its result files: what is another number on each device, such as bytes.
         speed: What ``predict_ms`` and ``measure_ms`` are stated at, and which percentile must keep a budget.
+        interval_percent: 90 of 100 subnets take within so many percent of what is predicted; 0 where nothing says.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     identity: Mapping[str, Any] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
+    interval_percent: float = 0.0
 
 
 def fleet(targets: Sequence[Target]) -> Target:
@@ -76,6 +78,7 @@ def fleet(targets: Sequence[Target]) -> Target:
         _merged([target.identity for target in targets]),
         {name: Dearest([target.costs[name] for target in targets]) for name in targets[0].costs},
         dataclasses.replace(targets[0].speed, states=None),
+        max(target.interval_percent for target in targets),
     )
 
 
@@ -328,6 +331,7 @@ class TargetSearch:
             },
             **self._compare(target, measured, front=found.searched[target.name], random=found.random),
             "headroom_percent": 100 * HEADROOM,
+            "interval_percent": round(target.interval_percent, 2),
             "speed": to_plain(target.speed),
             "facts": {**self.identity, **target.identity},
             "picks": [

@@ -116,6 +116,7 @@ class _Selected(Record):
     seed: int = 0
     num_evaluations: int = 0
     headroom_percent: float = 0.0
+    interval_percent: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
     predictor: _Predictor = field(default_factory=_Predictor)

@@ -107,6 +107,12 @@ def test_the_planted_correction_is_recovered_and_the_files_say_all(tmp_path, mea
     assert (table.repeatability_percent, table.refused) == (0.0, False)
     assert table.details["blocks_of_a_model"] == [2, 2]
     assert table.interval_percent < 2
+    predicted_ms, (low_ms, high_ms) = (
+        table.predict_ms(every(table.space)),
+        table.predict_interval_ms(every(table.space)).T,
+    )
+    np.testing.assert_allclose(high_ms / predicted_ms - 1, table.interval_percent / 100)
+    np.testing.assert_allclose(1 - low_ms / predicted_ms, table.interval_percent / 100)
     assert list(table.entries.columns) == [
         *("key", "latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "num_runs"),
         *("kind", "resolution", "kernel", "precision"),
