@@ -58,14 +58,21 @@ def detach_buffers(module: nn.Module) -> None:
 def own_hooks(module: nn.Module) -> None:
     """Part a clone's hooks from the original's, in place."""
     for child in module.modules():
-        child.__dict__.update({name: value.copy() for name, value in child.__dict__.items() if "hooks" in name})
+        own = {name: value for name, value in child.__dict__.items() if "hooks" in name and isinstance(value, dict)}
+        child.__dict__.update({name: value.copy() for name, value in own.items()})
 
 
 def own_tensors(module: nn.Module) -> None:
-    """Turn a clone's views into contiguous parameters and buffers of its own, in place."""
+    """Turn a clone's views into contiguous parameters and buffers of its own, in place; what is shared stays shared."""
     detach_buffers(module)
+    copies: dict[int, tuple[Tensor, nn.Parameter]] = {}  # with the original, which else could be another's by then
     for child in module.modules():
         for name, parameter in child._parameters.items():
-            if parameter is not None:
+            if parameter is None:
+                continue
+            if id(parameter) not in copies:
                 copy = parameter.detach().clone(memory_format=torch.contiguous_format)
-                child._parameters[name] = nn.Parameter(copy)
+                copies[id(parameter)] = (parameter, nn.Parameter(copy, requires_grad=parameter.requires_grad))
+            child._parameters[name] = copies[id(parameter)][1]
+        if isinstance(child, nn.RNNBase):
+            child.__dict__["_flat_weights"] = [child._parameters[name] for name in child._flat_weights_names]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from ofa.nn.conv import narrow_kernel
+from ofa.nn.conv import CONVOLUTIONS, narrow_kernel
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
 from ofa.nn.structure import clone_structure
@@ -32,6 +32,7 @@ class Narrower:
     def __init__(self, model: nn.Module, groups: Mapping[int, ChannelGroup]) -> None:
         self._axes = {number: [(site.tensor, site.axis) for site in group.sites] for number, group in groups.items()}
         self._modules = dict(model.named_modules())
+        self._names = _names_of_tensors(model)
         self._sharing: dict[tuple[str, int], list[tuple[int, Ints]]] = {}
         for number, group in groups.items():
             for site in group.sites:
@@ -99,14 +100,17 @@ class Narrower:
 
         touched: dict[str, nn.Module] = {}
         for path, size in narrowing.kernels.items():
-            if isinstance(module := clone(path), nn.Conv2d):
+            if isinstance(module := clone(path), CONVOLUTIONS):
                 narrow_kernel(module, size)
         for tensor, axis in dict.fromkeys(axis for number in narrowing.units for axis in self._axes[number]):
-            path, _, name = tensor.rpartition(".")
-            if (module := clone(path)) is not None:
-                tensors = module._parameters if name in module._parameters else module._buffers
-                tensors[name] = self._selection(tensor, axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type,assignment]
-                touched[path] = module
+            narrowed = None
+            for path, name in self._names[tensor]:
+                if (module := clone(path)) is not None:
+                    tensors = module._parameters if name in module._parameters else module._buffers
+                    if narrowed is None:  # tied layers hold one tensor, and keep to it
+                        narrowed = self._selection(tensor, axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type]
+                    tensors[name] = narrowed  # type: ignore[assignment]
+                    touched[path] = module
         for number, units in narrowing.units.items():
             for path, name, size in self._attributes.get(number, ()):
                 if (module := clone(path)) is not None:
@@ -116,6 +120,17 @@ class Narrower:
                     setattr(module, name, units**-0.5)
         for module in touched.values():
             follow_tensors(module)
+
+
+def _names_of_tensors(model: nn.Module) -> dict[str, list[tuple[str, str]]]:
+    """Full name of each parameter and buffer, the first of several -> module and attribute wherever it is held."""
+    first: dict[int, str] = {}
+    names: dict[str, list[tuple[str, str]]] = {}
+    for kind in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for full, tensor in kind:
+            path, _, name = full.rpartition(".")
+            names.setdefault(first.setdefault(id(tensor), full), []).append((path, name))
+    return names
 
 
 def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Module:

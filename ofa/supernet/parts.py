@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.errors import unknown_name_message
-from ofa.nn.conv import remove_kernel_transforms
+from ofa.nn.conv import CONVOLUTIONS, remove_kernel_transforms
 from ofa.nn.structure import clone_structure, own_hooks, own_tensors
 from ofa.space import SearchSpace
 from ofa.supernet.channels import Call, Step, sizes_at
@@ -86,7 +86,7 @@ class _Place:
 
     Args:
         paths: Modules that run here one after another.
-        dims: The dims that decide what stands here, without resolution and depth.
+        dims: The dims that decide what stands here, without the inputs' axes and depth.
         depth: The stage's depth dim, and which of its values keep the block.
         runs_alone: Whether it can be measured as a part; what cannot (a block that takes tensors of several sizes) has
             costs but no slot.
@@ -116,8 +116,10 @@ class PartIndex:
         self._counts = _Counts(analysis)
         self._calls = analysis.trace.calls
         self._places = _find_places(analysis, stages, dims)
-        resolutions = [int(value) for value in space["resolution"].values]
-        self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in resolutions]
+        axes = [axis.name for axis in analysis.inputs.axes]
+        self._axes = {name: len(space[name].values) for name in axes}
+        of_axes = itertools.product(*(space[name].values for name in axes))
+        self._sizes = [sizes_at(model, analysis.example(dict(zip(axes, sizes, strict=True)))) for sizes in of_axes]
         assert all(len(sizes.macs) == len(analysis.trace.contractions) for sizes in self._sizes)
         self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(
@@ -187,7 +189,7 @@ class PartIndex:
     def _tabulate(
         self, place: _Place, value: Callable[[_Place, Narrowing, int], Any], dtype: type[Any], absent: Any = 0
     ) -> tuple[tuple[str, ...], npt.NDArray[Any]]:
-        """``value`` of every choice of a place: an array over resolution, the stage's depth, the block's own dims."""
+        """``value`` of every choice of a place: an array over the inputs' axes, the stage's depth, its own dims."""
         names = [dim.name for dim in place.dims]
         choices = [self.space[name].values for name in names]
         table: npt.NDArray[Any] = np.empty((len(self._sizes), *map(len, choices)), dtype=dtype)
@@ -195,12 +197,13 @@ class PartIndex:
             narrowing = Narrowing.of(place.dims, dict(zip(names, values, strict=True)))
             for r in range(len(self._sizes)):
                 table[r, *indices] = value(place, narrowing, r)
+        table = table.reshape(*self._axes.values(), *map(len, choices))
         if place.depth is None:
-            return ("resolution", *names), table
+            return (*self._axes, *names), table
         depth, present = place.depth
-        gone = np.full_like(table, absent)
-        table = np.stack([table if value in present else gone for value in self.space[depth].values], axis=1)
-        return ("resolution", depth, *names), table
+        gone, axis = np.full_like(table, absent), len(self._axes)
+        table = np.stack([table if value in present else gone for value in self.space[depth].values], axis)
+        return (*self._axes, depth, *names), table
 
     # -- what stands at a place ----------------------------------------------------------------------------------------
 
@@ -242,7 +245,7 @@ class PartIndex:
                 fields[name] = max(counts)
         for dim in place.dims:
             fields |= dim.sizes(narrowing)
-        convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+        convolutions = [child for child in module.modules() if isinstance(child, CONVOLUTIONS)]
         if convolutions:
             fields["kernel"] = max(max(conv.kernel_size) for conv in convolutions)
             fields["stride"] = max(max(conv.stride) for conv in convolutions)

@@ -94,9 +94,12 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
         for path, module in modules.items()
         if path and element(path) == path and is_skippable(trace, path) and any(True for _ in module.parameters())
     }
-    candidates = skippable | {found for owner in owners if (found := element(owner))}
-    innermost = (candidates - skippable - above(candidates)) | (skippable - above(skippable))
-    blocks = {path for path in innermost if not (innermost & skippable).intersection(ancestors(path))}
+    # What is of a skippable element's class is a block where it has no shortcut too, whatever is in it.
+    kinds = {type(modules[path]) for path in skippable} - set(CONTAINERS)
+    whole = skippable | {path for path, module in modules.items() if type(module) in kinds and element(path) == path}
+    candidates = whole | {found for owner in owners if (found := element(owner))}
+    innermost = (candidates - whole - above(candidates)) | (whole - above(whole))
+    blocks = {path for path in innermost if not (innermost & whole).intersection(ancestors(path))}
     containers = {path.rpartition(".")[0] for path in blocks}
     for parent in {path.rpartition(".")[0] for path in containers if path} & chains:
         children = {f"{parent}.{name}".removeprefix("."): child for name, child in modules[parent].named_children()}
