@@ -143,6 +143,23 @@ class PartIndex:
         """The places that can be measured; costs do not need them."""
         return tuple(self._slot(place) for place in self._places if place.runs_alone)
 
+    @cached_property
+    def measurable_share(self) -> float:
+        """Of the MACs of the largest subnet, what share parts compute that can be measured, each in its one call."""
+        paths = {
+            path
+            for place in self._places
+            if place.runs_alone and all(self._calls[path].num_calls == 1 for path in place.paths)
+            for path in place.paths
+        }
+        contractions, macs = self._analysis.trace.contractions, self._sizes[-1].macs
+        measured = (
+            number
+            for number, contraction in enumerate(contractions)
+            if not paths.isdisjoint((contraction.module, *ancestors(contraction.module)))
+        )
+        return sum(macs[number] for number in measured) / max(sum(macs), 1)
+
     def part(self, key: str) -> Part:
         assert self.slots  # they name the parts
         try:
@@ -197,7 +214,7 @@ class PartIndex:
             narrowing = Narrowing.of(place.dims, dict(zip(names, values, strict=True)))
             for r in range(len(self._sizes)):
                 table[r, *indices] = value(place, narrowing, r)
-        table = table.reshape(*self._axes.values(), *map(len, choices))
+        table = table.reshape((*self._axes.values(), *map(len, choices)))
         if place.depth is None:
             return (*self._axes, *names), table
         depth, present = place.depth

@@ -126,6 +126,14 @@ class Supernet(nn.Module):
         """Stem, blocks, head and what stands between, each with the dims that decide it."""
         return self._part_index.slots
 
+    @property
+    def measurable_share(self) -> float:
+        """Of the MACs of the largest subnet, the share that :attr:`slots` stand for, from 0 to 1.
+
+        The rest is in modules that are called several times or with more than tensors of one size, or in none.
+        """
+        return self._part_index.measurable_share
+
     def part(self, key: str) -> Part:
         """The network part behind a key of :attr:`slots`, to be run on its own; :class:`LookupError` if unknown."""
         return self._part_index.part(key)

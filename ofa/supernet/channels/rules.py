@@ -468,6 +468,12 @@ def matrix_product(op: Operation) -> Labels:
     return contract(op, "mk,kn->mn" if op.output.ndim == 2 else "bmk,bkn->bmn", *op.args[:2])
 
 
+def grouped_product(op: Operation) -> Labels:
+    """Rows ``(M, K)``, each times the matrix of its group, of ``(G, K, N)``: the experts of a mixture."""
+    first, second = op.args[:2]
+    return contract(op, "mk,gkn->mn", first, second) if (first.ndim, second.ndim) == (2, 3) else unknown(op)
+
+
 def added_product(op: Operation) -> Labels:
     equation = "mk,kn->mn" if op.output.ndim == 2 else "bmk,bkn->bmn"
     product = Operand(contract(op, equation, *op.args[1:3]), tuple(op.output.shape))
@@ -618,6 +624,7 @@ RULES: dict[str, Rule] = {
     # contractions
     **dict.fromkeys(("mm", "bmm"), matrix_product),
     **dict.fromkeys(("addmm", "baddbmm"), added_product),
+    "_grouped_mm": grouped_product,
     "linear": linear,
     "convolution": convolution,
 }

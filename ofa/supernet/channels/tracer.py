@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from ofa.inputs import Inputs, tensors_in
 from ofa.nn.structure import clone_structure, own_hooks
@@ -216,6 +217,10 @@ class QuickMeta(TorchDispatchMode):
         return torch.empty_like(x), nothing, nothing
 
 
+def operands_of(args: Args, kwargs: Kwargs | None) -> list[Any]:
+    return list(flat((*args, *(kwargs or {}).values())))
+
+
 class _Run(QuickMeta):
     """A run whose steps and products are noted, in their order.
 
@@ -255,7 +260,7 @@ class _Run(QuickMeta):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
         name = func.overloadpacket.__name__
-        operands = flat((*args, *(kwargs or {}).values()))
+        operands = operands_of(args, kwargs)
         reads = tuple(self._numbers[x] for x in operands if isinstance(x, Tensor) and x in self._numbers)
         if reads:
             # The first alone: statistics of a normalisation, indices of a pooling are for training only.
@@ -270,9 +275,12 @@ class _Run(QuickMeta):
         if name == "convolution":
             positions = prod((args[0] if args[6] else output).shape[2:]) * args[0].shape[0]
             self._add_product(args[1].numel() * positions, args[1:2])
-        elif name in ("mm", "bmm", "addmm", "baddbmm", "linear"):
+        elif name in ("mm", "bmm", "addmm", "baddbmm", "linear", "_grouped_mm"):
             factors = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
             self._add_product(output.numel() * factors[0].shape[-1], factors)
+        elif (count_flops := flop_registry.get(func.overloadpacket)) is not None:
+            flops = count_flops(*args, **(kwargs or {}), out_val=output)
+            self._add_product(flops // 2, [x for x in operands_of(args, kwargs) if isinstance(x, Tensor)])
         return output
 
     def _add_step(self, kind: Kind, reads: tuple[int, ...], made: Sequence[Tensor]) -> None:
