@@ -59,6 +59,11 @@ def _(layer: Any) -> None:
     vars(layer).update(input_size=input_size, hidden_size=hidden_size, _flat_weights=weights)
 
 
+@follow_tensors.register(nn.MultiheadAttention)
+def _(attention: Any) -> None:
+    vars(attention).update(_qkv_same_embed_dim=False)  # or a TransformerEncoderLayer hands it to a kernel for all heads
+
+
 @follow_tensors.register(nn.PReLU)
 def _(activation: Any) -> None:
     vars(activation).update(num_parameters=activation.weight.shape[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -14,6 +15,9 @@ from ofa.supernet.channels import ChannelGroup, Trace, find_groups, trace
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Labels
 from ofa.supernet.stages import Block, ancestors, common_ancestor, find_stages
+
+if TYPE_CHECKING:
+    from ofa.supernet.graph_form import GraphForm
 
 
 @dataclass
@@ -26,6 +30,7 @@ class GraphAnalysis:
         inside: Block name -> groups whose channels never leave the block.
         streams: Groups that flow between blocks.
         notes: Place -> why something there is not elastic.
+        forms: Path -> a module that runs as a graph when it is narrowed, as its code computes with fixed sizes.
     """
 
     model: nn.Module
@@ -37,6 +42,7 @@ class GraphAnalysis:
     streams: list[ChannelGroup]
     modules: dict[str, nn.Module]
     notes: dict[str, str] = field(default_factory=dict)
+    forms: dict[str, GraphForm] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, inputs: InputSpec) -> GraphAnalysis:

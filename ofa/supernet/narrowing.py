@@ -14,6 +14,7 @@ from ofa.nn.structure import clone_structure
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.channels.groups import Ints
 from ofa.supernet.dims import Narrowing
+from ofa.supernet.graph_form import GraphForm
 from ofa.supernet.stages import ancestors, common_ancestor, is_within
 
 HEAD_COUNTS = {"num_heads", "num_attention_heads", "n_heads", "heads", "nhead", "num_kv_heads", "num_head"}
@@ -27,9 +28,17 @@ SCALES = {"scale"}
 
 
 class Narrower:
-    """Narrows clones of a model's modules. What each group needs at each width is worked out once."""
+    """Narrows clones of a model's modules. What each group needs at each width is worked out once.
 
-    def __init__(self, model: nn.Module, groups: Mapping[int, ChannelGroup]) -> None:
+    Args:
+        groups: Those that may be narrowed, by number.
+        forms: By path, the modules that run as graphs when they are narrowed.
+    """
+
+    def __init__(
+        self, model: nn.Module, groups: Mapping[int, ChannelGroup], forms: Mapping[str, GraphForm] | None = None
+    ) -> None:
+        self._forms = dict(forms or {})
         self._axes = {number: [(site.tensor, site.axis) for site in group.sites] for number, group in groups.items()}
         self._modules = dict(model.named_modules())
         self._names = _names_of_tensors(model)
@@ -120,6 +129,9 @@ class Narrower:
                     setattr(module, name, units**-0.5)
         for module in touched.values():
             follow_tensors(module)
+        for path, form in self._forms.items():
+            if (module := clone(path)) is not None:
+                form.enter(module, narrowing)
 
 
 def _names_of_tensors(model: nn.Module) -> dict[str, list[tuple[str, str]]]:

@@ -124,10 +124,17 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
     return sorted(stages, key=lambda stage: (min(called[p] for p in stage if p in called), order[stage[0]]))
 
 
-def is_skippable(trace: Trace, path: str) -> bool:
-    """Whether a module maps a shape to the same shape around an identity shortcut: leaving it out is harmless."""
+def is_skippable(trace: Trace, path: str, *, normalises: bool = False) -> bool:
+    """Whether a module maps a shape to the same shape around an identity shortcut: leaving it out is harmless.
+
+    Args:
+        normalises: Whether the shortcut's sum may be normalised behind it, as in BERT: without the module, what goes on
+            is what the one before it normalised.
+    """
     call = trace.calls.get(path)
-    return call is not None and call.has_shortcut and call.num_calls == 1
+    if call is None or call.num_calls > 1:
+        return False
+    return call.has_shortcut or (normalises and call.has_normalised_shortcut)
 
 
 def _chains(modules: Mapping[str, nn.Module], trace: Trace) -> set[str]:

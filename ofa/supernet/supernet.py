@@ -52,7 +52,9 @@ class Supernet(nn.Module):
         self.stages = tuple(stages)
         self.dims = tuple(dims)
         self.analysis = analysis
-        self._narrower = Narrower(model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups})
+        self._narrower = Narrower(
+            model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups}, analysis.forms
+        )
         self._largest = space.largest()
         self.inputs = analysis.inputs
 

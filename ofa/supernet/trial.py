@@ -13,8 +13,9 @@ from ofa.inputs import tensors_in
 from ofa.supernet.channels.tracer import QuickMeta, Shape, quiet, stand_in
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
+from ofa.supernet.graph_form import graph_form
 from ofa.supernet.narrowing import Narrower, build
-from ofa.supernet.stages import Block
+from ofa.supernet.stages import Block, common_ancestor, is_within
 
 
 Shapes: TypeAlias = tuple[Shape, ...]
@@ -107,7 +108,8 @@ class _Check:
 
         What is not tried stays as it is.
         """
-        narrower = Narrower(model, {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups})
+        groups = {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups}
+        narrower = Narrower(model, groups, self.analysis.forms)
         for position, depth in ((0.0, 1.0), (0.5, 0.0)):
             arch = {name: self.found[name].values[-1] for dim in dims for name in dim.reads}
             shares = {dim.name: depth if dim.scope == "stage" else position for dim in dims}
@@ -148,6 +150,22 @@ class _Check:
 
         return self._failure(self.of_blocks, run, dims, expected.__eq__, whole_groups)
 
+    def _runs_as_graphs(self, block: Block, dims: Sequence[ElasticDim]) -> bool:
+        """Whether a block runs once the modules that hold the last dim's channels do so as graphs."""
+        before = dict(self.analysis.forms)
+        for group in dims[-1].members:
+            owner = common_ancestor(group.modules)
+            is_layer = owner in group.modules and not any(True for _ in self.modules[owner].children())
+            owner = owner.rpartition(".")[0] if is_layer else owner
+            if owner not in self.analysis.forms and is_within(owner, block.path):
+                form = graph_form(self.analysis, owner, self.of_blocks)
+                if form is not None:
+                    self.analysis.forms[owner] = form
+        if len(self.analysis.forms) > len(before) and self.block(block, dims) is None:
+            return True
+        self.analysis.forms = before
+        return False
+
     def working(self, block: Block, dims: Sequence[ElasticDim]) -> list[ElasticDim]:
         """Those dims of a block that run, alone and together; a dim may keep only some of its groups."""
         if self.block(block, dims) is None:
@@ -155,6 +173,8 @@ class _Check:
         working: list[ElasticDim] = []
         for dim in dims:
             message = self.block(block, [*working, dim])
+            if message is not None and self._runs_as_graphs(block, [*working, dim]):
+                message = None
             if message is not None and len(dim.groups) > 1:
                 every = frozenset(dim.groups)
                 good = {n for n in every if self.block(block, [*working, dim], whole_groups=every - {n}) is None}

@@ -32,6 +32,7 @@ _PASSES_SHORTCUTS = {
 }
 
 
+_NORMALISATIONS = {"native_layer_norm", "native_batch_norm", "native_group_norm", "rms_norm", "_fused_rms_norm"}
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -53,6 +54,8 @@ class Call:
 
     Args:
         output: Shape of its output, the first of several; ``output_shapes`` are those of all tensors in it.
+        has_shortcut: Whether its first input reaches the output by nothing but additions, copies and activations.
+        has_normalised_shortcut: The same if a normalisation may lie between, as in transformers that add, then normalise.
     """
 
     args: Args
@@ -65,6 +68,7 @@ class Call:
     output_labels: Labels = ()
     output_id: int = 0
     has_shortcut: bool = False
+    has_normalised_shortcut: bool = False
     num_calls: int = 1
 
 
@@ -150,7 +154,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention:
-            return _attention(*args, **kwargs)
+            return attention(*args, **kwargs)
         if getattr(func, "__name__", "") in _RECURRENT and isinstance(args[2], list) and args[0].is_meta:
             state = args[1][0] if func.__name__ == "lstm" else args[1]
             width = _of_hidden_width(state, args[2], has_biases=args[3])
@@ -170,7 +174,7 @@ def _of_hidden_width(state: Tensor, weights: Sequence[Tensor], *, has_biases: bo
     return torch.stack([weight.sum(0) for weight in recurrent]).unsqueeze(1).expand(state.shape)
 
 
-def _attention(
+def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -315,6 +319,10 @@ class Tracer(_Run):
         self._convolution_weights = convolution_weights
         self._labels: dict[Tensor, Labels] = {}
         self._shortcuts: dict[Tensor, frozenset[Tensor]] = {}
+        self._normalised_shortcuts: dict[Tensor, frozenset[Tensor]] = {}
+
+    def set_labels(self, tensor: Tensor, labels: Labels) -> None:
+        self._labels[tensor] = labels
 
     def labels(self, tensor: Tensor) -> Labels:
         if tensor not in self._labels:
@@ -355,7 +363,8 @@ class Tracer(_Run):
         inputs = [(tuple(tensor.shape), self.labels(tensor)) for tensor in tensors]
         self.calls[path] = Call(args, kwargs, inputs, [id(tensor) for tensor in tensors], len(self.calls))
         for tensor in tensors:  # from here on it is known whether a shortcut hands it on
-            self._shortcuts.setdefault(tensor, frozenset({tensor}))
+            for shortcuts in (self._shortcuts, self._normalised_shortcuts):
+                shortcuts.setdefault(tensor, frozenset({tensor}))
 
     def leave(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         super().leave(path, module, args, kwargs, output)
@@ -369,6 +378,7 @@ class Tracer(_Run):
             first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             if first is not None and first is not output and first.shape == output.shape:
                 call.has_shortcut = first in self._shortcuts.get(output, ())
+                call.has_normalised_shortcut = first in self._normalised_shortcuts.get(output, ())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
@@ -385,18 +395,32 @@ class Tracer(_Run):
             if isinstance(tensor, Tensor):
                 self._labels[tensor] = each
         if isinstance(output, Tensor):
-            self._pass_shortcuts(plain, args, output, is_pointwise=rule is pointwise)
+            passes = plain in _PASSES_SHORTCUTS
+            self._pass_shortcuts(self._shortcuts, args, output, passes=passes, is_pointwise=rule is pointwise)
+            self._pass_shortcuts(
+                self._normalised_shortcuts, args, output, passes=passes, is_pointwise=rule is pointwise
+            )
+        elif plain in _NORMALISATIONS:
+            self._pass_shortcuts(self._normalised_shortcuts, args, output[0], passes=True, is_pointwise=False)
         if len(self.products) < len(self.macs):
             self.products.append((self.stack[-1], op.product))
         return output
 
-    def _pass_shortcuts(self, name: str, args: Sequence[Any], output: Tensor, *, is_pointwise: bool) -> None:
+    @staticmethod
+    def _pass_shortcuts(
+        shortcuts: dict[Tensor, frozenset[Tensor]],
+        args: Sequence[Any],
+        output: Tensor,
+        *,
+        passes: bool,
+        is_pointwise: bool,
+    ) -> None:
         """Which earlier tensors reach ``output`` by nothing but additions, copies, scaling and activations."""
-        activations = [tensor for tensor in args if isinstance(tensor, Tensor) and tensor in self._shortcuts]
+        activations = [tensor for tensor in args if isinstance(tensor, Tensor) and tensor in shortcuts]
         reached = frozenset({output})
-        if name in _PASSES_SHORTCUTS or (is_pointwise and len(activations) == 1):
-            reached = reached.union(*(self._shortcuts[tensor] for tensor in activations))
-        self._shortcuts[output] = reached
+        if passes or (is_pointwise and len(activations) == 1):
+            reached = reached.union(*(shortcuts[tensor] for tensor in activations))
+        shortcuts[output] = reached
 
 
 def without_values(value: Any) -> Any:
