@@ -179,8 +179,13 @@ class InputSpec:
         normalised floats; other axes keep their beginning.
 
         Raises:
-            UsageError: If an axis would have to grow that is not an image's.
+            UsageError: If an axis would have to grow that is not an image's, or if there are other tensors than those of
+                the example.
         """
+        if not self.axes:
+            return inputs
+        if len(inputs.tensors) != len(self.example.tensors):
+            raise UsageError(f"inputs must be as {self.example} is, not {inputs}; give all of these tensors")
         wanted = self.shapes(sizes, batch=len(inputs))
         if [tuple(tensor.shape) for tensor in inputs.tensors] == wanted:
             return inputs

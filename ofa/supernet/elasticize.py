@@ -64,9 +64,9 @@ def elasticize(
             ``tokens``, ``seconds`` (default: the example's).
 
     Returns:
-        A supernet whose dims are the axes of its inputs and, for stage ``i`` and block ``j`` (counted from 0 as in timm's
-        module names), such as ``stage{i}.width``, ``stage{i}.depth`` and ``stage{i}.block{j}.kernel``. What cannot vary
-        has no dim.
+        A supernet whose dims are the axes of its inputs and, for stage ``i`` and block ``j`` (counted from 0 as in
+        timm's module names), such as ``stage{i}.width``, ``stage{i}.depth`` and ``stage{i}.block{j}.kernel``. What
+        cannot vary has no dim.
 
     Raises:
         NothingElasticError: If nothing can vary; it names the block types found.

@@ -9,6 +9,7 @@ narrowed subnets run the graph, the largest runs the code.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ofa.errors import OfaError
 from ofa.nn.conv import CONVOLUTIONS
-from ofa.nn.structure import clone_structure, own_hooks
+from ofa.nn.structure import digest_of, without_values
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Atoms, Labels, axes_of
 from ofa.supernet.channels.rules import flat
@@ -93,6 +94,40 @@ class _Variant:
         return True
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A module as a graph of operators, before sizes become inputs.
+
+    Args:
+        shapes: Of the tensors among the arguments, as they are in the graph: numbers, or symbols.
+    """
+
+    code: fx.GraphModule
+    shapes: tuple[Sequence[Any], ...]
+    output_spec: TreeSpec
+
+
+def _written(
+    module: nn.Module, named: Mapping[str, Tensor], inputs: Sequence[Tensor], leaves: Sequence[Any], tree: TreeSpec
+) -> _Written:
+    output_spec: list[TreeSpec] = []
+
+    def run(*every: Tensor) -> list[Any]:
+        given = iter(every[len(named) :])
+        args, kwargs = tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], tree)
+        output = functional_call(module, dict(zip(named, every, strict=False)), args, kwargs)
+        outputs, found = tree_flatten(output)
+        output_spec[:] = [found]
+        return outputs
+
+    every = [*(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in named.values()), *inputs]
+    with torch.enable_grad():  # without it attention would take another way, which nothing can follow
+        code = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*every)
+    placeholders = [node for node in code.graph.nodes if node.op == "placeholder"]
+    shapes = tuple(tuple(node.meta["val"].shape) for node in placeholders[len(named) :])
+    return _Written(code, shapes, output_spec[0])
+
+
 @dataclass
 class GraphForm:
     """One module of a model as graphs, one for each way in which it is called.
@@ -102,12 +137,14 @@ class GraphForm:
         labels: Of its parameters and buffers, by their names in it.
         input_labels: Of the tensors among its arguments, by position or name.
         groups: Of the model.
+        written: What was written down before of a model's modules: many are alike.
     """
 
     module: nn.Module
     labels: Mapping[str, Labels]
     input_labels: Mapping[int | str, Labels]
     groups: Groups
+    written: dict[Any, _Written] = field(default_factory=dict)
     variants: list[_Variant] = field(default_factory=list)
     numbers: frozenset[int] = field(init=False)
     """Of the groups that narrow it."""
@@ -115,7 +152,9 @@ class GraphForm:
     def __post_init__(self) -> None:
         every = [*self.labels.values(), *self.input_labels.values()]
         atoms = [np.unique(array) for labels in every for array in labels]
-        self.numbers = frozenset(np.unique(self.groups.group_of[np.concatenate(atoms)]).tolist()) if atoms else frozenset()
+        self.numbers = (
+            frozenset(np.unique(self.groups.group_of[np.concatenate(atoms)]).tolist()) if atoms else frozenset()
+        )
 
     def enter(self, clone: nn.Module, narrowing: Narrowing) -> None:
         """Let a narrowed clone run the graph."""
@@ -141,33 +180,23 @@ class GraphForm:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], spec: tuple[Any, ...], tensors: Sequence[Tensor]
     ) -> _Variant:
         labels = [self.input_labels.get(key, ()) for key in _keys(args, kwargs)]
-        labels = [each if all(atoms.ndim == x.ndim for atoms in each) else () for each, x in zip(labels, tensors, strict=True)]
+        labels = [
+            each if all(atoms.ndim == x.ndim for atoms in each) else () for each, x in zip(labels, tensors, strict=True)
+        ]
         whole = [_whole(tensor, each) for tensor, each in zip(tensors, labels, strict=True)]
-        training, dtype = spec[:2]
-        own = _as(self.module, dtype).train(training)
+        own = _as(self.module, spec[1]).train(spec[0])
         named = {**dict(own.named_parameters()), **dict(own.named_buffers())}
         leaves, tree = tree_flatten((args, dict(kwargs)))
-        output_spec: list[TreeSpec] = []
-
-        def run(*every: Tensor) -> list[Any]:
-            given = iter(every[len(named) :])
-            own_args, own_kwargs = tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], tree)
-            output = functional_call(own, dict(zip(named, every, strict=False)), own_args, own_kwargs)
-            outputs, found = tree_flatten(output)
-            output_spec[:] = [found]
-            return outputs
-
-        every = [*(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in named.values()), *whole]
-        with torch.enable_grad():
-            code = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*every)
-        placeholders = [node for node in code.graph.nodes if node.op == "placeholder"]
-        shapes = tuple(
-            _promised(node.meta["val"].shape, each) for node, each in zip(placeholders[len(named) :], labels, strict=True)
-        )
+        rates = [getattr(child, name, None) for child in own.modules() for name in ("p", "drop_prob")]
+        key = (type(own), digest_of(own), repr([spec, rates]), tuple(tensor.shape for tensor in whole))
+        if key not in self.written:
+            self.written[key] = _written(own, named, whole, leaves, tree)
+        written = self.written[key]
+        code = fx.GraphModule(written.code, copy.deepcopy(written.code.graph))
+        shapes = tuple(_promised(shape, each) for shape, each in zip(written.shapes, labels, strict=True))
         known = [*(self.labels.get(name, ()) for name in named), *labels]
-        labelled = _labelled(code, [tensor.detach() for tensor in every], known)
-        sizes = _with_sizes(code, labelled, self.groups)
-        return _Variant(code, shapes, spec, output_spec[0], tuple(sizes))
+        labelled = _labelled(code, [tensor.detach() for tensor in (*named.values(), *whole)], known)
+        return _Variant(code, shapes, spec, written.output_spec, tuple(_with_sizes(code, labelled, self.groups)))
 
 
 def graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
@@ -195,7 +224,8 @@ def graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphFor
         found = [next(given)[1] for leaf in flat([value]) if isinstance(leaf, Tensor)]
         if isinstance(value, Tensor):
             of_inputs[key] = found[0]
-    return GraphForm(whole.get_submodule(path), labels, of_inputs, analysis.groups)
+    written = next((form.written for form in analysis.forms.values()), {})
+    return GraphForm(whole.get_submodule(path), labels, of_inputs, analysis.groups, written)
 
 
 class _Code:
@@ -251,8 +281,15 @@ def _whole(tensor: Tensor, labels: Labels) -> Tensor:
 
 
 def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    clone = clone_structure(module).to(dtype)
-    own_hooks(clone)
+    """A clone without values, its numbers in another type; ``Module.to`` would change the original's too."""
+    clone = without_values(module)
+    converted: dict[int, Tensor] = {}
+    for child in clone.modules():
+        for tensors in (child._parameters, child._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_floating_point():
+                    new = converted.setdefault(id(tensor), type(tensor)(tensor.detach().to(dtype)))
+                    tensors[name] = new  # type: ignore[assignment]
     return clone
 
 
@@ -345,7 +382,9 @@ class _Writer:
     def place(self, value: Any, atoms: Atoms | None) -> Any:
         """A place on an axis: as many indices before it as are kept."""
         if atoms is None or not isinstance(value, int) or not 0 < value < len(atoms):
-            return self.size(atoms) if atoms is not None and value == len(atoms) and not self._is_fixed(atoms) else value
+            return (
+                self.size(atoms) if atoms is not None and value == len(atoms) and not self._is_fixed(atoms) else value
+            )
         return self.size(atoms[:value])
 
     @staticmethod

@@ -10,7 +10,7 @@ from torch import nn
 from ofa.nn.conv import CONVOLUTIONS, narrow_kernel
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
-from ofa.nn.structure import clone_structure
+from ofa.nn.structure import clone_structure, ties_of
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.channels.groups import Ints
 from ofa.supernet.dims import Narrowing
@@ -41,7 +41,8 @@ class Narrower:
         self._forms = dict(forms or {})
         self._axes = {number: [(site.tensor, site.axis) for site in group.sites] for number, group in groups.items()}
         self._modules = dict(model.named_modules())
-        self._names = _names_of_tensors(model)
+        # By the first of its full names, which is what traces call it.
+        self._places = {".".join(filter(None, places[0])): places for places in ties_of(model)}
         self._sharing: dict[tuple[str, int], list[tuple[int, Ints]]] = {}
         for number, group in groups.items():
             for site in group.sites:
@@ -113,7 +114,7 @@ class Narrower:
                 narrow_kernel(module, size)
         for tensor, axis in dict.fromkeys(axis for number in narrowing.units for axis in self._axes[number]):
             narrowed = None
-            for path, name in self._names[tensor]:
+            for path, name in self._places[tensor]:
                 if (module := clone(path)) is not None:
                     tensors = module._parameters if name in module._parameters else module._buffers
                     if narrowed is None:  # tied layers hold one tensor, and keep to it
@@ -132,17 +133,6 @@ class Narrower:
         for path, form in self._forms.items():
             if (module := clone(path)) is not None:
                 form.enter(module, narrowing)
-
-
-def _names_of_tensors(model: nn.Module) -> dict[str, list[tuple[str, str]]]:
-    """Full name of each parameter and buffer, the first of several -> module and attribute wherever it is held."""
-    first: dict[int, str] = {}
-    names: dict[str, list[tuple[str, str]]] = {}
-    for kind in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
-        for full, tensor in kind:
-            path, _, name = full.rpartition(".")
-            names.setdefault(first.setdefault(id(tensor), full), []).append((path, name))
-    return names
 
 
 def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Module:

@@ -10,7 +10,6 @@ Costs need no narrowed module: the trace says which channels decide each product
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.errors import unknown_name_message
 from ofa.nn.conv import CONVOLUTIONS, remove_kernel_transforms
-from ofa.nn.structure import clone_structure, own_hooks, own_tensors
+from ofa.nn.structure import clone_structure, digest_of, is_identity, own_hooks, own_tensors
 from ofa.space import SearchSpace
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
@@ -52,6 +51,7 @@ _KEY_PREFIXES = {
     "stride": "s",
     "digest": "",
     "resolution": "r",
+    "width_px": "x",
 }
 
 
@@ -167,7 +167,7 @@ class PartIndex:
         except KeyError:
             raise LookupError(unknown_name_message("part", key, list(self._sources)[:20])) from None
         module = self._narrowed(place, narrowing)
-        fields = {**self._fields(place, module, narrowing), "resolution": self._side(place, narrowing, index)}
+        fields = {**self._fields(place, module, narrowing), **self._sides(place, narrowing, index)}
         own_hooks(module)
         own_tensors(module)
         call, shapes = self._calls[place.paths[0]], self._input_shapes(place, narrowing, index)
@@ -197,7 +197,7 @@ class PartIndex:
             choice = (tuple(narrowing.units.items()), tuple(narrowing.kernels.items()))
             if choice not in known:
                 known[choice] = self._fields(place, self._narrowed(place, narrowing), narrowing)
-            found = part_key({**known[choice], "resolution": self._side(place, narrowing, index)})
+            found = part_key({**known[choice], **self._sides(place, narrowing, index)})
             self._sources.setdefault(found, (place, narrowing, index))
             return found
 
@@ -245,11 +245,13 @@ class PartIndex:
             return (first[1] + sum(shape[1] for shape in others), *first[2:])
         return first[1:]
 
-    def _side(self, place: _Place, narrowing: Narrowing, index: int) -> int:
-        """Height of the input, or its number of tokens."""
+    def _sides(self, place: _Place, narrowing: Narrowing, index: int) -> Fields:
+        """Height of the input, or its number of tokens; and its width where that is another and varies of its own."""
         shape = self._input_shape(place, narrowing, index)
         is_channels_last = any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
-        return shape[0] if len(shape) < 3 or is_channels_last else shape[1]
+        first = 0 if len(shape) < 3 or is_channels_last else 1
+        fields: Fields = {"resolution": shape[first]}
+        return fields if len(self._axes) < 2 or len(shape) < 3 else {**fields, "width_px": shape[first + 1]}
 
     def _fields(self, place: _Place, module: nn.Module, narrowing: Narrowing) -> Fields:
         """What a runtime sees of a part, the resolution excepted: readable sizes, and a digest of everything."""
@@ -269,7 +271,7 @@ class PartIndex:
         split = len(first.args[0]) if isinstance(first.args[0], (list, tuple)) else 1
         shapes = [self._counts.shape(shape, labels, narrowing)[1:] for shape, labels in first.inputs]
         constants = [shape[:1] for shape in shapes[:split]] * (split > 1) + shapes[split:]
-        fields["digest"] = _digest(module, constants)
+        fields["digest"] = digest_of(module, constants)
         return fields
 
     # -- costs ---------------------------------------------------------------------------------------------------------
@@ -433,30 +435,6 @@ class _Counts:
         return tuple(sizes)
 
 
-def _is_identity(module: nn.Module) -> bool:
-    """Whether a layer does nothing in eval mode."""
-    dropping = ("DropPath", "PatchDropout", "StochasticDepth")
-    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in dropping
-
-
-def _digest(module: nn.Module, constants: Iterable[tuple[int, ...]]) -> str:
-    """Eight digits that differ wherever a runtime might see a difference: structure, sizes, and simple settings."""
-    words = [repr(list(constants))]
-    for path, child in module.named_modules():
-        if _is_identity(child):
-            continue
-        words.append(f"{path} {type(child).__name__}")
-        for name, value in sorted(vars(child).items()):
-            simple = isinstance(value, (int, float, str, tuple, list)) and name[0] != "_"
-            if simple and name not in ("training", "inplace", "momentum", "drop_prob", "grad_checkpointing"):
-                words.append(f"{name}={value!r}")
-            elif callable(value) and not isinstance(value, nn.Module):
-                words.append(f"{name}={getattr(value, '__name__', type(value).__name__)}")
-        tensors = {**child._parameters, **child._buffers}
-        words += [f"{name}{tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
-
-
 class _Called(nn.Module):
     """A block as it is called, on one tensor.
 
@@ -559,7 +537,7 @@ def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]
             return
         if path and path not in holding:
             leaves = [child for child in analysis.modules[path].modules() if not any(True for _ in child.children())]
-            does_something = not all(_is_identity(leaf) for leaf in leaves)
+            does_something = not all(is_identity(leaf) for leaf in leaves)
             if does_something and _runs_alone(calls.get(path)) and calls[path].num_calls == 1:
                 yield path
             return

@@ -8,15 +8,14 @@ from typing import TypeAlias
 
 from torch import nn
 
-from ofa.nn.structure import clone_structure
 from ofa.inputs import tensors_in
+from ofa.nn.structure import clone_structure
 from ofa.supernet.channels.tracer import QuickMeta, Shape, quiet, stand_in
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.graph_form import graph_form
 from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.stages import Block, common_ancestor, is_within
-
 
 Shapes: TypeAlias = tuple[Shape, ...]
 

@@ -569,7 +569,8 @@ def unknown(op: Operation) -> Labels:
 
 RULES: dict[str, Rule] = {
     # copies and constants
-    **dict.fromkeys(("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "native_dropout"), same),
+    **dict.fromkeys(("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh"), same),
+    **dict.fromkeys(("native_dropout", "bernoulli"), same),
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"), same),
     **dict.fromkeys(("fill_", "zero_"), same),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"), unlabelled),

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ofa.inputs import Inputs, tensors_in
 from ofa.nn.structure import clone_structure, own_hooks
+from ofa.nn.structure import without_values as module_without_values
 from ofa.supernet.channels.labels import AtomGraph, Labels
 from ofa.supernet.channels.rules import RULES, Operation, flat, pointwise, unknown
 
@@ -55,7 +56,7 @@ class Call:
     Args:
         output: Shape of its output, the first of several; ``output_shapes`` are those of all tensors in it.
         has_shortcut: Whether its first input reaches the output by nothing but additions, copies and activations.
-        has_normalised_shortcut: The same if a normalisation may lie between, as in transformers that add, then normalise.
+        has_normalised_shortcut: The same if a normalisation may lie between, as in BERT, which adds, then normalises.
     """
 
     args: Args
@@ -430,8 +431,9 @@ def without_values(value: Any) -> Any:
 
 def stand_in(model: nn.Module, *, has_values: bool = False) -> nn.Module:
     """The model's structure in eval mode, its tensors without values, or the very same tensors."""
-    clone = clone_structure(model)
-    clone = (clone if has_values else clone.to("meta")).eval()
+    if not has_values:
+        return module_without_values(model).eval()
+    clone = clone_structure(model).eval()
     own_hooks(clone)
     return clone
 
