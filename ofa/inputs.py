@@ -179,7 +179,7 @@ class InputSpec:
         normalised floats; other axes keep their beginning.
 
         Raises:
-            UsageError: If an axis would have to grow that is not an image's, or if there are other tensors than those of
+            UsageError: If an axis would have to grow that is not an image's, or if there are not as many tensors as in
                 the example.
         """
         if not self.axes:

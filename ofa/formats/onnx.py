@@ -278,9 +278,8 @@ def _export_by_dynamo(
     import onnx
 
     with torch.no_grad():
-        output_names = (
-            [output] if len(names) == 1 and names[0] == INPUT else _names_of_outputs(example.call(module), output)
-        )
+        is_plain = list(names) == [INPUT]  # whose output needs no look
+        output_names = [output] if is_plain else _names_of_outputs(example.call(module), output)
     axes = iter(free)
     args_axes, kwargs_axes = tree_map(
         lambda leaf: (next(axes) or None) if isinstance(leaf, Tensor) else None, (example.args, example.kwargs)

@@ -68,7 +68,7 @@ def without_values(module: ModuleT) -> ModuleT:
             owner, first = held[0]
             tensors = owner._parameters if first in owner._parameters else owner._buffers
             for other, name in held[1:]:
-                (other._parameters if name in other._parameters else other._buffers)[name] = tensors[first]
+                (other._parameters if name in other._parameters else other._buffers)[name] = tensors[first]  # type: ignore[assignment]
     own_hooks(clone)
     return clone
 

@@ -175,8 +175,8 @@ def _analyse(model: nn.Module, own: InputSpec, candidates: Mapping[str, Sizes]) 
         # Whatever a model's code raises on such inputs is for the user to know.
         except Exception as error:
             failures.append((sizes, error))
-    sizes, failure = failures[0]  # what was asked for
-    what = f"one batch of {sizes['resolution']} pixel images" if [*sizes] == ["resolution"] else repr(own.example)
+    wanted, failure = failures[0]
+    what = f"one batch of {wanted['resolution']} pixel images" if [*wanted] == ["resolution"] else repr(own.example)
     raise NotTraceableError(f"{type(model).__name__} does not run on {what}: {first_line(failure)}") from failure
 
 

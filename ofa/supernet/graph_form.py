@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ofa.errors import OfaError
 from ofa.nn.conv import CONVOLUTIONS
 from ofa.nn.structure import digest_of, without_values
 from ofa.supernet.channels.groups import Groups
@@ -36,15 +35,15 @@ from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.stages import is_within
 
 Kept = npt.NDArray[np.bool_]
+Mode = Literal["fake", "symbolic"]
 _NodeLabels = dict[fx.Node, list[tuple[tuple[int, ...], Labels]]]
 aten = torch.ops.aten
 _SYM_SIZES = (aten.sym_size.int,)
 
-MAX_VARIANTS = 16
-
-
-class GraphFormError(OfaError, RuntimeError):
-    """A module that runs as a graph is called in too many ways."""
+NUM_PLAIN = (
+    16  # graphs for one size of the inputs each, which are written ten to fifty times faster, before any for all
+)
+MAX_VARIANTS = 64
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Size:
         return int(is_kept(self.atoms).reshape(len(self.atoms), -1).any(axis=1).sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Variant:
     """A graph for one way to call a module.
 
@@ -108,7 +107,13 @@ class _Written:
 
 
 def _written(
-    module: nn.Module, named: Mapping[str, Tensor], inputs: Sequence[Tensor], leaves: Sequence[Any], tree: TreeSpec
+    module: nn.Module,
+    named: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    leaves: Sequence[Any],
+    tree: TreeSpec,
+    *,
+    mode: Mode,
 ) -> _Written:
     output_spec: list[TreeSpec] = []
 
@@ -122,7 +127,7 @@ def _written(
 
     every = [*(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in named.values()), *inputs]
     with torch.enable_grad():  # without it attention would take another way, which nothing can follow
-        code = make_fx(run, tracing_mode="symbolic", pre_dispatch=True)(*every)
+        code = make_fx(run, tracing_mode=mode, pre_dispatch=True)(*every)
     placeholders = [node for node in code.graph.nodes if node.op == "placeholder"]
     shapes = tuple(tuple(node.meta["val"].shape) for node in placeholders[len(named) :])
     return _Written(code, shapes, output_spec[0])
@@ -168,18 +173,20 @@ class GraphForm:
         for variant in self.variants:
             if variant.fits(spec, tensors):
                 return variant
-        if len(self.variants) == MAX_VARIANTS:
-            raise GraphFormError(
-                f"{type(self.module).__name__} runs as a graph and is called in more than {MAX_VARIANTS} ways; call it "
-                "with tensors of the same axes"
-            )
-        self.variants.append(self._made(args, kwargs, spec, tensors))
-        return self.variants[-1]
+        made = self._made(args, kwargs, spec, tensors, mode="fake" if len(self.variants) < NUM_PLAIN else "symbolic")
+        self.variants = [*self.variants, made][-MAX_VARIANTS:]
+        return made
 
     def _made(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], spec: tuple[Any, ...], tensors: Sequence[Tensor]
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        spec: tuple[Any, ...],
+        tensors: Sequence[Tensor],
+        *,
+        mode: Mode,
     ) -> _Variant:
-        labels = [self.input_labels.get(key, ()) for key in _keys(args, kwargs)]
+        labels = [self.input_labels.get(key, ()) if key is not None else () for key in _keys(args, kwargs)]
         labels = [
             each if all(atoms.ndim == x.ndim for atoms in each) else () for each, x in zip(labels, tensors, strict=True)
         ]
@@ -188,9 +195,9 @@ class GraphForm:
         named = {**dict(own.named_parameters()), **dict(own.named_buffers())}
         leaves, tree = tree_flatten((args, dict(kwargs)))
         rates = [getattr(child, name, None) for child in own.modules() for name in ("p", "drop_prob")]
-        key = (type(own), digest_of(own), repr([spec, rates]), tuple(tensor.shape for tensor in whole))
+        key = (mode, type(own), digest_of(own), repr([spec, rates]), tuple(tensor.shape for tensor in whole))
         if key not in self.written:
-            self.written[key] = _written(own, named, whole, leaves, tree)
+            self.written[key] = _written(own, named, whole, leaves, tree, mode=mode)
         written = self.written[key]
         code = fx.GraphModule(written.code, copy.deepcopy(written.code.graph))
         shapes = tuple(_promised(shape, each) for shape, each in zip(written.shapes, labels, strict=True))
@@ -220,7 +227,7 @@ def graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphFor
             labels[own] = (*labels.get(own, ()), atoms)
     given = iter(call.inputs)
     of_inputs: dict[int | str, Labels] = {}
-    for key, value in (*enumerate(call.args), *call.kwargs.items()):
+    for key, value in _arguments(call.args, call.kwargs):
         found = [next(given)[1] for leaf in flat([value]) if isinstance(leaf, Tensor)]
         if isinstance(value, Tensor):
             of_inputs[key] = found[0]
@@ -233,7 +240,7 @@ class _Code:
 
     def __init__(self, form: GraphForm, units: Mapping[int, int]) -> None:
         self.form, self.units = form, dict(units)
-        self._sizes: dict[int, list[int]] = {}
+        self._sizes: dict[_Variant, list[int]] = {}
 
     def is_kept(self, atoms: Atoms) -> Kept:
         groups, unit_of = self.form.groups.group_of[atoms], self.form.groups.unit_of[atoms]
@@ -244,12 +251,12 @@ class _Code:
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         variant = self.form.variant(args, kwargs, module)
-        if id(variant) not in self._sizes:
-            self._sizes[id(variant)] = [size.value(self.is_kept) for size in variant.sizes]
+        if variant not in self._sizes:
+            self._sizes[variant] = [size.value(self.is_kept) for size in variant.sizes]
         tensors, _ = _spec(args, kwargs, module)
         own = [*(tensor for _, tensor in module.named_parameters()), *(tensor for _, tensor in module.named_buffers())]
         device = tensors[0].device if tensors else own[0].device
-        outputs = variant.code(*own, *tensors, device, *self._sizes[id(variant)])
+        outputs = variant.code(*own, *tensors, device, *self._sizes[variant])
         return tree_unflatten(outputs, variant.output_spec)
 
 
@@ -262,10 +269,14 @@ def _spec(args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -
     return tensors, (module.training, dtype, others, tree)
 
 
+def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[int | str, Any]]:
+    return [*enumerate(args), *kwargs.items()]
+
+
 def _keys(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int | str | None]:
     """For each tensor among the arguments its position or name; ``None`` for those that lie deeper."""
     keys: list[int | str | None] = []
-    for key, value in (*enumerate(args), *kwargs.items()):
+    for key, value in _arguments(args, kwargs):
         leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
         keys += [key if isinstance(value, Tensor) else None] * len(leaves)
     return keys
@@ -400,6 +411,7 @@ class _Writer:
         """What labels the axis whose size a number is computed from, if one of these is labelled."""
         if value.target in _SYM_SIZES:
             source, axis = value.args
+            assert isinstance(source, fx.Node) and isinstance(axis, int)
             return next((_axis_atoms(labels, axis) for _, labels in self.labels.get(source, [])[:1]), None)
         found = (self._followed(node) for node in value.all_input_nodes)
         return next((atoms for atoms in found if atoms is not None), None)

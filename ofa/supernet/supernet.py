@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from ofa.errors import UsageError
-from ofa.inputs import Inputs
+from ofa.inputs import Inputs, Sizes
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
@@ -113,7 +113,7 @@ class Supernet(nn.Module):
         return shape[1:]
 
     @property
-    def largest_sizes(self) -> dict[str, int]:
+    def largest_sizes(self) -> Sizes:
         """Sizes of the inputs of the whole model, by axis."""
         return self.inputs.sizes(self._largest)
 
