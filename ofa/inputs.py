@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from ofa.errors import UsageError
 from ofa.space import SearchSpace, Value
 
 Movable = TypeVar("Movable", bound="Tensor | nn.Module | Inputs")
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors of a pytree, in the order of its leaves: of arguments, or of what a model gives."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 class Inputs:
@@ -47,7 +53,7 @@ class Inputs:
     @property
     def tensors(self) -> list[Tensor]:
         """All of them, in the order of a pytree's leaves."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return tensors_in((self.args, self.kwargs))
 
     def __len__(self) -> int:
         """Samples in the batch."""
@@ -72,13 +78,22 @@ class Axis:
         name: That of the dim: ``resolution``, ``tokens``, ``seconds``.
         places: ``(tensor, dim)`` of :attr:`Inputs.tensors`. The first has the size that the dim says; the others keep
             their proportion to it, as the width of a rectangular image to its height.
+        per_unit: Elements for each unit of the dim: 16000 samples for a second.
     """
 
     name: str
     places: tuple[tuple[int, int], ...]
+    per_unit: float = 1.0
 
 
 IMAGE_AXES = (Axis("resolution", ((0, 2), (0, 3))),)
+Sizes: TypeAlias = dict[str, int | float]
+"""Of elastic axes, by name: ``{"resolution": 160}``; whole numbers but for units such as seconds."""
+
+
+def as_size(value: Value | float) -> int | float:
+    """A size as a whole number where it is one."""
+    return int(value) if float(value) == int(value) else float(value)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,8 @@ class InputSpec:
     """What a model takes.
 
     Args:
-        example: Of one sample, at the model's own size; its values do not matter, it may be on the meta device.
+        example: Of one sample, at the model's own size. Its values matter for code that depends on them only; it may
+            be on the meta device.
         axes: What may vary.
     """
 
@@ -98,42 +114,78 @@ class InputSpec:
         """Square images ``(N, channels, size, size)``; ``resolution`` is their height."""
         return cls(Inputs(torch.empty(1, channels, size, size, device="meta")), IMAGE_AXES)
 
-    def sizes(self, arch: Mapping[str, Value]) -> dict[str, int]:
+    def sizes(self, arch: Mapping[str, Value]) -> Sizes:
         """The sizes that an architecture takes, by axis."""
-        return {axis.name: int(arch[axis.name]) for axis in self.axes}
+        return {axis.name: as_size(arch[axis.name]) for axis in self.axes}
 
     @property
-    def own(self) -> dict[str, int]:
+    def own(self) -> Sizes:
         """The sizes of the example."""
-        return {axis.name: self._size(*axis.places[0]) for axis in self.axes}
+        return {axis.name: as_size(self._size(*axis.places[0]) / axis.per_unit) for axis in self.axes}
 
-    def largest(self, space: SearchSpace) -> dict[str, int]:
+    def largest(self, space: SearchSpace) -> Sizes:
         """The largest sizes in a space."""
-        return {axis.name: int(max(space[axis.name].values)) for axis in self.axes}
+        return {axis.name: as_size(max(space[axis.name].values)) for axis in self.axes}
 
-    def shapes(self, sizes: Mapping[str, int], *, batch: int = 1) -> list[tuple[int, ...]]:
-        """Shapes of all tensors at some sizes."""
-        shapes = [[batch, *tensor.shape[1:]] for tensor in self.example.tensors]
+    @property
+    def is_batch(self) -> bool:
+        """Whether the first axis of every tensor is the batch, rather than an axis of one sample (a list of images)."""
+        return all(tensor.ndim and tensor.shape[0] == 1 for tensor in self.example.tensors)
+
+    def shapes(self, sizes: Mapping[str, float], *, batch: int = 1) -> list[tuple[int, ...]]:
+        """Shapes of all tensors at some sizes; ``batch`` is for those that have one."""
+        first = [batch] if self.is_batch else []
+        shapes = [[*first, *tensor.shape[len(first) :]] for tensor in self.example.tensors]
         for axis in self.axes:
             own = self._size(*axis.places[0])
             for number, dim in axis.places:
-                shapes[number][dim] = round(sizes[axis.name] * self._size(number, dim) / own)
+                shapes[number][dim] = round(sizes[axis.name] * axis.per_unit * self._size(number, dim) / own)
         return [tuple(shape) for shape in shapes]
 
-    def at(self, sizes: Mapping[str, int]) -> Inputs:
+    def sized(self, sizes: Mapping[str, float]) -> InputSpec:
+        """The same for a model whose own sizes are others."""
+        has_values = not all(tensor.is_meta for tensor in self.example.tensors)
+        return dataclasses.replace(self, example=(self.with_values if has_values else self.at)(sizes))
+
+    def at(self, sizes: Mapping[str, float]) -> Inputs:
         """Inputs of some sizes, without values."""
         shapes = iter(self.shapes(sizes))
         return self.example.map(lambda tensor: torch.empty(next(shapes), dtype=tensor.dtype, device="meta"))
 
-    def resize(self, inputs: Inputs, sizes: Mapping[str, int]) -> Inputs:
+    def with_values(self, sizes: Mapping[str, float]) -> Inputs:
+        """Inputs of some sizes with the example's values, over and over where it is smaller.
+
+        Where it is on the meta device these are random numbers, and zeros for whole numbers.
+        """
+        shapes = iter(self.shapes(sizes))
+        rng = torch.Generator().manual_seed(0)
+
+        def value(tensor: Tensor) -> Tensor:
+            shape = next(shapes)
+            if tensor.is_meta and tensor.is_floating_point():
+                return torch.randn(shape, generator=rng, dtype=tensor.dtype)
+            if tensor.is_meta:
+                return torch.zeros(shape, dtype=tensor.dtype)
+            for dim, size in enumerate(shape):
+                tensor = tensor.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
+            return tensor.cpu()
+
+        return self.example.map(value)
+
+    def resize(self, inputs: Inputs, sizes: Mapping[str, float]) -> Inputs:
         """A batch at some sizes; untouched if it has them.
 
         Images are resized, bicubic with antialiasing, as Pillow resizes for evaluation and deployment, here on
         normalised floats; other axes keep their beginning.
 
         Raises:
-            UsageError: If an axis would have to grow that is not an image's.
+            UsageError: If an axis would have to grow that is not an image's, or if there are not as many tensors as in
+                the example.
         """
+        if not self.axes:
+            return inputs
+        if len(inputs.tensors) != len(self.example.tensors):
+            raise UsageError(f"inputs must be as {self.example} is, not {inputs}; give all of these tensors")
         wanted = self.shapes(sizes, batch=len(inputs))
         if [tuple(tensor.shape) for tensor in inputs.tensors] == wanted:
             return inputs

@@ -18,7 +18,8 @@ def print_inspection(name: str, inspection: Inspection) -> None:
     from ofa.supernet.inspect import ranges
 
     largest, smallest = inspection.largest, inspection.smallest
-    title = f"{name}: {inspection.model_class}, {inspection.resolution} pixels"
+    title = f"{name}: {inspection.model_class}"
+    title += "" if inspection.resolution is None else f", {inspection.resolution} pixels"
     rows: dict[bool, list[list[str]]] = {False: [], True: []}  # above and below the stages
     for place, entries in groupby(inspection.dims, lambda dims: dims.where.partition(".")[0]):
         inside = [[e.kind, values_text(e.values, e.where.partition(".")[2])] for e in entries if len(e.values) > 1]

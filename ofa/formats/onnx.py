@@ -8,16 +8,20 @@ table: opset 18 with IR version 8 is read by ONNX Runtime 1.16, with 10, which t
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path, tree_map
 
-from ofa.errors import OfaError, UsageError
+from ofa.errors import OfaError, UsageError, unknown_name_message
 from ofa.files import atomic_path
+from ofa.inputs import Inputs, InputSpec, tensors_in
 from ofa.nn.structure import clone_structure, own_tensors
 
 if TYPE_CHECKING:
@@ -178,24 +182,26 @@ def in_opset(model: ModelProto, opset: int) -> ModelProto:
 
 def to_onnx(
     module: nn.Module,
-    input_shape: tuple[int, ...],
+    inputs: tuple[int, ...] | InputSpec,
     *,
     batch: int | None = 1,
+    free: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     output: str = OUTPUT,
     opset: int = DYNAMO_OPSET,
 ) -> ModelProto:
     """A module as an ONNX graph that onnx's checker has nothing against.
 
-    Weights are inside, batch normalisation and constants are folded. The input is called ``images``. Nothing inside
-    tells about this machine.
+    Weights are inside, batch normalisation and constants are folded. Nothing inside tells about this machine.
 
     Args:
         module: In eval mode, on the CPU.
-        input_shape: Of one input, without the batch.
-        batch: Images in one call; ``None`` leaves it free.
-        dtype: Of the input.
-        output: Name of the output.
+        inputs: Shape of the only one without the batch, which is then called ``images``; or all that the module takes,
+            called as its arguments are.
+        batch: Samples in one call; ``None`` leaves it free.
+        free: Names of axes of ``inputs`` that the file leaves free: ``tokens``.
+        dtype: Of the only input.
+        output: Name of the output; several, and what is in a mapping, are called as they lie in it.
 
     Raises:
         ValueError: If the module is in training mode.
@@ -207,31 +213,89 @@ def to_onnx(
         raise UsageError("the module is in training mode; call .eval() before it is exported")
     module = clone_structure(module)  # without LeViT's cached biases: what the exporter leaves there is no tensor
     own_tensors(module)  # contiguous: from channels-last weights the exporter makes a graph with more nodes
-    model = _export_by_dynamo(module, input_shape, batch, dtype, output)
+    if isinstance(inputs, InputSpec):
+        example, names = inputs.with_values(inputs.own), _names_of(module, inputs.example)
+        # What varies must not be 1 here: the exporter takes it for a constant.
+        num = 2 if batch is None else batch
+        example = example.map(
+            lambda tensor: tensor.repeat(num, *[1] * (tensor.ndim - 1)) if inputs.is_batch else tensor
+        )
+        shapes = _free_axes(inputs, free, is_batch_free=batch is None)
+    else:
+        example, names = Inputs(torch.zeros(batch or 2, *inputs, dtype=dtype)), [INPUT]
+        shapes = [{0: torch.export.Dim("batch")} if batch is None else {}]
+    model = _export_by_dynamo(module, example, names, shapes, output)
     pool_instead_of_mean(model)
     model = in_opset(model, opset)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
+def _names_of(module: nn.Module, inputs: Inputs) -> list[str]:
+    """Of tensors: as the arguments are called that they are or lie in."""
+    parameters = list(inspect.signature(module.forward).parameters)
+    arguments = [*zip(parameters, inputs.args, strict=False), *inputs.kwargs.items()]
+    names = []
+    for name, value in arguments:
+        num = len(tensors_in(value))
+        names += [name] if num == 1 else [f"{name}_{index}" for index in range(num)]
+    return names
+
+
+def _free_axes(inputs: InputSpec, free: Sequence[str], *, is_batch_free: bool) -> list[dict[int, Any]]:
+    """For each tensor the axes that the file leaves free; those of one name are equal."""
+    shapes: list[dict[int, Any]] = [{} for _ in inputs.example.tensors]
+    if is_batch_free and inputs.is_batch:
+        for shape in shapes:
+            shape[0] = torch.export.Dim("batch")
+    known = {axis.name: axis for axis in inputs.axes}
+    for name in free:
+        if name not in known:
+            raise UsageError(unknown_name_message("axis to leave free", name, known))
+        sizes = [inputs.example.tensors[number].shape[dim] for number, dim in known[name].places]
+        for (number, dim), size in zip(known[name].places, sizes, strict=True):
+            own = name if size == sizes[0] else f"{name}_{number}_{dim}"
+            shapes[number][dim] = torch.export.Dim(own)
+    return shapes
+
+
+def _names_of_outputs(outputs: Any, name: str) -> list[str]:
+    """As they lie in a pytree; the only tensor has a name of its own."""
+    found = [path for path, leaf in tree_flatten_with_path(outputs)[0] if isinstance(leaf, Tensor)]
+    if len(found) == 1:
+        return [name]
+    return ["_".join(str(getattr(key, "key", getattr(key, "idx", ""))) for key in path) for path in found]
+
+
 def _export_by_dynamo(
-    module: nn.Module, input_shape: tuple[int, ...], batch: int | None, dtype: torch.dtype, output: str
+    module: nn.Module, example: Inputs, names: Sequence[str], free: Sequence[dict[int, Any]], output: str
 ) -> ModelProto:
-    """Through torch's dynamo exporter, and its optimiser unless that makes a graph that is not valid."""
+    """Through torch's dynamo exporter, and its optimiser unless that makes a graph that is not valid.
+
+    Args:
+        free: For each tensor its axes that vary.
+    """
     import onnx
 
-    # What varies must not be 1 here: the exporter takes it for a constant.
-    images = torch.zeros(batch or 2, *input_shape, dtype=dtype)
+    with torch.no_grad():
+        is_plain = list(names) == [INPUT]  # whose output needs no look
+        output_names = [output] if is_plain else _names_of_outputs(example.call(module), output)
+    axes = iter(free)
+    args_axes, kwargs_axes = tree_map(
+        lambda leaf: (next(axes) or None) if isinstance(leaf, Tensor) else None, (example.args, example.kwargs)
+    )
+    by_parameter = {**dict(zip(inspect.signature(module.forward).parameters, args_axes, strict=False)), **kwargs_axes}
 
     def export(*, optimize: bool) -> ModelProto:
         program = torch.onnx.export(
             module,
-            (images,),
+            example.args,
+            kwargs=example.kwargs,
             dynamo=True,
             opset_version=DYNAMO_OPSET,
-            input_names=[INPUT],
-            output_names=[output],
-            dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
+            input_names=list(names),
+            output_names=output_names,
+            dynamic_shapes=by_parameter if any(free) else None,
             external_data=False,
             optimize=optimize,
             verbose=False,

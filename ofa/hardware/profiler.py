@@ -36,6 +36,7 @@ from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
 MAX_INTERVAL_PERCENT = 10.0
+MIN_SHARE = 0.95  # of a network's MACs, that its parts must have
 MIN_GAIN = 0.1  # of the error, for which it is worth while to measure on
 NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
@@ -57,6 +58,8 @@ class Profilable(HasFactors, Protocol):
 
     @property
     def slots(self) -> Sequence[SlotLike]: ...
+    @property
+    def measurable_share(self) -> float: ...
 
     def part(self, key: str) -> PartLike: ...
     def extract(self, arch: Arch) -> nn.Module: ...
@@ -106,7 +109,8 @@ def profile(
         rounds: Good blocks of each model, before any are added.
         max_minutes: Of measuring, all starts of an interrupted one together; the first rounds are always measured.
         fresh: Measure everything, whatever is there.
-        force: Do not mark the table as refused, however wide its interval is.
+        force: Do not mark the table as refused, however wide its interval is, nor refuse a network most of which no
+            part can stand for.
         energy: Measure the energy of parts and subnets too, in as many rounds; a table that is there without energies
             is measured anew.
         progress: Called with steps done, steps in all, and what is being done.
@@ -116,6 +120,7 @@ def profile(
 
     Raises:
         SpaceError: If the space has no such resolution.
+        UsageError: If parts have less than 95 % of the network's MACs.
         ValueError: If ``num_fit`` or ``num_held_out`` is too small, or greater than the space; if the table that is
             there is of another space.
         AnotherMachineError: If it has another fingerprint.
@@ -129,7 +134,13 @@ def profile(
     known = None if fresh else _read_known(csv_path, space, machine, device)
     if known is not None and energy != (ENERGY in known.entries):
         energy, known = True, None if energy else known
-    measured_resolutions = [int(value) for value in resolutions or space["resolution"].values]
+    if supernet.measurable_share < MIN_SHARE and not force:
+        raise UsageError(
+            f"parts that can be measured have {100 * supernet.measurable_share:.0f} % of this network's MACs, and a "
+            "table would not know of the rest, which is in modules that are called several times or with several "
+            "tensors; measure whole subnets instead (ofa.hardware.measure), or take the table with --force"
+        )
+    measured_resolutions = [int(value) for value in resolutions or _values(space, "resolution")]
     if num_resolutions is not None:
         measured_resolutions = spread_resolutions(space, num_resolutions)
     keys = _part_keys(supernet.slots, space, measured_resolutions)
@@ -255,6 +266,7 @@ class _Profile:
                 "blocks_of_a_model": [min(job.num_blocks.values()), max(job.num_blocks.values())],
                 "block_seconds": job.block_seconds,
                 "measured_resolutions": list(self.resolutions),
+                "macs_percent": round(100 * self.supernet.measurable_share, 2),
                 **result.facts(self.archs),
                 "course": result.course(),
             },
@@ -343,10 +355,15 @@ def _sample_distinct(
 
 def _sample(space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng: np.random.Generator) -> Population:
     draws = space.sample_population(num, rng)
-    if resolutions is not None:
+    if resolutions:
         choices = np.array([space["resolution"].index(value) for value in resolutions])
         draws[:, space.column("resolution")] = rng.choice(choices, len(draws))
     return draws
+
+
+def _values(space: SearchSpace, name: str) -> Sequence[Any]:
+    """Of a dim, if the space has it."""
+    return space[name].values if name in space.names else ()
 
 
 def _part_keys(slots: Sequence[SlotLike], space: SearchSpace, resolutions: Sequence[int]) -> list[str]:
@@ -459,8 +476,10 @@ def _corrected(
         baselines={"macs_only": macs_model.predict(population), "depth_only": stage_parts.sum(axis=1)},
         fit_ms=measured_ms[:num_fit],
     )
-    measured_resolutions = [table.space["resolution"].index(value) for value in table.details["measured_resolutions"]]
-    between = ~np.isin(population[num_fit:, table.space.column("resolution")], measured_resolutions)
+    resolutions = table.details["measured_resolutions"]
+    measured_resolutions = [table.space["resolution"].index(value) for value in resolutions]
+    columns = [table.space.column("resolution")] if resolutions else []
+    between = (~np.isin(population[num_fit:, columns], measured_resolutions)).any(axis=1)
     if between.any():
         errors = np.abs(np.array(held_out["predicted_ms"]) / measured_ms[num_fit:] - 1) * 100
         held_out |= {

@@ -8,12 +8,15 @@ from torch.nn import functional
 
 from ofa.nn.structure import ModuleT
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSFORM = "kernel_transform_{}to{}"
 
 
 def kernel_is_elastic(conv: nn.Module) -> bool:
     """Whether a smaller odd kernel gives an output of the same size: odd sizes, padded by half of them."""
-    if not isinstance(conv, nn.Conv2d) or any(size % 2 == 0 for size in conv.kernel_size) or max(conv.kernel_size) < 3:
+    if not isinstance(conv, CONVOLUTIONS):
+        return False
+    if any(size % 2 == 0 for size in conv.kernel_size) or max(conv.kernel_size) < 3:
         return False
     if type(conv).__name__ == "Conv2dSame" or conv.padding == "same":
         return True
@@ -21,10 +24,10 @@ def kernel_is_elastic(conv: nn.Module) -> bool:
     return not isinstance(conv.padding, str) and tuple(conv.padding) == halves
 
 
-def narrow_kernel(conv: nn.Conv2d, kernel_size: int) -> None:
+def narrow_kernel(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, kernel_size: int) -> None:
     """Keep the centre of the kernel, in place on a clone; an axis that is smaller already stays.
 
-    Shapes: the weight goes from ``(O, I, K, L)`` to ``(O, I, min(K, k), min(L, k))``.
+    Shapes: the weight goes from ``(O, I, K, L)`` to ``(O, I, min(K, k), min(L, k))``, with one axis or three alike.
 
     References:
         Cai et al., Once-for-All, arXiv:1908.09791, sec. 3.3: the centre, through the learned matrices of
@@ -33,7 +36,7 @@ def narrow_kernel(conv: nn.Conv2d, kernel_size: int) -> None:
     weight: Tensor = conv.weight
     before = tuple(conv.kernel_size)
     after = tuple(min(size, kernel_size) for size in before)
-    if before[0] == before[1]:
+    if isinstance(conv, nn.Conv2d) and before[0] == before[1]:
         weight = _through_transforms(conv, weight, after[0])
     for axis, (size, smaller) in enumerate(zip(weight.shape[2:], after, strict=True), start=2):
         weight = weight.narrow(axis, (size - smaller) // 2, smaller)

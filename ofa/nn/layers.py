@@ -52,6 +52,18 @@ def _(norm: Any) -> None:
     vars(norm).update(num_groups=num_groups, num_channels=num_channels)
 
 
+@follow_tensors.register(nn.RNNBase)
+def _(layer: Any) -> None:
+    weights = [layer._parameters[name] for name in layer._flat_weights_names]  # which it hands to the kernel
+    input_size, hidden_size = layer.weight_ih_l0.shape[1], layer.weight_hh_l0.shape[1]
+    vars(layer).update(input_size=input_size, hidden_size=hidden_size, _flat_weights=weights)
+
+
+@follow_tensors.register(nn.MultiheadAttention)
+def _(attention: Any) -> None:
+    vars(attention).update(_qkv_same_embed_dim=False)  # or a TransformerEncoderLayer hands it to a kernel for all heads
+
+
 @follow_tensors.register(nn.PReLU)
 def _(activation: Any) -> None:
     vars(activation).update(num_parameters=activation.weight.shape[0])

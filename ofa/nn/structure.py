@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -47,6 +49,58 @@ def clone_structure(module: ModuleT, clones: dict[int, nn.Module] | None = None)
     return cloned  # type: ignore[return-value]
 
 
+def ties_of(module: nn.Module) -> list[list[tuple[str, str]]]:
+    """Parameters and buffers of a module tree: for each, the path and attribute of every place that holds it."""
+    places: dict[int, list[tuple[str, str]]] = {}
+    for path, child in module.named_modules():
+        for name, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append((path, name))
+    return list(places.values())
+
+
+def without_values(module: ModuleT) -> ModuleT:
+    """A clone on the meta device; what is tied stays tied, which ``Module.to`` forgets there."""
+    clone = clone_structure(module).to("meta")
+    for places in ties_of(module):
+        if len(places) > 1:
+            held = [(clone.get_submodule(path), name) for path, name in places]
+            owner, first = held[0]
+            tensors = owner._parameters if first in owner._parameters else owner._buffers
+            for other, name in held[1:]:
+                (other._parameters if name in other._parameters else other._buffers)[name] = tensors[first]  # type: ignore[assignment]
+    own_hooks(clone)
+    return clone
+
+
+def is_identity(module: nn.Module) -> bool:
+    """Whether a layer does nothing in eval mode."""
+    dropping = ("DropPath", "PatchDropout", "StochasticDepth")
+    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in dropping
+
+
+def digest_of(module: nn.Module, constants: Iterable[tuple[int, ...]] = ()) -> str:
+    """Eight digits that differ wherever code or a runtime might see a difference: structure, sizes, simple settings.
+
+    Args:
+        constants: Shapes of what else goes into it.
+    """
+    words = [repr(list(constants))]
+    for path, child in module.named_modules():
+        if is_identity(child):
+            continue
+        words.append(f"{path} {type(child).__name__}")
+        for name, value in sorted(vars(child).items()):
+            simple = isinstance(value, (int, float, str, tuple, list)) and name[0] != "_"
+            if simple and name not in ("training", "inplace", "momentum", "drop_prob", "grad_checkpointing"):
+                words.append(f"{name}={value!r}")
+            elif callable(value) and not isinstance(value, nn.Module):
+                words.append(f"{name}={getattr(value, '__name__', type(value).__name__)}")
+        tensors = {**child._parameters, **child._buffers}
+        words += [f"{name}{tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+
+
 def detach_buffers(module: nn.Module) -> None:
     """Give a clone its own copy of every buffer, so that a training-mode forward updates no shared statistics."""
     for child in module.modules():
@@ -58,14 +112,21 @@ def detach_buffers(module: nn.Module) -> None:
 def own_hooks(module: nn.Module) -> None:
     """Part a clone's hooks from the original's, in place."""
     for child in module.modules():
-        child.__dict__.update({name: value.copy() for name, value in child.__dict__.items() if "hooks" in name})
+        own = {name: value for name, value in child.__dict__.items() if "hooks" in name and isinstance(value, dict)}
+        child.__dict__.update({name: value.copy() for name, value in own.items()})
 
 
 def own_tensors(module: nn.Module) -> None:
-    """Turn a clone's views into contiguous parameters and buffers of its own, in place."""
+    """Turn a clone's views into contiguous parameters and buffers of its own, in place; what is shared stays shared."""
     detach_buffers(module)
+    copies: dict[int, tuple[Tensor, nn.Parameter]] = {}  # with the original, which else could be another's by then
     for child in module.modules():
         for name, parameter in child._parameters.items():
-            if parameter is not None:
+            if parameter is None:
+                continue
+            if id(parameter) not in copies:
                 copy = parameter.detach().clone(memory_format=torch.contiguous_format)
-                child._parameters[name] = nn.Parameter(copy)
+                copies[id(parameter)] = (parameter, nn.Parameter(copy, requires_grad=parameter.requires_grad))
+            child._parameters[name] = copies[id(parameter)][1]
+        if isinstance(child, nn.RNNBase):
+            child.__dict__["_flat_weights"] = [child._parameters[name] for name in child._flat_weights_names]

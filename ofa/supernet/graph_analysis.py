@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
-from ofa.inputs import InputSpec
+from ofa.inputs import Inputs, InputSpec, Sizes
 from ofa.supernet.channels import ChannelGroup, Trace, find_groups, trace
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Labels
 from ofa.supernet.stages import Block, ancestors, common_ancestor, find_stages
+
+if TYPE_CHECKING:
+    from ofa.supernet.graph_form import GraphForm
 
 
 @dataclass
@@ -21,11 +25,12 @@ class GraphAnalysis:
     """A model taken apart.
 
     Args:
-        inputs: What it takes; its example is what it was traced with.
+        inputs: What it takes; it was traced at the sizes of its example.
         stages: Name and blocks of each stage.
         inside: Block name -> groups whose channels never leave the block.
         streams: Groups that flow between blocks.
         notes: Place -> why something there is not elastic.
+        forms: Path -> a module that runs as a graph when it is narrowed, as its code computes with fixed sizes.
     """
 
     model: nn.Module
@@ -37,10 +42,15 @@ class GraphAnalysis:
     streams: list[ChannelGroup]
     modules: dict[str, nn.Module]
     notes: dict[str, str] = field(default_factory=dict)
+    forms: dict[str, GraphForm] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, inputs: InputSpec) -> GraphAnalysis:
-        traced = trace(model, inputs.example)
+        try:
+            traced = trace(model, inputs.at(inputs.own))
+        # Whatever a model's code raises that would look at values.
+        except Exception:
+            traced = trace(model, inputs.with_values(inputs.own))
         groups = find_groups(traced)
         found = find_stages(model, traced, groups.all)
         stages = [
@@ -55,6 +65,11 @@ class GraphAnalysis:
             name = next((blocks[path] for path in (owner, *ancestors(owner)) if path in blocks), None)
             (streams if name is None else inside[name]).append(group)
         return cls(model, inputs, traced, groups, stages, inside, streams, dict(model.named_modules()))
+
+    def example(self, sizes: Sizes | None = None) -> Inputs:
+        """What the model runs on at some sizes, its own by default: without values if it does without them."""
+        make = self.inputs.with_values if self.trace.has_values else self.inputs.at
+        return make(self.inputs.own if sizes is None else sizes)
 
     def all_blocks(self) -> Iterable[Block]:
         return (block for _, elements in self.stages for block in elements)
@@ -73,7 +88,7 @@ class GraphAnalysis:
         for atoms in labels:
             if atoms.size > 1:
                 return int(atoms.size)
-        return int(shape[1] if len(shape) == 4 else shape[-1])
+        return int(shape[1] if len(shape) in (4, 5) else shape[-1])
 
 
 def per_unit(group: ChannelGroup) -> int:

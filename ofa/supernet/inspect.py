@@ -11,7 +11,7 @@ from typing import Any
 
 from ofa.space import Arch, Dim, Value
 from ofa.supernet.channels import sizes_at
-from ofa.supernet.channels.tracer import on_meta
+from ofa.supernet.channels.tracer import stand_in
 from ofa.supernet.stages import CONTAINERS, Stage
 from ofa.supernet.supernet import Supernet
 
@@ -84,7 +84,7 @@ class Inspection:
 
     Args:
         model_class: Class of timm's model.
-        resolution: Size in pixels of the images that it was taken apart with.
+        resolution: Size in pixels of the images that it was taken apart with; ``None`` if it takes none.
         stages: In the order in which they run.
         dims: What varies outside of stages: resolution, and the widths of stem and head.
         not_elastic: What does not vary, and why.
@@ -94,7 +94,7 @@ class Inspection:
     """
 
     model_class: str
-    resolution: int
+    resolution: float | None
     stages: tuple[StageReport, ...]
     dims: tuple[ElasticDims, ...]
     not_elastic: tuple[NotElastic, ...]
@@ -115,10 +115,10 @@ class Inspection:
 def inspect(supernet: Supernet) -> Inspection:
     """Take stock of a supernet. Its weights are not read; they may be on the meta device."""
     space, stages = supernet.space, supernet.stages
-    weightless = Supernet(on_meta(supernet.model), space, stages, supernet.dims, supernet.analysis)
+    weightless = Supernet(stand_in(supernet.model), space, stages, supernet.dims, supernet.analysis)
     return Inspection(
         model_class=type(supernet.model).__name__,
-        resolution=supernet.inputs.own["resolution"],
+        resolution=supernet.inputs.own.get("resolution"),
         stages=tuple(_stage_report(supernet, stage) for stage in stages),
         dims=_outside(space.dims, {stage.name for stage in stages}),
         not_elastic=fold_notes(supernet.analysis.notes, {stage.name: len(stage.blocks) for stage in stages}),
@@ -132,7 +132,7 @@ def inspect(supernet: Supernet) -> Inspection:
 def _costs(supernet: Supernet, arch: Arch) -> Costs:
     """Counted on the subnet itself, which takes one run without values; the tables of all choices would take longer."""
     subnet = supernet.extract(arch)
-    sizes = sizes_at(subnet, supernet.inputs.at(supernet.inputs.sizes(arch)))
+    sizes = sizes_at(subnet, supernet.analysis.example(supernet.inputs.sizes(arch)))
     return Costs(
         macs=sum(sizes.macs),
         params=sum(parameter.numel() for parameter in subnet.parameters()),

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from ofa.nn.conv import narrow_kernel
+from ofa.nn.conv import CONVOLUTIONS, narrow_kernel
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
-from ofa.nn.structure import clone_structure
+from ofa.nn.structure import clone_structure, ties_of
 from ofa.supernet.channels import ChannelGroup
 from ofa.supernet.channels.groups import Ints
 from ofa.supernet.dims import Narrowing
+from ofa.supernet.graph_form import GraphForm
 from ofa.supernet.stages import ancestors, common_ancestor, is_within
 
 HEAD_COUNTS = {"num_heads", "num_attention_heads", "n_heads", "heads", "nhead", "num_kv_heads", "num_head"}
@@ -27,11 +28,21 @@ SCALES = {"scale"}
 
 
 class Narrower:
-    """Narrows clones of a model's modules. What each group needs at each width is worked out once."""
+    """Narrows clones of a model's modules. What each group needs at each width is worked out once.
 
-    def __init__(self, model: nn.Module, groups: Mapping[int, ChannelGroup]) -> None:
+    Args:
+        groups: Those that may be narrowed, by number.
+        forms: By path, the modules that run as graphs when they are narrowed.
+    """
+
+    def __init__(
+        self, model: nn.Module, groups: Mapping[int, ChannelGroup], forms: Mapping[str, GraphForm] | None = None
+    ) -> None:
+        self._forms = dict(forms or {})
         self._axes = {number: [(site.tensor, site.axis) for site in group.sites] for number, group in groups.items()}
         self._modules = dict(model.named_modules())
+        # By the first of its full names, which is what traces call it.
+        self._places = {".".join(filter(None, places[0])): places for places in ties_of(model)}
         self._sharing: dict[tuple[str, int], list[tuple[int, Ints]]] = {}
         for number, group in groups.items():
             for site in group.sites:
@@ -99,14 +110,17 @@ class Narrower:
 
         touched: dict[str, nn.Module] = {}
         for path, size in narrowing.kernels.items():
-            if isinstance(module := clone(path), nn.Conv2d):
+            if isinstance(module := clone(path), CONVOLUTIONS):
                 narrow_kernel(module, size)
         for tensor, axis in dict.fromkeys(axis for number in narrowing.units for axis in self._axes[number]):
-            path, _, name = tensor.rpartition(".")
-            if (module := clone(path)) is not None:
-                tensors = module._parameters if name in module._parameters else module._buffers
-                tensors[name] = self._selection(tensor, axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type,assignment]
-                touched[path] = module
+            narrowed = None
+            for path, name in self._places[tensor]:
+                if (module := clone(path)) is not None:
+                    tensors = module._parameters if name in module._parameters else module._buffers
+                    if narrowed is None:  # tied layers hold one tensor, and keep to it
+                        narrowed = self._selection(tensor, axis, narrowing.units).take(tensors[name])  # type: ignore[arg-type]
+                    tensors[name] = narrowed  # type: ignore[assignment]
+                    touched[path] = module
         for number, units in narrowing.units.items():
             for path, name, size in self._attributes.get(number, ()):
                 if (module := clone(path)) is not None:
@@ -116,6 +130,9 @@ class Narrower:
                     setattr(module, name, units**-0.5)
         for module in touched.values():
             follow_tensors(module)
+        for path, form in self._forms.items():
+            if (module := clone(path)) is not None:
+                form.enter(module, narrowing)
 
 
 def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Module:

@@ -10,7 +10,6 @@ Costs need no narrowed module: the trace says which channels decide each product
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.errors import unknown_name_message
-from ofa.nn.conv import remove_kernel_transforms
-from ofa.nn.structure import clone_structure, own_hooks, own_tensors
+from ofa.inputs import as_size
+from ofa.nn.conv import CONVOLUTIONS, remove_kernel_transforms
+from ofa.nn.structure import clone_structure, digest_of, is_identity, own_hooks, own_tensors
 from ofa.space import SearchSpace
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
@@ -52,6 +52,7 @@ _KEY_PREFIXES = {
     "stride": "s",
     "digest": "",
     "resolution": "r",
+    "width_px": "x",
 }
 
 
@@ -86,7 +87,7 @@ class _Place:
 
     Args:
         paths: Modules that run here one after another.
-        dims: The dims that decide what stands here, without resolution and depth.
+        dims: The dims that decide what stands here, without the inputs' axes and depth.
         depth: The stage's depth dim, and which of its values keep the block.
         runs_alone: Whether it can be measured as a part; what cannot (a block that takes tensors of several sizes) has
             costs but no slot.
@@ -116,8 +117,10 @@ class PartIndex:
         self._counts = _Counts(analysis)
         self._calls = analysis.trace.calls
         self._places = _find_places(analysis, stages, dims)
-        resolutions = [int(value) for value in space["resolution"].values]
-        self._sizes = [sizes_at(model, analysis.inputs.at({"resolution": size})) for size in resolutions]
+        axes = [axis.name for axis in analysis.inputs.axes]
+        self._axes = {name: len(space[name].values) for name in axes}
+        of_axes = itertools.product(*(space[name].values for name in axes))
+        self._sizes = [sizes_at(model, analysis.example(dict(zip(axes, map(as_size, sizes), strict=True)))) for sizes in of_axes]
         assert all(len(sizes.macs) == len(analysis.trace.contractions) for sizes in self._sizes)
         self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(
@@ -141,6 +144,23 @@ class PartIndex:
         """The places that can be measured; costs do not need them."""
         return tuple(self._slot(place) for place in self._places if place.runs_alone)
 
+    @cached_property
+    def measurable_share(self) -> float:
+        """Of the MACs of the largest subnet, what share parts compute that can be measured, each in its one call."""
+        paths = {
+            path
+            for place in self._places
+            if place.runs_alone and all(self._calls[path].num_calls == 1 for path in place.paths)
+            for path in place.paths
+        }
+        contractions, macs = self._analysis.trace.contractions, self._sizes[-1].macs
+        measured = (
+            number
+            for number, contraction in enumerate(contractions)
+            if not paths.isdisjoint((contraction.module, *ancestors(contraction.module)))
+        )
+        return sum(macs[number] for number in measured) / max(sum(macs), 1)
+
     def part(self, key: str) -> Part:
         assert self.slots  # they name the parts
         try:
@@ -148,7 +168,7 @@ class PartIndex:
         except KeyError:
             raise LookupError(unknown_name_message("part", key, list(self._sources)[:20])) from None
         module = self._narrowed(place, narrowing)
-        fields = {**self._fields(place, module, narrowing), "resolution": self._side(place, narrowing, index)}
+        fields = {**self._fields(place, module, narrowing), **self._sides(place, narrowing, index)}
         own_hooks(module)
         own_tensors(module)
         call, shapes = self._calls[place.paths[0]], self._input_shapes(place, narrowing, index)
@@ -178,7 +198,7 @@ class PartIndex:
             choice = (tuple(narrowing.units.items()), tuple(narrowing.kernels.items()))
             if choice not in known:
                 known[choice] = self._fields(place, self._narrowed(place, narrowing), narrowing)
-            found = part_key({**known[choice], "resolution": self._side(place, narrowing, index)})
+            found = part_key({**known[choice], **self._sides(place, narrowing, index)})
             self._sources.setdefault(found, (place, narrowing, index))
             return found
 
@@ -187,7 +207,7 @@ class PartIndex:
     def _tabulate(
         self, place: _Place, value: Callable[[_Place, Narrowing, int], Any], dtype: type[Any], absent: Any = 0
     ) -> tuple[tuple[str, ...], npt.NDArray[Any]]:
-        """``value`` of every choice of a place: an array over resolution, the stage's depth, the block's own dims."""
+        """``value`` of every choice of a place: an array over the inputs' axes, the stage's depth, its own dims."""
         names = [dim.name for dim in place.dims]
         choices = [self.space[name].values for name in names]
         table: npt.NDArray[Any] = np.empty((len(self._sizes), *map(len, choices)), dtype=dtype)
@@ -195,12 +215,13 @@ class PartIndex:
             narrowing = Narrowing.of(place.dims, dict(zip(names, values, strict=True)))
             for r in range(len(self._sizes)):
                 table[r, *indices] = value(place, narrowing, r)
+        table = table.reshape((*self._axes.values(), *map(len, choices)))
         if place.depth is None:
-            return ("resolution", *names), table
+            return (*self._axes, *names), table
         depth, present = place.depth
-        gone = np.full_like(table, absent)
-        table = np.stack([table if value in present else gone for value in self.space[depth].values], axis=1)
-        return ("resolution", depth, *names), table
+        gone, axis = np.full_like(table, absent), len(self._axes)
+        table = np.stack([table if value in present else gone for value in self.space[depth].values], axis)
+        return (*self._axes, depth, *names), table
 
     # -- what stands at a place ----------------------------------------------------------------------------------------
 
@@ -225,11 +246,13 @@ class PartIndex:
             return (first[1] + sum(shape[1] for shape in others), *first[2:])
         return first[1:]
 
-    def _side(self, place: _Place, narrowing: Narrowing, index: int) -> int:
-        """Height of the input, or its number of tokens."""
+    def _sides(self, place: _Place, narrowing: Narrowing, index: int) -> Fields:
+        """Height of the input, or its number of tokens; and its width where that is another and varies of its own."""
         shape = self._input_shape(place, narrowing, index)
         is_channels_last = any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
-        return shape[0] if len(shape) < 3 or is_channels_last else shape[1]
+        first = 0 if len(shape) < 3 or is_channels_last else 1
+        fields: Fields = {"resolution": shape[first]}
+        return fields if len(self._axes) < 2 or len(shape) < 3 else {**fields, "width_px": shape[first + 1]}
 
     def _fields(self, place: _Place, module: nn.Module, narrowing: Narrowing) -> Fields:
         """What a runtime sees of a part, the resolution excepted: readable sizes, and a digest of everything."""
@@ -242,14 +265,14 @@ class PartIndex:
                 fields[name] = max(counts)
         for dim in place.dims:
             fields |= dim.sizes(narrowing)
-        convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+        convolutions = [child for child in module.modules() if isinstance(child, CONVOLUTIONS)]
         if convolutions:
             fields["kernel"] = max(max(conv.kernel_size) for conv in convolutions)
             fields["stride"] = max(max(conv.stride) for conv in convolutions)
         split = len(first.args[0]) if isinstance(first.args[0], (list, tuple)) else 1
         shapes = [self._counts.shape(shape, labels, narrowing)[1:] for shape, labels in first.inputs]
         constants = [shape[:1] for shape in shapes[:split]] * (split > 1) + shapes[split:]
-        fields["digest"] = _digest(module, constants)
+        fields["digest"] = digest_of(module, constants)
         return fields
 
     # -- costs ---------------------------------------------------------------------------------------------------------
@@ -413,30 +436,6 @@ class _Counts:
         return tuple(sizes)
 
 
-def _is_identity(module: nn.Module) -> bool:
-    """Whether a layer does nothing in eval mode."""
-    dropping = ("DropPath", "PatchDropout", "StochasticDepth")
-    return isinstance(module, (nn.Dropout, nn.Identity)) or type(module).__name__ in dropping
-
-
-def _digest(module: nn.Module, constants: Iterable[tuple[int, ...]]) -> str:
-    """Eight digits that differ wherever a runtime might see a difference: structure, sizes, and simple settings."""
-    words = [repr(list(constants))]
-    for path, child in module.named_modules():
-        if _is_identity(child):
-            continue
-        words.append(f"{path} {type(child).__name__}")
-        for name, value in sorted(vars(child).items()):
-            simple = isinstance(value, (int, float, str, tuple, list)) and name[0] != "_"
-            if simple and name not in ("training", "inplace", "momentum", "drop_prob", "grad_checkpointing"):
-                words.append(f"{name}={value!r}")
-            elif callable(value) and not isinstance(value, nn.Module):
-                words.append(f"{name}={getattr(value, '__name__', type(value).__name__)}")
-        tensors = {**child._parameters, **child._buffers}
-        words += [f"{name}{tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
-
-
 class _Called(nn.Module):
     """A block as it is called, on one tensor.
 
@@ -539,7 +538,7 @@ def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]
             return
         if path and path not in holding:
             leaves = [child for child in analysis.modules[path].modules() if not any(True for _ in child.children())]
-            does_something = not all(_is_identity(leaf) for leaf in leaves)
+            does_something = not all(is_identity(leaf) for leaf in leaves)
             if does_something and _runs_alone(calls.get(path)) and calls[path].num_calls == 1:
                 yield path
             return

@@ -94,9 +94,12 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
         for path, module in modules.items()
         if path and element(path) == path and is_skippable(trace, path) and any(True for _ in module.parameters())
     }
-    candidates = skippable | {found for owner in owners if (found := element(owner))}
-    innermost = (candidates - skippable - above(candidates)) | (skippable - above(skippable))
-    blocks = {path for path in innermost if not (innermost & skippable).intersection(ancestors(path))}
+    # What is of a skippable element's class is a block where it has no shortcut too, whatever is in it.
+    kinds = {type(modules[path]) for path in skippable} - set(CONTAINERS)
+    whole = skippable | {path for path, module in modules.items() if type(module) in kinds and element(path) == path}
+    candidates = whole | {found for owner in owners if (found := element(owner))}
+    innermost = (candidates - whole - above(candidates)) | (whole - above(whole))
+    blocks = {path for path in innermost if not (innermost & whole).intersection(ancestors(path))}
     containers = {path.rpartition(".")[0] for path in blocks}
     for parent in {path.rpartition(".")[0] for path in containers if path} & chains:
         children = {f"{parent}.{name}".removeprefix("."): child for name, child in modules[parent].named_children()}
@@ -121,10 +124,17 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
     return sorted(stages, key=lambda stage: (min(called[p] for p in stage if p in called), order[stage[0]]))
 
 
-def is_skippable(trace: Trace, path: str) -> bool:
-    """Whether a module maps a shape to the same shape around an identity shortcut: leaving it out is harmless."""
+def is_skippable(trace: Trace, path: str, *, normalises: bool = False) -> bool:
+    """Whether a module maps a shape to the same shape around an identity shortcut: leaving it out is harmless.
+
+    Args:
+        normalises: Whether the shortcut's sum may be normalised behind it, as in BERT: without the module, what goes on
+            is what the one before it normalised.
+    """
     call = trace.calls.get(path)
-    return call is not None and call.has_shortcut and call.num_calls == 1
+    if call is None or call.num_calls > 1:
+        return False
+    return call.has_shortcut or (normalises and call.has_normalised_shortcut)
 
 
 def _chains(modules: Mapping[str, nn.Module], trace: Trace) -> set[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from ofa.errors import UsageError
-from ofa.inputs import Inputs
+from ofa.inputs import Inputs, Sizes
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
@@ -52,7 +52,9 @@ class Supernet(nn.Module):
         self.stages = tuple(stages)
         self.dims = tuple(dims)
         self.analysis = analysis
-        self._narrower = Narrower(model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups})
+        self._narrower = Narrower(
+            model, {n: analysis.groups.all[n] for dim in dims for n in dim.groups}, analysis.forms
+        )
         self._largest = space.largest()
         self.inputs = analysis.inputs
 
@@ -111,7 +113,7 @@ class Supernet(nn.Module):
         return shape[1:]
 
     @property
-    def largest_sizes(self) -> dict[str, int]:
+    def largest_sizes(self) -> Sizes:
         """Sizes of the inputs of the whole model, by axis."""
         return self.inputs.sizes(self._largest)
 
@@ -125,6 +127,14 @@ class Supernet(nn.Module):
     def slots(self) -> tuple[Slot, ...]:
         """Stem, blocks, head and what stands between, each with the dims that decide it."""
         return self._part_index.slots
+
+    @property
+    def measurable_share(self) -> float:
+        """Of the MACs of the largest subnet, the share that :attr:`slots` stand for, from 0 to 1.
+
+        The rest is in modules that are called several times or with more than tensors of one size, or in none.
+        """
+        return self._part_index.measurable_share
 
     def part(self, key: str) -> Part:
         """The network part behind a key of :attr:`slots`, to be run on its own; :class:`LookupError` if unknown."""

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 from torch import nn
 
+from ofa.inputs import tensors_in
 from ofa.nn.structure import clone_structure
-from ofa.supernet.channels.tracer import QuickMeta, on_meta, quiet
+from ofa.supernet.channels.tracer import QuickMeta, Shape, quiet, stand_in
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
+from ofa.supernet.graph_form import graph_form
 from ofa.supernet.narrowing import Narrower, build
-from ofa.supernet.stages import Block
+from ofa.supernet.stages import Block, common_ancestor, is_within
+
+Shapes: TypeAlias = tuple[Shape, ...]
 
 
-def failure_of(run: Callable[[], Any], expected: tuple[int, ...]) -> str | None:
-    """What goes wrong when something runs that gives a shape, ``None`` if nothing does."""
+def shapes_in(value: object) -> Shapes:
+    """Of all tensors in a pytree."""
+    return tuple(tuple(tensor.shape) for tensor in tensors_in(value))
+
+
+def failure_of(run: Callable[[], Shapes], is_as_expected: Callable[[Shapes], bool]) -> str | None:
+    """What goes wrong when something runs that gives shapes, ``None`` if nothing does."""
     try:
         with quiet(), QuickMeta():
-            shape = tuple(run())
+            shapes = run()
     # Whatever a model's code raises when its sizes do not fit is an answer here, not a fault.
     except Exception as error:
         return first_line(error)
-    return None if shape == expected else f"the output's shape becomes {shape}"
+    return None if is_as_expected(shapes) else f"the output's shape becomes {', '.join(map(str, shapes))}"
+
+
+def are_alike(shapes: Shapes, expected: Shapes) -> bool:
+    """Whether shapes are those of as many tensors of as many axes: all that code promises whose output has any size."""
+    return list(map(len, shapes)) == list(map(len, expected))
 
 
 def first_line(error: Exception) -> str:
@@ -76,21 +90,25 @@ class _Check:
 
     def __init__(self, analysis: GraphAnalysis, found: Mapping[str, ElasticDim]) -> None:
         self.analysis, self.found = analysis, found
-        self.model = on_meta(analysis.model)
-        self.modules = dict(self.model.named_modules())
+        self.model = stand_in(analysis.model, has_values=analysis.trace.has_values)
+        # What looks at values seldom does so in its blocks.
+        self.of_blocks = stand_in(analysis.model) if analysis.trace.has_values else self.model
+        self.modules = dict(self.of_blocks.named_modules())
 
     def _failure(
         self,
-        run: Callable[[Narrower, Narrowing], tuple[int, ...]],
+        model: nn.Module,
+        run: Callable[[Narrower, Narrowing], Shapes],
         dims: Sequence[ElasticDim],
-        expected: tuple[int, ...],
+        is_as_expected: Callable[[Shapes], bool],
         whole_groups: Set[int] = frozenset(),
     ) -> str | None:
         """What goes wrong at the smallest choice with all blocks, or at one in between with the fewest.
 
         What is not tried stays as it is.
         """
-        narrower = Narrower(self.model, {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups})
+        groups = {n: self.analysis.groups.all[n] for dim in dims for n in dim.groups}
+        narrower = Narrower(model, groups, self.analysis.forms)
         for position, depth in ((0.0, 1.0), (0.5, 0.0)):
             arch = {name: self.found[name].values[-1] for dim in dims for name in dim.reads}
             shares = {dim.name: depth if dim.scope == "stage" else position for dim in dims}
@@ -98,7 +116,7 @@ class _Check:
             narrowing = Narrowing.of(dims, arch)
             for number in whole_groups:
                 narrowing.units.pop(number, None)
-            message = failure_of(partial(run, narrower, narrowing), expected)
+            message = failure_of(partial(run, narrower, narrowing), is_as_expected)
             if message is not None:
                 return message
         return None
@@ -106,25 +124,46 @@ class _Check:
     def whole(self, dims: Sequence[ElasticDim]) -> str | None:
         """What goes wrong in the whole model, ``None`` if nothing does."""
 
-        def run(narrower: Narrower, narrowing: Narrowing) -> tuple[int, ...]:
-            return tuple(self.analysis.inputs.example.call(build(self.model, narrower, narrowing)).shape)
+        trace, example = self.analysis.trace, self.analysis.example()
 
-        return self._failure(run, dims, self.analysis.trace.output_shape)
+        def run(narrower: Narrower, narrowing: Narrowing) -> Shapes:
+            return shapes_in(example.call(build(self.model, narrower, narrowing)))
+
+        def is_as_expected(shapes: Shapes) -> bool:
+            return are_alike(shapes, trace.output_shapes) if trace.has_values else shapes == trace.output_shapes
+
+        return self._failure(self.model, run, dims, is_as_expected)
 
     def block(self, block: Block, dims: Sequence[ElasticDim], whole_groups: Set[int] = frozenset()) -> str | None:
         """What goes wrong in one block, of whose channel groups some stay whole."""
         call, module = self.analysis.trace.calls.get(block.path), self.modules[block.path]
         if call is None or call.output is None:
             return "it does not run by itself"
+        expected = call.output_shapes
 
-        def run(narrower: Narrower, narrowing: Narrowing) -> tuple[int, ...]:
+        def run(narrower: Narrower, narrowing: Narrowing) -> Shapes:
             clones: dict[int, nn.Module] = {}
             narrowed = clone_structure(module, clones)
             narrower.narrow(narrowing, clones)
-            output = narrowed(*call.args, **call.kwargs)
-            return tuple((output[0] if isinstance(output, (list, tuple)) else output).shape)
+            return shapes_in(narrowed(*call.args, **call.kwargs))
 
-        return self._failure(run, dims, call.output, whole_groups)
+        return self._failure(self.of_blocks, run, dims, expected.__eq__, whole_groups)
+
+    def _runs_as_graphs(self, block: Block, dims: Sequence[ElasticDim]) -> bool:
+        """Whether a block runs once the modules that hold the last dim's channels do so as graphs."""
+        before = dict(self.analysis.forms)
+        for group in dims[-1].members:
+            owner = common_ancestor(group.modules)
+            is_layer = owner in group.modules and not any(True for _ in self.modules[owner].children())
+            owner = owner.rpartition(".")[0] if is_layer else owner
+            if owner not in self.analysis.forms and is_within(owner, block.path):
+                form = graph_form(self.analysis, owner, self.of_blocks)
+                if form is not None:
+                    self.analysis.forms[owner] = form
+        if len(self.analysis.forms) > len(before) and self.block(block, dims) is None:
+            return True
+        self.analysis.forms = before
+        return False
 
     def working(self, block: Block, dims: Sequence[ElasticDim]) -> list[ElasticDim]:
         """Those dims of a block that run, alone and together; a dim may keep only some of its groups."""
@@ -133,6 +172,8 @@ class _Check:
         working: list[ElasticDim] = []
         for dim in dims:
             message = self.block(block, [*working, dim])
+            if message is not None and self._runs_as_graphs(block, [*working, dim]):
+                message = None
             if message is not None and len(dim.groups) > 1:
                 every = frozenset(dim.groups)
                 good = {n for n in every if self.block(block, [*working, dim], whole_groups=every - {n}) is None}

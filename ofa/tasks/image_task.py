@@ -62,13 +62,13 @@ class ImageTask(Task):
     def batches(
         self, data: ImageData, split: str, *, batch_size: int, sizes: Sizes, device: torch.device | str | None = None
     ) -> Batches:
-        return data.batches(split, batch_size=batch_size, image_size=sizes["resolution"], device=device)
+        return data.batches(split, batch_size=batch_size, image_size=int(sizes["resolution"]), device=device)
 
     def train_batches(self, data: ImageData, **settings: Any) -> Batches:
         return data.train_batches(**settings)
 
     def feed(self, data: ImageData, sizes: Sizes, *, from_pixels: bool = False) -> ImageFeed:
-        return ImageFeed(data, sizes["resolution"], from_pixels)
+        return ImageFeed(data, int(sizes["resolution"]), from_pixels)
 
     def read_input(self, file: Path, spec: Preprocessing, *, stored: bool = False) -> Array:
         size = spec.sizes[0] if stored else None
@@ -109,5 +109,5 @@ class _Facts(Record):
 
 def _load(config: DataConfig, sizes: Sizes, shape: Sequence[int], **settings: Any) -> ImageData:
     channels, height, width = shape
-    size = sizes["resolution"]
+    size = int(sizes["resolution"])
     return load_data(config, image_size=size, channels=channels, proportions=(height, width), **settings)

@@ -26,7 +26,7 @@ from ofa.tasks.losses import Loss
 
 Array = npt.NDArray[np.generic]
 Batches = Iterator[tuple[Any, Any]]
-Sizes = Mapping[str, int]
+Sizes = Mapping[str, float]
 """Of the elastic axes of an input, by name: ``{"resolution": 160}``."""
 
 

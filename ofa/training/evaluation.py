@@ -129,7 +129,7 @@ class SubnetEvaluator:
         return 1 if self._fits("search", self.supernet.inputs.largest(self.supernet.space)) else NUM_TOGETHER
 
     def _groups(self, archs: Sequence[Arch], split: str) -> Iterable[list[int]]:
-        by_sizes: dict[tuple[int, ...], list[int]] = {}
+        by_sizes: dict[tuple[float, ...], list[int]] = {}
         for row, arch in enumerate(archs):
             by_sizes.setdefault(tuple(self.supernet.inputs.sizes(arch).values()), []).append(row)
         for rows in by_sizes.values():

@@ -234,7 +234,7 @@ class _Trainer:
 
     def _check_outputs(self, supernet: Supernet, num_classes: int) -> None:
         """What is timm's or torchvision's gives what it is asked for."""
-        shape, name = supernet.analysis.trace.output_shape, self.recipe.model.name
+        shape, name = supernet.analysis.trace.output_shapes[0], self.recipe.model.name
         if self.code_sha256 is not None and shape[1:] != (num_classes,):
             raise ConfigError(
                 f"model {name!r} gives outputs of shape {shape[1:]} for one image, but the data has {num_classes} "

@@ -56,6 +56,8 @@ class FakeModel:
 class FakeSupernet:
     """Stem, a stage of one or two blocks, head; elastic depth, kernel and resolution."""
 
+    measurable_share = 1.0
+
     def __init__(self, resolutions=(8, 12)):
         kernels = (3, 5)
         self.space = SearchSpace(

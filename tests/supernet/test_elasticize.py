@@ -177,14 +177,33 @@ def test_a_ratio_that_refers_to_a_width_that_does_not_run_refers_to_the_whole_wi
         supernet.subnet(space.smallest())
 
 
-def test_code_with_fixed_sizes_stays_whole_and_says_so() -> None:
+def test_attention_with_fixed_sizes_runs_as_a_graph() -> None:
     with torch.device("meta"):
         supernet = elasticize(timm.create_model("beit_base_patch16_224"))
-    assert {dim.kind for dim in supernet.dims} == {"depth", "mlp_ratio"}
-    reasons = {name: reason for name, reason in supernet.analysis.notes.items() if name.endswith("heads")}
-    assert len(reasons) == 12
+    assert {dim.kind for dim in supernet.dims} == {"depth", "mlp_ratio", "heads"}
+    assert [path.rpartition(".")[2] for path in supernet.analysis.forms] == ["attn"] * 12
+
+
+class Flattening(nn.Module):
+    """Its code computes with fixed sizes around a kernel that may shrink."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(8, 48, 3, padding=1), nn.Conv2d(48, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x).relu()
+        return x + self.last(hidden.flatten(2).view(len(x), 48, *x.shape[2:]))
+
+
+def test_code_with_fixed_sizes_stays_whole_and_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *(Flattening() for _ in range(3)))
+    supernet = elasticize(model, torch.zeros(1, 3, 16, 16))
+    assert {dim.kind for dim in supernet.dims} == {"depth"}
+    reasons = {name: reason for name, reason in supernet.analysis.notes.items() if name.endswith("expand")}
+    assert len(reasons) == 3
     assert all(
-        reason.startswith("its code computes with fixed sizes: shape '[1, 197, 768]'") for reason in reasons.values()
+        reason.startswith("its code computes with fixed sizes: shape '[1, 48, 14, 14]'") for reason in reasons.values()
     )
 
 

@@ -22,7 +22,7 @@ from ofa.nn.structure import clone_structure, own_tensors
 from ofa.space import Arch
 from ofa.supernet import Supernet, elasticize, sort_channels
 from ofa.supernet.channels import trace
-from ofa.supernet.channels.tracer import on_meta
+from ofa.supernet.channels.tracer import stand_in
 from ofa.supernet.dims import DIM_KINDS, Narrowing
 from ofa.supernet.narrowing import Narrower, build
 
@@ -201,7 +201,7 @@ def check_code_agrees(supernet: Supernet) -> None:
     analysis = supernet.analysis
     smallest = {dim.name: dim.values[0] for dim in supernet.dims}
     choice = Narrowing.of([dim for dim in supernet.dims if dim.scope != "stage"], smallest)
-    meta = on_meta(supernet.model)
+    meta = stand_in(supernet.model)
     narrower = Narrower(meta, {n: analysis.groups.all[n] for dim in supernet.dims for n in dim.groups})
     narrowed = build(meta, narrower, choice)
     own_tensors(narrowed)

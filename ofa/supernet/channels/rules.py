@@ -7,6 +7,7 @@ tags them. An operator without a rule fixes the channels that enter it, which is
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -367,6 +368,11 @@ def sort(op: Operation) -> Labels:
     return op.whole([op.axis()], "sorted")
 
 
+def weight_norm(op: Operation) -> list[Labels]:
+    """A direction, normalised over all axes but one, times a length for each index of that one."""
+    return [op.graph.join([op.operand(op.args[0]), op.operand(op.args[1])], "weight normalisation")]
+
+
 def batch_norm(op: Operation) -> list[Labels]:
     x, *vectors = op.args[:5]
     operands = [op.operand(x), *(op.per_channel(vector, x) for vector in vectors if vector is not None)]
@@ -401,9 +407,9 @@ def group_norm(op: Operation) -> list[Labels]:
 
 
 def spatial(op: Operation) -> Labels:
-    """Pooling and resizing of the trailing axes, channel by channel."""
+    """Pooling and resizing of the trailing axes, as many as the name says, channel by channel."""
     num_axes = op.args[0].ndim
-    num_spatial = 1 if num_axes == 2 else min(num_axes - 1, 2)
+    num_spatial = min(int(re.findall(r"(\d)d", op.name)[-1]), num_axes - 1)
     return op.whole(range(num_axes - num_spatial, num_axes), "pooled over channels")
 
 
@@ -460,6 +466,12 @@ def contract(op: Operation, equation: str, first: Tensor, second: Tensor) -> Lab
 
 def matrix_product(op: Operation) -> Labels:
     return contract(op, "mk,kn->mn" if op.output.ndim == 2 else "bmk,bkn->bmn", *op.args[:2])
+
+
+def grouped_product(op: Operation) -> Labels:
+    """Rows ``(M, K)``, each times the matrix of its group, of ``(G, K, N)``: the experts of a mixture."""
+    first, second = op.args[:2]
+    return contract(op, "mk,gkn->mn", first, second) if (first.ndim, second.ndim) == (2, 3) else unknown(op)
 
 
 def added_product(op: Operation) -> Labels:
@@ -557,7 +569,8 @@ def unknown(op: Operation) -> Labels:
 
 RULES: dict[str, Rule] = {
     # copies and constants
-    **dict.fromkeys(("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "native_dropout"), same),
+    **dict.fromkeys(("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh"), same),
+    **dict.fromkeys(("native_dropout", "bernoulli"), same),
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"), same),
     **dict.fromkeys(("fill_", "zero_"), same),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"), unlabelled),
@@ -573,7 +586,7 @@ RULES: dict[str, Rule] = {
     "squeeze": squeeze,
     "select": select,
     "slice": slice_,
-    **dict.fromkeys(("split", "split_with_sizes"), split),
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"), split),
     "unbind": unbind,
     "glu": glu,
     "cat": cat,
@@ -594,9 +607,10 @@ RULES: dict[str, Rule] = {
         ("mean", "sum", "amax", "amin", "logsumexp", "max", "min", "linalg_vector_norm", "norm"), reduction
     ),
     **dict.fromkeys(("var", "std", "var_mean", "std_mean"), reduction),
-    **dict.fromkeys(("_softmax", "_log_softmax"), along_axis),
+    **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), along_axis),
+    "_weight_norm_interface": weight_norm,
     "cumsum": cumulative,
-    "sort": sort,
+    **dict.fromkeys(("sort", "topk"), sort),
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training"), batch_norm),
     **dict.fromkeys(("native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
     "native_group_norm": group_norm,
@@ -604,10 +618,14 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("avg_pool2d", "max_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d"), spatial),
     **dict.fromkeys(("adaptive_max_pool2d", "avg_pool1d", "upsample_nearest2d", "upsample_bilinear2d"), spatial),
     **dict.fromkeys(("upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"), spatial),
+    **dict.fromkeys(("avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "adaptive_max_pool3d"), spatial),
+    **dict.fromkeys(("upsample_nearest1d", "upsample_linear1d", "upsample_nearest3d", "upsample_trilinear3d"), spatial),
+    **dict.fromkeys(("reflection_pad1d", "replication_pad1d", "reflection_pad3d", "replication_pad3d"), spatial),
     **dict.fromkeys(("prelu", "_prelu_kernel"), prelu),
     # contractions
     **dict.fromkeys(("mm", "bmm"), matrix_product),
     **dict.fromkeys(("addmm", "baddbmm"), added_product),
+    "_grouped_mm": grouped_product,
     "linear": linear,
     "convolution": convolution,
 }

@@ -1,4 +1,8 @@
-"""Running a model once, on the meta device, to learn which channels belong together and what its modules do."""
+"""Running a model once, to learn which channels belong together and what its modules do.
+
+Without values, on the meta device, where its code allows that. What looks at values (boxes that are sorted by their
+scores, sentences as long as their mask) runs with those of its example.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
-from ofa.inputs import Inputs
+from ofa.inputs import Inputs, tensors_in
 from ofa.nn.structure import clone_structure, own_hooks
+from ofa.nn.structure import without_values as module_without_values
 from ofa.supernet.channels.labels import AtomGraph, Labels
 from ofa.supernet.channels.rules import RULES, Operation, flat, pointwise, unknown
 
@@ -26,8 +33,10 @@ _PASSES_SHORTCUTS = {
 }
 
 
+_NORMALISATIONS = {"native_layer_norm", "native_batch_norm", "native_group_norm", "rms_norm", "_fused_rms_norm"}
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
+Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,17 +51,25 @@ class Source:
 
 @dataclass
 class Call:
-    """The first call of a module: what went in and out, without values."""
+    """The first call of a module: what went in and out, without values.
+
+    Args:
+        output: Shape of its output, the first of several; ``output_shapes`` are those of all tensors in it.
+        has_shortcut: Whether its first input reaches the output by nothing but additions, copies and activations.
+        has_normalised_shortcut: The same if a normalisation may lie between, as in BERT, which adds, then normalises.
+    """
 
     args: Args
     kwargs: Kwargs
     inputs: list[tuple[tuple[int, ...], Labels]]
     input_ids: list[int]
     order: int
-    output: tuple[int, ...] | None = None
+    output: Shape | None = None
+    output_shapes: tuple[Shape, ...] = ()
     output_labels: Labels = ()
     output_id: int = 0
     has_shortcut: bool = False
+    has_normalised_shortcut: bool = False
     num_calls: int = 1
 
 
@@ -105,7 +122,9 @@ class Trace:
     """What one run of a model showed.
 
     Args:
+        output_shapes: Of all tensors that the model gives.
         tensor_labels: Labels of the tensors that its steps number.
+        has_values: Whether it ran with values, because its code looks at them.
     """
 
     graph: AtomGraph
@@ -113,8 +132,9 @@ class Trace:
     calls: dict[str, Call]
     contractions: list[Contraction]
     unknown_operations: set[str]
-    output_shape: tuple[int, ...]
+    output_shapes: tuple[Shape, ...]
     tensor_labels: list[Labels]
+    has_values: bool = False
 
 
 _CHUNKS = {torch.chunk, Tensor.chunk, torch.tensor_split, Tensor.tensor_split}
@@ -124,7 +144,8 @@ class _Functions(TorchFunctionMode):
     """What only a function's name tells, not the operations that it consists of.
 
     Attention runs as its two products, since fused kernels hide which heads belong together. Chunks keep equal sizes
-    when there are fewer channels, which a split at fixed places does not: they are handed to ``on_chunks``.
+    when there are fewer channels, which a split at fixed places does not: they are handed to ``on_chunks``. Recurrent
+    layers begin with zeros of their hidden width, which is no constant: a narrower layer has fewer.
     """
 
     def __init__(self, on_chunks: Callable[[Sequence[Tensor]], None]) -> None:
@@ -134,14 +155,27 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention:
-            return _attention(*args, **kwargs)
+            return attention(*args, **kwargs)
+        if getattr(func, "__name__", "") in _RECURRENT and isinstance(args[2], list) and args[0].is_meta:
+            state = args[1][0] if func.__name__ == "lstm" else args[1]
+            width = _of_hidden_width(state, args[2], has_biases=args[3])
+            args = (args[0], (width, width) if func.__name__ == "lstm" else width, *args[2:])
         output = func(*args, **kwargs)
         if func in _CHUNKS and not any(isinstance(value, (list, tuple)) for value in (*args, *kwargs.values())):
             self.on_chunks(output)
         return output
 
 
-def _attention(
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+def _of_hidden_width(state: Tensor, weights: Sequence[Tensor], *, has_biases: bool) -> Tensor:
+    """A state before the first step, ``(layers, N, hidden)``, from each layer's own recurrent weights."""
+    recurrent = weights[1 :: 4 if has_biases else 2]
+    return torch.stack([weight.sum(0) for weight in recurrent]).unsqueeze(1).expand(state.shape)
+
+
+def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -188,6 +222,10 @@ class QuickMeta(TorchDispatchMode):
         return torch.empty_like(x), nothing, nothing
 
 
+def operands_of(args: Args, kwargs: Kwargs | None) -> list[Any]:
+    return list(flat((*args, *(kwargs or {}).values())))
+
+
 class _Run(QuickMeta):
     """A run whose steps and products are noted, in their order.
 
@@ -227,7 +265,7 @@ class _Run(QuickMeta):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
         name = func.overloadpacket.__name__
-        operands = flat((*args, *(kwargs or {}).values()))
+        operands = operands_of(args, kwargs)
         reads = tuple(self._numbers[x] for x in operands if isinstance(x, Tensor) and x in self._numbers)
         if reads:
             # The first alone: statistics of a normalisation, indices of a pooling are for training only.
@@ -242,9 +280,12 @@ class _Run(QuickMeta):
         if name == "convolution":
             positions = prod((args[0] if args[6] else output).shape[2:]) * args[0].shape[0]
             self._add_product(args[1].numel() * positions, args[1:2])
-        elif name in ("mm", "bmm", "addmm", "baddbmm", "linear"):
+        elif name in ("mm", "bmm", "addmm", "baddbmm", "linear", "_grouped_mm"):
             factors = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
             self._add_product(output.numel() * factors[0].shape[-1], factors)
+        elif (count_flops := flop_registry.get(func.overloadpacket)) is not None:
+            flops = count_flops(*args, **(kwargs or {}), out_val=output)
+            self._add_product(flops // 2, [x for x in operands_of(args, kwargs) if isinstance(x, Tensor)])
         return output
 
     def _add_step(self, kind: Kind, reads: tuple[int, ...], made: Sequence[Tensor]) -> None:
@@ -279,6 +320,10 @@ class Tracer(_Run):
         self._convolution_weights = convolution_weights
         self._labels: dict[Tensor, Labels] = {}
         self._shortcuts: dict[Tensor, frozenset[Tensor]] = {}
+        self._normalised_shortcuts: dict[Tensor, frozenset[Tensor]] = {}
+
+    def set_labels(self, tensor: Tensor, labels: Labels) -> None:
+        self._labels[tensor] = labels
 
     def labels(self, tensor: Tensor) -> Labels:
         if tensor not in self._labels:
@@ -319,11 +364,13 @@ class Tracer(_Run):
         inputs = [(tuple(tensor.shape), self.labels(tensor)) for tensor in tensors]
         self.calls[path] = Call(args, kwargs, inputs, [id(tensor) for tensor in tensors], len(self.calls))
         for tensor in tensors:  # from here on it is known whether a shortcut hands it on
-            self._shortcuts.setdefault(tensor, frozenset({tensor}))
+            for shortcuts in (self._shortcuts, self._normalised_shortcuts):
+                shortcuts.setdefault(tensor, frozenset({tensor}))
 
     def leave(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         super().leave(path, module, args, kwargs, output)
         call = self.calls[path]
+        call.output_shapes = call.output_shapes or tuple(tuple(tensor.shape) for tensor in tensors_in(output))
         if isinstance(output, (list, tuple)) and output:  # the first is what flows on: (tokens, their grid)
             output = output[0]
         if call.output is None and isinstance(output, Tensor):
@@ -332,6 +379,7 @@ class Tracer(_Run):
             first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             if first is not None and first is not output and first.shape == output.shape:
                 call.has_shortcut = first in self._shortcuts.get(output, ())
+                call.has_normalised_shortcut = first in self._normalised_shortcuts.get(output, ())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
@@ -348,23 +396,44 @@ class Tracer(_Run):
             if isinstance(tensor, Tensor):
                 self._labels[tensor] = each
         if isinstance(output, Tensor):
-            self._pass_shortcuts(plain, args, output, is_pointwise=rule is pointwise)
+            passes = plain in _PASSES_SHORTCUTS
+            self._pass_shortcuts(self._shortcuts, args, output, passes=passes, is_pointwise=rule is pointwise)
+            self._pass_shortcuts(
+                self._normalised_shortcuts, args, output, passes=passes, is_pointwise=rule is pointwise
+            )
+        elif plain in _NORMALISATIONS:
+            self._pass_shortcuts(self._normalised_shortcuts, args, output[0], passes=True, is_pointwise=False)
         if len(self.products) < len(self.macs):
             self.products.append((self.stack[-1], op.product))
         return output
 
-    def _pass_shortcuts(self, name: str, args: Sequence[Any], output: Tensor, *, is_pointwise: bool) -> None:
+    @staticmethod
+    def _pass_shortcuts(
+        shortcuts: dict[Tensor, frozenset[Tensor]],
+        args: Sequence[Any],
+        output: Tensor,
+        *,
+        passes: bool,
+        is_pointwise: bool,
+    ) -> None:
         """Which earlier tensors reach ``output`` by nothing but additions, copies, scaling and activations."""
-        activations = [tensor for tensor in args if isinstance(tensor, Tensor) and tensor in self._shortcuts]
+        activations = [tensor for tensor in args if isinstance(tensor, Tensor) and tensor in shortcuts]
         reached = frozenset({output})
-        if name in _PASSES_SHORTCUTS or (is_pointwise and len(activations) == 1):
-            reached = reached.union(*(self._shortcuts[tensor] for tensor in activations))
-        self._shortcuts[output] = reached
+        if passes or (is_pointwise and len(activations) == 1):
+            reached = reached.union(*(shortcuts[tensor] for tensor in activations))
+        shortcuts[output] = reached
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """The model's structure in eval mode, its tensors without values."""
-    clone = clone_structure(model).to("meta").eval()
+def without_values(value: Any) -> Any:
+    """A pytree with its tensors on the meta device."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), value)
+
+
+def stand_in(model: nn.Module, *, has_values: bool = False) -> nn.Module:
+    """The model's structure in eval mode, its tensors without values, or the very same tensors."""
+    if not has_values:
+        return module_without_values(model).eval()
+    clone = clone_structure(model).eval()
     own_hooks(clone)
     return clone
 
@@ -380,12 +449,13 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Run a model once and follow its channels.
 
     Args:
-        inputs: On the meta device.
+        inputs: On the meta device, or with values where the model needs them.
 
     Raises:
         Whatever the model raises on such inputs.
     """
-    clone = on_meta(model)
+    has_values = not all(tensor.is_meta for tensor in inputs.tensors)
+    clone = stand_in(model, has_values=has_values)
     tensors = {**dict(clone.named_parameters()), **dict(clone.named_buffers())}
     convolutions = {
         f"{path}.weight".removeprefix(".")
@@ -393,11 +463,15 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d))
     }
     tracer = Tracer(tensors, convolutions)
-    output = tracer.run(clone, inputs)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"its output is a {type(output).__name__}, not one tensor")
-    for atoms in tracer.labels(output):
-        tracer.graph.fix(atoms, "the output of the model")
+    outputs = tensors_in(output := tracer.run(clone, inputs))
+    if not outputs:
+        raise TypeError(f"its output is a {type(output).__name__} without tensors")
+    for tensor in outputs:
+        for atoms in tracer.labels(tensor):
+            tracer.graph.fix(atoms, "the output of the model")
+    if has_values:
+        for call in tracer.calls.values():
+            call.args, call.kwargs = without_values((call.args, call.kwargs))
     products = zip(tracer.products, tracer.macs.values(), strict=True)
     return Trace(
         tracer.graph,
@@ -405,8 +479,9 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         tracer.calls,
         [Contraction(module, macs, labels) for (module, labels), macs in products],
         tracer.unknown_operations,
-        tuple(output.shape),
+        tuple(tuple(tensor.shape) for tensor in outputs),
         [tracer.labels(tensor) for tensor in tracer.tensors],
+        has_values,
     )
 
 
@@ -417,18 +492,19 @@ class Sizes:
     Args:
         macs: Of each of :attr:`Trace.contractions`.
         inputs: Path of a module -> shapes of the tensors in its first argument: one, or those of a list.
-        output: Shape of the logits.
+        outputs: Shapes of all tensors that the model gives.
     """
 
     macs: list[int]
-    inputs: dict[str, list[tuple[int, ...]]]
-    output: tuple[int, ...]
+    inputs: dict[str, list[Shape]]
+    outputs: tuple[Shape, ...]
     steps: list[Step]
 
 
 def sizes_at(model: nn.Module, inputs: Inputs) -> Sizes:
-    """Run a model without values, without following its channels; ``inputs`` are on the meta device."""
-    clone = on_meta(model)
+    """Run a model without following its channels; ``inputs`` are on the meta device, or have values."""
+    clone = stand_in(model, has_values=not all(tensor.is_meta for tensor in inputs.tensors))
     run = _Run((*clone.parameters(), *clone.buffers()))
-    output = run.run(clone, inputs)
-    return Sizes(list(run.macs.values()), run.inputs, tuple(output.shape), run.steps)
+    outputs = tensors_in(run.run(clone, inputs))
+    shapes = tuple(tuple(tensor.shape) for tensor in outputs)
+    return Sizes(list(run.macs.values()), run.inputs, shapes, run.steps)

@@ -18,6 +18,9 @@ from ofa.supernet.stages import is_skippable
 class ElasticDepth(ElasticDim):
     """Keeps the first blocks of a stage (Cai et al., Once-for-All, arXiv:1908.09791, sec. 3.2).
 
+    Blocks that normalise behind their shortcut, as those of BERT, go only where a depth is asked for: what is left has
+    to learn to do without them (Fan et al., LayerDrop, arXiv:1909.11556).
+
     Args:
         paths: Paths of the blocks that can go, the first to go first.
     """
@@ -32,12 +35,20 @@ class ElasticDepth(ElasticDim):
     def find(cls, analysis: GraphAnalysis, choices: Choices, divisor: int, found: Found) -> Iterator[Self]:
         for name, blocks in analysis.stages:
             full = len(blocks)
-            paths = tuple(block.path for block in blocks[:0:-1] if is_skippable(analysis.trace, block.path))
+            wanted = choices.at(cls.kind, name)
+            identity, normalised = (
+                tuple(b.path for b in blocks[:0:-1] if is_skippable(analysis.trace, b.path, normalises=normalises))
+                for normalises in (False, True)
+            )
+            paths = identity if wanted is None else normalised
             if not paths:
                 analysis.notes[f"{name}.depth"] = (
-                    "one block alone" if full == 1 else "no block beyond the first has a shortcut"
+                    "blocks normalise behind their shortcuts: pass depth=[...] to vary it"
+                    if normalised
+                    else "one block alone"
+                    if full == 1
+                    else "no block beyond the first has a shortcut"
                 )
-            wanted = choices.at(cls.kind, name)
             depths = range(math.ceil(full / 2), full) if wanted is None else map(math.ceil, amounts(wanted, full))
             kept = sorted({depth for depth in depths if full - len(paths) <= depth < full})
             yield cls(f"{name}.depth", (*kept, full), paths)

@@ -153,15 +153,16 @@ def kind_of(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> str:
 def is_pooled(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> bool:
     """Whether channels in a block are computed from a spatial mean, as in squeeze-and-excitation."""
     call = analysis.trace.calls.get(block.path)
-    if call is not None and call.inputs and _is_one_pixel(call.inputs[0][0]):
+    if call is not None and call.inputs and _is_pooled_shape(call.inputs[0][0]):
         return False  # everything looks pooled there
     calls = [analysis.trace.calls.get(path) for path in group.modules]
     shapes = [call.output for call in calls if call is not None and call.output is not None]
-    return bool(shapes) and all(len(shape) == 2 or _is_one_pixel(shape) for shape in shapes)
+    return bool(shapes) and all(map(_is_pooled_shape, shapes))
 
 
-def _is_one_pixel(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and prod(shape[2:]) == 1
+def _is_pooled_shape(shape: tuple[int, ...]) -> bool:
+    """Channels alone, or at one pixel, step or voxel."""
+    return len(shape) == 2 or (len(shape) > 2 and prod(shape[2:]) == 1)
 
 
 def leader_of(analysis: GraphAnalysis, group: ChannelGroup) -> ChannelGroup | None:

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import nn
 
-from ofa.nn.conv import add_kernel_transforms, kernel_is_elastic
+from ofa.nn.conv import CONVOLUTIONS, add_kernel_transforms, kernel_is_elastic
 from ofa.space import Value
 from ofa.supernet.choices import Allowed, Choices, amounts
 from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
@@ -35,7 +35,7 @@ class ElasticKernel(ElasticDim):
             convolutions = tuple(
                 (path, max(module.kernel_size))
                 for path, module in analysis.modules.items()
-                if is_within(path, block.path) and isinstance(module, nn.Conv2d) and kernel_is_elastic(module)
+                if is_within(path, block.path) and isinstance(module, CONVOLUTIONS) and kernel_is_elastic(module)
             )
             if not convolutions:
                 analysis.notes[f"{block.name}.kernel"] = "no convolution with an odd kernel and same padding"
@@ -57,6 +57,5 @@ class ElasticKernel(ElasticDim):
         for path, size in self.convolutions:
             sizes = tuple(int(value) for value in self.values if int(value) <= size)
             conv = modules[path]
-            assert isinstance(conv, nn.Conv2d)
-            if len(sizes) > 1 and conv.kernel_size == (size, size):
+            if len(sizes) > 1 and isinstance(conv, nn.Conv2d) and conv.kernel_size == (size, size):
                 add_kernel_transforms(conv, sizes)

@@ -44,8 +44,9 @@ def shuffle(x: Tensor) -> Tensor:
     return x.view(1, 2, 3, 4).transpose(1, 2).reshape(1, 6, 4)
 
 
-MAP, TOKENS = (1, 6, 4, 4), (1, 5, 6)
+MAP, TOKENS, VOLUME = (1, 6, 4, 4), (1, 5, 6), (1, 3, 4, 4, 4)
 INDEX = torch.tensor([2, 0, 1])
+ENDS = torch.tensor([2, 4], dtype=torch.int32)
 
 
 def constant(values: Tensor, like: Tensor) -> Tensor:
@@ -104,6 +105,8 @@ ROWS = [
     row("slice", lambda x: x[:, 1:4, ::2], TOKENS, free="x1 x2"),
     row("split", lambda x: x.split([2, 4], 2), TOKENS, free="x1 x2"),
     row("split_equally", lambda x: x.split(3, -1), TOKENS, free="x1 x2"),
+    row("unsafe_split", lambda x: aten.unsafe_split(x, 3, 2), TOKENS, free="x1 x2"),
+    row("unsafe_split_at", lambda x: aten.unsafe_split_with_sizes(x, [2, 4], 2), TOKENS, free="x1 x2"),
     row("chunk", lambda x: x.chunk(2, -1), TOKENS, free="x1 x2"),
     row("unbind", lambda x: x.view(1, 5, 2, 3).unbind(2), TOKENS, free="x1 x2"),
     row("unbound_one_by_one", lambda x: x.unbind(1), TOKENS, free="x2", fixed="x1"),
@@ -149,6 +152,10 @@ ROWS = [
     row("softmax_within_heads", lambda x: x.view(1, 5, 2, 3).softmax(-1), TOKENS, free="x1 x2"),
     row("cumulative_sum", lambda x: x.cumsum(2), TOKENS, free="x1 x2", mixes="x2"),
     row("sort", lambda x: x.sort(2)[0], TOKENS, free="x1", fixed="x2"),
+    row("topk", lambda x: x.topk(3, 2)[0], TOKENS, free="x1", fixed="x2"),
+    row("safe_softmax", lambda x: aten._safe_softmax(x, -1), TOKENS, free="x1 x2", mixes="x2"),
+    row("weight_norm", lambda x, y: aten._weight_norm_interface(x, y, 0)[0], (5, 6), (5, 1), free="x0 x1 y0",
+        mixes="x1"),
     # normalisation
     row("layer_norm", lambda x, y, z: functional.layer_norm(x, (6,), y, z), TOKENS, (6,), (6,), free="x1 x2 y0 z0",
         mixes="x2"),
@@ -175,6 +182,18 @@ ROWS = [
     row("adaptive", lambda x: functional.adaptive_avg_pool2d(x, 2) + functional.adaptive_max_pool2d(x, 2), MAP,
         free="x1", fixed="x2 x3"),
     row("global", lambda x: functional.adaptive_avg_pool2d(x, 1), MAP, free="x1 x2 x3"),
+    row("pools_of_volumes", lambda x: functional.avg_pool3d(x, 2) + functional.max_pool3d(x, 2), VOLUME,
+        free="x1", fixed="x2 x3 x4"),
+    row("adaptive_of_volumes", lambda x: functional.adaptive_avg_pool3d(x, 2) + functional.adaptive_max_pool3d(x, 2),
+        VOLUME, free="x1", fixed="x2 x3 x4"),
+    row("resized_steps", lambda x: functional.interpolate(x, 8, mode="linear") + functional.interpolate(x, 8),
+        (1, 6, 4), free="x1", fixed="x2"),
+    row("resized_volumes", lambda x: functional.interpolate(x, 8, mode="trilinear") + functional.interpolate(x, 8),
+        VOLUME, free="x1", fixed="x2 x3 x4"),
+    row("padded_steps", lambda x: functional.pad(x, (1, 1), mode="reflect") + functional.pad(x, (1, 1),
+        mode="replicate"), (1, 6, 4), free="x1", fixed="x2"),
+    row("padded_volumes", lambda x: functional.pad(x, (1,) * 6, mode="reflect") + functional.pad(x, (1,) * 6,
+        mode="replicate"), VOLUME, free="x1", fixed="x2 x3 x4"),
     row("nearest", lambda x: functional.interpolate(x, scale_factor=2), MAP, free="x1", fixed="x2 x3"),
     row("bilinear", lambda x: functional.interpolate(x, size=(6, 2), mode="bilinear"), MAP, free="x1", fixed="x2 x3"),
     row("bicubic", lambda x: functional.interpolate(x, size=6, mode="bicubic"), MAP, free="x1", fixed="x2 x3"),
@@ -186,6 +205,8 @@ ROWS = [
     row("bmm", lambda x, y: x @ y, (3, 5, 6), (3, 6, 4), free="x0 x1 x2 y0 y1 y2"),
     row("baddbmm", lambda x, y, z: torch.baddbmm(z, x, y), (3, 5, 6), (3, 6, 4), (4,),
         free="x0 x1 x2 y0 y1 y2 z0"),
+    row("grouped", lambda x, y: torch._grouped_mm(x.bfloat16(), y.bfloat16(), offs=constant(ENDS, x)).float(), (4, 8),
+        (2, 8, 8), free="x0 x1 y1 y2", fixed="y0"),
     row("linear", functional.linear, TOKENS, (4, 6), (4,), free="x1 x2 y0 y1 z0"),
     row("scores_of_heads", lambda x, y: x.view(5, 2, 3).transpose(0, 1) @ y.view(5, 2, 3).permute(1, 2, 0), (5, 6),
         (5, 6), free="x0 x1 y0 y1"),
@@ -196,7 +217,7 @@ ROWS = [
         fixed="x2", weights="y"),
     row("depthwise", lambda x, y: functional.conv2d(x, y, groups=6), MAP, (6, 1, 3, 3), free="x1 y0", fixed="x2 x3",
         weights="y"),
-    row("grouped", lambda x, y: functional.conv2d(x, y, groups=3), MAP, (9, 2, 3, 3), free="x1 y0", fixed="x2 x3 y1",
+    row("groups", lambda x, y: functional.conv2d(x, y, groups=3), MAP, (9, 2, 3, 3), free="x1 y0", fixed="x2 x3 y1",
         weights="y"),
     row("transposed", lambda x, y: functional.conv_transpose2d(x, y, stride=2), MAP, (6, 8, 2, 2), free="x1 y0 y1",
         fixed="x2 x3", weights="y"),
@@ -336,7 +357,7 @@ def test_every_rule_is_tried() -> None:
             operation, shapes = case.values[0], case.values[1]
             operation(*(torch.randn(shape, generator=generator) for shape in shapes))
             operation(*(torch.empty(shape, device="meta") for shape in shapes))
-    random = {"rand_like", "randn_like"}
+    random = {"rand_like", "randn_like", "bernoulli"}
     assert {name for name in set(RULES) - names.seen - random if not is_made_of_others(name)} == set()
 
 

@@ -1,0 +1,463 @@
+"""Modules whose code computes with fixed sizes, as graphs whose sizes follow the channels that are kept.
+
+``view(n, t, 8, 64)`` in an attention's code stays what it is however few heads are left. Such a module is written down
+once as a graph of operators (``make_fx``), its tensors are labelled as those of the whole model are
+(:mod:`ofa.supernet.channels`), and every number in the graph that is the size of a labelled axis, or a place on one,
+becomes an input: how many of its atoms are kept. Layers and parameters stay the module's own, under their names; only
+narrowed subnets run the graph, the largest runs the code.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ofa.nn.conv import CONVOLUTIONS
+from ofa.nn.structure import digest_of, without_values
+from ofa.supernet.channels.groups import Groups
+from ofa.supernet.channels.labels import Atoms, Labels, axes_of
+from ofa.supernet.channels.rules import flat
+from ofa.supernet.channels.tracer import Tracer, attention, quiet
+from ofa.supernet.dims import Narrowing
+from ofa.supernet.graph_analysis import GraphAnalysis
+from ofa.supernet.stages import is_within
+
+Kept = npt.NDArray[np.bool_]
+Mode = Literal["fake", "symbolic"]
+_NodeLabels = dict[fx.Node, list[tuple[tuple[int, ...], Labels]]]
+aten = torch.ops.aten
+_SYM_SIZES = (aten.sym_size.int,)
+
+NUM_PLAIN = (
+    16  # graphs for one size of the inputs each, which are written ten to fifty times faster, before any for all
+)
+MAX_VARIANTS = 64
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number in a graph: how many indices of a labelled axis there are, or before a place on it.
+
+    Args:
+        atoms: What labels the axis, moved to the front: shape ``(size, other axes ...)``.
+        full: The number where nothing is narrowed.
+    """
+
+    atoms: Atoms
+    full: int
+
+    def value(self, is_kept: Callable[[Atoms], Kept]) -> int:
+        """An index is there if anything of it is."""
+        return int(is_kept(self.atoms).reshape(len(self.atoms), -1).any(axis=1).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Variant:
+    """A graph for one way to call a module.
+
+    Args:
+        code: Takes parameters and buffers, the tensors among the arguments, the device, and sizes.
+        shapes: Of the tensors among the arguments: a number for a size that must be that, a text for one that must be
+            the same wherever it stands, ``None`` for any.
+        spec: How arguments are nested, with what is no tensor.
+    """
+
+    code: fx.GraphModule
+    shapes: tuple[tuple[int | str | None, ...], ...]
+    spec: tuple[Any, ...]
+    output_spec: TreeSpec
+    sizes: tuple[Size, ...]
+
+    def fits(self, spec: tuple[Any, ...], tensors: Sequence[Tensor]) -> bool:
+        if spec != self.spec or [tensor.ndim for tensor in tensors] != list(map(len, self.shapes)):
+            return False
+        found: dict[str, int] = {}
+        for tensor, shape in zip(tensors, self.shapes, strict=True):
+            for size, wanted in zip(tensor.shape, shape, strict=True):
+                if isinstance(wanted, str):
+                    wanted = found.setdefault(wanted, size)
+                if wanted is not None and size != wanted:
+                    return False
+        return True
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A module as a graph of operators, before sizes become inputs.
+
+    Args:
+        shapes: Of the tensors among the arguments, as they are in the graph: numbers, or symbols.
+    """
+
+    code: fx.GraphModule
+    shapes: tuple[Sequence[Any], ...]
+    output_spec: TreeSpec
+
+
+def _written(
+    module: nn.Module,
+    named: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    leaves: Sequence[Any],
+    tree: TreeSpec,
+    *,
+    mode: Mode,
+) -> _Written:
+    output_spec: list[TreeSpec] = []
+
+    def run(*every: Tensor) -> list[Any]:
+        given = iter(every[len(named) :])
+        args, kwargs = tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], tree)
+        output = functional_call(module, dict(zip(named, every, strict=False)), args, kwargs)
+        outputs, found = tree_flatten(output)
+        output_spec[:] = [found]
+        return outputs
+
+    every = [*(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in named.values()), *inputs]
+    with torch.enable_grad():  # without it attention would take another way, which nothing can follow
+        code = make_fx(run, tracing_mode=mode, pre_dispatch=True)(*every)
+    placeholders = [node for node in code.graph.nodes if node.op == "placeholder"]
+    shapes = tuple(tuple(node.meta["val"].shape) for node in placeholders[len(named) :])
+    return _Written(code, shapes, output_spec[0])
+
+
+@dataclass
+class GraphForm:
+    """One module of a model as graphs, one for each way in which it is called.
+
+    Args:
+        module: Without values, whole.
+        labels: Of its parameters and buffers, by their names in it.
+        input_labels: Of the tensors among its arguments, by position or name.
+        groups: Of the model.
+        written: What was written down before of a model's modules: many are alike.
+    """
+
+    module: nn.Module
+    labels: Mapping[str, Labels]
+    input_labels: Mapping[int | str, Labels]
+    groups: Groups
+    written: dict[Any, _Written] = field(default_factory=dict)
+    variants: list[_Variant] = field(default_factory=list)
+    numbers: frozenset[int] = field(init=False)
+    """Of the groups that narrow it."""
+
+    def __post_init__(self) -> None:
+        every = [*self.labels.values(), *self.input_labels.values()]
+        atoms = [np.unique(array) for labels in every for array in labels]
+        self.numbers = (
+            frozenset(np.unique(self.groups.group_of[np.concatenate(atoms)]).tolist()) if atoms else frozenset()
+        )
+
+    def enter(self, clone: nn.Module, narrowing: Narrowing) -> None:
+        """Let a narrowed clone run the graph."""
+        units = {number: narrowing.units[number] for number in self.numbers if number in narrowing.units}
+        if units:
+            clone.__dict__["forward"] = MethodType(_Code(self, units), clone)
+
+    def variant(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -> _Variant:
+        """The graph for such a call, made if there is none."""
+        tensors, spec = _spec(args, kwargs, module)
+        for variant in self.variants:
+            if variant.fits(spec, tensors):
+                return variant
+        made = self._made(args, kwargs, spec, tensors, mode="fake" if len(self.variants) < NUM_PLAIN else "symbolic")
+        self.variants = [*self.variants, made][-MAX_VARIANTS:]
+        return made
+
+    def _made(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        spec: tuple[Any, ...],
+        tensors: Sequence[Tensor],
+        *,
+        mode: Mode,
+    ) -> _Variant:
+        labels = [self.input_labels.get(key, ()) if key is not None else () for key in _keys(args, kwargs)]
+        labels = [
+            each if all(atoms.ndim == x.ndim for atoms in each) else () for each, x in zip(labels, tensors, strict=True)
+        ]
+        whole = [_whole(tensor, each) for tensor, each in zip(tensors, labels, strict=True)]
+        own = _as(self.module, spec[1]).train(spec[0])
+        named = {**dict(own.named_parameters()), **dict(own.named_buffers())}
+        leaves, tree = tree_flatten((args, dict(kwargs)))
+        rates = [getattr(child, name, None) for child in own.modules() for name in ("p", "drop_prob")]
+        key = (mode, type(own), digest_of(own), repr([spec, rates]), tuple(tensor.shape for tensor in whole))
+        if key not in self.written:
+            self.written[key] = _written(own, named, whole, leaves, tree, mode=mode)
+        written = self.written[key]
+        code = fx.GraphModule(written.code, copy.deepcopy(written.code.graph))
+        shapes = tuple(_promised(shape, each) for shape, each in zip(written.shapes, labels, strict=True))
+        known = [*(self.labels.get(name, ()) for name in named), *labels]
+        labelled = _labelled(code, [tensor.detach() for tensor in (*named.values(), *whole)], known)
+        return _Variant(code, shapes, spec, written.output_spec, tuple(_with_sizes(code, labelled, self.groups)))
+
+
+def graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
+    """The form of one module; ``None`` if it cannot have one: what runs several times, or has kernels that may shrink.
+
+    Args:
+        whole: The model without values.
+    """
+    call, module = analysis.trace.calls.get(path), analysis.modules[path]
+    has_kernels = any(isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules())
+    if not path or call is None or call.num_calls > 1 or has_kernels:
+        return None
+    labels: dict[str, Labels] = {}
+    for source in analysis.trace.sources:
+        owner, _, name = source.tensor.rpartition(".")
+        if is_within(owner, path):
+            shape = [1] * getattr(analysis.modules[owner], name).ndim
+            shape[source.axis] = source.num
+            atoms = np.arange(source.first, source.first + source.num).reshape(shape)
+            own = source.tensor.removeprefix(path + ".")
+            labels[own] = (*labels.get(own, ()), atoms)
+    given = iter(call.inputs)
+    of_inputs: dict[int | str, Labels] = {}
+    for key, value in _arguments(call.args, call.kwargs):
+        found = [next(given)[1] for leaf in flat([value]) if isinstance(leaf, Tensor)]
+        if isinstance(value, Tensor):
+            of_inputs[key] = found[0]
+    written = next((form.written for form in analysis.forms.values()), {})
+    return GraphForm(whole.get_submodule(path), labels, of_inputs, analysis.groups, written)
+
+
+class _Code:
+    """The forward method of a clone: the graph at its sizes."""
+
+    def __init__(self, form: GraphForm, units: Mapping[int, int]) -> None:
+        self.form, self.units = form, dict(units)
+        self._sizes: dict[_Variant, list[int]] = {}
+
+    def is_kept(self, atoms: Atoms) -> Kept:
+        groups, unit_of = self.form.groups.group_of[atoms], self.form.groups.unit_of[atoms]
+        kept = np.ones(atoms.shape, dtype=bool)
+        for number, units in self.units.items():
+            kept &= (groups != number) | (unit_of < units)
+        return kept
+
+    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        variant = self.form.variant(args, kwargs, module)
+        if variant not in self._sizes:
+            self._sizes[variant] = [size.value(self.is_kept) for size in variant.sizes]
+        tensors, _ = _spec(args, kwargs, module)
+        own = [*(tensor for _, tensor in module.named_parameters()), *(tensor for _, tensor in module.named_buffers())]
+        device = tensors[0].device if tensors else own[0].device
+        outputs = variant.code(*own, *tensors, device, *self._sizes[variant])
+        return tree_unflatten(outputs, variant.output_spec)
+
+
+def _spec(args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """The tensors among the arguments, and all else that a graph is for."""
+    leaves, tree = tree_flatten((args, dict(kwargs)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    dtype = next((parameter.dtype for parameter in module.parameters()), torch.float32)
+    others = tuple(leaf.dtype if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return tensors, (module.training, dtype, others, tree)
+
+
+def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[int | str, Any]]:
+    return [*enumerate(args), *kwargs.items()]
+
+
+def _keys(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int | str | None]:
+    """For each tensor among the arguments its position or name; ``None`` for those that lie deeper."""
+    keys: list[int | str | None] = []
+    for key, value in _arguments(args, kwargs):
+        leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
+        keys += [key if isinstance(value, Tensor) else None] * len(leaves)
+    return keys
+
+
+def _whole(tensor: Tensor, labels: Labels) -> Tensor:
+    """Without values, with its labelled axes as they are in the whole model."""
+    shape = list(tensor.shape)
+    for atoms in labels:
+        for axis in axes_of(atoms):
+            shape[axis] = atoms.shape[axis]
+    return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+
+def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A clone without values, its numbers in another type; ``Module.to`` would change the original's too."""
+    clone = without_values(module)
+    converted: dict[int, Tensor] = {}
+    for child in clone.modules():
+        for tensors in (child._parameters, child._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_floating_point():
+                    new = converted.setdefault(id(tensor), type(tensor)(tensor.detach().to(dtype)))
+                    tensors[name] = new  # type: ignore[assignment]
+    return clone
+
+
+def _promised(shape: Sequence[Any], labels: Labels) -> tuple[int | str | None, ...]:
+    labelled = {axis for atoms in labels for axis in axes_of(atoms)}
+    return tuple(
+        None if axis in labelled else int(size) if isinstance(size, int) or str(size).isdecimal() else str(size)
+        for axis, size in enumerate(shape)
+    )
+
+
+class _Labelled(fx.Interpreter):
+    """Runs a graph without values and keeps the labels of what its nodes give."""
+
+    def __init__(self, code: fx.GraphModule, tracer: Tracer) -> None:
+        super().__init__(code)
+        self.tracer = tracer
+        self.labels: _NodeLabels = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        tensors = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
+        self.labels[n] = [(tuple(tensor.shape), self.tracer.labels(tensor)) for tensor in tensors]
+        return result
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is aten.scaled_dot_product_attention.default:
+            return attention(*args, **kwargs)
+        return super().call_function(target, args, kwargs)
+
+
+def _labelled(code: fx.GraphModule, flat: Sequence[Tensor], known: Sequence[Labels]) -> _NodeLabels:
+    tracer = Tracer({}, set())
+    tracer.graph.num_atoms = 1 << 60  # what is tied here is tied there already
+    for tensor, labels in zip(flat, known, strict=True):
+        tracer.set_labels(tensor, labels)
+    interpreter = _Labelled(code, tracer)
+    with quiet(), tracer:
+        interpreter.run(*flat)
+    return interpreter.labels
+
+
+# -- numbers that become inputs ----------------------------------------------------------------------------------------
+
+_SIZES_AT = {  # operator -> where in its arguments the sizes of all axes of its result are
+    **dict.fromkeys((aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default), 1),
+    **dict.fromkeys((aten.new_zeros.default, aten.new_empty.default, aten.new_ones.default), 1),
+    aten.new_full.default: 1,
+}
+
+
+def _axis_atoms(labels: Labels, axis: int) -> Atoms | None:
+    """What labels an axis, with that axis in front; ``None`` if nothing does."""
+    return next((np.moveaxis(atoms, axis, 0) for atoms in labels if atoms.shape[axis] > 1), None)
+
+
+class _Writer:
+    """Puts inputs in the place of numbers."""
+
+    def __init__(self, code: fx.GraphModule, labels: _NodeLabels, groups: Groups) -> None:
+        self.graph, self.labels, self.groups = code.graph, labels, groups
+        self.sizes: list[Size] = []
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        with self.graph.inserting_after(placeholders[-1]):
+            self.last = self.device = self.graph.placeholder("device")
+
+    def size(self, atoms: Atoms) -> fx.Node:
+        """An input that says how many indices of the first axis are kept."""
+        with self.graph.inserting_after(self.last):
+            self.last = self.graph.placeholder(f"size{len(self.sizes)}")
+        self.sizes.append(Size(atoms, len(atoms)))
+        return self.last
+
+    def scaled(self, value: Any, atoms: Atoms | None, node: fx.Node) -> Any:
+        """A size of an axis in the graph, as it is when it is narrowed."""
+        if atoms is None or self._is_fixed(atoms) or (isinstance(value, int) and value < 0):
+            return value
+        if isinstance(value, int):
+            return self.size(atoms) if value == len(atoms) else value
+        followed = self._followed(value)
+        if followed is None:  # such as batch × heads: in proportion
+            kept = self.size(atoms)
+            with self.graph.inserting_before(node):
+                product = self.graph.call_function(operator.mul, (value, kept))
+                return self.graph.call_function(operator.floordiv, (product, len(atoms)))
+        # The size of another axis that is as long in the whole model, such as the width of what enters.
+        is_another = value.target in _SYM_SIZES and len(followed) == len(atoms) and self._differ(followed, atoms)
+        return self.size(atoms) if is_another else value
+
+    def place(self, value: Any, atoms: Atoms | None) -> Any:
+        """A place on an axis: as many indices before it as are kept."""
+        if atoms is None or not isinstance(value, int) or not 0 < value < len(atoms):
+            return (
+                self.size(atoms) if atoms is not None and value == len(atoms) and not self._is_fixed(atoms) else value
+            )
+        return self.size(atoms[:value])
+
+    @staticmethod
+    def _is_fixed(atoms: Atoms) -> bool:
+        return not atoms.any()
+
+    def _differ(self, first: Atoms, second: Atoms) -> bool:
+        """Whether two axes are narrowed by different groups."""
+        numbers = (np.unique(self.groups.group_of[atoms]).tolist() for atoms in (first, second))
+        return next(numbers) != next(numbers)
+
+    def _followed(self, value: fx.Node) -> Atoms | None:
+        """What labels the axis whose size a number is computed from, if one of these is labelled."""
+        if value.target in _SYM_SIZES:
+            source, axis = value.args
+            assert isinstance(source, fx.Node) and isinstance(axis, int)
+            return next((_axis_atoms(labels, axis) for _, labels in self.labels.get(source, [])[:1]), None)
+        found = (self._followed(node) for node in value.all_input_nodes)
+        return next((atoms for atoms in found if atoms is not None), None)
+
+
+def _with_sizes(code: fx.GraphModule, labels: _NodeLabels, groups: Groups) -> list[Size]:
+    """Replace numbers in a graph, in place; the sizes that it takes then."""
+    writer = _Writer(code, labels, groups)
+    for node in list(code.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": writer.device}
+        args = list(node.args)
+        if node.target in _SIZES_AT and labels.get(node):
+            at, found = _SIZES_AT[node.target], labels[node][0][1]
+            args[at] = [writer.scaled(value, _axis_atoms(found, axis), node) for axis, value in enumerate(args[at])]
+        elif node.target is aten.unflatten.int:
+            shape, found = labels[node][0]
+            axis = args[1] % (len(shape) - len(args[2]) + 1)
+            args[2] = [writer.scaled(value, _axis_atoms(found, axis + i), node) for i, value in enumerate(args[2])]
+        elif node.target is aten.split.Tensor:
+            shape, found = labels[node][0]
+            axis = (args[2] if len(args) > 2 else node.kwargs.get("dim", 0)) % len(shape)
+            args[1] = writer.scaled(args[1], _axis_atoms(found, axis), node)
+        elif node.target is aten.split_with_sizes.default:
+            axis = (args[2] if len(args) > 2 else node.kwargs.get("dim", 0)) % len(labels[node][0][0])
+            args[1] = [
+                writer.scaled(value, _axis_atoms(found, axis), node)
+                for value, (_, found) in zip(args[1], labels[node], strict=True)
+            ]
+        elif node.target in (aten.slice.Tensor, aten.select.int) and labels.get(args[0]):
+            shape, found = labels[args[0]][0]
+            atoms = _axis_atoms(found, (args[1] if len(args) > 1 else 0) % len(shape))
+            args[2:4] = [writer.place(value, atoms) for value in args[2:4]]
+        elif node.target is aten.narrow.default and labels.get(args[0]):
+            shape, found = labels[args[0]][0]
+            atoms = _axis_atoms(found, args[1] % len(shape))
+            start, length = args[2], args[3]
+            args[2] = writer.place(start, atoms)
+            args[3] = writer.scaled(length, _axis_atoms(labels[node][0][1], args[1] % len(shape)), node)
+        elif node.target is aten.layer_norm.default:
+            shape, found = labels[args[0]][0]
+            first = len(shape) - len(args[1])
+            args[1] = [writer.scaled(value, _axis_atoms(found, first + i), node) for i, value in enumerate(args[1])]
+        node.args = tuple(args)
+    code.graph.eliminate_dead_code()
+    code.recompile()
+    return writer.sizes

@@ -1,0 +1,510 @@
+"""Models that are no timm classifiers: what they take and give, what varies in them, and that it stays exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofa.cost import macs
+from ofa.inputs import Axis, Inputs, InputSpec, tensors_in
+from ofa.space import Arch
+from ofa.supernet import Supernet, elasticize
+from ofa.supernet.elasticize import NotTraceableError
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def assert_same(first: Any, second: Any, *, atol: float = 1e-6) -> None:
+    ours, theirs = tensors_in(first), tensors_in(second)
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=atol, rtol=1e-5)
+
+
+def check(model: nn.Module, inputs: Any, *, num: int = 4, **choices: Any) -> Supernet:
+    """The largest subnet is the model; random subnets are, extracted, what they are in the supernet."""
+    given = inputs.example if isinstance(inputs, InputSpec) else Inputs.of(inputs)
+    with torch.no_grad():
+        expected = given.call(model.eval())
+        supernet = elasticize(model, inputs, **choices).eval()
+        assert_same(supernet(*given.args, arch=supernet.space.largest(), **given.kwargs), expected)
+        archs = supernet.space.to_archs(supernet.space.sample_population(num, np.random.default_rng(0)))
+        for arch in (supernet.space.smallest(), *archs):
+            active = supernet(*given.args, arch=arch, **given.kwargs)
+            resized = supernet.inputs.resize(given, supernet.inputs.sizes(arch))
+            assert_same(resized.call(supernet.extract(arch)), active)
+    return supernet
+
+
+def kinds(supernet: Supernet) -> set[str]:
+    return {dim.kind for dim in supernet.dims}
+
+
+def smallest_share(supernet: Supernet) -> float:
+    smallest, largest = macs(supernet).predict(
+        supernet.space.to_population([supernet.space.smallest(), supernet.space.largest()])
+    )
+    return float(smallest / largest)
+
+
+# -- what models take and give -----------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class Tagger(nn.Module):
+    """Token ids and a mask by name in, a dict out; without an axis that varies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(Residual(32, 64) for _ in range(3))
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        x = self.embedding(ids) * mask[..., None]
+        for layer in self.layers:
+            x = layer(x)
+        return {"logits": self.head(x), "pair": (x.mean(1), [x.amax(1)])}
+
+
+TOKENS = {"ids": torch.arange(12).view(1, 12), "mask": torch.ones(1, 12)}
+
+
+def test_inputs_by_name_and_outputs_of_any_kind() -> None:
+    supernet = check(Tagger(), TOKENS)
+    assert kinds(supernet) == {"depth", "mlp_ratio"}
+    assert "resolution" not in supernet.space.names
+    assert smallest_share(supernet) < 0.4
+
+
+def test_what_a_model_gives_keeps_its_width() -> None:
+    """Every tensor of the output, not the first alone: the stream is given too, so it cannot vary."""
+    supernet = elasticize(Tagger().eval(), TOKENS, width=["50%", "100%"])
+    assert kinds(supernet) == {"depth", "mlp_ratio"}
+
+
+def test_an_axis_of_tokens() -> None:
+    axis = Axis("tokens", ((0, 1), (1, 1)))
+    supernet = check(Tagger(), InputSpec(Inputs(**TOKENS), (axis,)), tokens=[4, 8, 12])
+    assert supernet.space["tokens"].values == (4, 8, 12)
+    assert supernet(**TOKENS, arch=supernet.space.smallest())["logits"].shape == (1, 4, 5)
+    counted = macs(supernet)
+    population = supernet.space.to_population([supernet.space.largest()] * 2)
+    population[0, supernet.space.column("tokens")] = 0
+    few, many = counted.predict(population)
+    assert many == pytest.approx(3 * few)
+
+
+def test_seconds_are_counted_in_their_own_unit() -> None:
+    model = nn.Sequential(
+        nn.Conv1d(1, 16, 9, 4, 4),
+        *(Conv1dBlock(16) for _ in range(3)),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+    axis = Axis("seconds", ((0, 2),), per_unit=100)
+    supernet = check(model, InputSpec(Inputs(torch.randn(1, 1, 400)), (axis,)), seconds=[1.5, 4])
+    assert supernet.space["seconds"].values == (1.5, 4)
+    assert supernet.inputs.shapes({"seconds": 1.5}) == [(1, 1, 150)]
+
+
+def test_height_and_width_of_rectangles_vary_apart() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *(Conv2dBlock(16) for _ in range(2)))
+    axes = (Axis("height", ((0, 2),)), Axis("width_px", ((0, 3),)))
+    supernet = check(model, InputSpec(Inputs(torch.randn(1, 3, 24, 32)), axes), height=[12, 24], width_px=[16, 32])
+    assert [dim.values for dim in supernet.space.dims[:2]] == [(12, 24), (16, 32)]
+    keys = next(slot for slot in supernet.slots if slot.name == "stage0.block1").keys
+    per_size = [set(keys[i, j].ravel().tolist()) - {""} for i in range(2) for j in range(2)]
+    assert not set.intersection(*per_size) and len(set.union(*per_size)) == sum(map(len, per_size))
+
+
+class LooksAtValues(nn.Module):
+    """What it keeps is for the scores to say, so that it runs with values only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *(Conv2dBlock(16) for _ in range(3)))
+        self.head = nn.Conv2d(16, 5, 1)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        scores = self.head(self.body(torch.stack(images))).flatten(2).transpose(1, 2)
+        return [{"scores": each[each[:, 0] > each[:, 0].mean()]} for each in scores]
+
+
+def test_code_that_looks_at_values() -> None:
+    supernet = check(LooksAtValues(), ([torch.rand(3, 32, 32)],))
+    assert supernet.analysis.trace.has_values
+    assert {"depth", "expand"} <= kinds(supernet)
+    assert all(tensor.is_meta for call in supernet.analysis.trace.calls.values() for tensor in tensors_in(call.args))
+
+
+def test_maps_follow_the_size_of_the_image() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), *(Conv2dBlock(16) for _ in range(2)), nn.Conv2d(16, 4, 1))
+    supernet = check(model, torch.randn(1, 3, 48, 48), resolution=[24, 48])
+    assert supernet.space["resolution"].values == (24, 48)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"), [(("text",), "must hold tensors"), (torch.zeros(1, 7), "does not run on")]
+)
+def test_inputs_that_are_none(inputs: Any, message: str) -> None:
+    with pytest.raises(NotTraceableError, match=message):
+        elasticize(Tagger(), inputs)
+
+
+def test_an_output_without_tensors() -> None:
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> str:
+            return "done"
+
+    with pytest.raises(NotTraceableError, match="without tensors"):
+        elasticize(Silent(), torch.zeros(1, 3, 8, 8))
+
+
+# -- what varies in them -----------------------------------------------------------------------------------------------
+
+
+class Conv1dBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(width, 2 * width, 5, padding=2), nn.BatchNorm1d(2 * width)
+        self.last = nn.Conv1d(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.norm(self.first(x)).relu())
+
+
+class Conv2dBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(width, 2 * width, 5, padding=2), nn.Conv2d(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.first(x).relu())
+
+
+class Conv3dBlock(nn.Module):
+    """With the attention to channels that a mean over the volume makes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv3d(width, 2 * width, 5, padding=2), nn.BatchNorm3d(2 * width)
+        self.squeeze, self.excite = nn.Conv3d(2 * width, 8, 1), nn.Conv3d(8, 2 * width, 1)
+        self.last = nn.Conv3d(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.first(x)).relu()
+        return x + self.last(hidden * self.excite(self.squeeze(F.adaptive_avg_pool3d(hidden, 1)).relu()).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (nn.Sequential(nn.Conv1d(4, 16, 7, 2, 3), *(Conv1dBlock(16) for _ in range(3)), nn.Flatten()), (1, 4, 32)),
+        (
+            nn.Sequential(nn.Conv3d(1, 16, 3, 2, 1), *(Conv3dBlock(16) for _ in range(3)), nn.Flatten()),
+            (1, 1, 8, 12, 12),
+        ),
+    ],
+)
+def test_convolutions_of_one_and_three_axes(model: nn.Module, inputs: tuple[int, ...]) -> None:
+    supernet = check(model, torch.randn(inputs))
+    assert kinds(supernet) == {"depth", "kernel", "expand"}
+    assert smallest_share(supernet) < 0.35
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: type[nn.RNNBase], **settings: Any) -> None:
+        super().__init__()
+        self.layer = layer(12, 32, num_layers=2, batch_first=True, **settings)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("settings", [{}, {"bias": False}])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_the_hidden_width_of_recurrent_layers(layer: type[nn.RNNBase], settings: dict[str, Any]) -> None:
+    supernet = check(Recurrent(layer, **settings), torch.randn(2, 7, 12), width=["50%", "100%"])
+    assert kinds(supernet) == {"width"}
+    subnet = supernet.extract(supernet.space.smallest())
+    assert subnet.layer.hidden_size == 16 and subnet.layer.weight_hh_l1.shape[1] == 16
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[layer]
+    per_step = gates * (12 * 32 + 3 * 32 * 32)
+    largest = macs(supernet).predict(supernet.space.to_population([supernet.space.largest()]))
+    assert largest.item() == 7 * per_step + 32 * 5
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(Residual(32, 64) for _ in range(2))
+        self.head = nn.Linear(32, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def test_tied_parameters_stay_tied() -> None:
+    supernet = check(Tied(), TOKENS["ids"], width=["50%", "100%"])
+    arch = supernet.space.smallest()
+    subnet = supernet.extract(arch)
+    assert subnet.embedding.weight is subnet.head.weight
+    assert subnet.head.weight.shape == (50, 16)
+    from ofa.cost import params
+
+    counted = params(supernet).predict(supernet.space.to_population([arch]))
+    assert counted.item() == sum(parameter.numel() for parameter in subnet.parameters())
+
+
+class Squeezing(nn.Sequential):
+    """A block of torchvision's kind: its squeeze-and-excitation is an element of a Sequential, as blocks are."""
+
+    class Gate(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.squeeze, self.excite = nn.Conv2d(width, 8, 1), nn.Conv2d(8, width, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+    class Block(nn.Module):
+        def __init__(self, width: int, out: int, stride: int) -> None:
+            super().__init__()
+            self.has_shortcut = stride == 1 and width == out
+            self.body = nn.Sequential(
+                nn.Conv2d(width, 48, 1),
+                nn.ReLU(),
+                nn.Conv2d(48, 48, 5, stride, 2, groups=48),
+                Squeezing.Gate(48),
+                nn.Conv2d(48, out, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.body(x) if self.has_shortcut else self.body(x)
+
+
+def test_a_gate_in_a_sequential_is_no_stage() -> None:
+    block = Squeezing.Block
+    features = [nn.Conv2d(3, 16, 3, 2, 1), block(16, 24, 2), *(block(24, 24, 1) for _ in range(3))]
+    supernet = check(
+        nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4)), torch.randn(1, 3, 32, 32)
+    )
+    assert kinds(supernet) == {"depth", "expand", "kernel"}
+    (stage,) = supernet.stages
+    assert [type(supernet.analysis.modules[each.path]).__name__ for each in stage.blocks].count("Block") == 4
+
+
+def test_weight_normalisation_is_followed() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.utils.weight_norm(nn.Conv1d(16, 32, 3, padding=1)), nn.Conv1d(32, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.last(self.first(x).relu())
+
+    supernet = check(nn.Sequential(nn.Conv1d(4, 16, 3), *(Block() for _ in range(3))), torch.randn(1, 4, 20))
+    assert "depth" in kinds(supernet)
+    assert not supernet.analysis.trace.unknown_operations
+
+
+class PostNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.norm = nn.Linear(32, 64), nn.Linear(64, 32), nn.LayerNorm(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.down(F.gelu(self.up(x))))
+
+
+def test_blocks_that_normalise_behind_their_shortcut_go_only_if_asked() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 32), nn.Sequential(*(PostNorm() for _ in range(4))), nn.Linear(32, 3))
+
+    plain = check(model(), torch.randn(1, 6, 8))
+    assert kinds(plain) == {"mlp_ratio", "width"}
+    assert "pass depth=[...]" in plain.analysis.notes["stage0.depth"]
+    supernet = check(model(), torch.randn(1, 6, 8), depth=["50%", "75%"])
+    assert supernet.space["stage0.depth"].values == (2, 3, 4)
+
+
+# -- modules whose code fixes sizes ------------------------------------------------------------------------------------
+
+
+class FixedAttention(nn.Module):
+    """Attention that counts heads and channels as its constructor did."""
+
+    def __init__(self, width: int, heads: int, rate: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.count, self.size, self.rate = width, heads, width // heads, rate
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        n, t = x.shape[:2]
+        q, k, v = (each.view(n, t, self.count, self.size).transpose(1, 2) for each in self.qkv(x).split(self.width, 2))
+        scores = q @ k.transpose(2, 3) / self.size**0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
+        weights = F.dropout(scores.softmax(3), self.rate, self.training)
+        return self.out((weights @ v).transpose(1, 2).reshape(n, t, self.width))
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int, attention: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(width), attention, nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(Layer(32, FixedAttention(32, 4, rate)) for _ in range(2))
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.head(x.mean(1))
+
+
+def without_heads(model: Transformer, supernet: Supernet, arch: Arch) -> Transformer:
+    """The whole model with nothing going out of the heads and hidden units that an architecture leaves out."""
+    for number, layer in enumerate(model.layers):
+        heads = int(arch[f"stage0.block{number}.heads"])
+        attention, mlp = layer.attention, layer.mlp
+        attention.out.weight.data[:, heads * attention.size :] = 0
+        hidden = round(32 * float(arch[f"stage0.block{number}.mlp_ratio"]))
+        mlp[2].weight.data[:, hidden:] = 0
+    return model
+
+
+def test_attention_that_counts_its_heads_itself() -> None:
+    ids = torch.randint(0, 50, (3, 9))
+    model = Transformer()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    supernet = check(model, ids)
+    assert kinds(supernet) == {"depth", "heads", "mlp_ratio"}
+    assert set(supernet.analysis.forms) == {"layers.0.attention", "layers.1.attention"}
+    arch = supernet.space.arch(
+        {
+            **supernet.space.smallest(),
+            "stage0.depth": 2,
+            **{f"stage0.block1.{k}": v for k, v in {"heads": 3, "mlp_ratio": 1}.items()},
+        }
+    )
+    twin = Transformer().eval()
+    twin.load_state_dict(state)
+    assert_same(supernet(ids, arch), without_heads(twin, supernet, arch)(ids), atol=1e-5)
+    # Other lengths, batches and masks than it was taken apart with.
+    mask = torch.ones(5, 13, dtype=torch.bool)
+    mask[:, 10:] = False
+    longer = torch.randint(0, 50, (5, 13))
+    assert_same(supernet(longer, mask, arch), twin(longer, mask), atol=1e-5)
+    assert_same(supernet(longer[:1, :1], arch), twin(longer[:1, :1]), atol=1e-5)
+    assert_same(supernet.double()(longer, mask, arch), twin.double()(longer, mask), atol=1e-12)
+
+
+def test_what_is_alike_is_written_down_once() -> None:
+    supernet = check(Transformer(), torch.randint(0, 50, (3, 9)))
+    forms = list(supernet.analysis.forms.values())
+    assert len({id(form.written) for form in forms}) == 1
+    assert all(len(form.variants) <= 3 for form in forms)
+
+
+def test_the_fused_kernel_of_encoder_layers_leaves_narrowed_heads_alone() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(32, 2)
+    )
+    supernet = check(model, torch.randn(2, 6, 8))
+    assert "heads" in kinds(supernet) and len(supernet.analysis.forms) == 3
+
+
+def test_training_through_a_graph_is_training_the_module() -> None:
+    """Three hundred steps at all heads but one that is nothing, in float64, beside the module's own code."""
+    model, twin = Transformer().double(), Transformer().double()
+    twin.load_state_dict(model.state_dict())
+    supernet = elasticize(model, torch.randint(0, 50, (2, 9)))
+    arch = supernet.space.arch({**supernet.space.largest(), "stage0.block0.heads": 3, "stage0.block1.heads": 3})
+    for each in (model, twin):  # without its last head the twin computes what the subnet does
+        for layer in each.layers:
+            layer.attention.out.weight.data[:, 24:] = 0
+    optimizers = [torch.optim.SGD(each.parameters(), 0.1) for each in (supernet, twin)]
+    supernet.train(), twin.train()
+    for step in range(300):
+        ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(step))
+        losses = [F.cross_entropy(out, ids[:, 0] % 5) for out in (supernet(ids, arch), twin(ids))]
+        for loss, optimizer in zip(losses, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for layer in twin.layers:
+            layer.attention.out.weight.data[:, 24:] = 0
+    assert abs(losses[0].item() - losses[1].item()) < 1e-6
+    for mine, other in zip(supernet.model.parameters(), twin.parameters(), strict=True):
+        kept = other.abs() > 0
+        torch.testing.assert_close(mine[kept], other[kept], atol=1e-6, rtol=0)
+
+
+def test_dropout_in_a_graph_is_on_in_training_only() -> None:
+    supernet = elasticize(Transformer(rate=0.5), torch.randint(0, 50, (2, 9)))
+    ids, arch = torch.randint(0, 50, (4, 9)), supernet.space.smallest()
+    supernet.train()
+    assert not torch.equal(supernet(ids, arch), supernet(ids, arch))
+    supernet.eval()
+    assert torch.equal(supernet(ids, arch), supernet(ids, arch))
+
+
+# -- costs and parts ---------------------------------------------------------------------------------------------------
+
+
+class Twice(nn.Module):
+    """Most of it is one module that runs twice, which no part of a latency table stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.body = nn.Sequential(*(Conv2dBlock(16) for _ in range(2)))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.body(self.stem(x))).mean((2, 3)))
+
+
+def test_the_share_of_a_network_that_parts_stand_for() -> None:
+    once = check(
+        nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *(Conv2dBlock(16) for _ in range(3))), torch.randn(1, 3, 16, 16)
+    )
+    assert once.measurable_share == 1
+    assert check(Twice(), torch.randn(1, 3, 16, 16)).measurable_share < 0.3
