@@ -16,6 +16,8 @@ def kernel_is_elastic(conv: nn.Module) -> bool:
     """Whether a smaller odd kernel gives an output of the same size: odd sizes, padded by half of them."""
     if not isinstance(conv, CONVOLUTIONS):
         return False
+    if isinstance(conv, nn.Conv1d) and conv.in_channels == conv.out_channels == 1:
+        return False  # efficient channel attention, which slides over channels
     if any(size % 2 == 0 for size in conv.kernel_size) or max(conv.kernel_size) < 3:
         return False
     if type(conv).__name__ == "Conv2dSame" or conv.padding == "same":

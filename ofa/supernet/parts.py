@@ -120,7 +120,9 @@ class PartIndex:
         axes = [axis.name for axis in analysis.inputs.axes]
         self._axes = {name: len(space[name].values) for name in axes}
         of_axes = itertools.product(*(space[name].values for name in axes))
-        self._sizes = [sizes_at(model, analysis.example(dict(zip(axes, map(as_size, sizes), strict=True)))) for sizes in of_axes]
+        self._sizes = [
+            sizes_at(model, analysis.example(dict(zip(axes, map(as_size, sizes), strict=True)))) for sizes in of_axes
+        ]
         assert all(len(sizes.macs) == len(analysis.trace.contractions) for sizes in self._sizes)
         self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(

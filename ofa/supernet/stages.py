@@ -94,10 +94,12 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
         for path, module in modules.items()
         if path and element(path) == path and is_skippable(trace, path) and any(True for _ in module.parameters())
     }
-    # What is of a skippable element's class is a block where it has no shortcut too, whatever is in it.
+    candidates = skippable | {found for owner in owners if (found := element(owner))}
+    # What is of a skippable element's class is a block where it has no shortcut too, whatever lies inside it.
     kinds = {type(modules[path]) for path in skippable} - set(CONTAINERS)
-    whole = skippable | {path for path, module in modules.items() if type(module) in kinds and element(path) == path}
-    candidates = whole | {found for owner in owners if (found := element(owner))}
+    holding = candidates | above(candidates)
+    whole = skippable | {path for path in holding if path and type(modules[path]) in kinds and element(path) == path}
+    candidates |= whole
     innermost = (candidates - whole - above(candidates)) | (whole - above(whole))
     blocks = {path for path in innermost if not (innermost & whole).intersection(ancestors(path))}
     containers = {path.rpartition(".")[0] for path in blocks}

@@ -107,6 +107,24 @@ class Supernet(nn.Module):
         """Leave one architecture in the space, before anything is asked of it; weights of others stay, unused."""
         self.space = self.space.only(arch)
 
+    def keep_whole(self, space: SearchSpace) -> bool:
+        """Let nothing vary but what a space says, before anything is asked of this one: that of an earlier version.
+
+        Returns:
+            Whether it is a part of this supernet's space; nothing changes if it is not.
+        """
+        own = {dim.name: dim for dim in self.space.dims}
+        for dim in space.dims:
+            mine = own.get(dim.name)
+            values = set(dim.values)
+            if mine is None or not values <= set(mine.values) or dim.values[-1] != mine.values[-1]:
+                return False
+            if (dim.requires, dim.follows) != (mine.requires, mine.follows):
+                return False
+        self.space, self._largest = space, space.largest()
+        self.dims = tuple(dim for dim in self.dims if dim.name in space.names)
+        return True
+
     def input_shape(self, arch: Arch | Mapping[str, Value]) -> tuple[int, ...]:
         """Shape, without the batch, of what the extracted subnet takes: ``(channels, height, width)`` of images."""
         (shape,) = self.inputs.shapes(self.inputs.sizes(arch))

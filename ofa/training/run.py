@@ -233,7 +233,8 @@ class Run:
             trust_code=self.trust_code,
         )
         supernet = build_supernet(config, num_classes=self.num_classes)
-        if supernet.space != self.space:
+        # Where a later version finds more that could vary, that was not trained to.
+        if supernet.space != self.space and not supernet.keep_whole(self.space):
             raise RunError(
                 f"{self.path / 'supernet.json'} describes space {self.space.fingerprint}, but model "
                 f"{config.name!r} gives {supernet.space.fingerprint}; use the versions that it names, or train again"

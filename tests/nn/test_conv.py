@@ -156,6 +156,7 @@ def test_narrowing_a_clone_leaves_the_original_alone_and_shares_its_memory() -> 
         (nn.Conv2d(2, 2, (3, 4), padding="same"), False),
         (nn.Conv2d(2, 2, 3, padding="valid"), False),
         (nn.Conv1d(2, 2, 3, padding=1), True),
+        (nn.Conv1d(1, 1, 5, padding=2), False),  # over channels
         (nn.Conv3d(2, 2, (3, 5, 3), padding=(1, 2, 1)), True),
         (nn.Conv3d(2, 2, 3, padding=(1, 2, 1)), False),
         (nn.ConvTranspose2d(2, 2, 3, padding=1), False),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ofa.cost import macs
 from ofa.inputs import Axis, Inputs, InputSpec, tensors_in
-from ofa.space import Arch
+from ofa.space import Arch, Dim, SearchSpace
 from ofa.supernet import Supernet, elasticize
 from ofa.supernet.elasticize import NotTraceableError
 
@@ -508,3 +508,17 @@ def test_the_share_of_a_network_that_parts_stand_for() -> None:
     )
     assert once.measurable_share == 1
     assert check(Twice(), torch.randn(1, 3, 16, 16)).measurable_share < 0.3
+
+
+def test_a_space_of_before_more_was_found() -> None:
+    ids = torch.randint(0, 50, (3, 9))
+    supernet = elasticize(Transformer(), ids)
+    before = SearchSpace(tuple(dim for dim in supernet.space.dims if not dim.name.endswith("heads")))
+    assert supernet.keep_whole(before) and supernet.space == before
+    assert kinds(supernet) == {"depth", "mlp_ratio"}
+    subnet = supernet.extract(before.smallest())
+    assert subnet.layers[0].attention.qkv.out_features == 3 * 32
+    assert macs(supernet).predict(before.to_population([before.smallest()])).item() > 0
+    assert supernet.slots
+    other = SearchSpace((*before.dims[1:], Dim("stage9.depth", (1, 2))))
+    assert not supernet.keep_whole(other) and supernet.space == before
