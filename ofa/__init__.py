@@ -1,4 +1,4 @@
-"""Train once, deploy everywhere: any timm model, any device, any latency budget.
+"""Train once, deploy everywhere: any torch model, any device, any latency budget.
 
 Names are loaded when they are first used, so that ``import ofa`` and ``ofa --help`` cost next to nothing.
 """
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Arch": "ofa.space",
     "Dim": "ofa.space",
+    "Inputs": "ofa.inputs",
     "LatencyTable": "ofa.cost",
     "Run": "ofa.training",
     "SearchSpace": "ofa.space",
@@ -24,6 +25,7 @@ _PACKAGES = ("cost", "data", "deploy", "hardware", "nn", "report", "search", "sp
 
 if TYPE_CHECKING:
     from ofa.cost import LatencyTable as LatencyTable
+    from ofa.inputs import Inputs as Inputs
     from ofa.space import Arch as Arch
     from ofa.space import Dim as Dim
     from ofa.space import SearchSpace as SearchSpace
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from ofa.supernet import elasticize as elasticize
     from ofa.training import Run as Run
 
-__all__ = ["Arch", "Dim", "LatencyTable", "Run", "SearchSpace", "Supernet", "create_supernet", "elasticize"]
+__all__ = ["Arch", "Dim", "Inputs", "LatencyTable", "Run", "SearchSpace", "Supernet", "create_supernet", "elasticize"]
 
 
 def __getattr__(name: str) -> Any:

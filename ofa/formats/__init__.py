@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ofa.errors import UsageError
 from ofa.formats.executorch import export_executorch
 from ofa.formats.folding import fold_bn
 from ofa.formats.litert import export_litert
 from ofa.formats.onnx import DYNAMO_OPSET, OUTPUT, export_for_timing, to_bytes, to_onnx
 from ofa.formats.onnx_int8 import SYMMETRIC_RUNTIMES, quantize_qdq
 from ofa.formats.quiet import quiet
+from ofa.inputs import Inputs
 from ofa.setting import Setting
 
 if TYPE_CHECKING:
@@ -49,20 +51,21 @@ class Format:
     """How a module in eval mode, on the CPU, becomes a file.
 
     Args:
-        to_time: Of a module, the shape of one input, and a setting: a file to be timed and thrown away.
+        to_time: Of a module, the shape of its input or one sample of its inputs, and a setting: a file to be timed and
+            thrown away.
         to_ship: The file that is deployed, in floating point.
         is_slow: It takes many seconds a network: worth processes of their own.
     """
 
-    to_time: Callable[[nn.Module, Shape, Setting], bytes]
+    to_time: Callable[[nn.Module, Shape | Inputs, Setting], bytes]
     to_ship: Callable[[nn.Module, Shipped], bytes]
     is_slow: bool = False
 
 
-def _onnx_to_time(module: nn.Module, input_shape: Shape, setting: Setting) -> bytes:
+def _onnx_to_time(module: nn.Module, inputs: Shape | Inputs, setting: Setting) -> bytes:
     import onnx
 
-    data = export_for_timing(module, input_shape, setting.batch, DTYPES.get(setting.precision, torch.float32))
+    data = export_for_timing(module, inputs, setting.batch, DTYPES.get(setting.precision, torch.float32))
     if setting.precision != "int8":
         return data
     # Without the ranges of activations: the speed is right, what it computes is not.
@@ -94,8 +97,16 @@ def fixed_batch(
         with quiet(), torch.random.fork_rng(devices=[]):  # exporters draw numbers
             return export(fold_bn(module, images), images, *name)
 
+    def to_time(module: nn.Module, inputs: Shape | Inputs, setting: Setting) -> bytes:
+        if isinstance(inputs, Inputs):
+            raise UsageError(
+                f"runtime {setting.runtime!r} takes networks with one input of floats here, not {inputs}; choose a "
+                "device of onnxruntime or openvino"
+            )
+        return to_ship(module, Shipped(input_shape=inputs, batch=setting.batch))
+
     return Format(
-        to_time=lambda module, shape, setting: to_ship(module, Shipped(input_shape=shape, batch=setting.batch)),
+        to_time=to_time,
         to_ship=to_ship,
         is_slow=is_slow,
     )

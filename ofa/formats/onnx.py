@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path, tree_map
+from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, tree_unflatten
 
 from ofa.errors import OfaError, UsageError, unknown_name_message
 from ofa.files import atomic_path
@@ -39,7 +39,7 @@ class OpsetError(OfaError, ValueError):
 
 
 def export_for_timing(
-    module: nn.Module, input_shape: tuple[int, ...], batch: int = 1, dtype: torch.dtype = torch.float32
+    module: nn.Module, inputs: tuple[int, ...] | Inputs, batch: int = 1, dtype: torch.dtype = torch.float32
 ) -> bytes:
     """A module as a static ONNX graph that is timed and thrown away.
 
@@ -49,20 +49,32 @@ def export_for_timing(
 
     Args:
         module: In eval mode.
-        input_shape: Of one input, without the batch.
-        dtype: Of weights and input; the module is left as it is.
+        inputs: Shape of the only one, without the batch; or one sample of all that it takes.
+        dtype: Of weights and inputs; the module is left as it is.
     """
     if dtype != torch.float32:
         module = copy.deepcopy(module).to(dtype)
+    if isinstance(inputs, Inputs):
+        example = inputs.map(
+            lambda tensor: _repeated(tensor.to(dtype) if tensor.is_floating_point() else tensor, batch)
+        )
+        names = _names_of(module, inputs)
+    else:
+        example, names = Inputs(torch.zeros(batch, *inputs, dtype=dtype)), [INPUT]
     try:
-        model = _export_by_tracing(module, torch.zeros(batch, *input_shape, dtype=dtype))
+        model = _export_by_tracing(module, example, names)
     except torch.onnx.errors.OnnxExporterError:
-        return to_bytes(to_onnx(module, input_shape, batch=batch, dtype=dtype))
+        spec = InputSpec(inputs, ()) if isinstance(inputs, Inputs) else inputs
+        return to_bytes(to_onnx(module, spec, batch=batch, dtype=dtype))
     pool_instead_of_mean(model)
     return to_bytes(model)
 
 
-def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
+def _repeated(tensor: Tensor, batch: int) -> Tensor:
+    return tensor if batch == 1 else tensor.repeat(batch, *[1] * (tensor.ndim - 1))
+
+
+def _export_by_tracing(module: nn.Module, example: Inputs, names: Sequence[str]) -> ModelProto:
     import onnx
 
     file = io.BytesIO()
@@ -77,44 +89,59 @@ def _export_by_tracing(module: nn.Module, images: Tensor) -> ModelProto:
         warnings.filterwarnings("ignore", "ONNX export mode is set to TrainingMode.EVAL", UserWarning)
         try:
             torch.onnx.export(
-                _OneArgument(module).eval(),
-                (images,),
+                _Flat(module, example).eval(),
+                tuple(example.tensors),
                 file,  # type: ignore[arg-type]  # the older exporter takes a file
                 dynamo=False,
                 opset_version=TIMING_OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                input_names=list(names),
+                output_names=[OUTPUT] if list(names) == [INPUT] else None,
             )
         finally:
             hook.remove()
     return onnx.load_from_string(file.getvalue())
 
 
-class _OneArgument(nn.Module):
-    """The exporter makes an input of every further argument that has a default, such as ``is_causal`` of attention."""
+class _Flat(nn.Module):
+    """Tensors in, a tensor or several out.
 
-    def __init__(self, module: nn.Module) -> None:
+    The exporter makes an input of every further argument that has a default, such as ``is_causal`` of attention.
+    """
+
+    def __init__(self, module: nn.Module, example: Inputs) -> None:
         super().__init__()
         self.module = module
+        self._leaves, self._tree = tree_flatten((example.args, example.kwargs))
 
-    def forward(self, images: Tensor) -> Any:
-        return self.module(images)
+    def forward(self, *tensors: Tensor) -> Any:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        args, kwargs = tree_unflatten(leaves, self._tree)
+        outputs = tensors_in(self.module(*args, **kwargs))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def export_onnx(
-    module: nn.Module, input_shape: tuple[int, ...], path: Path | str, *, dynamic_batch: bool = False
+    module: nn.Module,
+    inputs: tuple[int, ...] | InputSpec,
+    path: Path | str,
+    *,
+    dynamic_batch: bool = False,
+    free: Sequence[str] = (),
 ) -> Path:
     """Write a module as ONNX, through torch's dynamo exporter, and check it with onnx's checker.
 
     Args:
         module: In eval mode, on the CPU.
-        input_shape: Of one input, without the batch: ``(C, H, W)``.
+        inputs: Shape of the only one, without the batch: ``(C, H, W)``; or all that it takes: of a subnet,
+            :meth:`ofa.Supernet.inputs_for` gives them.
         dynamic_batch: Leave the batch free; otherwise it is 1, for which runtimes plan memory once.
+        free: Names of further axes of the inputs that the file leaves free: ``tokens``.
 
     Raises:
-        ValueError: If the module is in training mode.
+        ValueError: If the module is in training mode, or if there is no such axis.
     """
-    model = to_onnx(module, input_shape, batch=None if dynamic_batch else 1)
+    model = to_onnx(module, inputs, batch=None if dynamic_batch else 1, free=free)
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(model))
     return Path(path)
@@ -216,10 +243,8 @@ def to_onnx(
     if isinstance(inputs, InputSpec):
         example, names = inputs.with_values(inputs.own), _names_of(module, inputs.example)
         # What varies must not be 1 here: the exporter takes it for a constant.
-        num = 2 if batch is None else batch
-        example = example.map(
-            lambda tensor: tensor.repeat(num, *[1] * (tensor.ndim - 1)) if inputs.is_batch else tensor
-        )
+        if inputs.is_batch:
+            example = example.map(lambda tensor: _repeated(tensor, 2 if batch is None else batch))
         shapes = _free_axes(inputs, free, is_batch_free=batch is None)
     else:
         example, names = Inputs(torch.zeros(batch or 2, *inputs, dtype=dtype)), [INPUT]
@@ -310,6 +335,8 @@ def _export_by_dynamo(
         # Which of its own functions torch will drop is not the caller's concern (2.11 warns, and names other packages).
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        # Axes that are equal, as those of tokens and their mask, have one name.
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
         # Of what a module keeps for its next call, such as the attention biases of LeViT.
         warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
         model = export(optimize=True)

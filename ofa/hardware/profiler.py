@@ -32,6 +32,7 @@ from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
 from ofa.hardware.timing import TimedBlock, TimingResult
+from ofa.inputs import Inputs
 from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
@@ -50,7 +51,7 @@ class PartLike(Protocol):
     @property
     def module(self) -> nn.Module: ...
     @property
-    def input_shape(self) -> tuple[int, ...]: ...
+    def inputs(self) -> tuple[int, ...] | Inputs: ...
 
 
 class Profilable(HasFactors, Protocol):
@@ -63,7 +64,7 @@ class Profilable(HasFactors, Protocol):
 
     def part(self, key: str) -> PartLike: ...
     def extract(self, arch: Arch) -> nn.Module: ...
-    def input_shape(self, arch: Arch) -> tuple[int, ...]: ...
+    def timed_inputs(self, arch: Arch) -> tuple[int, ...] | Inputs: ...
 
 
 class AnotherMachineError(OfaError, ValueError):
@@ -127,19 +128,12 @@ def profile(
         EnergyError: If no energy counter can be read, before anything is measured.
         ModelError, NotInstalledError, HostError: See :meth:`ofa.hardware.transports.Host.time`.
     """
-    if num_fit < 0 or num_held_out < 2:
-        raise UsageError(f"num_fit must be at least 0 and num_held_out at least 2, not {num_fit} and {num_held_out}")
+    _check(supernet, num_fit, num_held_out, force=force)
     csv_path, space = Path(csv_path), supernet.space
     machine = device.host.fingerprint(device.setting)
     known = None if fresh else _read_known(csv_path, space, machine, device)
     if known is not None and energy != (ENERGY in known.entries):
         energy, known = True, None if energy else known
-    if supernet.measurable_share < MIN_SHARE and not force:
-        raise UsageError(
-            f"parts that can be measured have {100 * supernet.measurable_share:.0f} % of this network's MACs, and a "
-            "table would not know of the rest, which is in modules that are called several times or with several "
-            "tensors; measure whole subnets instead (ofa.hardware.measure), or take the table with --force"
-        )
     measured_resolutions = [int(value) for value in resolutions or _values(space, "resolution")]
     if num_resolutions is not None:
         measured_resolutions = spread_resolutions(space, num_resolutions)
@@ -361,6 +355,17 @@ def _sample(space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng
     return draws
 
 
+def _check(supernet: Profilable, num_fit: int, num_held_out: int, *, force: bool) -> None:
+    if num_fit < 0 or num_held_out < 2:
+        raise UsageError(f"num_fit must be at least 0 and num_held_out at least 2, not {num_fit} and {num_held_out}")
+    if supernet.measurable_share < MIN_SHARE and not force:
+        raise UsageError(
+            f"parts that can be measured have {100 * supernet.measurable_share:.0f} % of this network's MACs, and a "
+            "table would not know of the rest, which is in modules that are called several times or with several "
+            "tensors; measure whole subnets instead (ofa.hardware.measure), or take the table with --force"
+        )
+
+
 def _values(space: SearchSpace, name: str) -> Sequence[Any]:
     """Of a dim, if the space has it."""
     return space[name].values if name in space.names else ()
@@ -392,13 +397,13 @@ def _export(
     step = counted(progress, len(keys) + len(archs), f"exporting for {device.name}")
     fields: dict[str, Mapping[str, Any]] = {}
 
-    def part(key: str) -> tuple[nn.Module, tuple[int, ...]]:
+    def part(key: str) -> tuple[nn.Module, tuple[int, ...] | Inputs]:
         found = supernet.part(key)
         fields[key] = found.fields
-        return found.module, found.input_shape
+        return found.module, found.inputs
 
-    def subnet(arch: Arch) -> tuple[nn.Module, tuple[int, ...]]:
-        return supernet.extract(arch), supernet.input_shape(arch)
+    def subnet(arch: Arch) -> tuple[nn.Module, tuple[int, ...] | Inputs]:
+        return supernet.extract(arch), supernet.timed_inputs(arch)
 
     sources: dict[str, Source] = {key: partial(part, key) for key in keys}
     sources |= {name: partial(subnet, arch) for name, arch in archs.items()}

@@ -11,33 +11,40 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.formats import FORMATS
 from ofa.hardware.runtimes import RUNTIMES, Model, ShapedModule
+from ofa.inputs import Inputs
 from ofa.setting import Setting
 from ofa.system import tied
 
 MANY = 100
 """Models for which it pays to start processes, each of which loads torch first."""
 
-Source = Callable[[], tuple[nn.Module, tuple[int, ...]]]
-"""Gives a module in eval mode and the shape of its input, without the batch."""
+Source = Callable[[], tuple[nn.Module, tuple[int, ...] | Inputs]]
+"""Gives a module in eval mode and the shape of its input, without the batch, or a sample of its inputs."""
 
 
-def export_model(module: nn.Module, input_shape: tuple[int, ...], setting: Setting) -> Model:
+def export_model(module: nn.Module, inputs: tuple[int, ...] | Inputs, setting: Setting) -> Model:
     """A module in the form that a runtime takes.
 
     Args:
         module: In eval mode, on the CPU.
-        input_shape: Without the batch, which is the setting's.
+        inputs: Shape of its input, without the batch, which is the setting's; or one sample of its inputs.
 
     Raises:
         NotInstalledError: If the exporter is not there.
+        UsageError: If the runtime takes no such inputs.
     """
     format = RUNTIMES[setting.runtime]().format
-    if format == "module":
-        return ShapedModule(module, (setting.batch, *input_shape))
-    return FORMATS[format].to_time(module, input_shape, setting)
+    if format != "module":
+        return FORMATS[format].to_time(module, inputs, setting)
+    if isinstance(inputs, Inputs):
+        raise UsageError(
+            f"runtime {setting.runtime!r} takes one input of floats here, not {inputs}; choose onnxruntime"
+        )
+    return ShapedModule(module, (setting.batch, *inputs))
 
 
 def export_all(
@@ -77,8 +84,8 @@ def export_all(
     return dict(paths)
 
 
-def _export_file(module: nn.Module, input_shape: tuple[int, ...], setting: Setting, path: Path) -> None:
-    data = export_model(module, input_shape, setting)
+def _export_file(module: nn.Module, inputs: tuple[int, ...] | Inputs, setting: Setting, path: Path) -> None:
+    data = export_model(module, inputs, setting)
     assert isinstance(data, bytes)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -14,10 +13,8 @@ from ofa.inputs import Inputs, InputSpec, Sizes
 from ofa.supernet.channels import ChannelGroup, Trace, find_groups, trace
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Labels
+from ofa.supernet.graph_form import GraphForm
 from ofa.supernet.stages import Block, ancestors, common_ancestor, find_stages
-
-if TYPE_CHECKING:
-    from ofa.supernet.graph_form import GraphForm
 
 
 @dataclass

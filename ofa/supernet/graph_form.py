@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any, Literal
@@ -22,20 +23,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ofa.nn.conv import CONVOLUTIONS
-from ofa.nn.structure import digest_of, without_values
+from ofa.nn.structure import clone_structure, digest_of, own_hooks
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Atoms, Labels, axes_of
-from ofa.supernet.channels.rules import flat
 from ofa.supernet.channels.tracer import Tracer, attention, quiet
-from ofa.supernet.dims import Narrowing
-from ofa.supernet.graph_analysis import GraphAnalysis
-from ofa.supernet.stages import is_within
 
 Kept = npt.NDArray[np.bool_]
 Mode = Literal["fake", "symbolic"]
+_Shape = tuple[int | torch.SymInt, ...]
 _NodeLabels = dict[fx.Node, list[tuple[tuple[int, ...], Labels]]]
 aten = torch.ops.aten
 _SYM_SIZES = (aten.sym_size.int,)
@@ -80,15 +78,16 @@ class _Variant:
     output_spec: TreeSpec
     sizes: tuple[Size, ...]
 
-    def fits(self, spec: tuple[Any, ...], tensors: Sequence[Tensor]) -> bool:
-        if spec != self.spec or [tensor.ndim for tensor in tensors] != list(map(len, self.shapes)):
+    def fits(self, spec: tuple[Any, ...], shapes: Sequence[_Shape]) -> bool:
+        if spec != self.spec or list(map(len, shapes)) != list(map(len, self.shapes)):
             return False
-        found: dict[str, int] = {}
-        for tensor, shape in zip(tensors, self.shapes, strict=True):
-            for size, wanted in zip(tensor.shape, shape, strict=True):
+        found: dict[str, int | torch.SymInt] = {}
+        for given, shape in zip(shapes, self.shapes, strict=True):
+            for size, wanted in zip(given, shape, strict=True):
                 if isinstance(wanted, str):
-                    wanted = found.setdefault(wanted, size)
-                if wanted is not None and size != wanted:
+                    if size != found.setdefault(wanted, size):
+                        return False
+                elif wanted is not None and (not isinstance(size, int) or size != wanted):
                     return False
         return True
 
@@ -161,19 +160,28 @@ class GraphForm:
             frozenset(np.unique(self.groups.group_of[np.concatenate(atoms)]).tolist()) if atoms else frozenset()
         )
 
-    def enter(self, clone: nn.Module, narrowing: Narrowing) -> None:
-        """Let a narrowed clone run the graph."""
-        units = {number: narrowing.units[number] for number in self.numbers if number in narrowing.units}
-        if units:
-            clone.__dict__["forward"] = MethodType(_Code(self, units), clone)
+    def enter(self, clone: nn.Module, units: Mapping[int, int]) -> None:
+        """Let a clone run the graph if it is narrowed.
+
+        Args:
+            units: Of each narrowed group of the model those that are kept, by its number.
+        """
+        own = {number: units[number] for number in self.numbers if number in units}
+        if own:
+            clone.__dict__["forward"] = MethodType(_Code(self, own), clone)
 
     def variant(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -> _Variant:
         """The graph for such a call, made if there is none."""
         tensors, spec = _spec(args, kwargs, module)
+        given = [_shape_of(tensor) for tensor in tensors]
         for variant in self.variants:
-            if variant.fits(spec, tensors):
+            if variant.fits(spec, given):
                 return variant
-        made = self._made(args, kwargs, spec, tensors, mode="fake" if len(self.variants) < NUM_PLAIN else "symbolic")
+        # An exporter that leaves sizes free asks with symbols, of which it is to learn nothing.
+        has_symbols = not all(isinstance(size, int) for shape in given for size in shape)
+        mode: Mode = "symbolic" if has_symbols or len(self.variants) >= NUM_PLAIN else "fake"
+        with _unseen():
+            made = self._made(args, kwargs, spec, tensors, mode=mode)
         self.variants = [*self.variants, made][-MAX_VARIANTS:]
         return made
 
@@ -206,35 +214,6 @@ class GraphForm:
         return _Variant(code, shapes, spec, written.output_spec, tuple(_with_sizes(code, labelled, self.groups)))
 
 
-def graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
-    """The form of one module; ``None`` if it cannot have one: what runs several times, or has kernels that may shrink.
-
-    Args:
-        whole: The model without values.
-    """
-    call, module = analysis.trace.calls.get(path), analysis.modules[path]
-    has_kernels = any(isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules())
-    if not path or call is None or call.num_calls > 1 or has_kernels:
-        return None
-    labels: dict[str, Labels] = {}
-    for source in analysis.trace.sources:
-        owner, _, name = source.tensor.rpartition(".")
-        if is_within(owner, path):
-            shape = [1] * getattr(analysis.modules[owner], name).ndim
-            shape[source.axis] = source.num
-            atoms = np.arange(source.first, source.first + source.num).reshape(shape)
-            own = source.tensor.removeprefix(path + ".")
-            labels[own] = (*labels.get(own, ()), atoms)
-    given = iter(call.inputs)
-    of_inputs: dict[int | str, Labels] = {}
-    for key, value in _arguments(call.args, call.kwargs):
-        found = [next(given)[1] for leaf in flat([value]) if isinstance(leaf, Tensor)]
-        if isinstance(value, Tensor):
-            of_inputs[key] = found[0]
-    written = next((form.written for form in analysis.forms.values()), {})
-    return GraphForm(whole.get_submodule(path), labels, of_inputs, analysis.groups, written)
-
-
 class _Code:
     """The forward method of a clone: the graph at its sizes."""
 
@@ -260,6 +239,20 @@ class _Code:
         return tree_unflatten(outputs, variant.output_spec)
 
 
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Whoever traces a call is not to see how its graph is made; and in inference mode operators stay in one piece."""
+    tracing = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    is_inferring = torch.is_inference_mode_enabled()
+    try:
+        inference = torch.inference_mode(False) if is_inferring else nullcontext()
+        with _disable_current_modes(), torch._guards.tracing(None), inference:
+            yield
+    finally:
+        torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
+
+
 def _spec(args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -> tuple[list[Tensor], tuple[Any, ...]]:
     """The tensors among the arguments, and all else that a graph is for."""
     leaves, tree = tree_flatten((args, dict(kwargs)))
@@ -269,22 +262,28 @@ def _spec(args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -
     return tensors, (module.training, dtype, others, tree)
 
 
-def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[int | str, Any]]:
+def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[int | str, Any]]:
+    """By position or name."""
     return [*enumerate(args), *kwargs.items()]
 
 
 def _keys(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int | str | None]:
     """For each tensor among the arguments its position or name; ``None`` for those that lie deeper."""
     keys: list[int | str | None] = []
-    for key, value in _arguments(args, kwargs):
+    for key, value in arguments(args, kwargs):
         leaves = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
         keys += [key if isinstance(value, Tensor) else None] * len(leaves)
     return keys
 
 
+def _shape_of(tensor: Tensor) -> _Shape:
+    """Numbers, and symbols; where torch's older exporter traces, sizes are tensors."""
+    return tuple(int(size) if isinstance(size, Tensor) else size for size in tensor.shape)
+
+
 def _whole(tensor: Tensor, labels: Labels) -> Tensor:
     """Without values, with its labelled axes as they are in the whole model."""
-    shape = list(tensor.shape)
+    shape = [int(size if isinstance(size, int) else size.node.hint) for size in _shape_of(tensor)]  # type: ignore[arg-type]
     for atoms in labels:
         for axis in axes_of(atoms):
             shape[axis] = atoms.shape[axis]
@@ -293,7 +292,8 @@ def _whole(tensor: Tensor, labels: Labels) -> Tensor:
 
 def _as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A clone without values, its numbers in another type; ``Module.to`` would change the original's too."""
-    clone = without_values(module)
+    clone = clone_structure(module)
+    own_hooks(clone)
     converted: dict[int, Tensor] = {}
     for child in clone.modules():
         for tensors in (child._parameters, child._buffers):

@@ -132,7 +132,7 @@ class Narrower:
             follow_tensors(module)
         for path, form in self._forms.items():
             if (module := clone(path)) is not None:
-                form.enter(module, narrowing)
+                form.enter(module, narrowing.units)
 
 
 def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Module:

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.errors import unknown_name_message
-from ofa.inputs import as_size
+from ofa.inputs import Inputs, as_size
 from ofa.nn.conv import CONVOLUTIONS, remove_kernel_transforms
 from ofa.nn.structure import clone_structure, digest_of, is_identity, own_hooks, own_tensors
 from ofa.space import SearchSpace
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
+from ofa.supernet.channels.rules import flat
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower
@@ -73,12 +74,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of network to run on its own: ``module`` (eval mode) takes ``(N, *input_shape)``."""
+    """A piece of network to run on its own: ``module`` (eval mode) takes ``(N, *input_shape)`` of a type."""
 
     key: str
     fields: Fields
     module: nn.Module
     input_shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def inputs(self) -> tuple[int, ...] | Inputs:
+        """What it is timed on: the shape of floats, or a sample of whole numbers, which are tokens or a mask."""
+        if self.dtype.is_floating_point:
+            return self.input_shape
+        return Inputs(torch.ones(1, *self.input_shape, dtype=self.dtype))
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,9 @@ class PartIndex:
         self._places = _find_places(analysis, stages, dims)
         axes = [axis.name for axis in analysis.inputs.axes]
         self._axes = {name: len(space[name].values) for name in axes}
-        of_axes = itertools.product(*(space[name].values for name in axes))
-        self._sizes = [
-            sizes_at(model, analysis.example(dict(zip(axes, map(as_size, sizes), strict=True)))) for sizes in of_axes
-        ]
+        of_axes = itertools.product(*(map(as_size, space[name].values) for name in axes))
+        examples = (analysis.example(dict(zip(axes, sizes, strict=True))) for sizes in of_axes)
+        self._sizes = [sizes_at(model, example) for example in examples]
         assert all(len(sizes.macs) == len(analysis.trace.contractions) for sizes in self._sizes)
         self._num_tensors = [sum(len(step.writes) for step in sizes.steps) for sizes in self._sizes]
         self._contractions = self._by_place(
@@ -175,8 +183,10 @@ class PartIndex:
         own_tensors(module)
         call, shapes = self._calls[place.paths[0]], self._input_shapes(place, narrowing, index)
         if len(call.args) + len(call.kwargs) > 1 or len(shapes) > 1:
-            module = _Called(module, call, [shape[1] for shape in shapes] if len(shapes) > 1 else None)
-        return Part(key, fields, module.eval(), self._input_shape(place, narrowing, index))
+            others = self._shapes(place, narrowing, index)[len(shapes) :]
+            module = _Called(module, call, [shape[1] for shape in shapes] if len(shapes) > 1 else None, others)
+        dtype = next(value.dtype for value in flat(call.args[:1]) if isinstance(value, Tensor))
+        return Part(key, fields, module.eval(), self._input_shape(place, narrowing, index), dtype)
 
     def factors(self, cost: str) -> list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]:
         functions: dict[str, Callable[[_Place, Narrowing, int], float]] = {
@@ -236,6 +246,11 @@ class PartIndex:
 
     def _input_shapes(self, place: _Place, narrowing: Narrowing, index: int) -> list[tuple[int, ...]]:
         """Shapes, with the batch, of the tensors in the first argument."""
+        first = [value for value in flat(self._calls[place.paths[0]].args[:1]) if isinstance(value, Tensor)]
+        return self._shapes(place, narrowing, index)[: len(first)]
+
+    def _shapes(self, place: _Place, narrowing: Narrowing, index: int) -> list[tuple[int, ...]]:
+        """Of the tensors in all arguments."""
         shapes, inputs = self._sizes[index].inputs[place.paths[0]], self._calls[place.paths[0]].inputs
         return [
             self._counts.shape(shape, labels, narrowing) for shape, (_, labels) in zip(shapes, inputs, strict=False)
@@ -441,15 +456,19 @@ class _Counts:
 class _Called(nn.Module):
     """A block as it is called, on one tensor.
 
-    What else it takes (its grid, a position encoding) is kept, tensors as zeros; a list is split off the one.
+    What else it takes (its grid, a position encoding, a mask) is kept, tensors as zeros of their shapes at this size; a
+    list is split off the one.
     """
 
-    def __init__(self, module: nn.Module, call: Call, split: list[int] | None) -> None:
+    def __init__(
+        self, module: nn.Module, call: Call, split: list[int] | None, others: Sequence[tuple[int, ...]]
+    ) -> None:
         super().__init__()
         self.module = module
         self.split = split
-        self.args = [_real(value) for value in call.args[1:]]
-        self.kwargs = {name: _real(value) for name, value in call.kwargs.items()}
+        shapes = iter(others)
+        self.args = [_real(value, shapes) for value in call.args[1:]]
+        self.kwargs = {name: _real(value, shapes) for name, value in call.kwargs.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         first = x if self.split is None else list(x.split(self.split, 1))
@@ -457,10 +476,10 @@ class _Called(nn.Module):
         return output[0] if isinstance(output, (list, tuple)) else output
 
 
-def _real(value: Any) -> Any:
+def _real(value: Any, shapes: Iterator[tuple[int, ...]]) -> Any:
     if isinstance(value, Tensor):
-        return torch.zeros(value.shape, dtype=value.dtype)
-    return type(value)(map(_real, value)) if type(value) in (list, tuple) else value
+        return torch.zeros(next(shapes, tuple(value.shape)), dtype=value.dtype)
+    return type(value)(_real(each, shapes) for each in value) if type(value) in (list, tuple) else value
 
 
 # -- finding places ----------------------------------------------------------------------------------------------------

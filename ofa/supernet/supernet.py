@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from ofa.errors import UsageError
-from ofa.inputs import Inputs, Sizes
+from ofa.inputs import Inputs, InputSpec, Sizes
 from ofa.nn.conv import remove_kernel_transforms
 from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
@@ -129,6 +129,17 @@ class Supernet(nn.Module):
         """Shape, without the batch, of what the extracted subnet takes: ``(channels, height, width)`` of images."""
         (shape,) = self.inputs.shapes(self.inputs.sizes(arch))
         return shape[1:]
+
+    def timed_inputs(self, arch: Arch | Mapping[str, Value]) -> tuple[int, ...] | Inputs:
+        """What the extracted subnet is timed on: the shape of its one input of floats, or a sample of all."""
+        spec = self.inputs_for(arch)
+        tensors = spec.example.tensors
+        is_plain = len(tensors) == 1 and tensors[0].is_floating_point() and spec.is_batch
+        return tuple(tensors[0].shape[1:]) if is_plain else spec.with_values(spec.own)
+
+    def inputs_for(self, arch: Arch | Mapping[str, Value]) -> InputSpec:
+        """What the extracted subnet takes, as :func:`ofa.deploy.export_onnx` wants it."""
+        return self.inputs.sized(self.inputs.sizes(arch))
 
     @property
     def largest_sizes(self) -> Sizes:

@@ -6,14 +6,18 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import TypeAlias
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from ofa.inputs import tensors_in
+from ofa.nn.conv import CONVOLUTIONS
 from ofa.nn.structure import clone_structure
+from ofa.supernet.channels.labels import Labels
+from ofa.supernet.channels.rules import flat
 from ofa.supernet.channels.tracer import QuickMeta, Shape, quiet, stand_in
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
-from ofa.supernet.graph_form import graph_form
+from ofa.supernet.graph_form import GraphForm, arguments
 from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.stages import Block, common_ancestor, is_within
 
@@ -79,6 +83,35 @@ def dims_that_run(analysis: GraphAnalysis, found: dict[str, ElasticDim]) -> dict
             else:
                 analysis.notes[dim.name] = _fixed_sizes(message)
     return {name: kept.get(name, dim.restricted(frozenset())) for name, dim in found.items()}
+
+
+def _graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
+    """The form of one module; ``None`` if it cannot have one: what runs several times, or has kernels that may shrink.
+
+    Args:
+        whole: The model without values.
+    """
+    call, module = analysis.trace.calls.get(path), analysis.modules[path]
+    has_kernels = any(isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules())
+    if not path or call is None or call.num_calls > 1 or has_kernels:
+        return None
+    labels: dict[str, Labels] = {}
+    for source in analysis.trace.sources:
+        owner, _, name = source.tensor.rpartition(".")
+        if is_within(owner, path):
+            shape = [1] * getattr(analysis.modules[owner], name).ndim
+            shape[source.axis] = source.num
+            atoms = np.arange(source.first, source.first + source.num).reshape(shape)
+            own = source.tensor.removeprefix(path + ".")
+            labels[own] = (*labels.get(own, ()), atoms)
+    given = iter(call.inputs)
+    of_inputs: dict[int | str, Labels] = {}
+    for key, value in arguments(call.args, call.kwargs):
+        found = [next(given)[1] for leaf in flat([value]) if isinstance(leaf, Tensor)]
+        if isinstance(value, Tensor):
+            of_inputs[key] = found[0]
+    written = next((form.written for form in analysis.forms.values()), {})
+    return GraphForm(whole.get_submodule(path), labels, of_inputs, analysis.groups, written)
 
 
 def _fixed_sizes(message: str) -> str:
@@ -157,7 +190,7 @@ class _Check:
             is_layer = owner in group.modules and not any(True for _ in self.modules[owner].children())
             owner = owner.rpartition(".")[0] if is_layer else owner
             if owner not in self.analysis.forms and is_within(owner, block.path):
-                form = graph_form(self.analysis, owner, self.of_blocks)
+                form = _graph_form(self.analysis, owner, self.of_blocks)
                 if form is not None:
                     self.analysis.forms[owner] = form
         if len(self.analysis.forms) > len(before) and self.block(block, dims) is None:

@@ -95,7 +95,7 @@ class FakeSupernet:
         fields = {"kind": kind, **({"kernel": int(words[0][1:])} if kind == "block" else {}), "resolution": resolution}
         module = self._module(kind, fields.get("kernel", 1)).eval()
         return SimpleNamespace(
-            key=key, fields=fields, module=module, input_shape=(3 if kind == "stem" else 16, resolution, resolution)
+            key=key, fields=fields, module=module, inputs=(3 if kind == "stem" else 16, resolution, resolution)
         )
 
     def extract(self, arch):
@@ -104,7 +104,7 @@ class FakeSupernet:
         blocks = [self._module("block", kernel) for kernel in kernels]
         return nn.Sequential(self._module("stem"), *blocks, self._module("head")).eval()
 
-    def input_shape(self, arch):
+    def timed_inputs(self, arch):
         return (3, arch["resolution"], arch["resolution"])
 
     def factors(self, cost):

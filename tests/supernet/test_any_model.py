@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofa.cost import macs
+from ofa.errors import UsageError
+from ofa.formats.onnx import to_bytes, to_onnx
 from ofa.inputs import Axis, Inputs, InputSpec, tensors_in
 from ofa.space import Arch, Dim, SearchSpace
-from ofa.supernet import Supernet, elasticize
+from ofa.supernet import Supernet, elasticize, graph_form
 from ofa.supernet.elasticize import NotTraceableError
 
 
@@ -435,6 +438,24 @@ def test_attention_that_counts_its_heads_itself() -> None:
     assert_same(supernet.double()(longer, mask, arch), twin.double()(longer, mask), atol=1e-12)
 
 
+def test_graphs_are_made_in_inference_mode_too() -> None:
+    supernet = check(nn.Sequential(nn.Embedding(50, 32), Attending()), torch.randint(0, 50, (1, 9)))
+    arch, ids = supernet.space.smallest(), torch.randint(0, 50, (5, 7))
+    expected = supernet.eval()(ids, arch)
+    twin = elasticize(supernet.model, ids[:1]).eval()
+    with torch.inference_mode():
+        assert_same(twin(ids, arch), expected)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attention(x, x, x, need_weights=False)[0]
+
+
 def test_what_is_alike_is_written_down_once() -> None:
     supernet = check(Transformer(), torch.randint(0, 50, (3, 9)))
     forms = list(supernet.analysis.forms.values())
@@ -520,5 +541,37 @@ def test_a_space_of_before_more_was_found() -> None:
     assert subnet.layers[0].attention.qkv.out_features == 3 * 32
     assert macs(supernet).predict(before.to_population([before.smallest()])).item() > 0
     assert supernet.slots
-    other = SearchSpace((*before.dims[1:], Dim("stage9.depth", (1, 2))))
+    other = SearchSpace((*before.dims, Dim("stage9.depth", (1, 2))))
     assert not supernet.keep_whole(other) and supernet.space == before
+
+
+@pytest.mark.parametrize("free", [(), ("tokens",)])
+def test_a_graph_is_exported_with_free_axes_too(free: tuple[str, ...]) -> None:
+    ids = torch.randint(0, 50, (1, 9))
+    spec = InputSpec(Inputs(ids), (Axis("tokens", ((0, 1),)),))
+    supernet = elasticize(Transformer(), spec)
+    subnet = supernet.extract(supernet.space.smallest())
+    graph = to_onnx(subnet, spec, batch=None if free else 1, free=free)
+    session = onnxruntime.InferenceSession(to_bytes(graph), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.name, given.shape) == ("ids", ["batch", "tokens"] if free else [1, 9])
+    for shape in [(1, 9), (3, 13)] if free else [(1, 9)]:
+        ids = torch.randint(0, 50, shape)
+        (found,) = session.run(None, {"ids": ids.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), subnet(ids), atol=1e-5, rtol=1e-4)
+
+
+def test_a_graph_for_all_sizes_once_there_were_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_form, "NUM_PLAIN", 0)
+    supernet = check(Transformer(), torch.randint(0, 50, (2, 9)))
+    (first, *_) = supernet.analysis.forms.values()
+    before = len(first.variants)
+    arch = supernet.space.smallest()
+    for batch, length in ((2, 9), (4, 7), (5, 11)):
+        assert supernet(torch.randint(0, 50, (batch, length)), arch).shape == (batch, 5)
+    assert len(first.variants) <= before + 1
+
+
+def test_axes_that_a_file_cannot_leave_free() -> None:
+    with pytest.raises(UsageError, match="unknown axis to leave free 'token'; did you mean 'tokens'"):
+        to_onnx(Transformer().eval(), InputSpec(Inputs(TOKENS["ids"]), (Axis("tokens", ((0, 1),)),)), free=["token"])

@@ -22,7 +22,15 @@ from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
 
 EXTRA = extra("executorch")
-DTYPES = {0: "uint8", 1: "int8", 5: "float16", 6: "float32"}  # torch's numbers of its types
+DTYPES = {
+    0: "uint8",
+    1: "int8",
+    3: "int32",
+    4: "int64",
+    11: "bool",
+    5: "float16",
+    6: "float32",
+}  # torch's numbers of its types
 
 
 class ExecuTorch:

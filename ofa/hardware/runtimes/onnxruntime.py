@@ -11,7 +11,9 @@ from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelErro
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
 
-_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8")} | {"tensor(float)": "float32"}
+_DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "int32", "int64", "bool")} | {
+    "tensor(float)": "float32"
+}
 
 
 class OnnxSession:

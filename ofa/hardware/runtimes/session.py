@@ -122,7 +122,7 @@ class Input(NamedTuple):
 
 
 def random_inputs(inputs: Sequence[Input], batch: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Normal for floats, uniform for bytes; only a batch dimension may be free.
+    """Normal for floats, uniform for bytes, ones for other whole numbers (tokens, masks); only a batch may be free.
 
     Raises:
         ModelError: If an input has another free dimension or another type.
@@ -137,8 +137,10 @@ def random_inputs(inputs: Sequence[Input], batch: int, rng: np.random.Generator)
             arrays[name] = rng.standard_normal(sizes).astype(dtype)
         elif dtype in ("uint8", "int8"):
             arrays[name] = rng.integers(0, 128, sizes).astype(dtype)
+        elif dtype in ("int64", "int32", "bool"):
+            arrays[name] = np.ones(sizes, dtype)
         else:
-            raise ModelError(f"input {name!r} is a {dtype}; only floats and bytes can be timed")
+            raise ModelError(f"input {name!r} is a {dtype}; only floats, whole numbers and truth values can be timed")
     return arrays
 
 

@@ -254,7 +254,8 @@ class _Run(QuickMeta):
 
     def enter(self, path: str, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         self.stack.append(path)
-        self.inputs.setdefault(path, [tuple(value.shape) for value in flat(args[:1]) if isinstance(value, Tensor)])
+        tensors = (value for value in flat((*args, *kwargs.values())) if isinstance(value, Tensor))
+        self.inputs.setdefault(path, [tuple(tensor.shape) for tensor in tensors])
 
     def leave(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self.stack.pop()
@@ -491,7 +492,7 @@ class Sizes:
 
     Args:
         macs: Of each of :attr:`Trace.contractions`.
-        inputs: Path of a module -> shapes of the tensors in its first argument: one, or those of a list.
+        inputs: Path of a module -> shapes of the tensors in its arguments, or in a list that is one, in their order.
         outputs: Shapes of all tensors that the model gives.
     """
 
