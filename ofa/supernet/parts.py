@@ -182,10 +182,10 @@ class PartIndex:
         own_hooks(module)
         own_tensors(module)
         call, shapes = self._calls[place.paths[0]], self._input_shapes(place, narrowing, index)
-        if len(call.args) + len(call.kwargs) > 1 or len(shapes) > 1:
+        if len(call.args) + len(call.kwargs) > 1 or len(shapes) > 1 or not call.args:
             others = self._shapes(place, narrowing, index)[len(shapes) :]
             module = _Called(module, call, [shape[1] for shape in shapes] if len(shapes) > 1 else None, others)
-        dtype = next(value.dtype for value in flat(call.args[:1]) if isinstance(value, Tensor))
+        dtype = next(value.dtype for value in flat([call.first]) if isinstance(value, Tensor))
         return Part(key, fields, module.eval(), self._input_shape(place, narrowing, index), dtype)
 
     def factors(self, cost: str) -> list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]:
@@ -246,7 +246,7 @@ class PartIndex:
 
     def _input_shapes(self, place: _Place, narrowing: Narrowing, index: int) -> list[tuple[int, ...]]:
         """Shapes, with the batch, of the tensors in the first argument."""
-        first = [value for value in flat(self._calls[place.paths[0]].args[:1]) if isinstance(value, Tensor)]
+        first = [value for value in flat([self._calls[place.paths[0]].first]) if isinstance(value, Tensor)]
         return self._shapes(place, narrowing, index)[: len(first)]
 
     def _shapes(self, place: _Place, narrowing: Narrowing, index: int) -> list[tuple[int, ...]]:
@@ -286,7 +286,7 @@ class PartIndex:
         if convolutions:
             fields["kernel"] = max(max(conv.kernel_size) for conv in convolutions)
             fields["stride"] = max(max(conv.stride) for conv in convolutions)
-        split = len(first.args[0]) if isinstance(first.args[0], (list, tuple)) else 1
+        split = len(first.first) if isinstance(first.first, (list, tuple)) else 1
         shapes = [self._counts.shape(shape, labels, narrowing)[1:] for shape, labels in first.inputs]
         constants = [shape[:1] for shape in shapes[:split]] * (split > 1) + shapes[split:]
         fields["digest"] = digest_of(module, constants)
@@ -468,11 +468,13 @@ class _Called(nn.Module):
         self.split = split
         shapes = iter(others)
         self.args = [_real(value, shapes) for value in call.args[1:]]
-        self.kwargs = {name: _real(value, shapes) for name, value in call.kwargs.items()}
+        self.first = None if call.args else next(iter(call.kwargs))
+        self.kwargs = {name: _real(value, shapes) for name, value in call.kwargs.items() if name != self.first}
 
     def forward(self, x: Tensor) -> Tensor:
         first = x if self.split is None else list(x.split(self.split, 1))
-        output = self.module(first, *self.args, **self.kwargs)
+        args, named = ([first], {}) if self.first is None else ([], {self.first: first})
+        output = self.module(*args, *self.args, **named, **self.kwargs)
         return output[0] if isinstance(output, (list, tuple)) else output
 
 
@@ -540,9 +542,9 @@ def _deciding(
 
 def _runs_alone(call: Call | None) -> bool:
     """Whether a module can be run on one tensor, if need be one that holds several side by side."""
-    if call is None or call.output is None or not call.args:
+    if call is None or call.output is None:
         return False
-    first = call.args[0]
+    first = call.first
     if isinstance(first, (list, tuple)):
         shapes = {(*value.shape[:1], *value.shape[2:]) for value in first if isinstance(value, Tensor)}
         return len(shapes) == 1 and all(isinstance(value, Tensor) for value in first)
@@ -559,10 +561,12 @@ def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]
             return
         if path and path not in holding:
             leaves = [child for child in analysis.modules[path].modules() if not any(True for _ in child.children())]
-            does_something = not all(is_identity(leaf) for leaf in leaves)
-            if does_something and _runs_alone(calls.get(path)) and calls[path].num_calls == 1:
+            if all(is_identity(leaf) for leaf in leaves):
+                return
+            if _runs_alone(calls.get(path)) and calls[path].num_calls == 1:
                 yield path
-            return
+                return
+        # What does not run alone, such as a head that takes a mapping, may be made of modules that do.
         for name, _ in analysis.modules[path].named_children():
             yield from outside(f"{path}.{name}".removeprefix("."))
 
@@ -573,7 +577,8 @@ def _chains_outside(analysis: GraphAnalysis, blocks: set[str]) -> list[list[str]
         if (
             chains
             and call.input_ids[:1] == [calls[chains[-1][-1]].output_id]
-            and len(call.args) + len(call.kwargs) == 1
+            and len(call.args) == 1
+            and not call.kwargs
         ):
             chains[-1].append(path)
         else:

@@ -575,3 +575,39 @@ def test_a_graph_for_all_sizes_once_there_were_many(monkeypatch: pytest.MonkeyPa
 def test_axes_that_a_file_cannot_leave_free() -> None:
     with pytest.raises(UsageError, match="unknown axis to leave free 'token'; did you mean 'tokens'"):
         to_onnx(Transformer().eval(), InputSpec(Inputs(TOKENS["ids"]), (Axis("tokens", ((0, 1),)),)), free=["token"])
+
+
+class Named(nn.Module):
+    """Layers are called by name, and its head takes a mapping."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.high = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+
+        def forward(self, features: dict[str, Tensor]) -> Tensor:
+            return self.low(features["low"]) + self.high(features["high"])
+
+    class Block(Conv2dBlock):
+        def forward(self, hidden: Tensor, scale: float = 1.0) -> Tensor:  # type: ignore[override]
+            return scale * super().forward(hidden)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, 2, 1), Named.Head()
+        self.body = nn.ModuleList(Named.Block(16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = x = self.stem(x)
+        for block in self.body:
+            x = block(hidden=x, scale=0.5)
+        return self.head({"low": low, "high": x})
+
+
+def test_parts_of_what_is_called_by_name_or_with_a_mapping() -> None:
+    supernet = check(Named(), torch.randn(1, 3, 16, 16))
+    assert supernet.measurable_share == 1
+    for slot in supernet.slots:
+        for key in {key for key in slot.keys.ravel().tolist() if key}:
+            part = supernet.part(key)
+            assert part.module(torch.randn(1, *part.input_shape)).ndim == 4

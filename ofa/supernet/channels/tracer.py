@@ -72,6 +72,11 @@ class Call:
     has_normalised_shortcut: bool = False
     num_calls: int = 1
 
+    @property
+    def first(self) -> Any:
+        """What it is called with first, by position or else by name."""
+        return self.args[0] if self.args else next(iter(self.kwargs.values()), None)
+
 
 @dataclass(frozen=True)
 class Contraction:
@@ -441,9 +446,15 @@ def stand_in(model: nn.Module, *, has_values: bool = False) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        yield
+    """Without warnings and gradients, and without the kernel of attention that stands for all its operators."""
+    is_fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fused)
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
