@@ -196,8 +196,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parsed(parser, words)
     until = time.monotonic() + 60 * options.minutes
     path = options.out / "models.csv"
-    rows = read_rows(path)
-    for name, (group, kind, make) in zoo_of(options.zoo).items():
+    rows, zoo = read_rows(path), zoo_of(options.zoo)
+    for name, (group, kind, make) in zoo.items():
         if any(row["model"] == name for row in rows) or not (
             not options.names or any(part in name for part in options.names)
         ):
@@ -219,6 +219,7 @@ def main(words: Sequence[str] | None = None) -> None:
             row["converts"] = f"no: {_said(error)}"
             say(f"  {row['converts']}")
         rows.append(row)
+        rows.sort(key=lambda row: [*zoo].index(row["model"]) if row["model"] in zoo else len(zoo))
         write_csv_atomic(path, pd.DataFrame(rows))
     write_page(options, pd.read_csv(path, keep_default_na=False).to_dict("records"))
 

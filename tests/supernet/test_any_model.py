@@ -611,3 +611,24 @@ def test_parts_of_what_is_called_by_name_or_with_a_mapping() -> None:
         for key in {key for key in slot.keys.ravel().tolist() if key}:
             part = supernet.part(key)
             assert part.module(torch.randn(1, *part.input_shape)).ndim == 4
+
+
+class Padded(nn.Module):
+    """Looks at lengths, so that it runs with values, where torch would take a fused kernel for its attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Attending() for _ in range(2))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x = x[:, : int(lengths.max())]
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_products_of_attention_are_counted_with_values_too() -> None:
+    supernet = check(Padded(), (torch.randn(1, 9, 32), torch.tensor([7])))
+    assert supernet.analysis.trace.has_values and kinds(supernet) == {"depth", "heads"}
+    largest = macs(supernet).predict(supernet.space.to_population([supernet.space.largest()]))
+    assert largest.item() == 2 * (4 * 7 * 32 * 32 + 2 * 7 * 7 * 32)

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -446,11 +447,11 @@ def stand_in(model: nn.Module, *, has_values: bool = False) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings and gradients, and without the kernel of attention that stands for all its operators."""
+    """Without warnings and gradients, and without kernels of attention that stand for all its operators."""
     is_fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")
             yield
     finally:
