@@ -26,6 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ofa.errors import UsageError
 from ofa.nn.structure import clone_structure, digest_of, own_hooks
 from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Atoms, Labels, axes_of
@@ -38,10 +39,10 @@ _NodeLabels = dict[fx.Node, list[tuple[tuple[int, ...], Labels]]]
 aten = torch.ops.aten
 _SYM_SIZES = (aten.sym_size.int,)
 
-NUM_PLAIN = (
-    16  # graphs for one size of the inputs each, which are written ten to fifty times faster, before any for all
-)
+NUM_PLAIN = 16  # graphs for one size of the inputs each, before one for all, which takes ten times as long to write
 MAX_VARIANTS = 64
+PLAIN = (Tensor, int, float, str, type(None), torch.dtype, torch.device)
+"""What a graph can be for; other objects, such as the caches of language models, change while it is written."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,11 @@ class GraphForm:
 
     def variant(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -> _Variant:
         """The graph for such a call, made if there is none."""
+        if (unfit := other_than_plain(args, kwargs)) is not None:
+            raise UsageError(
+                f"{type(self.module).__name__} runs as a graph in narrowed subnets and is called with a "
+                f"{type(unfit).__name__}; call it with tensors, numbers and text (use_cache=False in transformers)"
+            )
         tensors, spec = _spec(args, kwargs, module)
         given = [_shape_of(tensor) for tensor in tensors]
         for variant in self.variants:
@@ -237,6 +243,11 @@ class _Code:
         device = tensors[0].device if tensors else own[0].device
         outputs = variant.code(*own, *tensors, device, *self._sizes[variant])
         return tree_unflatten(outputs, variant.output_spec)
+
+
+def other_than_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The first of the arguments that a graph cannot be for, or ``None``."""
+    return next((leaf for leaf in tree_flatten((args, dict(kwargs)))[0] if not isinstance(leaf, PLAIN)), None)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ofa.supernet.channels.rules import flat
 from ofa.supernet.channels.tracer import QuickMeta, Shape, quiet, stand_in
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
-from ofa.supernet.graph_form import GraphForm, arguments
+from ofa.supernet.graph_form import GraphForm, arguments, other_than_plain
 from ofa.supernet.narrowing import Narrower, build
 from ofa.supernet.stages import Block, common_ancestor, is_within
 
@@ -86,7 +86,9 @@ def dims_that_run(analysis: GraphAnalysis, found: dict[str, ElasticDim]) -> dict
 
 
 def _graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
-    """The form of one module; ``None`` if it cannot have one: what runs several times, or has kernels that may shrink.
+    """The form of one module; ``None`` if it cannot have one.
+
+    What runs several times has none, what has kernels that may shrink, or what is called with objects of its own kind.
 
     Args:
         whole: The model without values.
@@ -94,6 +96,8 @@ def _graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphFo
     call, module = analysis.trace.calls.get(path), analysis.modules[path]
     has_kernels = any(isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules())
     if not path or call is None or call.num_calls > 1 or has_kernels:
+        return None
+    if other_than_plain(call.args, call.kwargs) is not None:
         return None
     labels: dict[str, Labels] = {}
     for source in analysis.trace.sources:

@@ -234,7 +234,13 @@ class _Trainer:
 
     def _check_outputs(self, supernet: Supernet, num_classes: int) -> None:
         """What is timm's or torchvision's gives what it is asked for."""
-        shape, name = supernet.analysis.trace.output_shapes[0], self.recipe.model.name
+        trace, name = supernet.analysis.trace, self.recipe.model.name
+        shape = trace.output_shapes[0]
+        if trace.output_type != "Tensor":
+            raise ConfigError(
+                f"model {name!r} gives a {trace.output_type}, but task {self.task.name!r} takes one tensor, of shape "
+                f"({num_classes},) for one image; let its function return a module that gives it"
+            )
         if self.code_sha256 is not None and shape[1:] != (num_classes,):
             raise ConfigError(
                 f"model {name!r} gives outputs of shape {shape[1:]} for one image, but the data has {num_classes} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -632,3 +633,40 @@ def test_products_of_attention_are_counted_with_values_too() -> None:
     assert supernet.analysis.trace.has_values and kinds(supernet) == {"depth", "heads"}
     largest = macs(supernet).predict(supernet.space.to_population([supernet.space.largest()]))
     assert largest.item() == 2 * (4 * 7 * 32 * 32 + 2 * 7 * 7 * 32)
+
+
+class Caching(nn.Module):
+    """Hands an object of its own to its attention, which might change it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(Caching.Layer() for _ in range(2))
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Caching.Attention(32, 4)
+
+        def forward(self, x: Tensor, cache: object) -> Tensor:
+            return x + self.attention(x, cache=cache)
+
+    class Attention(FixedAttention):
+        def forward(self, x: Tensor, cache: object = None) -> Tensor:  # type: ignore[override]
+            return super().forward(x)
+
+    def forward(self, ids: Tensor, cache: object = None) -> Tensor:
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = layer(x, cache)
+        return x
+
+
+def test_objects_are_nothing_that_a_graph_is_for() -> None:
+    ids = torch.randint(0, 50, (2, 9))
+    supernet = elasticize(Caching(), ids)
+    assert kinds(supernet) == {"depth", "heads"}
+    with pytest.raises(UsageError, match=r"Attention runs as a graph .* called with a SimpleNamespace"):
+        supernet(ids, SimpleNamespace(), supernet.space.smallest())
+    supernet(ids, SimpleNamespace(), supernet.space.largest())
+    assert kinds(elasticize(Caching(), Inputs(ids, cache=SimpleNamespace()))) == {"depth"}

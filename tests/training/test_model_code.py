@@ -190,3 +190,15 @@ def test_an_elastic_artefact_executes_only_what_is_trusted(
     ElasticRuntime("elastic", runtime="onnxruntime")
     with pytest.raises(UntrustedCodeError, match=r"elastic artefact elastic would execute nets/mine.py"):
         ElasticRuntime("elastic", runtime="torch")
+
+
+def test_a_model_that_gives_no_tensor_is_refused(work: Path) -> None:
+    code = (
+        NETWORKS.read_text()
+        + "\n\nclass Telling(Net):\n    def forward(self, x):\n        return {'logits': super().forward(x)}\n"
+    )
+    Path("nets/mine.py").write_text(f"{code}\n\ndef telling():\n    return Telling(10)\n")
+    with pytest.raises(
+        ConfigError, match=r"gives a dict, but task 'classification' takes one tensor, of shape \(10,\)"
+    ):
+        train(recipe("nets/mine.py:telling"), "telling")

@@ -128,7 +128,8 @@ class Trace:
     """What one run of a model showed.
 
     Args:
-        output_shapes: Of all tensors that the model gives.
+        output_type: The class of what the model gives: ``Tensor``, ``dict``.
+        output_shapes: Of all tensors in it.
         tensor_labels: Labels of the tensors that its steps number.
         has_values: Whether it ran with values, because its code looks at them.
     """
@@ -138,6 +139,7 @@ class Trace:
     calls: dict[str, Call]
     contractions: list[Contraction]
     unknown_operations: set[str]
+    output_type: str
     output_shapes: tuple[Shape, ...]
     tensor_labels: list[Labels]
     has_values: bool = False
@@ -492,6 +494,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         tracer.calls,
         [Contraction(module, macs, labels) for (module, labels), macs in products],
         tracer.unknown_operations,
+        type(output).__name__,
         tuple(tuple(tensor.shape) for tensor in outputs),
         [tracer.labels(tensor) for tensor in tracer.tensors],
         has_values,
