@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="ofa",
-    help="Train once, deploy everywhere: any timm model, any device, any latency budget.",
+    help="Train once, deploy everywhere: any torch model, any device, any latency budget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -23,7 +23,7 @@ from ofa.files import FORMAT, FileFormatError, read_csv, read_json, sha256_of_fi
 from ofa.space import Arch, Population, SearchSpace, SpaceError
 from ofa.states import States
 
-BETWEEN_PROCESSES_PERCENT = 0.8  # standard deviation of networks at one speed, see docs/results/noise.md
+BETWEEN_PROCESSES_PERCENT = 0.8  # standard deviation of networks at one speed, by scripts/bench_noise.py
 REMEDY = "measure it again with `ofa profile --fresh`"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 FACTS = ("device", "fingerprint", "repeatability_percent", "refused", "held_out")
