@@ -121,6 +121,9 @@ class Input(NamedTuple):
     dtype: str
 
 
+WHOLE_NUMBERS = ("int64", "int32", "bool")
+
+
 def random_inputs(inputs: Sequence[Input], batch: int, rng: np.random.Generator) -> dict[str, Array]:
     """Normal for floats, uniform for bytes, ones for other whole numbers (tokens, masks); only a batch may be free.
 
@@ -137,7 +140,7 @@ def random_inputs(inputs: Sequence[Input], batch: int, rng: np.random.Generator)
             arrays[name] = rng.standard_normal(sizes).astype(dtype)
         elif dtype in ("uint8", "int8"):
             arrays[name] = rng.integers(0, 128, sizes).astype(dtype)
-        elif dtype in ("int64", "int32", "bool"):
+        elif dtype in WHOLE_NUMBERS:
             arrays[name] = np.ones(sizes, dtype)
         else:
             raise ModelError(f"input {name!r} is a {dtype}; only floats, whole numbers and truth values can be timed")

@@ -27,7 +27,17 @@ from typing import Any
 import numpy as np
 
 from ofa.files import atomic_path
-from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
+from ofa.hardware.runtimes.session import (
+    WHOLE_NUMBERS,
+    Array,
+    Arrays,
+    Input,
+    Model,
+    ModelError,
+    Run,
+    check_exists,
+    random_inputs,
+)
 from ofa.hardware.runtimes.tensorrt import cache_file, gpu_versions, read_model
 from ofa.optional import NotInstalledError, require
 from ofa.setting import Setting
@@ -251,6 +261,12 @@ def _reading(what: str) -> Iterator[None]:
 
 def _shapes(inputs: Sequence[Input], batch: int) -> tuple[str, ...]:
     """The option that settles a free batch; trtexec refuses it where nothing is free."""
+    for name, _, dtype in inputs:
+        if dtype in WHOLE_NUMBERS:
+            raise ModelError(
+                f"input {name!r} is a {dtype}; trtexec fills inputs with numbers of its own, which are no tokens, so "
+                "only floats and bytes can be timed"
+            )
     arrays = random_inputs(inputs, batch, np.random.default_rng(0))
     free = [entry.name for entry in inputs if not all(isinstance(size, int) for size in entry.shape)]
     spec = [f"{name}:{'x'.join(map(str, arrays[name].shape))}" for name in free]
