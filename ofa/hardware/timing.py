@@ -216,15 +216,20 @@ class TimingResult:
         """Good blocks of each model."""
         return Counter(block.name for block, is_good in zip(self._ordered, self._is_good, strict=True) if is_good)
 
+    @cached_property
+    def _log_lows(self) -> npt.NDArray[np.float64]:
+        """Logarithm of the low percentile of each block, in nanoseconds."""
+        return np.log([max(_low(block.durations_ns), 1.0) for block in self._ordered])
+
     def _slope(self, names: Container[str]) -> float | None:
         """One number for all these models, by least squares on each one's deviations from its own mean."""
         if self._found.kind == "steady":
             return None
         logs: dict[str, list[tuple[float, float]]] = {}
-        for block, speed_ms, is_told in zip(self._ordered, self._speeds_ms, self._is_undisturbed, strict=True):
+        blocks = zip(self._ordered, self._log_lows, self._speeds_ms, self._is_undisturbed, strict=True)
+        for block, log_low, speed_ms, is_told in blocks:
             if is_told and block.name in names:
-                low_ns = max(_low(block.durations_ns), 1.0)
-                logs.setdefault(block.name, []).append((np.log(speed_ms), np.log(low_ns)))
+                logs.setdefault(block.name, []).append((np.log(speed_ms), log_low))
         deviations = [np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()]
         speeds, times = np.concatenate([*deviations, np.zeros((1, 2))]).T
         moved = float(np.sum(speeds**2))

@@ -37,7 +37,6 @@ Mode = Literal["fake", "symbolic"]
 _Shape = tuple[int | torch.SymInt, ...]
 _NodeLabels = dict[fx.Node, list[tuple[tuple[int, ...], Labels]]]
 aten = torch.ops.aten
-_SYM_SIZES = (aten.sym_size.int,)
 
 NUM_PLAIN = 16  # graphs for one size of the inputs each, before one for all, which takes ten times as long to write
 MAX_VARIANTS = 64
@@ -51,11 +50,9 @@ class Size:
 
     Args:
         atoms: What labels the axis, moved to the front: shape ``(size, other axes ...)``.
-        full: The number where nothing is narrowed.
     """
 
     atoms: Atoms
-    full: int
 
     def value(self, is_kept: Callable[[Atoms], Kept]) -> int:
         """An index is there if anything of it is."""
@@ -382,7 +379,7 @@ class _Writer:
         """An input that says how many indices of the first axis are kept."""
         with self.graph.inserting_after(self.last):
             self.last = self.graph.placeholder(f"size{len(self.sizes)}")
-        self.sizes.append(Size(atoms, len(atoms)))
+        self.sizes.append(Size(atoms))
         return self.last
 
     def scaled(self, value: Any, atoms: Atoms | None, node: fx.Node) -> Any:
@@ -398,7 +395,7 @@ class _Writer:
                 product = self.graph.call_function(operator.mul, (value, kept))
                 return self.graph.call_function(operator.floordiv, (product, len(atoms)))
         # The size of another axis that is as long in the whole model, such as the width of what enters.
-        is_another = value.target in _SYM_SIZES and len(followed) == len(atoms) and self._differ(followed, atoms)
+        is_another = value.target is aten.sym_size.int and len(followed) == len(atoms) and self._differ(followed, atoms)
         return self.size(atoms) if is_another else value
 
     def place(self, value: Any, atoms: Atoms | None) -> Any:
@@ -420,7 +417,7 @@ class _Writer:
 
     def _followed(self, value: fx.Node) -> Atoms | None:
         """What labels the axis whose size a number is computed from, if one of these is labelled."""
-        if value.target in _SYM_SIZES:
+        if value.target is aten.sym_size.int:
             source, axis = value.args
             assert isinstance(source, fx.Node) and isinstance(axis, int)
             return next((_axis_atoms(labels, axis) for _, labels in self.labels.get(source, [])[:1]), None)
