@@ -239,8 +239,8 @@ def profile(
     out: Path | str = TABLES,
     resolutions: Sequence[int] = (),
     num_resolutions: int | None = None,
-    num_fit: int = 36,
-    num_held_out: int = 24,
+    num_fit: int | None = None,
+    num_held_out: int | None = None,
     max_minutes: float = 10.0,
     seed: int = 0,
     fresh: bool = False,
@@ -258,8 +258,8 @@ def profile(
         out: Folder of latency tables to add to.
         resolutions: Measure only these resolutions.
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
-        num_fit: Whole subnets that the correction is fitted on.
-        num_held_out: Other whole subnets that the table is judged on.
+        num_fit: Whole subnets that the correction is fitted on: 36, at one resolution 24.
+        num_held_out: Other whole subnets that the table is judged on: 24, at one resolution 16.
         max_minutes: Measure no longer than that, if more would still help.
         force: Keep a table even if it predicts badly.
         energy: Measure energy too, where this machine has a counter that can be read.

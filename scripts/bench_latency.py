@@ -291,7 +291,7 @@ def measure_population(
     }
     with progress_bar() as progress:
         table = measure(models, device, rng=np.random.default_rng(options.seed), progress=progress)
-    latency_ms = table.loc[[arch.to_json() for arch in archs], "latency_ms_p10"].to_numpy()
+    latency_ms = table.loc[[arch.to_json() for arch in archs], "latency_ms_p50"].to_numpy()
     return latency_ms, table.attrs["timing"]["states"]["typical_ms"]
 
 

@@ -311,7 +311,7 @@ def precision(options: argparse.Namespace) -> None:
     def measured_ms(archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         models = {str(row): mixed.onnx(arch) for row, arch in enumerate(archs)}
         with progress_bar() as progress:
-            return measure(models, device, rng=rng, progress=progress)["latency_ms_p10"].to_numpy()
+            return measure(models, device, rng=rng, progress=progress)["latency_ms_p50"].to_numpy()
 
     path = options.out / "search" / "precision_held_out.csv"
     population = space.sample_population(NUM_MIXED, rng)

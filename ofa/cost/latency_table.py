@@ -185,7 +185,7 @@ class LatencyTable:
         return list(dict.fromkeys(stage_of(slot) for slot in self.slots))
 
     def predict_ms(self, archs: Arch | Sequence[Arch] | Population) -> npt.NDArray[np.float64]:
-        """Predicted latencies (low percentile) in milliseconds, shape ``(N,)``.
+        """Predicted latencies (medians) in milliseconds, shape ``(N,)``.
 
         Args:
             archs: One architecture, a list of them, or a population ``(N, D)``.

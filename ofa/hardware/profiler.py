@@ -31,14 +31,15 @@ from ofa.hardware.rounds import look_ahead, measured_seconds
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
-from ofa.hardware.timing import TimedBlock, TimingResult
+from ofa.hardware.timing import LOW, MEDIAN, TimedBlock, TimingResult
 from ofa.inputs import Inputs
 from ofa.progress import Progress
 from ofa.space import Arch, Population, SearchSpace
 
 MAX_INTERVAL_PERCENT = 10.0
 MIN_SHARE = 0.95  # of a network's MACs, that its parts must have
-MIN_GAIN = 0.1  # of the error, for which it is worth while to measure on
+NUM_SUBNETS = (36, 24)  # to fit and to judge by
+NUM_SUBNETS_OF_ONE_RESOLUTION = (24, 16)
 NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
 
@@ -77,8 +78,8 @@ def profile(
     *,
     csv_path: Path | str,
     rng: np.random.Generator,
-    num_fit: int = 30,
-    num_held_out: int = 50,
+    num_fit: int | None = None,
+    num_held_out: int | None = None,
     resolutions: Sequence[int] | None = None,
     num_resolutions: int | None = None,
     rounds: int = 4,
@@ -102,8 +103,8 @@ def profile(
     Args:
         supernet: A supernet, trained or not: latency does not depend on the weights.
         rng: Draws subnets, inputs and the order of measurements.
-        num_fit: Whole subnets behind the correction; 0 leaves the sum of parts uncorrected.
-        num_held_out: Further subnets, at least 2, that the errors are reported on.
+        num_fit: Whole subnets behind the correction, 36 or at one resolution 24; 0 leaves the sum of parts uncorrected.
+        num_held_out: Further subnets, at least 2, that the errors are reported on: 24, at one resolution 16.
         resolutions: Measure these only; architectures of other resolutions stay unknown to the table.
         num_resolutions: Measure parts at so many resolutions only, from the lowest to the highest, and interpolate
             those between; the subnets that the table is judged on are of all resolutions.
@@ -128,8 +129,9 @@ def profile(
         EnergyError: If no energy counter can be read, before anything is measured.
         ModelError, NotInstalledError, HostError: See :meth:`ofa.hardware.transports.Host.time`.
     """
-    _check(supernet, num_fit, num_held_out, force=force)
     csv_path, space = Path(csv_path), supernet.space
+    num_fit, num_held_out = _num_subnets(space, resolutions, num_fit, num_held_out)
+    _check(supernet, num_fit, num_held_out, force=force)
     machine = device.host.fingerprint(device.setting)
     known = None if fresh else _read_known(csv_path, space, machine, device)
     if known is not None and energy != (ENERGY in known.entries):
@@ -226,7 +228,7 @@ class _Profile:
             facts = {key: round(value, 3) for key, value in dataclasses.asdict(outlook).items() if key != "num_blocks"}
             minutes = measured_seconds(result) / 60
             table = _replace_details(table, {**table.details, "minutes": round(minutes, 2), "outlook": facts})
-            if outlook.gain < MIN_GAIN or minutes + outlook.seconds / 60 > max_minutes:
+            if not outlook.pays or minutes + outlook.seconds / 60 > max_minutes:
                 return job, result, table
             job = dataclasses.replace(job, num_blocks=outlook.num_blocks)
             step = (
@@ -236,16 +238,18 @@ class _Profile:
 
     def table(self, result: TimingResult, job: Job, energies_mj: pd.Series | None = None) -> LatencyTable:
         """The table that follows from what was timed, and from the energies of parts if they were measured."""
-        kinds = ([CALL, *self.missing], self.archs)
-        latencies = pd.concat([result.latencies_ms(names) for names in kinds])
+        parts = result.latencies_ms([CALL, *self.missing], LOW)
+        latencies = pd.concat([parts, result.latencies_ms(self.archs)])
         latencies = latencies.set_index("name", drop=False).drop(columns="latency_ms_p99")
         if energies_mj is not None:
             latencies[ENERGY] = energies_mj.round(6)
         entries = _entries(latencies.loc[list(self.missing)], self.fields, self.device)
         entries = _completed(entries, self.known, self.supernet, self.resolutions, interpolates=self.interpolates)
-        groups = {"subnets": self.archs, "parts": self.missing}
+        groups = {"subnets": (self.archs, MEDIAN), "parts": (self.missing, LOW)}
         repeatability = {
-            group: float(result.repeatability_percent(names).mean()) for group, names in groups.items() if len(names)
+            group: float(result.repeatability_percent(names, by).mean())
+            for group, (names, by) in groups.items()
+            if names
         }
         table = LatencyTable(
             space=self.supernet.space,
@@ -265,7 +269,7 @@ class _Profile:
                 "course": result.course(),
             },
         )
-        measured_ms = latencies["latency_ms_p10"][list(self.archs)].to_numpy()
+        measured_ms = latencies["latency_ms_p50"][list(self.archs)].to_numpy()
         return _corrected(table, self.population, measured_ms, self.num_fit, macs(self.supernet))
 
 
@@ -353,6 +357,15 @@ def _sample(space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng
         choices = np.array([space["resolution"].index(value) for value in resolutions])
         draws[:, space.column("resolution")] = rng.choice(choices, len(draws))
     return draws
+
+
+def _num_subnets(space: SearchSpace, resolutions: Sequence[int] | None, *given: int | None) -> tuple[int, int]:
+    of_one = len(resolutions or _values(space, "resolution")) == 1
+    defaults = NUM_SUBNETS_OF_ONE_RESOLUTION if of_one else NUM_SUBNETS
+    num_fit, num_held_out = (
+        default if number is None else number for number, default in zip(given, defaults, strict=True)
+    )
+    return num_fit, num_held_out
 
 
 def _check(supernet: Profilable, num_fit: int, num_held_out: int, *, force: bool) -> None:
@@ -455,8 +468,8 @@ def _completed(
 
 def _write_subnets(csv_path: Path, latencies: pd.DataFrame, num_fit: int) -> None:
     """The whole subnets that were measured, for whoever wants to fit or judge something else by them."""
-    table = latencies[["name", "latency_ms_p10", "latency_ms_p50"]].set_axis(
-        ["arch", "latency_ms", "latency_ms_p50"], axis=1
+    table = latencies[["name", "latency_ms_p50", "latency_ms_p10"]].set_axis(
+        ["arch", "latency_ms", "latency_ms_p10"], axis=1
     )
     table["role"] = np.where(np.arange(len(table)) < num_fit, "fit", "held out")
     write_csv_atomic(csv_path.with_suffix(".subnets.csv"), table)

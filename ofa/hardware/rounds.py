@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from ofa.cost import LatencyTable
 from ofa.cost.latency_table import stage_of
-from ofa.hardware.timing import TimingResult
+from ofa.hardware.timing import LOW, TimingResult
 from ofa.space import Population
 
 Floats = npt.NDArray[np.float64]
 
 MORE_BLOCKS = 2  # of each model on average, in each step
 MAX_MORE_BLOCKS = 6  # of one model
+MIN_GAIN = 0.1  # of the error, for which it is worth while to measure on
+MIN_BETTER_PERCENT = 0.25  # and by so much of a latency
 MAX_STEP_SECONDS = 10.0  # between two blocks that were timed one after the other
 
 
@@ -39,9 +41,9 @@ class Outlook:
     seconds: float
 
     @property
-    def gain(self) -> float:
-        """Share of the error that goes."""
-        return 1 - self.better_percent / self.error_percent if self.error_percent else 0.0
+    def pays(self) -> bool:
+        """Whether they are worth their time."""
+        return self.error_percent - self.better_percent > max(MIN_BETTER_PERCENT, MIN_GAIN * self.error_percent)
 
 
 def look_ahead(
@@ -66,7 +68,7 @@ def look_ahead(
     """
     names = list(num_blocks)
     parts = [name for name in names if name in table.measured_keys]
-    part_errors = result.error_percent(parts) / 100
+    part_errors = result.error_percent(parts, LOW) / 100
     asked = np.array([num_blocks[name] for name in parts])
     shares = part_shares(table, parts, held_out)
     own = (result.error_percent(held_out_names) / 100) ** 2

@@ -1,9 +1,13 @@
 """How to time models on a machine that is never quite at rest.
 
-The mean and the median of a shared machine drift by several percent, the low percentiles hardly do. So every model is
-timed in several short blocks, all models in turn and in a new random order each pass; an anchor, always the same, is
-timed between blocks; a block does not count for a *cause* that disturbed it, never for its value; and two halves of
-the blocks, held against each other, say how well it all repeats.
+Every model is timed in several short blocks, all models in turn and in a new random order each pass; an anchor, always
+the same, is timed between blocks; a block does not count for a *cause* that disturbed it, never for its value; and two
+halves of the blocks, held against each other, say how well it all repeats.
+
+Shared machines interrupt a core every tenth of a millisecond or so, for a fraction of that. Most runs of a part of some
+microseconds are spared, so that its low percentile says what it takes itself, within a percent; hardly any run of a
+network is, and its low percentile tells which block was lucky: of networks of 150 us it differed by 9 percent from
+block to block where their median did by 2. So a part's latency is the low percentile, a network's the median.
 
 Machines also change speed for seconds at a time (a boosted clock, a neighbour's load), by 5 to 40 percent. Then low
 percentiles tell which models were lucky. The anchor sees each change, so blocks are compared at one speed only
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PERCENTILES = (10, 50, 90, 99)
-LOW = 10  # the percentile that drifts least
+LOW, MEDIAN = 10, 50  # percentiles of a block: that speaks for a part, for a network
 MAX_WALL_OVER_CPU = 1.05
 MAX_FREQUENCY_SHIFT = 0.05
 MIN_RUNS = 10  # of a block: the low percentile of fewer lies higher
@@ -187,9 +191,13 @@ class TimingResult:
             found.append((block.at_s, block.after_ns / 1e6))
         return found
 
-    def states_for(self, names: Collection[str]) -> States:
-        """The speeds that the machine ran at, and what they make of these models."""
-        return dataclasses.replace(self._found, slope=self._slope(set(names)))
+    def states_for(self, names: Collection[str], by: int = MEDIAN) -> States:
+        """The speeds that the machine ran at, and what they make of these models.
+
+        Args:
+            by: The percentile of each block that tells: ``LOW`` of parts.
+        """
+        return dataclasses.replace(self._found, slope=self._slope(set(names), by))
 
     @cached_property
     def _found(self) -> States:
@@ -216,20 +224,25 @@ class TimingResult:
         """Good blocks of each model."""
         return Counter(block.name for block, is_good in zip(self._ordered, self._is_good, strict=True) if is_good)
 
-    @cached_property
-    def _log_lows(self) -> npt.NDArray[np.float64]:
-        """Logarithm of the low percentile of each block, in nanoseconds."""
-        return np.log([max(_low(block.durations_ns), 1.0) for block in self._ordered])
+    def _logs(self, by: int) -> npt.NDArray[np.float64]:
+        """Logarithm of a percentile of each block, in nanoseconds."""
+        if by not in self._known_logs:
+            self._known_logs[by] = np.log([max(percentile(block.durations_ns, by), 1.0) for block in self._ordered])
+        return self._known_logs[by]
 
-    def _slope(self, names: Container[str]) -> float | None:
+    @cached_property
+    def _known_logs(self) -> dict[int, npt.NDArray[np.float64]]:
+        return {}
+
+    def _slope(self, names: Container[str], by: int) -> float | None:
         """One number for all these models, by least squares on each one's deviations from its own mean."""
         if self._found.kind == "steady":
             return None
         logs: dict[str, list[tuple[float, float]]] = {}
-        blocks = zip(self._ordered, self._log_lows, self._speeds_ms, self._is_undisturbed, strict=True)
-        for block, log_low, speed_ms, is_told in blocks:
+        blocks = zip(self._ordered, self._logs(by), self._speeds_ms, self._is_undisturbed, strict=True)
+        for block, log_ns, speed_ms, is_told in blocks:
             if is_told and block.name in names:
-                logs.setdefault(block.name, []).append((np.log(speed_ms), log_low))
+                logs.setdefault(block.name, []).append((np.log(speed_ms), log_ns))
         deviations = [np.array(pairs) - np.mean(pairs, axis=0) for pairs in logs.values()]
         speeds, times = np.concatenate([*deviations, np.zeros((1, 2))]).T
         moved = float(np.sum(speeds**2))
@@ -259,55 +272,58 @@ class TimingResult:
             speed_ms = float(np.sqrt(block.before_ns * block.after_ns)) / 1e6
         return np.array(block.durations_ns) / 1e6 / states.times_as_long(speed_ms)
 
-    def runs_ms(self, names: Collection[str]) -> dict[str, npt.NDArray[np.float64]]:
+    def runs_ms(self, names: Collection[str], by: int = MEDIAN) -> dict[str, npt.NDArray[np.float64]]:
         """Every run of each model at the typical speed, disturbed or not, in milliseconds."""
-        states = self.states_for(names)
+        states = self.states_for(names, by)
         return {
             name: np.concatenate([self._at_typical_speed(index, states) for index in self._chosen[name][1]])
             for name in names
         }
 
-    def latencies_ms(self, names: Collection[str], *, rounds: slice = slice(None)) -> pd.DataFrame:
+    def latencies_ms(self, names: Collection[str], by: int = MEDIAN, *, rounds: slice = slice(None)) -> pd.DataFrame:
         """``latency_ms_p10``, ``_p50``, ``_p90``, ``_p99`` and ``num_runs`` at the typical speed, one row per name.
 
-        The lowest is the median over good blocks of each one's own percentile, as the anchor's is: that of all runs
-        together would be the lower, the more blocks differ, and tables of a restless hour would promise too much. The
-        median is of all runs of good blocks, the others of all runs at that speed.
+        The first two are the medians over good blocks of each one's own percentile, as the anchor's is: that of all
+        runs together would be the lower, the more blocks differ, and tables of a restless hour would promise too much.
+        The others are of all runs at that speed.
 
         Args:
+            by: The percentile that speaks for these models: ``LOW`` for parts.
             rounds: Of each model's good blocks, in the order of time.
         """
         import pandas as pd
 
-        states, everything = self.states_for(names), self.runs_ms(names)
+        states, everything = self.states_for(names, by), self.runs_ms(names, by)
         rows = []
         for name in names:
             good = self._chosen[name][0]
             blocks = [self._at_typical_speed(index, states) for index in good[rounds] or good]
-            low, high = np.concatenate(blocks), everything[name]
-            lowest = np.median([_low(runs) for runs in blocks])
-            percentiles = [lowest, *np.percentile(low, PERCENTILES[1:2]), *np.percentile(high, PERCENTILES[2:])]
-            rows.append([name, *np.round(np.maximum.accumulate(percentiles), 6).tolist(), len(low)])
+            lower = [np.median([percentile(runs, which) for runs in blocks]) for which in (LOW, MEDIAN)]
+            percentiles = [*lower, *np.percentile(everything[name], PERCENTILES[2:])]
+            num_runs = sum(map(len, blocks))
+            rows.append([name, *np.round(np.maximum.accumulate(percentiles), 6).tolist(), num_runs])
         return pd.DataFrame(rows, columns=["name", *(f"latency_ms_p{p}" for p in PERCENTILES), "num_runs"])
 
-    def repeatability_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
-        """By how many percent the low percentile of every other block differs from that of the rest; one per name."""
+    def repeatability_percent(self, names: Sequence[str], by: int = MEDIAN) -> npt.NDArray[np.float64]:
+        """By how many percent the percentile of every other block differs from that of the rest; one per name."""
         even, odd = (
-            self.latencies_ms(names, rounds=slice(first, None, 2))["latency_ms_p10"].to_numpy() for first in (0, 1)
+            self.latencies_ms(names, by, rounds=slice(first, None, 2))[f"latency_ms_p{by}"].to_numpy()
+            for first in (0, 1)
         )
         return np.abs(even - odd) / ((even + odd) / 2) * 100
 
-    def error_percent(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Standard error of each model's low percentile, from how its blocks differ; one per name.
+    def error_percent(self, names: Sequence[str], by: int = MEDIAN) -> npt.NDArray[np.float64]:
+        """Standard error of each model's percentile, from how its blocks differ; one per name.
 
         What a model's own few blocks say is drawn towards what all say, as if each had ``PRIOR_BLOCKS`` more.
         """
-        states = self.states_for(names)
-        lows = [
-            np.log([_low(self._at_typical_speed(index, states)) for index in self._chosen[name][0]]) for name in names
+        states = self.states_for(names, by)
+        logs = [
+            np.log([percentile(self._at_typical_speed(index, states), by) for index in self._chosen[name][0]])
+            for name in names
         ]
-        counts = np.array([len(low) for low in lows])
-        sums = np.array([np.sum((low - low.mean()) ** 2) for low in lows])
+        counts = np.array(list(map(len, logs)))
+        sums = np.array([np.sum((log - log.mean()) ** 2) for log in logs])
         pooled = sums.sum() / max((counts - 1).sum(), 1)
         variances = (sums + PRIOR_BLOCKS * pooled) / (counts - 1 + PRIOR_BLOCKS)
         return np.sqrt(variances / counts) * 100
@@ -448,9 +464,9 @@ def _clock_causes(clock: SystemClock, before_mhz: float | None) -> list[str]:
     return ["clock changed"] if moved else []
 
 
-def _low(runs: npt.NDArray[np.float64] | Sequence[int]) -> float:
-    """The low percentile of a block, much the same whether it holds ten runs or hundreds."""
-    return float(np.percentile(np.asarray(runs, float), LOW, method="median_unbiased"))
+def percentile(runs: npt.NDArray[np.float64] | Sequence[int], which: int) -> float:
+    """A percentile of a block, much the same whether it holds ten runs or hundreds."""
+    return float(np.percentile(np.asarray(runs, float), which, method="median_unbiased"))
 
 
 def cache_user(num_bytes: int = NUM_CACHE_BYTES) -> Callable[[], object]:

@@ -115,5 +115,5 @@ def _with_boundaries(
         supernet = mixed.evaluator.supernet
         models = {str(number): mixed_onnx_for_timing(supernet, mixed.space, arch) for number, arch in enumerate(archs)}
         table = measure(models, device, rng=np.random.default_rng(seed), speed=speed, progress=progress)
-        known.add(archs, table["latency_ms_p10"].to_numpy())
+        known.add(archs, table["latency_ms_p50"].to_numpy())
     return latency.fit(population, known.get(archs)[:, 0])

@@ -85,7 +85,7 @@ def test_the_error_is_foreseen(model_error):
     typical = outlooks[0].num_blocks
     after = error_percent(typical, noisy=NOISY, model_error=model_error)
     assert np.sqrt(np.mean([outlook.better_percent**2 for outlook in outlooks])) == pytest.approx(after, rel=0.15)
-    gain = np.mean([outlook.gain for outlook in outlooks])
+    gain = np.mean([1 - outlook.better_percent / outlook.error_percent for outlook in outlooks])
     assert gain > 0.15 if model_error == 0 else gain < 0.15
 
 

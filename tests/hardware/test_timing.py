@@ -206,9 +206,40 @@ def test_a_network_is_warm_before_its_runs_count():
 def test_the_low_percentile_is_the_same_of_ten_runs_and_of_hundreds():
     rng = np.random.default_rng(0)
     lows = [
-        np.mean([timing._low(np.exp(rng.normal(0, 0.03, num_runs))) for _ in range(2000)]) for num_runs in (10, 20, 200)
+        np.mean([timing.percentile(np.exp(rng.normal(0, 0.03, num_runs)), timing.LOW) for _ in range(2000)])
+        for num_runs in (10, 20, 200)
     ]
     np.testing.assert_allclose(lows, lows[-1], rtol=0.005)
+
+
+def test_a_core_that_is_interrupted_all_the_time():
+    """Few runs of a part are hit, and most of a network; how many of these are spared changes from block to block."""
+    clock, rng, spared = FakeClock(), np.random.default_rng(0), {}
+
+    def model(ms, *, share=None):
+        found = FakeModel(clock, 0)
+
+        def cost(clock=None, num_runs=0):
+            few = spared.setdefault(found.clock.wall // (12 * MS), rng.uniform(0, 0.25))
+            is_hit = rng.random() > few if share is None else rng.random() < share
+            found.cost_ns = int(
+                MS * (ms * np.exp(abs(rng.normal(0, 0.01))) + is_hit * (ms / 2 if share is None else 0.015))
+            )
+
+        found.disturb = cost
+        cost()
+        return found
+
+    networks, parts = {f"network{ms}": ms for ms in (0.15, 0.2, 0.3)}, {f"part{ms}": ms for ms in (0.01, 0.02)}
+    models = {name: model(ms) for name, ms in networks.items()}
+    models |= {name: model(ms, share=0.2) for name, ms in parts.items()}
+    result = run(clock, models, anchor=model(0.1, share=0), num_blocks=8)
+    medians_ms = result.latencies_ms(networks)["latency_ms_p50"] / list(networks.values())
+    np.testing.assert_allclose(medians_ms, 1.5 * 1.007, rtol=0.01)
+    lows_ms = result.latencies_ms(parts, timing.LOW)["latency_ms_p10"] / list(parts.values())
+    np.testing.assert_allclose(lows_ms, 1, rtol=0.01)
+    assert result.error_percent([*networks]).max() < 1 < 3 < result.error_percent([*networks], timing.LOW).min()
+    assert result.repeatability_percent([*parts], timing.LOW).max() < 1
 
 
 def test_networks_and_parts_feel_speeds_in_their_own_ways():
