@@ -46,7 +46,7 @@ class Scorer(Protocol):
         ...
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Take in a batch, as torch tensors or numpy arrays."""
+        """Take in a batch, as a model gives it or as numpy arrays."""
         ...
 
     def value(self) -> float:
@@ -73,6 +73,38 @@ class Task(Named, ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """What subnets are compared by."""
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    def inputs(self) -> InputSpec | None:
+        """What models are called with, and what of it may vary; ``None``: the square image of their configuration."""
+        return None
+
+    def check_outputs(self, output_type: str, shapes: Sequence[Sequence[int]], num_classes: int) -> None:
+        """Whether a model gives what is learnt and judged here.
+
+        Args:
+            output_type: ``Tensor``, ``dict`` ...
+            shapes: Of all tensors in it, for one sample.
+
+        Raises:
+            ConfigError: If not; it says what it should give.
+        """
+        wanted = f"task {self.name!r} takes one tensor, of shape ({num_classes},) for one image"
+        if output_type != "Tensor":
+            raise ConfigError(f"it gives a {output_type}, but {wanted}; let its function return a module that does")
+        if tuple(shapes[0][1:]) != (num_classes,):
+            raise ConfigError(
+                f"it gives outputs of shape {tuple(shapes[0][1:])}, but {wanted}; let its function take num_classes"
+            )
+
+    def outputs(self, given: Any, targets: Any) -> Any:
+        """What losses and :meth:`teaching` take, of what a model gives: all of it.
+
+        Args:
+            targets: Of the same samples, which may be of another size than the outputs.
+        """
+        return given
 
     # -- data --------------------------------------------------------------------------------------------------------
 

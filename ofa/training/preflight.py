@@ -34,12 +34,12 @@ def check_recipe(recipe: Recipe, *, num_processes: int = 1, resumes: bool = Fals
     """
     check_optimizer(recipe.train)
     _check_batch(recipe, num_processes)
-    model = recipe.model.untrained() if resumes else recipe.model
+    model, inputs = recipe.model.untrained() if resumes else recipe.model, recipe.task.inputs()
     with torch.device("meta"):
-        outline = build_supernet(dataclasses.replace(model, pretrained=False), num_classes=1)
+        outline = build_supernet(dataclasses.replace(model, pretrained=False), num_classes=1, inputs=inputs)
     if model.pretrained:  # fetched now; the next time they come from the disk
         with torch.random.fork_rng(devices=[]):
-            build_supernet(model, num_classes=1)
+            build_supernet(model, num_classes=1, inputs=inputs)
     schedule = recipe.strategy.schedule
     plan = schedule.plan(outline.space, len(schedule.phases(outline.space)))
     _check_teacher(recipe, plan)

@@ -18,7 +18,7 @@ import torch
 from ofa.config import Record, check_record
 from ofa.errors import OfaError, UsageError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_csv, read_json, sha256_of_file, write_json_atomic
-from ofa.inputs import channels_last
+from ofa.inputs import InputSpec, channels_last
 from ofa.metrics import name_in_file
 from ofa.progress import Progress
 from ofa.space import SearchSpace
@@ -47,8 +47,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
-    """The supernet that a recipe describes, in channels-last layout."""
+def build_supernet(config: ModelConfig, *, num_classes: int, inputs: InputSpec | None = None) -> Supernet:
+    """The supernet that a recipe describes, in channels-last layout.
+
+    Args:
+        inputs: The task's; ``None`` leaves them to the model.
+    """
     supernet = create_supernet(
         config.name,
         num_classes=num_classes,
@@ -59,6 +63,7 @@ def build_supernet(config: ModelConfig, *, num_classes: int) -> Supernet:
         drop_rate=config.drop_rate,
         drop_path_rate=config.drop_path_rate,
         **config.choices(),
+        **({} if inputs is None else {"inputs": inputs}),
     )
     if config.subnet:
         supernet.restrict_to(config.subnet)
@@ -232,7 +237,7 @@ class Run:
             remedy="add --trust-code (Run.open(..., trust_code=True) in Python)",
             trust_code=self.trust_code,
         )
-        supernet = build_supernet(config, num_classes=self.num_classes)
+        supernet = build_supernet(config, num_classes=self.num_classes, inputs=self.task.inputs())
         # Where a later version finds more that could vary, that was not trained to.
         if supernet.space != self.space and not supernet.keep_whole(self.space):
             raise RunError(

@@ -210,7 +210,8 @@ class _Trainer:
         self.num_steps = max(1, round(config.epochs * self.steps_per_epoch))
         self.plan = self.strategy.schedule.plan(space, self.num_steps)
         # A checkpoint brings its own weights.
-        supernet = build_supernet(recipe.model.untrained() if resumes else recipe.model, num_classes=num_classes)
+        model = recipe.model.untrained() if resumes else recipe.model
+        supernet = build_supernet(model, num_classes=num_classes, inputs=self.task.inputs())
         self._check_outputs(supernet, num_classes)
         if recipe.model.zero_init and not resumes:
             zero_init(supernet)
@@ -233,19 +234,11 @@ class _Trainer:
         self.epoch_sums = _EpochSums()
 
     def _check_outputs(self, supernet: Supernet, num_classes: int) -> None:
-        """What is timm's or torchvision's gives what it is asked for."""
-        trace, name = supernet.analysis.trace, self.recipe.model.name
-        shape = trace.output_shapes[0]
-        if trace.output_type != "Tensor":
-            raise ConfigError(
-                f"model {name!r} gives a {trace.output_type}, but task {self.task.name!r} takes one tensor, of shape "
-                f"({num_classes},) for one image; let its function return a module that gives it"
-            )
-        if self.code_sha256 is not None and shape[1:] != (num_classes,):
-            raise ConfigError(
-                f"model {name!r} gives outputs of shape {shape[1:]} for one image, but the data has {num_classes} "
-                "classes; let its function take num_classes"
-            )
+        trace = supernet.analysis.trace
+        try:
+            self.task.check_outputs(trace.output_type, trace.output_shapes, num_classes)
+        except ConfigError as error:
+            raise ConfigError(f"model {self.recipe.model.name!r} does not fit the data: {error}") from None
 
     def _sort_channels(self, supernet: Supernet) -> None:
         how = self.recipe.model.sort_channels
@@ -473,7 +466,8 @@ class _Trainer:
             Losses ``(num draws,)``, and the largest subnet's gradients where they are to be kept apart.
         """
         everything = range(len(inputs))
-        taught = joined([self._taught(_some(inputs, rows)) for rows in in_parts(everything, num_parts)])
+        parts = in_parts(everything, num_parts)
+        taught = joined([self._taught(_some(inputs, rows), taken(targets, rows)) for rows in parts])
         in_place: Any = None
         set_aside: gradients.Gradients | None = None
         losses: list[Tensor] = []
@@ -482,9 +476,9 @@ class _Trainer:
             mine = nth_part(everything, draw.part)
             is_largest, shown, shares = draw.role == "largest", [], []
             for rows in in_parts(mine, num_parts):
-                outputs = self._outputs(_some(inputs, rows), draw)
-                learnt = (taken(values, rows) for values in (targets, taught, in_place))
-                loss = self._loss(draw, outputs, *learnt) * (len(rows) / len(mine))
+                own, *learnt = (taken(values, rows) for values in (targets, taught, in_place))
+                outputs = self._outputs(_some(inputs, rows), own, draw)
+                loss = self._loss(draw, outputs, own, *learnt) * (len(rows) / len(mine))
                 shares.append(loss.detach())
                 weighted = loss if is_largest else loss * others_weight
                 if not self.strategy.sampler.joint_backward:
@@ -543,8 +537,8 @@ class _Trainer:
             self._count_macs(arch, len(inputs))
             shares = []
             for rows in in_parts(range(len(inputs)), num_parts):
-                outputs = self._outputs(_some(inputs, rows), Draw(arch))
-                loss = self.strategy.loss.label_loss(outputs, taken(targets, rows)).detach()
+                own = taken(targets, rows)
+                loss = self.strategy.loss.label_loss(self._outputs(_some(inputs, rows), own, Draw(arch)), own).detach()
                 shares.append(loss * (len(rows) / len(inputs)))
             return float(self._sum_over_processes(torch.stack(shares).sum()))  # all must choose alike
 
@@ -557,26 +551,27 @@ class _Trainer:
         return min(1.0, (step - stretch.first + 1) / ramp_steps) if ramp_steps >= 1 else 1.0
 
     @torch.no_grad()
-    def _taught(self, inputs: Inputs) -> Any:
+    def _taught(self, inputs: Inputs, targets: Any) -> Any:
         """What the frozen copy or the other model teaches of the inputs; both, in equal parts, if there are both."""
         said = []
         for teacher in (self.frozen, self.teacher):
             if teacher is not None:
                 with self.fabric.autocast():
                     outputs = inputs.call(teacher)
-                said.append(self.task.teaching(outputs))
+                said.append(self.task.teaching(self.task.outputs(outputs, targets)))
         if self.frozen is not None:
             self._count_macs(self.supernet.space.largest(), len(inputs))
         return mean_of(said) if said else None
 
-    def _outputs(self, inputs: Inputs, draw: Draw) -> Any:
+    def _outputs(self, inputs: Inputs, targets: Any, draw: Draw) -> Any:
         subnet = self.supernet.subnet(draw.arch)
         if draw.role != "largest" and self.strategy.drop == "largest" and subnet is not self.supernet.model:
             without_dropout(subnet)
         spec = self.supernet.inputs
         inputs = spec.resize(inputs, spec.sizes(draw.arch))
         with self.fabric.autocast():
-            return self.compiled(draw.arch, subnet, inputs) if draw.arch in self.compiled else inputs.call(subnet)
+            given = self.compiled(draw.arch, subnet, inputs) if draw.arch in self.compiled else inputs.call(subnet)
+        return self.task.outputs(given, targets)
 
     def _count_macs(self, arch: Arch, num_passes: int) -> None:
         """Add what this many forward passes of one image cost in every process."""

@@ -129,7 +129,10 @@ def test_training_goes_on_with_the_same_code_only(work: Path) -> None:
 
 def test_a_model_of_other_classes_is_refused(work: Path) -> None:
     Path("nets/mine.py").write_text(NETWORKS.read_text().replace("Net(10)", "Net(7)"))
-    with pytest.raises(ConfigError, match=r"gives outputs of shape \(7,\) for one image, but the data has 10 classes"):
+    with pytest.raises(
+        ConfigError,
+        match=r"it gives outputs of shape \(7,\), but task 'classification' takes one tensor, of shape \(10,\)",
+    ):
         train(recipe("nets/mine.py:of_ten_classes"), "other")
 
 
@@ -199,6 +202,6 @@ def test_a_model_that_gives_no_tensor_is_refused(work: Path) -> None:
     )
     Path("nets/mine.py").write_text(f"{code}\n\ndef telling():\n    return Telling(10)\n")
     with pytest.raises(
-        ConfigError, match=r"gives a dict, but task 'classification' takes one tensor, of shape \(10,\)"
+        ConfigError, match=r"it gives a dict, but task 'classification' takes one tensor, of shape \(10,\)"
     ):
         train(recipe("nets/mine.py:telling"), "telling")
