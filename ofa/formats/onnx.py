@@ -86,6 +86,7 @@ def _export_by_tracing(module: nn.Module, example: Inputs, names: Sequence[str])
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # control flow on shapes: they are static here
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # left to the runtime's own optimiser
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size", UserWarning)  # of LSTMs
+        warnings.filterwarnings("ignore", "Exporting aten::index", UserWarning)  # of masks: indices are not negative
         # Weights that are standardised pass a batch norm that trains on purpose; the graph is right.
         warnings.filterwarnings("ignore", "ONNX export mode is set to TrainingMode.EVAL", UserWarning)
         try:

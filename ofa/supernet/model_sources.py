@@ -1,6 +1,6 @@
-"""Models from elsewhere than timm and our presets: ``torchvision:NAME``, or ``path/file.py:function`` of the user's.
+"""Models from elsewhere than timm and our presets.
 
-Such a file is executed.
+``torchvision:NAME``, ``transformers:FOLDER``, or ``path/file.py:function`` of the user's: such a file is executed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
+from ofa.inputs import InputSpec
+from ofa.supernet.hugging_face import inputs_of_text_model, text_model
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
 
@@ -89,13 +91,22 @@ def name_in_files(name: str, code: str | None = None) -> str:
     own = code_of(name)
     if own is not None:
         return f"{own.function}-{(code or sha256_of_file(_existing(own.path)))[:6]}"
-    return re.sub(r"[^\w.-]", "-", name) if is_source(name) else name
+    return re.sub(r"[^\w.-]", "-", public_name(name)) if is_source(name) else name
 
 
 def public_name(name: str) -> str:
-    """What a model is called in what is given to others: a file without the folder that it is in."""
+    """What a model is called in what is given to others: a file or folder without the folder that it is in."""
     code = code_of(name)
+    source, _, own = name.partition(":")
+    if source == "transformers":
+        return f"{source}:{Path(own).expanduser().resolve().name}"
     return name if code is None else f"{code.path.name}:{code.function}"
+
+
+def inputs_of_source(name: str) -> InputSpec | None:
+    """What a model is called with, where its source tells that it takes no images."""
+    source, _, own = name.partition(":")
+    return inputs_of_text_model(own) if source == "transformers" else None
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -117,10 +128,10 @@ def model_of_source(name: str, **settings: Any) -> nn.Module:
     if code is not None:
         return _model_of_code(code, **settings)
     source, _, own_name = name.partition(":")
-    if source != "torchvision":
-        known = unknown_name_message("source", source, ["torchvision"])
+    if source not in _SOURCES:
+        known = unknown_name_message("source", source, _SOURCES)
         raise UnknownModelError(f"model {name!r}: {known}, path/file.py")
-    return _torchvision_model(own_name, **settings)
+    return _SOURCES[source](own_name, **settings)
 
 
 # -- torchvision -------------------------------------------------------------------------------------------------------
@@ -167,6 +178,9 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
             f"file {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
         ) from None
     return {key: tensor for key, tensor in tensors.items() if not key.lower().startswith("aux")}
+
+
+_SOURCES: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision_model, "transformers": text_model}
 
 
 # -- a file of the user's ----------------------------------------------------------------------------------------------
