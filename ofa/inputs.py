@@ -117,7 +117,7 @@ class InputSpec:
 
     @classmethod
     def texts(cls, num_tokens: int) -> InputSpec:
-        """Ids of tokens, and 1 for those that are no padding: ``(N, num_tokens)`` int64 each; ``tokens`` is the number."""
+        """Ids of tokens, and 1 for each that is no padding: int64 ``(N, num_tokens)`` both; ``tokens`` is how many."""
         names = ("input_ids", "attention_mask")
         ones = {name: torch.ones(1, num_tokens, dtype=torch.int64, device="cpu") for name in names}
         return cls(Inputs(**ones), TOKEN_AXES)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa.data.readers.source import Source
+from ofa.data.readers.source import Labelled
 from ofa.data.splits import SPLITS, Splits
 
 MAX_CHARS = 80
 
 
-def describe(source: Source, splits: Splits) -> str:
-    """Images and classes; images of each split; the rarest and the commonest class; and what was not read, if any."""
+def describe(source: Labelled, splits: Splits) -> str:
+    """Samples and classes; samples of each split; the rarest and the commonest class; and what was not read, if any."""
     names = [_printable(name) for name in source.classes]
     counts = np.bincount(source.labels, minlength=len(names))
     rarest, commonest = int(counts.argmin()), int(counts.argmax())
@@ -25,7 +25,7 @@ def describe(source: Source, splits: Splits) -> str:
         sizes["unused"] = f"unused {len(source.labels) - used:,}"
     ratio = counts[commonest] / counts[rarest]
     lines = [
-        f"{len(source.labels):,} images of {len(names)} classes: {_cut(names)}",
+        f"{len(source.labels):,} {source.what} of {len(names)} classes: {_cut(names)}",
         ", ".join(sizes.values()),
         f"rarest class {_cut(names[rarest : rarest + 1])} {counts[rarest]:,}, commonest "
         f"{_cut(names[commonest : commonest + 1])} {counts[commonest]:,}: 1 to {ratio:.3g}",

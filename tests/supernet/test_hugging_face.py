@@ -115,9 +115,7 @@ def test_other_families(tmp_path: Path) -> None:
         assert {"heads", "mlp_ratio"} <= {dim.kind for dim in supernet.dims}, kind
         inputs, arch = tokens(12), supernet.space.smallest()
         with torch.no_grad():
-            torch.testing.assert_close(
-                inputs.call(supernet.extract(arch))[0], supernet(**inputs.kwargs, arch=arch)[0]
-            )
+            torch.testing.assert_close(inputs.call(supernet.extract(arch))[0], supernet(**inputs.kwargs, arch=arch)[0])
 
 
 def _tiny_of(kind: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What every reader gives: labelled images that are decoded one by one, when asked for."""
+"""What every reader gives: labelled samples; of images, that are decoded one by one, when asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +23,55 @@ from ofa.errors import unknown_name_message
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-class Images(Protocol):
-    """A sequence of pictures; picklable, because worker processes may read it."""
+class Samples(Protocol):
+    """A sequence of samples of any kind; picklable, because worker processes may read it."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Image.Image: ...
-
     def name(self, index: int, /) -> str:
-        """What messages call a picture; relative to the root, so that it is the same wherever the data is."""
+        """What messages call a sample; relative to the root, so that it is the same wherever the data is."""
         ...
 
     def digest(self, index: int, /) -> bytes:
-        """The sha256 of the encoded file, or of shape and pixels where there is none; reads it."""
+        """The sha256 of the encoded file or text, or of shape and pixels where there is none; reads it."""
         ...
 
     def num_bytes(self, index: int, /) -> int | None:
         """How much :meth:`digest` reads; ``None`` if that cannot be known without decoding."""
         ...
+
+
+class Images(Samples, Protocol):
+    """A sequence of pictures."""
+
+    def __getitem__(self, index: int, /) -> Image.Image: ...
+
+
+class Labelled(Protocol):
+    """A data set of samples of any kind before it is split, as :class:`Source` is one of images."""
+
+    @property
+    def what(self) -> str:
+        """What its samples are, for messages: ``images``."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def samples(self) -> Samples: ...
+
+    @property
+    def num_test(self) -> int: ...
+
+    @property
+    def groups(self) -> npt.NDArray[np.generic] | None: ...
+
+    @property
+    def ignored(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +100,22 @@ class Source:
     groups: npt.NDArray[np.generic] | None = None
     ignored: tuple[str, ...] = ()
 
+    what: ClassVar[str] = "images"
+
     def __post_init__(self) -> None:
-        assert len(self.labels) == len(self.images) > self.num_test
-        assert self.groups is None or self.groups.shape == self.labels.shape
-        if len(self.classes) < 2:
-            raise DataError(f"the data has a single class, {', '.join(self.classes)}; a classifier needs at least two")
+        check_labelled(self)
+
+    @property
+    def samples(self) -> Images:
+        return self.images
+
+
+def check_labelled(source: Labelled) -> None:
+    """:class:`DataError` if there are fewer than two classes."""
+    assert len(source.labels) == len(source.samples) > source.num_test
+    assert source.groups is None or source.groups.shape == source.labels.shape
+    if len(source.classes) < 2:
+        raise DataError(f"the data has a single class, {', '.join(source.classes)}; a classifier needs at least two")
 
 
 @dataclass(frozen=True, eq=False)
