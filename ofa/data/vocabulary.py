@@ -9,18 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ofa.data.config import DataError
 from ofa.errors import shown
+from ofa.files import read_json
 from ofa.optional import extra, require
 
 Ids = npt.NDArray[np.int64]
 
-FILE = "tokenizer.json"
+FILE: Final = "tokenizer.json"
+RUN_FILE = "supernet.json"
 PADDING = ("[PAD]", "<pad>", "<PAD>")
 BLANKS = ("[MASK]", "<mask>", "[UNK]", "<unk>")
 """What may stand in place of a token: the mask, or else what stands for the unknown."""
@@ -59,8 +61,13 @@ class Vocabulary:
 
     @classmethod
     def of_file(cls, path: Path | str) -> Vocabulary:
-        """That of a ``tokenizer.json``, or of a folder that has one."""
+        """That of a ``tokenizer.json``, or of a folder that has one; of a run folder the run's."""
         path = Path(path).expanduser()
+        if (path / RUN_FILE).is_file():
+            stored = read_json(path / RUN_FILE, kind="run folder", remedy=f"name another {FILE}").get("data", {})
+            if not isinstance(stored, dict) or not isinstance(text := stored.get("tokenizer"), str):
+                raise DataError(f"run {path} has no tokenizer; name a run of texts, or a {FILE}")
+            return cls(text, where=f"the tokenizer of run {path}")
         file = path / FILE if path.is_dir() else path
         if not file.is_file():
             raise DataError(f"there is no {file}; give a {FILE} or a folder that has one, or none to make one")

@@ -7,8 +7,15 @@ from ofa.config import from_mapping, registry
 from ofa.tasks.classification import Classification
 from ofa.tasks.losses import LOSSES, Loss
 from ofa.tasks.task import Batches, Feed, Scorer, Sizes, Task, TaskData, mean_of
+from ofa.tasks.text_classification import TextClassification
 
-TASKS: dict[str, type[Task]] = registry(Task, {"classification": Classification})  # type: ignore[type-abstract]
+TASKS: dict[str, type[Task]] = registry(
+    Task,  # type: ignore[type-abstract]
+    {
+        "classification": Classification,
+        "text_classification": TextClassification,
+    },
+)
 
 
 def task_from_json(value: Any, *, where: str) -> Task:
@@ -32,6 +39,7 @@ __all__ = [
     "Sizes",
     "Task",
     "TaskData",
+    "TextClassification",
     "mean_of",
     "task_from_json",
 ]

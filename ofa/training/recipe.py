@@ -175,6 +175,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        self.task.check_settings(self.data, pretrained=self.model.pretrained)
         if not isinstance(self.strategy.loss, self.task.losses):
             fitting = [name for name, kind in LOSSES.items() if issubclass(kind, self.task.losses)]
             raise ConfigError(

@@ -237,6 +237,7 @@ class _Trainer:
         trace = supernet.analysis.trace
         try:
             self.task.check_outputs(trace.output_type, trace.output_shapes, num_classes)
+            self.task.check_model(supernet.model, self.data)
         except ConfigError as error:
             raise ConfigError(f"model {self.recipe.model.name!r} does not fit the data: {error}") from None
 
