@@ -88,7 +88,7 @@ def model_card(
         output_shape=_shape(network, output_shape),
         task=task,
         sample_file=f"samples/000{task.sample_suffix}",
-        per=partial(_per, network["batch"] or 1, card.sample),
+        per=partial(_per, network["batch"] or 1, task.counted),
         files=files,
         format=_format(network["target"], model_files),
         precision=PRECISIONS[network["precision"]],

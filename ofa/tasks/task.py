@@ -70,7 +70,9 @@ class Task(Named, ABC):
     sample_suffix: ClassVar[str]
     """Of the files of a bundle's samples."""
     sample: ClassVar[str] = "picture"
-    """What a sample is, for messages."""
+    """What a file of a sample holds, for messages."""
+    counted: ClassVar[str] = "image"
+    """What is counted, and what latencies are of."""
     bundle_files: ClassVar[tuple[str, ...]] = ()
     """Names of further files that a bundle needs, see :meth:`files`."""
 
@@ -260,6 +262,39 @@ class Task(Named, ABC):
             info: What ``bundle.json`` says.
         """
 
+    def report_section(self, bundles: Sequence[Exhibit]) -> Section | None:
+        """What the page of a run shows of its bundles' samples; ``None``: nothing."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A bundle in the page of a run.
+
+    Args:
+        name: The device, and the budget if there was one.
+        info: What ``bundle.json`` says; nothing of it has been checked.
+    """
+
+    name: str
+    folder: Path
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A table in the page of a run.
+
+    Args:
+        rows: Of cells: text, or :class:`markupsafe.Markup`, which is taken as it is; the first is the row's header.
+        note: A sentence below.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -270,7 +305,6 @@ class Card:
         input: What an input is made of: ``a RGB picture of 32 × 32 pixels``.
         pipeline_tag, metric: As model hubs name them.
         library: What ``predict.py`` needs besides numpy and the runtime.
-        sample: What is counted, and what latencies are of.
     """
 
     what: str
@@ -280,7 +314,6 @@ class Card:
     metric_title: str
     metric_value: float
     library: str = "Pillow"
-    sample: str = "image"
 
 
 class Feed(Protocol):

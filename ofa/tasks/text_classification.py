@@ -21,8 +21,9 @@ from ofa.inputs import InputSpec, tensors_in
 from ofa.progress import Progress
 from ofa.tasks import predict_text
 from ofa.tasks.class_task import ClassTask
-from ofa.tasks.task import Array, Batches, Card, Sizes
+from ofa.tasks.task import Array, Batches, Card, Exhibit, Section, Sizes
 from ofa.tasks.text_feed import TextFeed, TextPreprocessing
+from ofa.tasks.text_section import section_of_texts
 
 OWN = "a .tsv or .csv file of texts and their classes: columns 'text' and 'label', or two columns without a first line"
 MAX_TEXT_BYTES = 1 << 24
@@ -49,7 +50,7 @@ class TextClassification(ClassTask):
 
     preprocessing = TextPreprocessing
     sample_suffix = ".txt"
-    sample = "text"
+    sample = counted = "text"
     bundle_files = (FILE,)
 
     def __post_init__(self) -> None:
@@ -184,7 +185,10 @@ class TextClassification(ClassTask):
         (num,) = info["preprocessing"]["input_size"]
         what, made_of = "A classifier of texts", f"a text, its first {num} tokens"
         card = self.card_of(info, what=what, input=made_of, pipeline_tag="text-classification")
-        return dataclasses.replace(card, library="tokenizers", sample=self.sample)
+        return dataclasses.replace(card, library="tokenizers")
+
+    def report_section(self, bundles: Sequence[Exhibit]) -> Section | None:
+        return section_of_texts(bundles)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,10 @@ from ofa.deploy import (
 from ofa.deploy.artefact import bundle_artefact, judge_artefact
 from ofa.errors import UsageError
 from ofa.hardware import Device
+from ofa.report import write_report
 from ofa.setting import Setting
 from ofa.tasks import TextClassification
+from ofa.tasks.task import Exhibit
 from ofa.training import Run, RunError, SubnetEvaluator, load_recipe, train
 from ofa.training.trainer import StoppedError, _Trainer
 
@@ -353,3 +355,38 @@ def test_what_a_module_gives_may_be_nested() -> None:
         labels = torch.tensor([1, 1])
         scorer.update(given, labels.numpy() if isinstance(given, np.ndarray) else labels)
         assert scorer.value() == 50
+
+
+# -- the page of a run -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_run_shows_texts(bundle: Path, run: Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    assert "What it says of texts" not in write_report(folder).read_text()
+    for name in ("good", "damaged"):
+        shutil.copytree(bundle, folder / "bundles" / name)
+    (folder / "bundles" / "damaged" / "samples" / "outputs.npy").write_bytes(b"no")
+    first = folder / "bundles" / "good" / "samples" / "000.txt"
+    first.write_text("<b>number one</b> is fine")
+    page = write_report(folder).read_text()
+    assert "What it says of texts" in page and "cpu-1t, 2 ms" in page and "training texts" in page
+    assert "&lt;b&gt;number one&lt;/b&gt; is fine" in page and "<b>number" not in page
+    assert '<span class="holds">✓ good</span>' in page or '<span class="missed">✗ good</span>' in page
+
+
+def test_texts_that_most_get_wrong_come_first(tmp_path: Path) -> None:
+    logits = np.array([[[3, 0], [0, 3], [3, 0]], [[3, 0], [0, 3], [0, 3]]], dtype=np.float32)
+    bundles = []
+    for number, outputs in enumerate(logits):
+        samples = tmp_path / str(number) / "samples"
+        samples.mkdir(parents=True)
+        for row, text in enumerate(("right", "right too", "wrong once")):
+            (samples / f"{row:03}.txt").write_text(text)
+        np.save(samples / "outputs.npy", outputs)
+        info = {"classes": ["no", "yes"], "sample_labels": [0, 1, 1]}
+        bundles.append(Exhibit(name=f"cpu, {number} ms", folder=samples.parent, info=info))
+    section = TextClassification().report_section(bundles)
+    assert section is not None and section.head == ("Text of the test split", "Is", "cpu, 0 ms", "cpu, 1 ms")
+    assert [row[0] for row in section.rows] == ["wrong once", "right", "right too"]
+    assert "✗ no" in section.rows[0][2] and "✓ yes" in section.rows[0][3] and "95 %" in section.rows[0][3]
+    assert "67 % (cpu, 0 ms), 100 % (cpu, 1 ms)" in section.note
