@@ -1222,7 +1222,7 @@ def _measure_archs(
     from ofa.states import change_text
 
     models = {
-        str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)
+        str(i): export_model(supernet.extract(arch), supernet.timed_inputs(arch), device.setting)
         for i, arch in enumerate(archs)
     }
     table = ofa.hardware.measure(models, device, rng=_generator(seed), speed=speed)
