@@ -152,9 +152,9 @@ def _check_same_recipe(
     if before != recipe:
         changed = [
             f"{section}.{name}"
-            for section in ("model", "data", "strategy", "train")
+            for section in ("task", "model", "data", "strategy", "train")
             for name, value in vars(getattr(recipe, section)).items()
-            if value != getattr(getattr(before, section), name)
+            if value != getattr(getattr(before, section), name, None)
         ]
         raise RunError(f"{out} was started with another recipe (different: {', '.join(changed) or 'name'}){remedy}")
 

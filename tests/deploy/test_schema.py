@@ -19,6 +19,7 @@ from ofa.deploy.bundle import FORMATS, BundleInfo, FileScore, Latency, ModelInfo
 from ofa.deploy.targets import Quantization
 from ofa.metrics import METRICS
 from ofa.tasks import Classification
+from ofa.tasks.text_feed import TextPreprocessing
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[2] / "docs/bundle.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -30,6 +31,7 @@ DESCRIBED = {
     ModelInfo: SCHEMA["$defs"]["model"]["properties"],
     Quantization: SCHEMA["$defs"]["quantization"]["properties"],
     Preprocessing: SCHEMA["$defs"]["preprocessing"]["properties"],
+    TextPreprocessing: SCHEMA["$defs"]["textPreprocessing"]["properties"],
 }
 
 

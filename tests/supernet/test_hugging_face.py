@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ofa.inputs import Inputs, InputSpec
 from ofa.space import SpaceError
-from ofa.supernet import create_supernet
+from ofa.supernet import create_supernet, sort_channels
 from ofa.supernet.hugging_face import TextModelError
 from ofa.supernet.model_sources import name_in_files, public_name
 from ofa.supernet.presets import create_model
@@ -106,6 +106,18 @@ def test_pretrained_weights_are_those_of_the_folder(folder: Path) -> None:
         ours = model.bert(**inputs.kwargs).last_hidden_state
         torch.testing.assert_close(ours, theirs(**inputs.kwargs).last_hidden_state)
         assert inputs.call(model)[0].shape == (3, 3)
+
+
+@pytest.mark.parametrize("how", ["l1", "activations"])
+def test_sorting_by_importance_changes_nothing_of_the_whole(folder: Path, how: str) -> None:
+    supernet = create_supernet(f"transformers:{folder}", num_classes=3, pretrained=True, inputs=InputSpec.texts(12))
+    inputs = tokens(12)
+    with torch.no_grad():
+        before = inputs.call(supernet.eval().model)[0]
+        kept = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
+        sort_channels(supernet, inputs=[inputs.kwargs] if how == "activations" else None)
+        torch.testing.assert_close(inputs.call(supernet.model)[0], before)
+        assert any(not torch.equal(tensor, kept[name]) for name, tensor in supernet.model.state_dict().items())
 
 
 def test_a_classifier_of_the_folder_is_taken(folder: Path) -> None:

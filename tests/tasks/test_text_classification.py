@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -206,8 +207,9 @@ def test_data_that_changed_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_not_overwritten(place: Path, run: Run) -> None:
-    with pytest.raises(RunError, match=r"different: data\.seed"):
-        train(load_recipe("text", words(place, "data.seed=1")), run.path, resume=True)
+    for word in ("data.seed=1", "task.word_dropout=0.2"):
+        with pytest.raises(RunError, match=f"different: {word.partition('=')[0]}"):
+            train(load_recipe("text", words(place, word)), run.path, resume=True)
 
 
 def test_one_subnet_is_trained_further(run: Run, tmp_path: Path) -> None:
@@ -283,6 +285,30 @@ def test_a_bundle_holds_what_it_needs(bundle: Path, run: Run, evaluator: SubnetE
     card = (bundle / "README.md").read_text()
     assert "A classifier of texts with 2 classes" in card and "numpy and tokenizers" in card and "24 texts" in card
     assert "text-classification" in card and "- timm" not in card
+
+
+def test_the_schema_of_bundles_has_them(bundle: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "bundle.schema.json").read_text())
+    info = json.loads((bundle / "bundle.json").read_text())
+    jsonschema.validate(info, schema)
+    for key, value in (("tokenizer", "../tokenizer.json"), ("input_size", [3, 8, 8])):
+        other = {**info, "preprocessing": {**info["preprocessing"], key: value}}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(other, schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_size": (0,)}, "input_size must be a number of tokens from 1"),
+        ({"input_size": (4, 4)}, "input_size must be a number of tokens"),
+        ({"pad_id": -1}, "pad_id must be 0 or more, not -1"),
+    ],
+)
+def test_inputs_that_are_none(bundle: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(read_bundle(bundle).preprocessing, **change)
 
 
 def test_a_bundle_is_verified(bundle: Path, tmp_path: Path) -> None:
