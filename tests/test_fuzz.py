@@ -33,6 +33,9 @@ from torch import nn
 
 from ofa.cost import LatencyTable
 from ofa.cost.fit import read_latencies
+from ofa.data import DataConfig
+from ofa.data.readers import read_text_source
+from ofa.data.vocabulary import Vocabulary
 from ofa.deploy import read_bundle, read_candidates, verify_bundle
 from ofa.deploy.elastic_format import read_elastic
 from ofa.errors import OfaError
@@ -298,6 +301,18 @@ def read_weights(file: Path) -> None:
     load_weights(nn.Linear(2, 3), file)
 
 
+def read_table_of_texts(file: Path) -> None:
+    source = read_text_source(DataConfig(name="texts", root=str(file)))
+    assert len(source.texts) == len(source.labels) and source.labels.max() < len(source.classes)
+
+
+def read_tokenizer(file: Path) -> None:
+    pytest.importorskip("tokenizers")
+    vocabulary = Vocabulary.of_file(file)
+    assert vocabulary.size > 0 and Vocabulary(vocabulary.to_text()).pad_id == vocabulary.pad_id
+    assert vocabulary.encode(["a text", "☃"], 4)[0].shape == (2, 4)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of file.
@@ -332,6 +347,8 @@ KINDS = {
     "bundle": Kind("run/bundles/a/bundle.json", as_json, lambda file: read_bundle(file.parent), 2),
     "verified bundle": Kind("run/bundles/a/bundle.json", as_json, lambda file: verify_bundle(file.parent), 0.2),
     "elastic artefact": Kind("elastic/elastic.json", as_json, lambda file: read_elastic(file.parent), 2),
+    "texts": Kind("texts.csv", as_csv, read_table_of_texts),
+    "tokenizer": Kind("tokenizer.json", as_json, read_tokenizer),
     "trust list": Kind("config/ofa/trusted.json", as_json, read_trust),
     "weights": Kind("weights.safetensors", as_safetensors, read_weights),
     "weights of torch": Kind("weights.pth", as_bytes, read_weights),
@@ -355,6 +372,24 @@ JOURNAL = "".join(
         {"format": 2, "fingerprint": "x"},
         *(["a", n, [1000, 1010], ["load"] * (n % 2), 900.5] for n in range(4)),
     ]
+)
+
+
+TOKENIZER = json.dumps(
+    {
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+        "padding": None,
+        "added_tokens": [
+            {"id": 0, "content": "[PAD]", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+            | {"special": True}
+        ],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"[PAD]": 0, "[UNK]": 1, "a": 2, "text": 3}, "unk_token": "[UNK]"},
+    }
 )
 
 
@@ -382,6 +417,8 @@ def fill(folder: Path) -> None:
     archs = [pick["arch"] for pick in json.loads((folder / "run/search/cpu-1t/selected.json").read_text())["picks"]]
     with (folder / "latencies.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("arch", "latency_ms"), *((json.dumps(arch), 1.5) for arch in archs)])
+    (folder / "texts.csv").write_text("text,label\na text,b\nanother,c\n" * 3)
+    (folder / "tokenizer.json").write_text(TOKENIZER)
     trust(folder / "recipe.yaml")
     tensors = nn.Linear(2, 3).state_dict()
     safetensors.torch.save_file(tensors, folder / "weights.safetensors")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from ofa.data.draws import Draws
 from ofa.data.order import at_least_one, train_order
 from ofa.data.picture import to_pixels
 from ofa.data.readers import Source, read_source
-from ofa.data.readers.source import DECODING_ERRORS
+from ofa.data.readers.source import DECODING_ERRORS, Labelled
 from ofa.data.settle import settle
 from ofa.data.splits import SPLITS, Indices, Splits
 from ofa.data.summary import describe
@@ -222,7 +222,15 @@ class ImageData:
         return self._moved[device]
 
 
-def summary(data: ImageData) -> str:
+class _Split(Protocol):
+    @property
+    def source(self) -> Labelled: ...
+
+    @property
+    def splits(self) -> Splits: ...
+
+
+def summary(data: _Split) -> str:
     """What a data set is, in three lines for people."""
     return describe(data.source, data.splits)
 

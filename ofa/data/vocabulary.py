@@ -44,7 +44,7 @@ class Vocabulary:
     """
 
     def __init__(self, text: str, *, where: str = FILE) -> None:
-        tokenizers = _tokenizers()
+        tokenizers, self._where = _tokenizers(), where
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises no class of its own
@@ -128,11 +128,17 @@ class Vocabulary:
         """Ids ``(N, num_tokens)`` int64, the first so many of each text, padded at the end; and how many texts are cut.
 
         What marks the beginning and the end counts as tokens; of a text that is cut the end is not marked.
+
+        Raises:
+            DataError: If the tokenizer has no token for what it does not know.
         """
         ids = np.full((len(texts), num_tokens), self.pad_id, dtype=np.int64)
         num_cut = 0
         for row, text in enumerate(texts):
-            found = self._tokenizer.encode(text).ids
+            try:
+                found = self._tokenizer.encode(text).ids
+            except Exception as error:  # the library raises no class of its own
+                raise DataError(f"{self._where} cannot encode a text ({shown(error)}); get it again") from None
             num_cut += len(found) > num_tokens
             ids[row, : len(found)] = found[:num_tokens]
         return ids, num_cut
