@@ -51,7 +51,7 @@ class Identity:
         """
         num = len(source.labels)
         if content is None:
-            sizes = [source.images.num_bytes(index) for index in range(num)]
+            sizes = [source.num_bytes(index) for index in range(num)]
             known = [size for size in sizes if size is not None]
             content = "nothing" if len(known) < num else "sha256" if sum(known) <= LIMIT_BYTES else "num_bytes"
         total, parts = hashlib.sha256(), bytearray()
@@ -112,12 +112,12 @@ class Identity:
 def _contents(source: Source, content: Content, progress: Progress | None) -> Iterator[bytes]:
     if content != "sha256":
         for index in range(len(source.labels)):
-            yield str(source.images.num_bytes(index)).encode() if content == "num_bytes" else b""
+            yield str(source.num_bytes(index)).encode() if content == "num_bytes" else b""
         return
     chunks = [range(start, min(start + CHUNK, len(source.labels))) for start in range(0, len(source.labels), CHUNK)]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # reading and hashing let go of the interpreter
         for chunk, digests in zip(
-            chunks, pool.map(lambda chunk: [source.images.digest(index) for index in chunk], chunks), strict=True
+            chunks, pool.map(lambda chunk: [source.digest(index) for index in chunk], chunks), strict=True
         ):
             yield from digests
             if progress is not None:

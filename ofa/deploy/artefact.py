@@ -34,7 +34,6 @@ from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
 
 NUM_CALIBRATION_IMAGES = 256
-NUM_SAMPLES = 32  # test pictures in a bundle
 STEPS = ("calibrating", "exporting", "comparing", "measuring", "testing", "writing")
 
 
@@ -171,7 +170,7 @@ def make_artefact(
                 raise ParityError(
                     _explain(str(error), exported, network, target, setting, images, keep_failed)
                 ) from None
-        sample_outputs = exported.reference(feed.first("test", NUM_SAMPLES))
+        sample_outputs = exported.reference(feed.first("test", evaluator.task.num_samples))
     return Artefact(
         arch=dict(canonical),
         model=ModelInfo(
@@ -220,7 +219,7 @@ def bundle_artefact(
     Raises:
         BundleError: If ``out`` is taken.
     """
-    samples, labels = _feed_of(evaluator, artefact).samples(len(artefact.sample_outputs))
+    samples = _feed_of(evaluator, artefact).samples(len(artefact.sample_outputs))
     info = BundleInfo(
         arch=artefact.arch,
         model=artefact.model,
@@ -234,7 +233,7 @@ def bundle_artefact(
         preprocessing=artefact.preprocessing,
         classes=evaluator.task.classes(evaluator.data),
         provenance=_provenance(run_info),
-        sample_labels=labels,
+        sample_labels=samples.labels,
         task=evaluator.task,
     )
     path = write_bundle(

@@ -40,7 +40,6 @@ MAX_REPEATABILITY_PERCENT = 3.0
 SECONDS, SECONDS_PER_FILE = 120.0, 5.0
 """For loading a network and running it on the samples, and besides for each file of a user's own."""
 
-Labels = npt.NDArray[np.int64]
 Measure = Callable[[Sequence[Path], Speed], list[Latency]]
 
 
@@ -148,7 +147,7 @@ def _check_script(root: Path, info: BundleInfo) -> Check:
 
 
 def _check_files(root: Path, info: BundleInfo) -> Iterator[Check]:
-    needed = {*info.model.files, OUTPUTS, *info.sample_names}
+    needed = {*info.model.files, OUTPUTS, *info.sample_names, *info.task.label_files(info.sample_labels)}
     for name, entry in info.files.items():
         problem = refused(root, name, MAX_FILE_BYTES)
         if not problem and name not in {*needed, CARD, PREDICT}:
@@ -194,7 +193,7 @@ def _check_model(
             yield Check("parity", False, agrees, str(error))
             return
         yield Check("parity", True, agrees, f"largest difference {difference:.2g}")
-        metric, labels = info.task.metric, np.array(info.sample_labels)
+        metric, labels = info.task.metric, info.task.truth(info.sample_labels, spec, root)
         ours, promised = (_value(info, outputs, labels) for outputs in (found, expected))
         # Outputs need not be equal to the last bit; a metric that counts does not notice so little.
         slack = min(tolerance, MAX_SLACK) * abs(promised) + 1e-9
@@ -210,7 +209,7 @@ def _check_model(
             yield _check_own(info, own, run, progress)
 
 
-def _value(info: BundleInfo, outputs: Outputs, labels: Labels) -> float:
+def _value(info: BundleInfo, outputs: Outputs, labels: npt.NDArray[np.generic]) -> float:
     scorer = info.task.scorer(None)
     scorer.update(outputs, labels)
     return scorer.value()
@@ -235,7 +234,7 @@ def _check_own(
     for start in range(0, len(own), NUM_TOGETHER):
         files, labels = zip(*own[start : start + NUM_TOGETHER], strict=True)
         inputs = np.stack([info.task.read_input(file, info.preprocessing) for file in files])
-        scorer.update(run(inputs), np.array(labels))
+        scorer.update(run(inputs), info.task.truth(labels, info.preprocessing, Path()))
         if progress is not None:
             progress(min(start + NUM_TOGETHER, len(own)), len(own), "classifying pictures")
     metric, found, promised = info.task.metric, scorer.score(), info.score

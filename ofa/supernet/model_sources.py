@@ -1,4 +1,8 @@
-"""Models from elsewhere than timm and our presets: ``torchvision:NAME``, or ``path/file.py:function`` of the user's.
+"""Models from elsewhere than timm and our presets, by names such as ``torchvision:NAME``.
+
+- ``torchvision:NAME``: a classifier or a segmentation model of torchvision's;
+- ``smp:ARCHITECTURE/ENCODER``: a segmentation model of segmentation-models-pytorch, as ``smp:unet/tu-resnet18``;
+- ``path/file.py:function`` of the user's.
 
 Such a file is executed.
 """
@@ -22,6 +26,7 @@ from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
+from ofa.optional import extra, require
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
 
@@ -117,10 +122,10 @@ def model_of_source(name: str, **settings: Any) -> nn.Module:
     if code is not None:
         return _model_of_code(code, **settings)
     source, _, own_name = name.partition(":")
-    if source != "torchvision":
-        known = unknown_name_message("source", source, ["torchvision"])
+    if source not in _SOURCES:
+        known = unknown_name_message("source", source, _SOURCES)
         raise UnknownModelError(f"model {name!r}: {known}, path/file.py")
-    return _torchvision_model(own_name, **settings)
+    return _SOURCES[source](own_name, **settings)
 
 
 # -- torchvision -------------------------------------------------------------------------------------------------------
@@ -136,8 +141,12 @@ def _torchvision_model(
     drop_rate: float,
     drop_path_rate: float,
 ) -> nn.Module:
-    """One of torchvision's classifiers. A drop rate of 0 leaves what it has of its own."""
-    known = torchvision.models.list_models(module=torchvision.models)
+    """One of torchvision's classifiers or segmentation models. A drop rate of 0 leaves what it has of its own."""
+    known = [
+        each
+        for module in (torchvision.models, torchvision.models.segmentation)
+        for each in torchvision.models.list_models(module=module)
+    ]
     if name not in known:
         raise UnknownModelError(unknown_name_message("model of torchvision", name, known, max_listed=5))
     settings: dict[str, Any] = {"num_classes": num_classes}
@@ -145,6 +154,8 @@ def _torchvision_model(
     settings |= {"stochastic_depth_prob": drop_path_rate} if drop_path_rate else {}
     # These would give several outputs in training.
     settings |= {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    builder = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    settings |= {"weights_backbone": None} if "weights_backbone" in builder else {}
     try:
         if in_chans != 3:
             raise TypeError(f"its images have 3 channels, not in_chans={in_chans}")
@@ -167,6 +178,53 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
             f"file {weights.url.rpartition('/')[2]} into {torch.hub.get_dir()}/checkpoints"
         ) from None
     return {key: tensor for key, tensor in tensors.items() if not key.lower().startswith("aux")}
+
+
+# -- segmentation-models-pytorch ---------------------------------------------------------------------------------------
+
+
+def _smp_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    pretrained: bool,
+    needs_classifier: bool,
+    drop_rate: float,
+    drop_path_rate: float,
+) -> nn.Module:
+    """A decoder on an encoder, which begins from its own weights if asked to."""
+    smp = require("segmentation_models_pytorch", extra("vision"))
+    architecture, _, encoder = name.partition("/")
+    known = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if architecture not in known or not encoder:
+        what = unknown_name_message("architecture of segmentation-models-pytorch", architecture, known)
+        raise UnknownModelError(
+            what if encoder else f"model 'smp:{name}' must say which encoder: smp:{name}/tu-resnet18"
+        )
+    if drop_rate or drop_path_rate or needs_classifier:
+        raise UnknownModelError(
+            f"'smp:{name}' has no drop_rate, drop_path_rate, nor weights to teach with; leave them out"
+        )
+    try:
+        model: nn.Module = smp.create_model(
+            architecture,
+            encoder_name=encoder,
+            encoder_weights="imagenet" if pretrained else None,
+            in_channels=in_chans,
+            classes=num_classes,
+        )
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UnknownModelError(
+            f"segmentation-models-pytorch cannot build {architecture} on {encoder!r}: {error}; timm's encoders begin "
+            "with tu-"
+        ) from None
+    except OSError as error:  # no network
+        raise WeightsError(f"weights of {encoder} cannot be fetched ({error}); use model.pretrained=false") from None
+    return model
+
+
+_SOURCES: Mapping[str, Callable[..., nn.Module]] = {"torchvision": _torchvision_model, "smp": _smp_model}
 
 
 # -- a file of the user's ----------------------------------------------------------------------------------------------

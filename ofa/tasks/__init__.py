@@ -6,9 +6,13 @@ from typing import Any
 from ofa.config import from_mapping, registry
 from ofa.tasks.classification import Classification
 from ofa.tasks.losses import LOSSES, Loss
-from ofa.tasks.task import Batches, Feed, Scorer, Sizes, Task, TaskData, mean_of
+from ofa.tasks.segmentation import Segmentation
+from ofa.tasks.task import Batches, Feed, Samples, Scorer, Sizes, Task, TaskData, mean_of
 
-TASKS: dict[str, type[Task]] = registry(Task, {"classification": Classification})  # type: ignore[type-abstract]
+TASKS: dict[str, type[Task]] = registry(
+    Task,  # type: ignore[type-abstract]
+    {"classification": Classification, "segmentation": Segmentation},
+)
 
 
 def task_from_json(value: Any, *, where: str) -> Task:
@@ -28,7 +32,9 @@ __all__ = [
     "Classification",
     "Feed",
     "Loss",
+    "Samples",
     "Scorer",
+    "Segmentation",
     "Sizes",
     "Task",
     "TaskData",

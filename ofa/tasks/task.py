@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,8 @@ class Task(Named, ABC):
     """Dataclass of what a bundle says of its input: ``input_size`` and ``dtype`` at least."""
     sample_suffix: ClassVar[str]
     """Of the files of a bundle's samples."""
+    num_samples: ClassVar[int] = 32
+    """In a bundle."""
 
     @property
     @abstractmethod
@@ -202,6 +204,20 @@ class Task(Named, ABC):
         if not all(isinstance(label, int | float) for label in labels):
             raise ConfigError("sample_labels must be numbers")
 
+    def label_files(self, labels: Sequence[Any]) -> tuple[str, ...]:
+        """Files of a bundle that its ``sample_labels`` name; none where these say themselves what is right."""
+        return ()
+
+    def truth(self, labels: Sequence[Any], spec: Any, folder: Path) -> Array:
+        """What is right for some samples, as a judge takes it.
+
+        Args:
+            labels: ``sample_labels`` of a bundle, or what :meth:`labelled` gave.
+            spec: A bundle's :attr:`preprocessing`.
+            folder: That paths in labels are relative to.
+        """
+        return np.array(labels)
+
     def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Path, Any]]:
         """Files of a user's own, to judge a bundle by, and what is right for each; :class:`DataError` without any."""
         raise DataError(f"{folder}: a folder does not tell what is right for its files in {self.name}")
@@ -271,9 +287,23 @@ class Feed(Protocol):
         """The first inputs of a split, at most so many."""
         ...
 
-    def samples(self, num: int) -> tuple[list[bytes], tuple[Any, ...]]:
-        """The first test samples as files, and what is right for each, as JSON has it."""
+    def samples(self, num: int) -> Samples:
+        """The first test samples."""
         ...
+
+
+class Samples(NamedTuple):
+    """What a bundle shows of its data.
+
+    Args:
+        files: Contents.
+        labels: What is right for each, as JSON has it.
+        label_files: Contents of files that labels name, by name.
+    """
+
+    files: list[bytes]
+    labels: tuple[Any, ...]
+    label_files: Mapping[str, bytes] = {}
 
 
 def mean_of(teachings: Sequence[Any], weights: Sequence[float] | None = None) -> Any:

@@ -43,19 +43,32 @@ class Images(Protocol):
         ...
 
 
+class Masks(Protocol):
+    """Of each of some pictures; picklable."""
+
+    def mask(self, index: int, /) -> npt.NDArray[np.uint8]:
+        """Index of a class for each pixel, 255 for none, ``(H, W)``."""
+        ...
+
+    def name(self, index: int, /) -> str: ...
+    def digest(self, index: int, /) -> bytes: ...
+    def num_bytes(self, index: int, /) -> int | None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A data set before it is split.
 
     Args:
         classes: Names.
-        labels: Index into ``classes`` of each image, shape ``(N,)``.
+        labels: Index into ``classes`` of each image, shape ``(N,)``; with masks of pixels all 0.
         images: ``N`` pictures of any size.
         grey: Whether all of them are grey, so that one channel says all.
         num_test: The last so many images are the data set's own test set; 0 if it has none.
         groups: What each image belongs to, such as a patient, shape ``(N,)``, integers or strings: images of one group
             are never in two splits. ``None``: each is on its own.
         ignored: What lies there and was not read, in words for people.
+        masks: What each pixel shows, index into ``classes``, where that is what is learnt.
 
     Raises:
         DataError: If there are fewer than two classes.
@@ -68,6 +81,22 @@ class Source:
     num_test: int = 0
     groups: npt.NDArray[np.generic] | None = None
     ignored: tuple[str, ...] = ()
+    masks: Masks | None = None
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """What labels stand for: splits hold these in proportion."""
+        return self.classes if self.masks is None else ("pictures",)
+
+    def digest(self, index: int) -> bytes:
+        """What tells a sample's content from others': that of its image, and of its mask."""
+        image = self.images.digest(index)
+        return image if self.masks is None else hashlib.sha256(image + self.masks.digest(index)).digest()
+
+    def num_bytes(self, index: int) -> int | None:
+        """How much :meth:`digest` reads."""
+        sizes = [self.images.num_bytes(index), 0 if self.masks is None else self.masks.num_bytes(index)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def __post_init__(self) -> None:
         assert len(self.labels) == len(self.images) > self.num_test

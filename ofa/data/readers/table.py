@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -74,10 +74,13 @@ def split_of_row(name: str, where: str) -> str:
     return split
 
 
-def open_columns(path: Path, config: DataConfig, options: Callable[[Sequence[str]], Sequence[str]]) -> pa.Table:
+def open_columns(
+    path: Path, config: Any, options: Callable[[Sequence[str]], Sequence[str]], *, section: str = "data"
+) -> pa.Table:
     """Columns of a Parquet file, in full.
 
     Args:
+        config: Has the options, which are of this ``section`` of a recipe.
         options: Tells which options name them, given the names of all that there are.
 
     Raises:
@@ -89,18 +92,20 @@ def open_columns(path: Path, config: DataConfig, options: Callable[[Sequence[str
     try:
         file = pq.ParquetFile(path)
         known = file.schema_arrow.names
-        columns = named_columns(path, config, options(known), known)
+        columns = named_columns(path, config, options(known), known, section=section)
         return file.read(columns=list(dict.fromkeys(columns.values())))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is truncated or not a Parquet file ({error}); get it again") from error
 
 
-def named_columns(path: Path, config: DataConfig, options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+def named_columns(
+    path: Path, config: Any, options: Sequence[str], known: Sequence[str], *, section: str = "data"
+) -> dict[str, str]:
     """Option -> the column that it names; :class:`DataError` if there is none."""
     columns = {option: getattr(config, option) for option in options}
     for option, column in columns.items():
         if column not in known:
-            raise DataError(f"{path}: {unknown_name_message('column', column, known)}; set data.{option}")
+            raise DataError(f"{path}: {unknown_name_message('column', column, known)}; set {section}.{option}")
     return columns
 
 
