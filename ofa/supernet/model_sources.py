@@ -9,15 +9,10 @@ Such a file is executed.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,14 +24,11 @@ from ofa.files import sha256_of_file
 from ofa.optional import extra, require
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
+from ofa.user_code import ModelCodeError, error_in, module_of
 
 
 class UnknownModelError(OfaError, ValueError):
     """Nobody has a model of this name, or not with these settings."""
-
-
-class ModelCodeError(OfaError, ValueError):
-    """A file of the user's does not give a model; the message says where in it."""
 
 
 class ModelCode(NamedTuple):
@@ -241,7 +233,7 @@ def _existing(path: Path) -> Path:
 
 def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) -> nn.Module:
     """What the function gives for those of the settings that it names."""
-    module = _module_of(_existing(code.path))
+    module = module_of(_existing(code.path))
     known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
     if code.function not in known:
         raise UnknownModelError(unknown_name_message(f"function of {code.path}", code.function, known, max_listed=5))
@@ -250,7 +242,7 @@ def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) 
     try:
         model = _called(function, arguments)
     except Exception as error:  # whatever a user's code raises is for the user to know
-        raise _error_in(code.path, error, f"{code.function}({settings_text(arguments)})") from error
+        raise error_in(code.path, error, f"{code.function}({settings_text(arguments)})") from error
     if not isinstance(model, nn.Module):
         raise ModelCodeError(
             f"{code.function} in {code.path} gave {model!r:.200} of type {type(model).__name__}, not a torch.nn.Module"
@@ -290,38 +282,3 @@ def _arguments(code: ModelCode, function: Callable[..., Any], settings: Mapping[
             f"{code.function} in {code.path} cannot be called as {code.function}({settings_text(arguments)}): {error}"
         ) from None
     return arguments
-
-
-def _module_of(path: Path) -> ModuleType:
-    """The file as a module of its own, executed once however often it is asked for."""
-    import cloudpickle
-
-    source, absolute = path.read_bytes(), path.resolve()
-    name = f"ofa_model_{hashlib.sha256(f'{absolute} '.encode() + source).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, absolute)
-    assert spec is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        # An import would take what lies compiled beside the file, which nobody vouched for.
-        exec(compile(source, str(absolute), "exec", dont_inherit=True), vars(module))
-    except Exception as error:  # whatever a user's code raises is for the user to know
-        del sys.modules[name]
-        raise _error_in(path, error, "the file") from error
-    cloudpickle.register_pickle_by_value(module)  # other processes have not got it
-    return module
-
-
-def _error_in(path: Path, error: Exception, what: str) -> ModelCodeError:
-    """The user's own error, at the last of its lines that is in the file."""
-    absolute = str(path.resolve())
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == absolute]
-    if isinstance(error, SyntaxError) and error.filename == absolute:
-        lines.append(error.lineno)
-    hint = (
-        "; modules beside the file are found with their folder on PYTHONPATH" if isinstance(error, ImportError) else ""
-    )
-    line = f":{lines[-1]}" if lines else ""
-    message = error.msg if isinstance(error, SyntaxError) else error
-    return ModelCodeError(f"{path}{line}: {what} raises {type(error).__name__}: {message}{hint}")

@@ -18,6 +18,7 @@ from ofa.data.readers import read_source
 from ofa.data.readers.source import DECODING_ERRORS, Source, undecodable
 from ofa.inputs import InputSpec
 from ofa.progress import Progress
+from ofa.tasks import predict_outputs
 from ofa.tasks.image_feed import ImageFeed
 from ofa.tasks.task import Array, Batches, Sizes, Task
 
@@ -99,6 +100,10 @@ class ImageTask(Task):
             return to_input(picture, dataclasses.asdict(spec))
         except DECODING_ERRORS as error:
             raise DataError(undecodable(str(file), error, "export it again" if stored else "take it out")) from None
+
+    @property
+    def predict_script(self) -> Path:
+        return Path(predict_outputs.__file__)
 
     def picture(self, spec: Mapping[str, Any]) -> str:
         """What an input is made of, for a model card."""

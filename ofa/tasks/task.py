@@ -16,13 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ofa.config import ConfigError, Named
+from ofa.config import ConfigError
 from ofa.data import DataConfig, DataError
 from ofa.data.splits import Splits
 from ofa.inputs import InputSpec
 from ofa.metrics import Metric, Score
 from ofa.progress import Progress
 from ofa.tasks.losses import Loss
+from ofa.tasks.own_code import OfCode
 
 Array = npt.NDArray[np.generic]
 Batches = Iterator[tuple[Any, Any]]
@@ -59,8 +60,11 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Named, ABC):
-    """Base of the tasks, which are frozen dataclasses of their settings; ``task:`` of a recipe names one."""
+class Task(OfCode, ABC):
+    """Base of the tasks, which are frozen dataclasses of their settings; ``task:`` of a recipe names one.
+
+    One of ours, or ``path/file.py:Class``.
+    """
 
     losses: ClassVar[tuple[type[Loss], ...]]
     """Bases of the losses that fit its outputs."""
