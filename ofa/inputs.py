@@ -87,6 +87,7 @@ class Axis:
 
 
 IMAGE_AXES = (Axis("resolution", ((0, 2), (0, 3))),)
+TOKEN_AXES = (Axis("tokens", ((0, 1), (1, 1))),)
 Sizes: TypeAlias = dict[str, int | float]
 """Of elastic axes, by name: ``{"resolution": 160}``; whole numbers but for units such as seconds."""
 
@@ -113,6 +114,13 @@ class InputSpec:
     def images(cls, channels: int, size: int) -> InputSpec:
         """Square images ``(N, channels, size, size)``; ``resolution`` is their height."""
         return cls(Inputs(torch.empty(1, channels, size, size, device="meta")), IMAGE_AXES)
+
+    @classmethod
+    def texts(cls, num_tokens: int) -> InputSpec:
+        """Ids of tokens, and 1 for each that is no padding: int64 ``(N, num_tokens)`` both; ``tokens`` is how many."""
+        names = ("input_ids", "attention_mask")
+        ones = {name: torch.ones(1, num_tokens, dtype=torch.int64, device="cpu") for name in names}
+        return cls(Inputs(**ones), TOKEN_AXES)
 
     def sizes(self, arch: Mapping[str, Value]) -> Sizes:
         """The sizes that an architecture takes, by axis."""

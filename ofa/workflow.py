@@ -73,7 +73,8 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     Takes seconds, whatever the size of the model: no weight is read or made.
 
     Args:
-        model: timm model, preset, torchvision:NAME, path/file.py:function (which is executed), or run folder.
+        model: timm model, preset, torchvision:NAME, transformers:FOLDER, path/file.py:function (which is executed), or
+            run folder.
         overrides: What may vary, as in Python: depth=[2,3] expand=["50%","100%"] width.stage1=["75%"]; and the images'
             in_chans=1 input_size=[64,256]
 
@@ -86,7 +87,7 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     from ofa.training.run import outline_named
 
     wanted = apply_overrides({}, overrides)
-    check_choices(wanted, besides=("in_chans", "input_size"))
+    check_choices(wanted, besides=("in_chans", "input_size"), axes=("resolution", "tokens"))
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
 
@@ -1222,7 +1223,7 @@ def _measure_archs(
     from ofa.states import change_text
 
     models = {
-        str(i): export_model(supernet.extract(arch), supernet.input_shape(arch), device.setting)
+        str(i): export_model(supernet.extract(arch), supernet.timed_inputs(arch), device.setting)
         for i, arch in enumerate(archs)
     }
     table = ofa.hardware.measure(models, device, rng=_generator(seed), speed=speed)

@@ -26,7 +26,7 @@ class DataConfig:
 
     Args:
         name: ``digits``, ``folder``, ``idx``, ``manifest``, ``parquet``, or a data set of timm's with its prefix,
-            ``torch/cifar10``.
+            ``torch/cifar10``; ``texts`` for tasks of texts.
         root: Where the files are; ``digits`` needs none.
         calibration_share: Images set apart for BN statistics and INT8 ranges; ``None``: training images serve.
         search_share: Images that candidates are compared on.
@@ -38,7 +38,9 @@ class DataConfig:
         skip_broken: Leave images that cannot be read out of their splits; otherwise they are an error.
         image_column: Parquet column that holds encoded images.
         path_column: Column of a manifest that holds the paths of image files.
-        label_column: Column that holds integers or strings.
+        text_column: Column that holds texts.
+        label_column: Column that holds integers or strings. Of a file of texts whose first line names no columns, both
+            are numbers, counted from 0.
         split_column: Column of a manifest that says ``train``, ``val`` or ``test``, if it is there.
         group_column: Column that tells what an image belongs to, such as a patient: a group is never in two splits.
         groups_by_folder: Files are ``CLASS/GROUP/IMAGE``: folders of one name, in whatever class, are such a group.
@@ -83,7 +85,8 @@ class DataConfig:
     skip_broken: bool = False
     image_column: str = "image"
     path_column: str = "path"
-    label_column: str = "label"
+    text_column: int | str = "text"
+    label_column: int | str = "label"
     split_column: str = "split"
     group_column: str | None = None
     groups_by_folder: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.data.config import DataError
-from ofa.data.readers.source import Source
+from ofa.data.readers.source import Labelled
 from ofa.errors import shown
 from ofa.progress import Progress
 
@@ -42,7 +42,7 @@ class Identity:
     digests: npt.NDArray[np.uint32]
 
     @classmethod
-    def of(cls, source: Source, content: Content | None = None, progress: Progress | None = None) -> Identity:
+    def of(cls, source: Labelled, content: Content | None = None, progress: Progress | None = None) -> Identity:
         """Look at all samples.
 
         Args:
@@ -51,14 +51,14 @@ class Identity:
         """
         num = len(source.labels)
         if content is None:
-            sizes = [source.num_bytes(index) for index in range(num)]
+            sizes = [source.samples.num_bytes(index) for index in range(num)]
             known = [size for size in sizes if size is not None]
             content = "nothing" if len(known) < num else "sha256" if sum(known) <= LIMIT_BYTES else "num_bytes"
         total, parts = hashlib.sha256(), bytearray()
         for index, (label, found) in enumerate(
             zip(source.labels.tolist(), _contents(source, content, progress), strict=True)
         ):
-            name = hashlib.sha256(source.images.name(index).encode(errors="surrogateescape")).digest()
+            name = hashlib.sha256(source.samples.name(index).encode(errors="surrogateescape")).digest()
             rest = hashlib.sha256(f"{label} ".encode() + found).digest()
             total.update(name + rest)
             parts += name[:4] + rest[:4]
@@ -83,13 +83,13 @@ class Identity:
         except (binascii.Error, LookupError, TypeError, ValueError) as error:
             raise DataError(f"the stored identity of samples is damaged ({shown(error)}); start a new run") from None
 
-    def check(self, source: Source, progress: Progress | None = None) -> None:
+    def check(self, source: Labelled, progress: Progress | None = None) -> None:
         """:class:`DataError`, which names the first difference, unless these are the samples."""
         found = Identity.of(source, self.content, progress)
         if found.sha256 != self.sha256:
             raise DataError(f"the data is not what the run was made with: {self._difference(found, source)}; {REMEDY}")
 
-    def _difference(self, found: Identity, source: Source) -> str:
+    def _difference(self, found: Identity, source: Labelled) -> str:
         (before, whole), (now, whole_now) = ((each.digests[:, 0], _joined(each.digests)) for each in (self, found))
         new, missing = ~np.isin(now, before), np.flatnonzero(~np.isin(before, now))
         changed = ~new & ~np.isin(whole_now, whole)
@@ -97,31 +97,31 @@ class Identity:
         for which, what in ((new, "new"), (changed, "no longer what it was (its bytes or its label)")):
             if which.any():
                 more = f" (and {which.sum() - 1} more)" if which.sum() > 1 else ""
-                said.append(f"{source.images.name(int(which.argmax()))} is {what}{more}")
+                said.append(f"{source.samples.name(int(which.argmax()))} is {what}{more}")
         if len(missing) == len(before):
             said.append(f"none of the run's {len(before)} samples is there")
         elif len(missing):
             after = before[missing[0] :]
             follows = np.flatnonzero(np.isin(now, after[np.isin(after, now)][:1]))
-            where = f"before {source.images.name(int(follows[0]))}" if len(follows) else "at the end"
+            where = f"before {source.samples.name(int(follows[0]))}" if len(follows) else "at the end"
             verb = "is" if len(missing) == 1 else "are"
             said.append(f"{len(missing)} of the run's {len(before)} samples {verb} missing, the first {where}")
         return "; ".join(said) or f"its {len(now)} samples come in another order"
 
 
-def _contents(source: Source, content: Content, progress: Progress | None) -> Iterator[bytes]:
+def _contents(source: Labelled, content: Content, progress: Progress | None) -> Iterator[bytes]:
     if content != "sha256":
         for index in range(len(source.labels)):
-            yield str(source.num_bytes(index)).encode() if content == "num_bytes" else b""
+            yield str(source.samples.num_bytes(index)).encode() if content == "num_bytes" else b""
         return
     chunks = [range(start, min(start + CHUNK, len(source.labels))) for start in range(0, len(source.labels), CHUNK)]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # reading and hashing let go of the interpreter
         for chunk, digests in zip(
-            chunks, pool.map(lambda chunk: [source.digest(index) for index in chunk], chunks), strict=True
+            chunks, pool.map(lambda chunk: [source.samples.digest(index) for index in chunk], chunks), strict=True
         ):
             yield from digests
             if progress is not None:
-                progress(chunk.stop, len(source.labels), "reading images")
+                progress(chunk.stop, len(source.labels), f"reading {source.what}")
 
 
 def _joined(digests: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:

@@ -25,12 +25,13 @@ from ofa.data.augmentation import augment, erase, mix
 from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
-from ofa.data.identity import Identity
 from ofa.data.masks import Mask, check_size, framed, targets_of
+from ofa.data.order import at_least_one, train_order
 from ofa.data.picture import to_pixels, upright
 from ofa.data.readers import Source, read_source
 from ofa.data.readers.source import DECODING_ERRORS
-from ofa.data.splits import SPLITS, Indices, Splits, make_splits
+from ofa.data.settle import settle
+from ofa.data.splits import SPLITS, Indices, Splits
 from ofa.data.summary import describe
 from ofa.progress import Progress, notice
 
@@ -100,7 +101,7 @@ class ImageData:
             Normalised images, float32 ``(n, channels, image_size, W)``, and labels, int64 ``(n,)``, or masks of the
             stored size, int64 ``(n, H, W)``; the last batch may be smaller.
         """
-        order = torch.arange(len(self.splits[split])).split(_at_least_one(batch_size))
+        order = torch.arange(len(self.splits[split])).split(at_least_one(batch_size))
         return self._finished(split, order, image_size, device)
 
     def train_batches(
@@ -131,50 +132,23 @@ class ImageData:
             DataError: If there are fewer training images than ``batch_size``, or ``batch_size``, ``start`` and
                 ``shard`` do not go together.
         """
-        num = len(self.splits.train)
-        if num < _at_least_one(batch_size):
-            raise DataError(f"batch_size is {batch_size}, but there are only {num} training images; lower it")
-        num_batches = num // batch_size
-        if not 0 <= start <= num_batches:
-            raise DataError(f"start is {start}, but an epoch has {num_batches} batches of {batch_size}; give 0 to that")
-        rank, num_shards = shard
-        if not 0 <= rank < num_shards:
-            raise DataError(f"shard is {tuple(shard)}; give (rank, num_shards) with a rank from 0 to below num_shards")
-        if batch_size % num_shards:
-            raise DataError(f"batch_size is {batch_size}, which {num_shards} shards cannot share; give a multiple")
+        order, draws = train_order(
+            self.source.labels[self.splits.train],
+            balance=self.config.balance,
+            epoch=epoch,
+            batch_size=batch_size,
+            seed=seed,
+            start=start,
+            shard=shard,
+        )
+        num_shards = shard[1]
         if self.config.mixes and batch_size // num_shards % 2:
             raise DataError(
                 f"mixup and cutmix need pairs, but a batch_size of {batch_size} over {num_shards} "
                 f"{'shard' if num_shards == 1 else 'shards'} leaves {batch_size // num_shards} images in each; "
                 f"give a multiple of {2 * num_shards}"
             )
-        permutation = self._shuffled(np.random.default_rng([seed, epoch]))
-        batches = torch.from_numpy(permutation[: num_batches * batch_size]).view(num_batches, batch_size)
-        order = batches[start:, rank::num_shards].unbind()
-
-        def draws(index: int) -> Draws:
-            # From 1, because [seed, epoch, 0] seeds the same numbers as [seed, epoch].
-            rng = np.random.default_rng([seed, epoch, start + index + 1])
-            return Draws(rng, batch_size, (rank, num_shards))
-
         return self._finished("train", order, image_size, device, draws)
-
-    def _shuffled(self, rng: np.random.Generator) -> Indices:
-        """Positions of the training split in random order; of rare classes several times, as far as is asked for.
-
-        Each image occurs as often as its share asks for, rounded up or down at random (systematic sampling).
-        """
-        num = len(self.splits.train)
-        order = rng.permutation(num)
-        if not self.config.balance:
-            return order
-        labels = self.source.labels[self.splits.train]
-        order = order[np.argsort(labels[order], kind="stable")]  # so that shares of classes are exact
-        ends = np.cumsum((np.bincount(labels)[labels] ** -self.config.balance)[order])
-        ends *= num / ends[-1]
-        counts = np.diff(np.floor(ends + rng.random()).clip(max=num), prepend=0).astype(np.int64)
-        drawn = np.repeat(order, counts)
-        return rng.permutation(np.resize(drawn, num))
 
     def resize_steps(self, image_size: int | None = None) -> list[Size]:
         """Sizes that an image takes on its way to ``image_size``: the stored one, and a smaller one if asked for."""
@@ -293,9 +267,9 @@ def load_data(
     Raises:
         DataError: If data is missing or broken, or is not the data that ``splits`` were made for.
     """
-    _at_least_one(image_size, "image_size")
+    at_least_one(image_size, "image_size")
     source = source or read_source(config)
-    parts = _splits(source, config, splits, progress)
+    parts = settle(source, config, splits, progress)
     decoding = _Batches(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
     # Stored splits hold no image that could not be read when they were made.
     pixels, broken = None, {}
@@ -339,18 +313,6 @@ def load_data(
         proportions=proportions,
         num_broken=len(broken),
     )
-
-
-def _splits(source: Source, config: DataConfig, stored: Mapping[str, Any] | None, progress: Progress | None) -> Splits:
-    """New splits, or those that were stored, of the same samples."""
-    if stored is not None:
-        if "identity" in stored:
-            Identity.from_json(stored["identity"]).check(source, progress)
-        return Splits.from_json(stored, source.labels)
-    parts = make_splits(source.labels, source.strata, num_test=source.num_test, config=config, groups=source.groups)
-    for line in describe(source, parts).splitlines():
-        notice(progress, line)
-    return replace(parts, identity=Identity.of(source, progress=progress))
 
 
 def look_of(config: DataConfig, channels: int, *, grey: bool) -> dict[str, Any]:
@@ -481,9 +443,3 @@ def _resize(pixels: Tensor, size: Size, look: Mapping[str, Any]) -> Tensor:
     images = (Image.fromarray(array[..., 0] if len(pixels[0]) == 1 else array) for array in arrays)
     steps = [arrays.shape[1:3], size]
     return torch.from_numpy(np.stack([to_pixels(image, steps, **look).transpose(2, 0, 1) for image in images]))
-
-
-def _at_least_one(value: int, name: str = "batch_size") -> int:
-    if value < 1:
-        raise DataError(f"{name} is {value}; give at least 1")
-    return value

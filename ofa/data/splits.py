@@ -100,12 +100,13 @@ def make_splits(
     num_test: int,
     config: DataConfig,
     groups: npt.NDArray[np.generic] | None = None,
+    what: str = "images",
 ) -> Splits:
     """Split by class, at random.
 
     Args:
         labels: Class of each image, shape ``(N,)``.
-        classes: Names, for messages.
+        classes, what: Names of classes and of what has them, for messages.
         num_test: The last so many images are the data set's own test set; with 0 it is carved out of the others.
         groups: What each image belongs to, shape ``(N,)``; images of one group stay together.
 
@@ -118,12 +119,12 @@ def make_splits(
     pool, shares = labels[:num_pool], _shares(config, num_test)
     sizes = {split: int(share) if share >= 1 else max(1, round(share * num_pool)) for split, share in shares.items()}
     if groups is None:
-        _check_enough(np.bincount(pool, minlength=len(classes)), "images", classes, shares)
+        _check_enough(np.bincount(pool, minlength=len(classes)), what, classes, shares)
         order = _stratified_order(pool, rng)
         *parts, order = np.split(order, np.cumsum([*sizes.values()]))
         found = dict(zip(sizes, parts, strict=True))
     else:
-        _check_own_test(groups[:num_pool], groups[num_pool:])
+        _check_own_test(groups[:num_pool], groups[num_pool:], what)
         found = _split_groups(pool, groups[:num_pool], classes, sizes, rng)
         order = found.pop("train")
     if num_test:
@@ -134,7 +135,7 @@ def make_splits(
         absent = classes[int(present.argmin())]
         asked = ", ".join(f"{split}_share {share}" for split, share in shares.items())
         raise DataError(
-            f"{len(train)} of {num_pool} images are left for training and none of class {absent!r} "
+            f"{len(train)} of {num_pool} {what} are left for training and none of class {absent!r} "
             f"({asked}, limit {config.limit}); lower the shares or raise the limit"
         )
     found.setdefault("calibration", train[:NUM_CALIBRATION_IMAGES])
@@ -159,12 +160,12 @@ def _check_enough(counts: Indices, what: str, classes: Sequence[str], shares: Ma
         )
 
 
-def _check_own_test(outside: npt.NDArray[np.generic], test: npt.NDArray[np.generic]) -> None:
+def _check_own_test(outside: npt.NDArray[np.generic], test: npt.NDArray[np.generic], what: str) -> None:
     both = np.intersect1d(outside, test)
     if len(both):
         more = f" (and {len(both) - 1} more groups)" if len(both) > 1 else ""
         raise DataError(
-            f"group {shown(both[0].item())}{more} has {(test == both[0]).sum()} images in the data set's own test set "
+            f"group {shown(both[0].item())}{more} has {(test == both[0]).sum()} {what} in the data set's own test set "
             f"and {(outside == both[0]).sum()} outside; move all of a group to one side"
         )
 

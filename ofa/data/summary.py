@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa.data.readers.source import Source
+from ofa.data.readers.source import Labelled
 from ofa.data.splits import SPLITS, Splits
 
 MAX_CHARS = 80
 
 
-def describe(source: Source, splits: Splits) -> str:
-    """Images and classes; images of each split; the rarest and the commonest class; and what was not read, if any.
+def describe(source: Labelled, splits: Splits) -> str:
+    """Samples and classes; samples of each split; the rarest and the commonest class; and what was not read, if any.
 
     How often classes are in masks is not counted.
     """
@@ -24,17 +24,16 @@ def describe(source: Source, splits: Splits) -> str:
     used = sum(len(splits[split]) for split in splits.distinct)
     if used < len(source.labels):
         sizes["unused"] = f"unused {len(source.labels) - used:,}"
-    what = "images of" if source.masks is None else "images with masks of"
     lines = [
-        f"{len(source.labels):,} {what} {len(names)} classes: {_cut(names)}",
+        f"{len(source.labels):,} {source.what} of {len(names)} classes: {_cut(names)}",
         ", ".join(sizes.values()),
-        *([_frequencies(source, names)] if source.masks is None else []),
+        *([_frequencies(source, names)] if source.strata == source.classes else []),
         *(f"not read: {_printable(what)}" for what in source.ignored),
     ]
     return "\n".join(lines)
 
 
-def _frequencies(source: Source, names: Sequence[str]) -> str:
+def _frequencies(source: Labelled, names: Sequence[str]) -> str:
     counts = np.bincount(source.labels, minlength=len(names))
     rarest, commonest = int(counts.argmin()), int(counts.argmax())
     return (

@@ -20,7 +20,7 @@ from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, Pa
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
 from ofa.deploy.targets.network import Accuracy, HalfPrecision
 from ofa.files import atomic_path, write_json_atomic
-from ofa.formats.onnx import DYNAMO_OPSET, INPUT, check_opset
+from ofa.formats.onnx import DYNAMO_OPSET, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
 from ofa.nn.structure import own_tensors
@@ -143,6 +143,7 @@ def make_artefact(
     name, target = check_options(device, options)
     feed = _feed(evaluator, canonical, from_pixels=options.from_pixels)
     spec = feed.preprocessing
+    _check_dtype(feed.dtype, name, target, evaluator)
     with clock.step("calibrating"):
         subnet = evaluator.calibrated(canonical).cpu().eval()
         own_tensors(subnet)  # contiguous: exporters make more nodes of channels-last weights, or refuse them
@@ -152,6 +153,7 @@ def make_artefact(
             input_shape=spec.input_size,
             dtype=feed.dtype,
             batch=None if options.dynamic_batch else setting.batch,
+            input=feed.input,
             output=feed.output,
             opset=options.opset,
             accuracy=_accuracy(evaluator, feed, options.max_loss_points) if setting.precision == "int8" else None,
@@ -163,7 +165,7 @@ def make_artefact(
         images = feed.first("calibration", NUM_PARITY_IMAGES)
         expected = exported.reference(images)
         with on_disk(exported.files) as file:
-            found = load_outputs(file, setting=setting, batch=network.batch)(images)
+            found = load_outputs(file, setting=setting, batch=network.batch, input_name=feed.input)(images)
             try:
                 difference = compare_outputs(expected, found, what=file.name, tolerance=tolerance)
             except ParityError as error:
@@ -178,7 +180,7 @@ def make_artefact(
             runtime=setting.runtime,
             precision=setting.precision,
             files=tuple(exported.files),
-            input=INPUT,
+            input=feed.input,
             batch=network.batch,
             output=feed.output,
             num_params=num_params,
@@ -195,6 +197,14 @@ def make_artefact(
         preprocessing=spec,
         sample_outputs=sample_outputs,
     )
+
+
+def _check_dtype(dtype: torch.dtype, name: str, target: Target, evaluator: SubnetEvaluator) -> None:
+    if target.format != "onnx" and dtype not in (torch.float32, torch.uint8):
+        raise TargetError(
+            f"target {name} takes floats or pixels, not {str(dtype).removeprefix('torch.')} as {evaluator.task.name} "
+            "gives; name a device of onnxruntime or openvino"
+        )
 
 
 def bundle_artefact(
@@ -234,10 +244,16 @@ def bundle_artefact(
         classes=evaluator.task.classes(evaluator.data),
         provenance=_provenance(run_info),
         sample_labels=samples.labels,
-        task=evaluator.task,
+        task=evaluator.task.shipped(),
     )
     path = write_bundle(
-        out, model=artefact.files, info=info, samples=samples, outputs=artefact.sample_outputs, overwrite=overwrite
+        out,
+        model=artefact.files,
+        info=info,
+        samples=samples,
+        outputs=artefact.sample_outputs,
+        further=evaluator.task.files(evaluator.data),
+        overwrite=overwrite,
     )
     return read_bundle(path)
 
@@ -246,7 +262,8 @@ def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Devic
     """What the exported files themselves are worth on the test split, in the device's runtime."""
     scorer = evaluator.task.scorer(evaluator.data)
     with on_disk(artefact.files) as file:
-        run = load_outputs(file, setting=device.setting, batch=artefact.model.batch)
+        model = artefact.model
+        run = load_outputs(file, setting=device.setting, batch=model.batch, input_name=model.input)
         for inputs, targets in _feed_of(evaluator, artefact).batches("test"):
             scorer.update(run(inputs), targets)
     details = evaluator.task.details(scorer, evaluator.data)
@@ -294,7 +311,7 @@ def _explain(
     def run(prefix: nn.Module, inputs: Tensor) -> Outputs:
         made = target.export(replace(network, module=prefix, batch=1), setting)
         with on_disk(made.files) as file:
-            return load_outputs(file, setting=setting)(inputs.numpy())
+            return load_outputs(file, setting=setting, input_name=network.input)(inputs.numpy())
 
     if setting.precision == "fp32":
         departure = first_departure(
@@ -316,6 +333,8 @@ def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {**run_info["recipe"], "data": {**run_info["recipe"]["data"], "root": None}}
     if "model" in recipe:
         recipe["model"] = _without_folders({**recipe["model"], "name": name}, "weights")
+    if "task" in recipe:
+        recipe["task"] = _without_folders(recipe["task"], "tokenizer")
     if "strategy" in recipe:
         recipe["strategy"] = _without_folders(recipe["strategy"], "teacher", "teacher_weights")
     return {

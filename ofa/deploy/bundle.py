@@ -25,7 +25,7 @@ from ofa.errors import OfaError, unknown_name_message
 from ofa.files import resolved
 from ofa.metrics import Score
 from ofa.states import Speed
-from ofa.tasks import Classification, Samples, Task, task_from_json
+from ofa.tasks import TASKS, Classification, Samples, Task, task_from_json
 
 FORMATS = (2, 3, 4)
 """4: the speed that latencies are stated at. 3: pictures of any proportions, channels and bits. 2: any target, whole
@@ -41,13 +41,17 @@ class BundleError(OfaError, ValueError):
     """A bundle cannot be read, or cannot be written where it should."""
 
 
+def _belongs(name: str) -> bool:
+    return name in TOP_LEVEL or any(name in task.bundle_files for task in TASKS.values())
+
+
 FOLDER = CheckedFolder(
     info=INFO,
     kind="a bundle",
     formats=FORMATS,
     remedy="name a folder that `ofa export` left, or export it again",
     error=BundleError,
-    belongs=TOP_LEVEL.__contains__,
+    belongs=_belongs,
 )
 
 
@@ -218,6 +222,7 @@ def write_bundle(
     info: BundleInfo,
     samples: Samples,
     outputs: Outputs,
+    further: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle: into a folder beside ``out``, renamed at the end, so that there is never half of one.
@@ -227,6 +232,7 @@ def write_bundle(
         model: Contents of ``info.model.files``, by name.
         samples: Real test files, one for each of ``info.sample_labels``, small enough to send around.
         outputs: What the network's reference gives for them, float32 ``(len(samples), ...)``.
+        further: Contents of the task's :attr:`~ofa.tasks.Task.bundle_files`, by name.
         overwrite: Replace a bundle that is there; anything else is never replaced.
 
     Returns:
@@ -238,8 +244,11 @@ def write_bundle(
     assert len(samples.files) == len(outputs) == len(info.sample_labels)
     assert tuple(samples.label_files) == info.task.label_files(info.sample_labels)
     assert tuple(model) == info.model.files
+    further = further or {}
+    assert tuple(further) == info.task.bundle_files
     contents = {
         **model,
+        **further,
         CARD: model_card(info.to_json(), info.task, output_shape=outputs.shape[1:], model_files=model).encode(),
         PREDICT: predict_script(info.task),
         OUTPUTS: _npy(outputs),

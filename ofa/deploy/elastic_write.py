@@ -24,6 +24,7 @@ from ofa.deploy.elastic_weights import Part, WeightMap, boxes_around
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Outputs, compare_outputs
 from ofa.files import check_file_name, enough_space, resolved
 from ofa.formats.onnx import DYNAMO_OPSET, check_opset, to_bytes, to_onnx
+from ofa.inputs import Inputs
 from ofa.progress import Progress
 from ofa.space import Arch, Value
 from ofa.supernet.model_sources import code_sha256
@@ -104,6 +105,10 @@ def write_elastic(
         OpsetError: If a subnet cannot be written in the opset.
     """
     chosen = _named(evaluator, archs)
+    if isinstance(evaluator.supernet.timed_inputs(next(iter(chosen.values()))), Inputs):
+        raise ElasticError(
+            f"an elastic artefact holds networks of one image; export subnets of {evaluator.task.name} one by one"
+        )
     if "torch" in options.runtimes and model is None:
         raise ElasticError("torch needs to know what the supernet was made of; give model, or runtimes without torch")
     steps = itertools.count()

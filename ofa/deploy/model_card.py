@@ -86,8 +86,9 @@ def model_card(
         spec=info["preprocessing"],
         input_shape=_shape(network, info["preprocessing"]["input_size"]),
         output_shape=_shape(network, output_shape),
-        sample=f"samples/000{task.sample_suffix}",
-        per=partial(_per, network["batch"] or 1),
+        task=task,
+        sample_file=f"samples/000{task.sample_suffix}",
+        per=partial(_per, network["batch"] or 1, task.counted),
         files=files,
         format=_format(network["target"], model_files),
         precision=PRECISIONS[network["precision"]],
@@ -105,6 +106,6 @@ def _shape(network: Mapping[str, Any], of_one: Sequence[int]) -> str:
     return " × ".join(map(str, [network["batch"] or "any", *of_one]))
 
 
-def _per(batch: int, milliseconds: float) -> str:
+def _per(batch: int, sample: str, milliseconds: float) -> str:
     """What a time is of: latencies and budgets are those of one call."""
-    return "per image" if batch == 1 else f"per batch of {batch} ({milliseconds / batch:.3g} ms per image)"
+    return f"per {sample}" if batch == 1 else f"per batch of {batch} ({milliseconds / batch:.3g} ms per {sample})"

@@ -55,7 +55,12 @@ def compare_outputs(expected: Outputs, found: Outputs, *, what: str, tolerance: 
 
 
 def load_outputs(
-    model: Model, *, setting: Setting = REFERENCE, batch: int | None = 1, runtime: Runtime | None = None
+    model: Model,
+    *,
+    setting: Setting = REFERENCE,
+    batch: int | None = 1,
+    runtime: Runtime | None = None,
+    input_name: str = INPUT,
 ) -> Callable[[Images], Outputs]:
     """Load an exported file, to be run on images; in ONNX Runtime on several threads side by side.
 
@@ -63,6 +68,7 @@ def load_outputs(
         model: As the runtime takes it.
         batch: Images in one call of the file; ``None`` if it takes any number.
         runtime: Instead of the setting's.
+        input_name: Of the file's only input.
 
     Returns:
         A function of images ``(N, *input_shape)``, ``N`` at least 1, that gives the output ``(N, ...)``. It raises
@@ -79,7 +85,7 @@ def load_outputs(
 
     def run(chunk: Images) -> Outputs:
         filled = chunk if batch is None or len(chunk) == batch else np.resize(chunk, (batch, *chunk.shape[1:]))
-        found: Outputs = session.run({INPUT: np.ascontiguousarray(filled)})[0][: len(chunk)].astype(np.float32)
+        found: Outputs = session.run({input_name: np.ascontiguousarray(filled)})[0][: len(chunk)].astype(np.float32)
         return found
 
     def outputs(images: Images) -> Outputs:

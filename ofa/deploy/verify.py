@@ -93,8 +93,8 @@ def verify_bundle(
     Args:
         device: Measure on it.
         measure: Measures files on it; see :func:`ofa.deploy.measure_on`.
-        images: Folder of files of your own, such as the task can read: for classification a folder of pictures per
-            class.
+        images: Samples of your own, such as the task can read: for classification a folder that has one of pictures
+            per class, for that of texts a table.
 
     Raises:
         BundleError: If there is no readable ``bundle.json``, or if the device does not run such files.
@@ -147,7 +147,8 @@ def _check_script(root: Path, info: BundleInfo) -> Check:
 
 
 def _check_files(root: Path, info: BundleInfo) -> Iterator[Check]:
-    needed = {*info.model.files, OUTPUTS, *info.sample_names, *info.task.label_files(info.sample_labels)}
+    task, labels = info.task, info.sample_labels
+    needed = {*info.model.files, OUTPUTS, *info.sample_names, *task.bundle_files, *task.label_files(labels)}
     for name, entry in info.files.items():
         problem = refused(root, name, MAX_FILE_BYTES)
         if not problem and name not in {*needed, CARD, PREDICT}:
@@ -174,26 +175,28 @@ def _same(name: str, expected: str, found: str) -> Check:
 
 
 def _check_model(
-    root: Path, info: BundleInfo, own: Sequence[tuple[Path, Any]], progress: Progress | None
+    root: Path, info: BundleInfo, own: Sequence[tuple[Any, Any]], progress: Progress | None
 ) -> Iterator[Check]:
     num, model = len(info.sample_labels), root / info.model.files[0]
     here = Setting(runtime=info.model.runtime, precision=info.model.precision, threads=os.cpu_count() or 1)
     tolerance = min(info.parity.tolerance, TOLERANCES[info.model.precision])
-    agrees = f"outputs of {num} sample pictures to {tolerance:g} of the largest"
+    agrees = f"outputs of {num} sample {info.task.sample}s to {tolerance:g} of the largest"
     with apart(RUNTIMES[info.model.runtime], seconds=SECONDS + SECONDS_PER_FILE * len(own)) as runtime:
         try:
             expected = _stored_outputs(root, info)
             for problem in filter(None, (problem_of(root / name) for name in info.model.files)):
                 raise ModelError(problem)
-            run = load_outputs(model, setting=here, batch=info.model.batch, runtime=runtime)
-            spec = info.preprocessing
-            found = run(np.stack([info.task.read_input(root / name, spec, stored=True) for name in info.sample_names]))
+            run = load_outputs(
+                model, setting=here, batch=info.model.batch, runtime=runtime, input_name=info.model.input
+            )
+            read = info.task.reader(root, info.preprocessing)
+            found = run(np.stack([read(root / name, stored=True) for name in info.sample_names]))
             difference = compare_outputs(expected, found, what=model.name, tolerance=tolerance)
         except (ParityError, ModelError, NotInstalledError, DataError, *NOT_AN_ARRAY) as error:
             yield Check("parity", False, agrees, str(error))
             return
         yield Check("parity", True, agrees, f"largest difference {difference:.2g}")
-        metric, labels = info.task.metric, info.task.truth(info.sample_labels, spec, root)
+        metric, labels = info.task.metric, info.task.truth(info.sample_labels, info.preprocessing, root)
         ours, promised = (_value(info, outputs, labels) for outputs in (found, expected))
         # Outputs need not be equal to the last bit; a metric that counts does not notice so little.
         slack = min(tolerance, MAX_SLACK) * abs(promised) + 1e-9
@@ -206,7 +209,7 @@ def _check_model(
             metric.text(ours),
         )
         if own:
-            yield _check_own(info, own, run, progress)
+            yield _check_own(info, own, read, run, progress)
 
 
 def _value(info: BundleInfo, outputs: Outputs, labels: npt.NDArray[np.generic]) -> float:
@@ -227,19 +230,23 @@ def _stored_outputs(root: Path, info: BundleInfo) -> Outputs:
 
 
 def _check_own(
-    info: BundleInfo, own: Sequence[tuple[Path, Any]], run: Callable[[Images], Outputs], progress: Progress | None
+    info: BundleInfo,
+    own: Sequence[tuple[Any, Any]],
+    read: Callable[..., Images],
+    run: Callable[[Images], Outputs],
+    progress: Progress | None,
 ) -> Check:
-    """The metric on somebody's own files: it holds if the promised one is not surely (95 %) missed."""
+    """The metric on somebody's own samples: it holds if the promised one is not surely (95 %) missed."""
     scorer = info.task.scorer(None)
     for start in range(0, len(own), NUM_TOGETHER):
         files, labels = zip(*own[start : start + NUM_TOGETHER], strict=True)
-        inputs = np.stack([info.task.read_input(file, info.preprocessing) for file in files])
+        inputs = np.stack([read(file) for file in files])
         scorer.update(run(inputs), info.task.truth(labels, info.preprocessing, Path()))
         if progress is not None:
-            progress(min(start + NUM_TOGETHER, len(own)), len(own), "classifying pictures")
+            progress(min(start + NUM_TOGETHER, len(own)), len(own), f"classifying {info.task.sample}s")
     metric, found, promised = info.task.metric, scorer.score(), info.score
     return Check(
-        "accuracy on pictures",
+        f"accuracy on {info.task.sample}s",
         found.high >= promised.low if metric.higher_is_better else found.low <= promised.high,
         f"{metric.interval_text(promised)} as on the test split",
         f"{metric.interval_text(found)} of {len(own)}",

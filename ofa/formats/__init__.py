@@ -13,7 +13,7 @@ from ofa.errors import UsageError
 from ofa.formats.executorch import export_executorch
 from ofa.formats.folding import fold_bn
 from ofa.formats.litert import export_litert
-from ofa.formats.onnx import DYNAMO_OPSET, OUTPUT, export_for_timing, to_bytes, to_onnx
+from ofa.formats.onnx import DYNAMO_OPSET, INPUT, OUTPUT, export_for_timing, to_bytes, to_onnx
 from ofa.formats.onnx_int8 import SYMMETRIC_RUNTIMES, quantize_qdq
 from ofa.formats.quiet import quiet
 from ofa.inputs import Inputs
@@ -32,9 +32,10 @@ class Shipped:
     """What a file that is deployed takes and gives.
 
     Args:
-        input_shape: Of one input, without the batch; it is called ``images``.
+        input_shape: Of the only input, without the batch.
         batch: Images in one call; ``None`` leaves it free.
         dtype: Of the input.
+        input: Its name; that of ``pte`` and ``tflite`` files is ``images`` in any case.
         output: Name of the output.
         opset: Of an ONNX graph.
     """
@@ -42,6 +43,7 @@ class Shipped:
     input_shape: Shape
     batch: int | None = 1
     dtype: torch.dtype = torch.float32
+    input: str = INPUT
     output: str = OUTPUT
     opset: int = DYNAMO_OPSET
 
@@ -75,7 +77,15 @@ def _onnx_to_time(module: nn.Module, inputs: Shape | Inputs, setting: Setting) -
 
 def onnx_to_ship(module: nn.Module, file: Shipped) -> ModelProto:
     """See :func:`ofa.formats.onnx.to_onnx`."""
-    return to_onnx(module, file.input_shape, batch=file.batch, dtype=file.dtype, output=file.output, opset=file.opset)
+    return to_onnx(
+        module,
+        file.input_shape,
+        batch=file.batch,
+        dtype=file.dtype,
+        input_name=file.input,
+        output=file.output,
+        opset=file.opset,
+    )
 
 
 def fixed_batch(

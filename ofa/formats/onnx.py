@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, 
 
 from ofa.errors import OfaError, UsageError, unknown_name_message
 from ofa.files import atomic_path
+from ofa.formats.quiet import without_log
 from ofa.inputs import Inputs, InputSpec, tensors_in
 from ofa.nn.structure import clone_structure, own_tensors
 
@@ -86,6 +87,7 @@ def _export_by_tracing(module: nn.Module, example: Inputs, names: Sequence[str])
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # control flow on shapes: they are static here
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # left to the runtime's own optimiser
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size", UserWarning)  # of LSTMs
+        warnings.filterwarnings("ignore", "Exporting aten::index", UserWarning)  # of masks: indices are not negative
         # Weights that are standardised pass a batch norm that trains on purpose; the graph is right.
         warnings.filterwarnings("ignore", "ONNX export mode is set to TrainingMode.EVAL", UserWarning)
         try:
@@ -215,6 +217,7 @@ def to_onnx(
     batch: int | None = 1,
     free: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
+    input_name: str = INPUT,
     output: str = OUTPUT,
     opset: int = DYNAMO_OPSET,
 ) -> ModelProto:
@@ -224,11 +227,10 @@ def to_onnx(
 
     Args:
         module: In eval mode, on the CPU.
-        inputs: Shape of the only one without the batch, which is then called ``images``; or all that the module takes,
-            called as its arguments are.
+        inputs: Shape of the only one without the batch; or all that the module takes, called as its arguments are.
         batch: Samples in one call; ``None`` leaves it free.
         free: Names of axes of ``inputs`` that the file leaves free: ``tokens``.
-        dtype: Of the only input.
+        dtype, input_name: Of the only input.
         output: Name of the output; several, and what is in a mapping, are called as they lie in it.
 
     Raises:
@@ -248,7 +250,7 @@ def to_onnx(
             example = example.map(lambda tensor: _repeated(tensor, 2 if batch is None else batch))
         shapes = _free_axes(inputs, free, is_batch_free=batch is None)
     else:
-        example, names = Inputs(torch.zeros(batch or 2, *inputs, dtype=dtype)), [INPUT]
+        example, names = Inputs(torch.zeros(batch or 2, *inputs, dtype=dtype)), [input_name]
         shapes = [{0: torch.export.Dim("batch")} if batch is None else {}]
     model = _export_by_dynamo(module, example, names, shapes, output)
     pool_instead_of_mean(model)
@@ -332,7 +334,7 @@ def _export_by_dynamo(
 
     # Traced with gradients, attention takes another kernel than where the graph is lowered, and views of its output, in
     # MaxViT for one, do not fit.
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), without_log(), warnings.catch_warnings():
         # Which of its own functions torch will drop is not the caller's concern (2.11 warns, and names other packages).
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

@@ -15,15 +15,24 @@ MAX_NOTE = 10_000  # characters: what is said last says why
 
 
 @contextmanager
+def without_log() -> Iterator[None]:
+    """Without log records, but those of errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Without warnings and log records, and with nothing written to the standard output or error.
 
     Libraries in C++ write to the file descriptors, whatever ``sys.stdout`` is, so these lead elsewhere meanwhile: for
     all threads. Where the block fails, what was written is a note of the exception, which a traceback shows.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+    with without_log(), tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
         try:
             with warnings.catch_warnings(), redirect_stdout(file), redirect_stderr(file), _descriptors_to(file):
                 warnings.simplefilter("ignore")
@@ -33,8 +42,6 @@ def quiet() -> Iterator[None]:
             if said := file.read().strip():
                 error.add_note(f"The converter wrote:\n{said[-MAX_NOTE:]}")
             raise
-        finally:
-            logging.disable(before)
 
 
 @contextmanager

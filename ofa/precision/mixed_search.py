@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ofa.cost import CostModel, LatencyTable
+from ofa.errors import UsageError
 from ofa.files import atomic_path
 from ofa.hardware import Device, measure
 from ofa.precision.mixed_latency import MixedLatency
@@ -58,6 +59,11 @@ def search_mixed(
         ValueError: If the tables do not belong together.
         InfeasibleBudgetError: See :class:`ofa.search.run.TargetSearch`.
     """
+    if len(evaluator.supernet.inputs.example.tensors) > 1:
+        raise UsageError(
+            f"--precision searches networks that take one image, not those of {evaluator.task.name}; search in fp32, "
+            "and export for a device in INT8"
+        )
     mixed = MixedPrecisionEvaluator(evaluator, per=per)
     latency = MixedLatency(
         fp32=fp32, int8=int8, per=per, num_elements=lambda key: math.prod(evaluator.supernet.part(key).input_shape)

@@ -118,9 +118,9 @@ def best_of(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe(arch: Mapping[str, Any]) -> str:
-    """Resolution and depths, for example ``176 px, depths 3-2-4``."""
+    """Size of the input and depths, for example ``176 px, depths 3-2-4``."""
     depths = [str(value) for name, value in arch.items() if name.endswith(".depth")]
-    parts = [f"{arch['resolution']} px"] if "resolution" in arch else []
+    parts = [f"{arch[axis]} {unit}" for axis, unit in (("resolution", "px"), ("tokens", "tokens")) if axis in arch]
     return ", ".join(parts + ([f"depths {'-'.join(depths)}"] if depths else []))
 
 

@@ -25,6 +25,8 @@ from ofa.report.palette import PALETTE
 from ofa.report.run_files import DeviceResults, RunFiles, bounds_columns, read_run
 from ofa.report.strategy import describe_recipe
 from ofa.search.run import FLEET
+from ofa.tasks import Task, task_from_json
+from ofa.tasks.task import Exhibit
 
 SCRIPTS = ("chart.js", "explorer.js", "page.js")
 MAX_DOWNLOAD_BYTES = 3_000_000
@@ -78,6 +80,8 @@ def render(run: RunFiles) -> str:
         data=_packed(json.dumps(data, separators=(",", ":"), allow_nan=False).encode()),
         explored=explored,
         charts=set(all_charts),
+        counted=_task(run).counted,
+        section=_task(run).report_section(_exhibits(run)),
         picks={device.name: list(_pick_rows(device)) for device in run.devices},
         cross=cross_device(run),
         bounds=_bounds(run),
@@ -121,6 +125,24 @@ def _packed(content: bytes) -> str:
 
 
 # -- what else the template shows ------------------------------------------------------------------------------------
+
+
+def _task(run: RunFiles) -> Task:
+    where = f"recipe in {run.run_dir / 'supernet.json'}"
+    return task_from_json(run.supernet.get("recipe", {}).get("task"), where=where)
+
+
+def _exhibits(run: RunFiles) -> list[Exhibit]:
+    """All bundles of the run."""
+    return [
+        Exhibit(
+            name=device.name + ("" if bundle["budget_ms"] is None else f", {bundle['budget_ms']:g} ms"),
+            folder=run.run_dir / bundle["folder"],
+            info=bundle,
+        )
+        for device in run.devices
+        for bundle in device.bundles
+    ]
 
 
 def _pick_rows(device: DeviceResults) -> Iterator[dict[str, Any]]:

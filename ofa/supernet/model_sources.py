@@ -2,9 +2,8 @@
 
 - ``torchvision:NAME``: a classifier or a segmentation model of torchvision's;
 - ``smp:ARCHITECTURE/ENCODER``: a segmentation model of segmentation-models-pytorch, as ``smp:unet/tu-resnet18``;
-- ``path/file.py:function`` of the user's.
-
-Such a file is executed.
+- ``transformers:FOLDER``, ``transformers:bert``: a classifier of texts;
+- ``path/file.py:function`` of the user's: such a file is executed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ from torch import nn
 
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
+from ofa.inputs import InputSpec
 from ofa.optional import extra, require
+from ofa.supernet.hugging_face import inputs_of_text_model, text_model
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
 from ofa.user_code import ModelCodeError, error_in, module_of
@@ -86,13 +87,22 @@ def name_in_files(name: str, code: str | None = None) -> str:
     own = code_of(name)
     if own is not None:
         return f"{own.function}-{(code or sha256_of_file(_existing(own.path)))[:6]}"
-    return re.sub(r"[^\w.-]", "-", name) if is_source(name) else name
+    return re.sub(r"[^\w.-]", "-", public_name(name)) if is_source(name) else name
 
 
 def public_name(name: str) -> str:
-    """What a model is called in what is given to others: a file without the folder that it is in."""
+    """What a model is called in what is given to others: a file or folder without the folder that it is in."""
     code = code_of(name)
+    source, _, own = name.partition(":")
+    if source == "transformers":
+        return f"{source}:{Path(own).expanduser().resolve().name}"
     return name if code is None else f"{code.path.name}:{code.function}"
+
+
+def inputs_of_source(name: str) -> InputSpec | None:
+    """What a model is called with, where its source tells that it takes no images."""
+    source, _, own = name.partition(":")
+    return inputs_of_text_model(own) if source == "transformers" else None
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -216,7 +226,11 @@ def _smp_model(
     return model
 
 
-_SOURCES: Mapping[str, Callable[..., nn.Module]] = {"torchvision": _torchvision_model, "smp": _smp_model}
+_SOURCES: Mapping[str, Callable[..., nn.Module]] = {
+    "torchvision": _torchvision_model,
+    "smp": _smp_model,
+    "transformers": text_model,
+}
 
 
 # -- a file of the user's ----------------------------------------------------------------------------------------------

@@ -19,8 +19,15 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from ofa.errors import unknown_name_message
+from ofa.inputs import InputSpec
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize, own_size
-from ofa.supernet.model_sources import UnknownModelError, is_source, model_of_source, settings_text
+from ofa.supernet.model_sources import (
+    UnknownModelError,
+    inputs_of_source,
+    is_source,
+    model_of_source,
+    settings_text,
+)
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.weights import load_weights
 
@@ -152,7 +159,7 @@ def create_supernet(
 
     Args:
         name: A preset (see :data:`PRESETS`), or any model that :func:`ofa.elasticize` can convert: timm's,
-            ``torchvision:NAME``, or ``path/file.py:function``, which is executed.
+            ``torchvision:NAME``, ``transformers:FOLDER``, or ``path/file.py:function``, which is executed.
         input_size: Height and width of images, in place of the model's own; ``resolution`` is the height, and the width
             keeps its proportion to it.
         num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`.
@@ -162,7 +169,11 @@ def create_supernet(
         SpaceError: If a choice is misspelt or malformed; before weights are fetched.
         UnknownModelError, ModelCodeError, WeightsError: As :func:`create_model` does.
     """
-    check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())))
+    if "inputs" not in choices and (inputs := inputs_of_source(name)) is not None:
+        choices = {**choices, "inputs": inputs}
+    spec = choices.get("inputs")
+    axes = [axis.name for axis in spec.axes] if isinstance(spec, InputSpec) else ["resolution"]
+    check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())), axes=axes)
     model = create_model(
         name,
         num_classes=num_classes,

@@ -57,20 +57,24 @@ def load_weights(
     Raises:
         WeightsError: If the file is missing or damaged, or :func:`fit_weights` refuses.
     """
+    source = f"weights {path}"
+    tensors = _named_as(model, read_weights(path))
+    fit_weights(model, tensors, source=source, needs_classifier=needs_classifier, optional=optional)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a file by name, on the CPU; :class:`WeightsError` if it is missing or damaged."""
     try:
         with torch.device("cpu"):  # whatever device the model is being made on
             if Path(path).suffix == ".safetensors":
-                tensors = safetensors.torch.load_file(path)
-            else:
-                tensors = _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+                return safetensors.torch.load_file(path)
+            return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
     except NOT_WEIGHTS as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"weights {path} cannot be read ({reason}); give a .safetensors file, or a checkpoint of torch.save that "
             "holds tensors, with the names of the model's own parameters"
         ) from None
-    source = f"weights {path}"
-    fit_weights(model, _named_as(model, tensors), source=source, needs_classifier=needs_classifier, optional=optional)
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:

@@ -8,10 +8,15 @@ from ofa.tasks.classification import Classification
 from ofa.tasks.losses import LOSSES, Loss
 from ofa.tasks.segmentation import Segmentation
 from ofa.tasks.task import Batches, Feed, Samples, Scorer, Sizes, Task, TaskData, mean_of
+from ofa.tasks.text_classification import TextClassification
 
 TASKS: dict[str, type[Task]] = registry(
     Task,  # type: ignore[type-abstract]
-    {"classification": Classification, "segmentation": Segmentation},
+    {
+        "classification": Classification,
+        "segmentation": Segmentation,
+        "text_classification": TextClassification,
+    },
 )
 
 
@@ -38,6 +43,7 @@ __all__ = [
     "Sizes",
     "Task",
     "TaskData",
+    "TextClassification",
     "mean_of",
     "task_from_json",
 ]

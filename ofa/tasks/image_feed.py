@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ class ImageFeed:
     from_pixels: bool = False
     outputs: tuple[str, str] = ("logits", "probabilities")
     activation: Activation = softmax
+    input: ClassVar[str] = "images"
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -8,7 +8,8 @@ import argparse
 import csv
 from pathlib import Path
 
-from ofa.tasks.predicting import files_of, opened, outputs_of, probabilities_of
+from ofa.tasks.predict_loaders import probabilities_of
+from ofa.tasks.predicting import files_of, opened, outputs_of
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ Shapes are the task's own: inputs and targets are what its data gives, outputs w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +75,31 @@ class Task(OfCode, ABC):
     """Of the files of a bundle's samples."""
     num_samples: ClassVar[int] = 32
     """In a bundle."""
+    sample: ClassVar[str] = "picture"
+    """What a file of a sample holds, for messages."""
+    counted: ClassVar[str] = "image"
+    """What is counted, and what latencies are of."""
+    bundle_files: ClassVar[tuple[str, ...]] = ()
+    """Names of further files that a bundle needs, see :meth:`files`."""
 
     @property
     @abstractmethod
     def metric(self) -> Metric:
         """What subnets are compared by."""
+
+    def check_settings(self, data: DataConfig, *, pretrained: bool) -> None:
+        """Whether the settings of a recipe go together, before anything is read.
+
+        Args:
+            pretrained: The model begins from weights that others trained.
+
+        Raises:
+            ConfigError, DataError: They name what does not.
+        """
+
+    def shipped(self) -> Self:
+        """Itself as a bundle says it: without paths of this machine."""
+        return self
 
     # -- models ------------------------------------------------------------------------------------------------------
 
@@ -103,6 +124,9 @@ class Task(OfCode, ABC):
             raise ConfigError(
                 f"it gives outputs of shape {tuple(shapes[0][1:])}, but {wanted}; let its function take num_classes"
             )
+
+    def check_model(self, model: nn.Module, data: Any) -> None:
+        """Whether a model takes all that is in the data; :class:`ConfigError` if not."""
 
     def outputs(self, given: Any, targets: Any) -> Any:
         """What losses and :meth:`teaching` take, of what a model gives: all of it.
@@ -203,6 +227,19 @@ class Task(OfCode, ABC):
             DataError: If the file cannot be read.
         """
 
+    def reader(self, bundle: Path, spec: Any) -> Callable[..., Array]:
+        """:meth:`read_input` for a bundle: a function of a file, and of whether it is ``stored`` there.
+
+        Args:
+            bundle: Its folder, all of whose files are as they should be.
+            spec: Its :attr:`preprocessing`.
+        """
+        return partial(self.read_input, spec=spec)
+
+    def files(self, data: Any) -> dict[str, bytes]:
+        """Contents of :attr:`bundle_files`, by name: what ``predict.py`` needs besides the network."""
+        return {}
+
     def check_labels(self, labels: Sequence[Any], classes: Sequence[str]) -> None:
         """:class:`ConfigError` unless each can be what is right for a bundle's sample."""
         if not all(isinstance(label, int | float) for label in labels):
@@ -222,8 +259,11 @@ class Task(OfCode, ABC):
         """
         return np.array(labels)
 
-    def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Path, Any]]:
-        """Files of a user's own, to judge a bundle by, and what is right for each; :class:`DataError` without any."""
+    def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Any, Any]]:
+        """Samples of a user's own, to judge a bundle by, and what is right for each; :class:`DataError` without any.
+
+        Samples are files, or what else the :meth:`reader` takes.
+        """
         raise DataError(f"{folder}: a folder does not tell what is right for its files in {self.name}")
 
     @property
@@ -231,7 +271,7 @@ class Task(OfCode, ABC):
     def predict_script(self) -> Path:
         """The program that a bundle brings along as ``predict.py``: from a file to what the network says of it.
 
-        What it imports of :mod:`ofa.data.picture` is put into it there.
+        What it imports of :mod:`ofa.data.picture` and :mod:`ofa.tasks.predict_loaders` is put into it there.
         """
 
     @abstractmethod
@@ -242,6 +282,39 @@ class Task(OfCode, ABC):
             info: What ``bundle.json`` says.
         """
 
+    def report_section(self, bundles: Sequence[Exhibit]) -> Section | None:
+        """What the page of a run shows of its bundles' samples; ``None``: nothing."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A bundle in the page of a run.
+
+    Args:
+        name: The device, and the budget if there was one.
+        info: What ``bundle.json`` says; nothing of it has been checked.
+    """
+
+    name: str
+    folder: Path
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A table in the page of a run.
+
+    Args:
+        rows: Of cells: text, or :class:`markupsafe.Markup`, which is taken as it is; the first is the row's header.
+        note: A sentence below.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -251,6 +324,7 @@ class Card:
         what: Begins a sentence: ``An image classifier with 10 classes``.
         input: What an input is made of: ``a RGB picture of 32 × 32 pixels``.
         pipeline_tag, metric: As model hubs name them.
+        library: What ``predict.py`` needs besides numpy and the runtime.
     """
 
     what: str
@@ -259,6 +333,7 @@ class Card:
     metric: str
     metric_title: str
     metric_value: float
+    library: str = "Pillow"
 
 
 class Feed(Protocol):
@@ -272,6 +347,11 @@ class Feed(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Of the input."""
+        ...
+
+    @property
+    def input(self) -> str:
+        """What the file calls its input: ``images``."""
         ...
 
     @property

@@ -28,12 +28,13 @@ class ModelConfig:
     """What becomes elastic: a model by name, and the arguments of :func:`ofa.elasticize`.
 
     Args:
-        name: A preset, a timm model, ``torchvision:NAME``, or ``path/file.py:function``, which is executed; its path is
-            relative to the current folder.
+        name: A preset, a timm model, ``torchvision:NAME``, ``transformers:FOLDER`` with a ``config.json``,
+            ``transformers:bert`` (a small one), or ``path/file.py:function``, which is executed; paths are relative to
+            the current folder.
         in_chans: Channels of the pictures: 1 is grey, 3 red, green and blue; with 2 and 4 alpha is one of them.
         input_size: Height and width that the model is made for, if not its own; ``resolution`` is the height, and the
             width keeps its proportion to it.
-        pretrained: Begin from timm's or torchvision's weights.
+        pretrained: Begin from timm's or torchvision's weights, or those in the folder.
         weights: Begin from a file with the model's parameter names instead, ``.safetensors`` or a checkpoint of
             ``torch.save``; a classifier for other classes is left out.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
@@ -41,7 +42,7 @@ class ModelConfig:
         dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
             lists of values or shares (``"75%"``), or mappings from stages to lists; see
             :class:`~ofa.supernet.choices.Choices`.
-        resolution: A list of values or shares.
+        resolution, tokens: Lists of values or shares: sizes of pictures, lengths of texts.
         divisor: Channels are rounded to multiples of it.
         subnet: An architecture, which alone is then in the space: `ofa finetune` says which.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
@@ -60,6 +61,7 @@ class ModelConfig:
     kernel_transforms: bool = False
     dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
     resolution: tuple[int | str, ...] | None = None
+    tokens: tuple[int | str, ...] | None = None
     divisor: int = 8
     subnet: dict[str, Any] = field(default_factory=dict)
     coupled: tuple[str, ...] = ()
@@ -78,10 +80,10 @@ class ModelConfig:
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
-        resolution = {} if self.resolution is None else {"resolution": self.resolution}
+        axes = {"resolution": self.resolution, "tokens": self.tokens}
         return {
             **self.dims,
-            **resolution,
+            **{name: sizes for name, sizes in axes.items() if sizes is not None},
             "kernel_transforms": self.kernel_transforms,
             "divisor": self.divisor,
             "coupled": self.coupled,
@@ -174,6 +176,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        self.task.check_settings(self.data, pretrained=self.model.pretrained)
         if not isinstance(self.strategy.loss, self.task.losses):
             fitting = [name for name, kind in LOSSES.items() if issubclass(kind, self.task.losses)]
             raise ConfigError(

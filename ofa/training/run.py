@@ -190,7 +190,7 @@ class Run:
         if model.in_chans != 3 or model.input_size is not None:
             name += "-" + "x".join(map(str, (model.in_chans, *(model.input_size or ()))))
         changed = model.divisor != 8 or model.coupled or model.dims or model.resolution is not None or model.subnet
-        if not changed:
+        if not changed and self.task.inputs() is None:  # whose size the task decides
             return name
         return f"{name}-{self.space.fingerprint[:6]}"
 

@@ -64,7 +64,7 @@ class Strategy:
             sampler = self.sampler if phase.num_random is None else self.sampler.with_num_random(phase.num_random)
             draws = sampler.draw(step)
         if self.resolution == "per_batch":
-            resolutions = step.space["resolution"].values
-            chosen = {"resolution": resolutions[step.rng.integers(len(resolutions))]}
+            sizes = {dim.name: dim.values for dim in step.space.dims if "." not in dim.name}
+            chosen = {name: values[step.rng.integers(len(values))] for name, values in sizes.items()}
             draws = [dataclasses.replace(draw, arch=step.space.arch({**draw.arch, **chosen})) for draw in draws]
         return draws

@@ -237,6 +237,7 @@ class _Trainer:
         trace = supernet.analysis.trace
         try:
             self.task.check_outputs(trace.output_type, trace.output_shapes, num_classes)
+            self.task.check_model(supernet.model, self.data)
         except ConfigError as error:
             raise ConfigError(f"model {self.recipe.model.name!r} does not fit the data: {error}") from None
 
@@ -316,7 +317,8 @@ class _Trainer:
                 what = f"epoch {epoch + 1}/{math.ceil(self.num_steps / self.steps_per_epoch)}"
                 what += f" {stretch.phase.name}" if len(self.plan) > 1 else ""
                 speed = (step + 1 - done) * self.config.batch_size / (now - started)
-                self.progress(step + 1, self.num_steps, f"{what}  loss {losses[0][1]:.3f}  {speed:,.0f} images/s")
+                what += f"  loss {losses[0][1]:.3f}  {speed:,.0f} {self.task.counted}s/s"
+                self.progress(step + 1, self.num_steps, what)
             self._keep_time(step + 1)
             if stops or step + 1 == self.num_steps:
                 return step + 1, stops

@@ -12,6 +12,7 @@ from ofa.data.readers.idx import read_idx
 from ofa.data.readers.manifest import is_manifest, read_manifest
 from ofa.data.readers.parquet import read_parquet
 from ofa.data.readers.source import Source
+from ofa.data.readers.texts import TextSource, read_texts
 from ofa.data.readers.timm_dataset import read_timm
 from ofa.errors import unknown_name_message
 
@@ -22,6 +23,15 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
     "manifest": read_manifest,
     "parquet": read_parquet,
 }
+
+TEXT_READERS: dict[str, Callable[[DataConfig], TextSource]] = {"texts": read_texts}
+
+
+def read_text_source(config: DataConfig) -> TextSource:
+    """Read texts and labels; :class:`DataError` if the name is none of :data:`TEXT_READERS`."""
+    if config.name not in TEXT_READERS:
+        raise DataError(f"{unknown_name_message('data set of texts', config.name, TEXT_READERS)}; set data.name")
+    return TEXT_READERS[config.name](config)
 
 
 def read_source(config: DataConfig) -> Source:
@@ -34,6 +44,8 @@ def read_source(config: DataConfig) -> Source:
         return READERS[config.name](config)
     if "/" in config.name:
         return read_timm(config)
+    if config.name in TEXT_READERS:
+        raise DataError(f"data set {config.name!r} holds texts, not images; name a task of texts, or other data")
     known = unknown_name_message("data set", config.name, READERS)
     raise DataError(f"{known}, and timm's with their prefix, such as torch/cifar10")
 

@@ -11,9 +11,9 @@ import numpy as np
 from ofa.data.config import DataConfig, DataError
 from ofa.data.masks import VOID, EncodedMasks
 from ofa.data.picture import EXTENSIONS
-from ofa.data.readers.parquet import encoded_column, files_in
+from ofa.data.readers.parquet import encoded_column
 from ofa.data.readers.source import EncodedImages, Source, require_root
-from ofa.data.readers.split_names import SPLIT_NAMES, split_named
+from ofa.data.readers.split_names import SPLIT_NAMES, files_by_split, split_named
 from ofa.data.readers.table import open_columns
 from ofa.errors import unknown_name_message
 
@@ -112,7 +112,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _in_parquet(root: Path, layout: Layout) -> Iterator[_Pair]:
-    base, files = (root.parent, [("train", root)]) if root.is_file() else files_in(root)
+    base, files = (root.parent, [("train", root)]) if root.is_file() else files_by_split(root, ".parquet", holds=HOLDS)
     for split, path in files:
         table = open_columns(path, layout, lambda _: ["images", "masks"], section="task")
         images, masks = (encoded_column(table, column, path) for column in (layout.images, layout.masks))

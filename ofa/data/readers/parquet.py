@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.source import Source, require_root
-from ofa.data.readers.split_names import split_named, split_of_file
+from ofa.data.readers.split_names import files_by_split
 from ofa.data.readers.table import Rows, check_complete, open_columns, options_of, read_rows, source_of
 
 if TYPE_CHECKING:
@@ -30,37 +29,8 @@ def read_parquet(config: DataConfig) -> Source:
         DataError: If a file or column is missing, truncated or of another type, or a value is null.
     """
     root = require_root(config, HOLDS)
-    base, files = (root.parent, [("train", root)]) if root.is_file() else files_in(root)
+    base, files = (root.parent, [("train", root)]) if root.is_file() else files_by_split(root, ".parquet", holds=HOLDS)
     return source_of([(split, _read_file(path, base, config)) for split, path in files], where=root)
-
-
-def files_in(root: Path) -> tuple[Path, list[tuple[str, Path]]]:
-    """The folder that holds the data set, and its files, each with its split, in order of the numbers in their names.
-
-    They are called after the split, or lie in a folder that is.
-    """
-    paths = list(root.glob("*.parquet")) or list(root.rglob("*.parquet"))
-    files, bases, strangers = [], set(), []
-    for path in sorted(paths, key=_numbers_as_such):
-        of_folder = split_named(path.parent.name) if path.parent != root else None
-        split = split_of_file(path.name) or of_folder
-        if split is None:
-            strangers.append(path)
-            continue
-        files.append((split, path))
-        bases.add(path.parent if of_folder is None else path.parent.parent)
-    if not any(split == "train" for split, _ in files):
-        raise DataError(f"found no train*.parquet in {root}; it should be {HOLDS}")
-    if strangers:
-        raise DataError(f"{strangers[0]} is of no split by its name; call it train, validation or test, or move it")
-    if len(bases) > 1:
-        raise DataError(f"{root} holds several data sets: {', '.join(map(str, sorted(bases)))}; give one as root")
-    return bases.pop(), files
-
-
-def _numbers_as_such(path: Path) -> list[tuple[int, str]]:
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _read_file(path: Path, base: Path, config: DataConfig) -> Rows:

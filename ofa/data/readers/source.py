@@ -1,4 +1,4 @@
-"""What every reader gives: labelled images that are decoded one by one, when asked for."""
+"""What every reader gives: labelled samples; of images, that are decoded one by one, when asked for."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ from ofa.errors import unknown_name_message
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-class Images(Protocol):
-    """A sequence of pictures; picklable, because worker processes may read it."""
+class Samples(Protocol):
+    """A sequence of samples of any kind; picklable, because worker processes may read it."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Image.Image: ...
-
     def name(self, index: int, /) -> str:
-        """What messages call a picture; relative to the root, so that it is the same wherever the data is."""
+        """What messages call a sample; relative to the root, so that it is the same wherever the data is."""
         ...
 
     def digest(self, index: int, /) -> bytes:
-        """The sha256 of the encoded file, or of shape and pixels where there is none; reads it."""
+        """The sha256 of the encoded file or text, or of shape and pixels where there is none; reads it."""
         ...
 
     def num_bytes(self, index: int, /) -> int | None:
@@ -53,6 +51,44 @@ class Masks(Protocol):
     def name(self, index: int, /) -> str: ...
     def digest(self, index: int, /) -> bytes: ...
     def num_bytes(self, index: int, /) -> int | None: ...
+
+
+class Images(Samples, Protocol):
+    """A sequence of pictures."""
+
+    def __getitem__(self, index: int, /) -> Image.Image: ...
+
+
+class Labelled(Protocol):
+    """A data set of samples of any kind before it is split, as :class:`Source` is one of images."""
+
+    @property
+    def what(self) -> str:
+        """What its samples are, for messages: ``images``."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """What labels stand for: splits hold these in proportion."""
+        ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def samples(self) -> Samples: ...
+
+    @property
+    def num_test(self) -> int: ...
+
+    @property
+    def groups(self) -> npt.NDArray[np.generic] | None: ...
+
+    @property
+    def ignored(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,21 +124,45 @@ class Source:
         """What labels stand for: splits hold these in proportion."""
         return self.classes if self.masks is None else ("pictures",)
 
-    def digest(self, index: int) -> bytes:
-        """What tells a sample's content from others': that of its image, and of its mask."""
-        image = self.images.digest(index)
-        return image if self.masks is None else hashlib.sha256(image + self.masks.digest(index)).digest()
-
-    def num_bytes(self, index: int) -> int | None:
-        """How much :meth:`digest` reads."""
-        sizes = [self.images.num_bytes(index), 0 if self.masks is None else self.masks.num_bytes(index)]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+    @property
+    def what(self) -> str:
+        return "images" if self.masks is None else "images with masks"
 
     def __post_init__(self) -> None:
-        assert len(self.labels) == len(self.images) > self.num_test
-        assert self.groups is None or self.groups.shape == self.labels.shape
-        if len(self.classes) < 2:
-            raise DataError(f"the data has a single class, {', '.join(self.classes)}; a classifier needs at least two")
+        check_labelled(self)
+
+    @property
+    def samples(self) -> Samples:
+        return self.images if self.masks is None else _Pairs(self.images, self.masks)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Images with their masks, which tell them from others too."""
+
+    images: Images
+    masks: Masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+    def digest(self, index: int) -> bytes:
+        return hashlib.sha256(self.images.digest(index) + self.masks.digest(index)).digest()
+
+    def num_bytes(self, index: int) -> int | None:
+        sizes = [self.images.num_bytes(index), self.masks.num_bytes(index)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def check_labelled(source: Labelled) -> None:
+    """:class:`DataError` if there are fewer than two classes."""
+    assert len(source.labels) == len(source.samples) > source.num_test
+    assert source.groups is None or source.groups.shape == source.labels.shape
+    if len(source.classes) < 2:
+        raise DataError(f"the data has a single class, {', '.join(source.classes)}; a classifier needs at least two")
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ def export_int8(network: Network, setting: Setting) -> Exported:
         return to_bytes(quantized)
 
     def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
-        return load_outputs(model, setting=where, batch=network.batch)(images)
+        return load_outputs(model, setting=where, batch=network.batch, input_name=network.input)(images)
 
     runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
     plain = to_bytes(model)
@@ -61,7 +61,9 @@ def export_int8(network: Network, setting: Setting) -> Exported:
     quantized = quantize(choice.float_nodes)
     return Exported(
         files={FILE: quantized},
-        reference=load_outputs(quantized, batch=network.batch, runtime=OnnxRuntimeAsWritten()),
+        reference=load_outputs(
+            quantized, batch=network.batch, runtime=OnnxRuntimeAsWritten(), input_name=network.input
+        ),
         quantization=Quantization(
             **vars(choice), num_nodes=len(nodes), num_calibration_images=len(accuracy.calibration_images)
         ),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ofa.deploy.parity import Images, Outputs
 from ofa.errors import OfaError
 from ofa.formats import Shipped
+from ofa.inputs import Inputs
 
 NUM_TOGETHER = 8
 
@@ -40,7 +43,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Network(Shipped):
-    """A network to be exported; its input is float32 or uint8.
+    """A network to be exported; its input is float32, uint8, or int64 for ONNX.
 
     Args:
         module: In eval mode, on the CPU.
@@ -58,16 +61,16 @@ class Network(Shipped):
 
 
 class HalfPrecision(nn.Module):
-    """A network in float16 between a float32 input and a float32 output; the one given is left as it is."""
+    """A network in float16 between float32 inputs and float32 outputs; the one given is left as it is."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(module).half()
         self.eval()
 
-    def forward(self, images: Tensor) -> Tensor:
-        outputs: Tensor = self.module(images.half())
-        return outputs.float()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        inputs = Inputs(*args, **kwargs).map(lambda tensor: tensor.half() if tensor.is_floating_point() else tensor)
+        return tree_map_only(Tensor, Tensor.float, inputs.call(self.module))
 
 
 @dataclass(frozen=True)

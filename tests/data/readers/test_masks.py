@@ -62,11 +62,11 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_a_sample_is_its_mask_too(tmp_path: Path) -> None:
     source = read(write_folder(tmp_path, 2))
-    before, num_bytes = source.digest(0), source.num_bytes(0)
+    before, num_bytes = source.samples.digest(0), source.samples.num_bytes(0)
     mask = np.asarray(Image.open(tmp_path / "labels" / "000.png")).copy()
     mask[0, 0] = 1 - min(mask[0, 0], 1)
     Image.fromarray(mask).save(tmp_path / "labels" / "000.png")
-    assert source.digest(0) != before and num_bytes > (tmp_path / "images" / "000.png").stat().st_size
+    assert read(tmp_path).samples.digest(0) != before and num_bytes > (tmp_path / "images" / "000.png").stat().st_size
 
 
 def test_palettes_hold_indices(tmp_path: Path) -> None:
