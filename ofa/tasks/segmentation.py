@@ -28,7 +28,8 @@ from ofa.tasks import predict_mask
 from ofa.tasks.image_feed import ImageFeed, encoded_png
 from ofa.tasks.image_task import ImageTask
 from ofa.tasks.losses import ClassLoss
-from ofa.tasks.task import Array, Card, Samples, Sizes
+from ofa.tasks.mask_section import section_of_masks
+from ofa.tasks.task import Array, Card, Exhibit, Samples, Section, Sizes
 
 NUM_RESAMPLES = 1000
 MASK_NAME = re.compile(r"samples/\d{3}-mask\.png")
@@ -162,6 +163,9 @@ class Segmentation(ImageTask):
             metric_title="Mean IoU",
             metric_value=round(info[self.metric.name]["value"] / 100, 6),
         )
+
+    def report_section(self, bundles: Sequence[Exhibit]) -> Section | None:
+        return section_of_masks(bundles, self.void)
 
 
 class MaskScorer:

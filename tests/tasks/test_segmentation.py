@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from ofa.setting import Setting
 from ofa.space import Arch
 from ofa.tasks import Segmentation
 from ofa.tasks.segmentation import MaskScorer
+from ofa.tasks.task import Exhibit
 from ofa.training import Recipe, Run, SubnetEvaluator, load_recipe, train
 
 from .masked import HEIGHT, LEVELS, NAMES, NETWORK, VOID, WIDTH, encoded, picture, write_folder
@@ -317,3 +319,17 @@ def test_the_metric_of_the_task() -> None:
     assert Segmentation().metric == METRICS["miou_percent"]
     with pytest.raises(ConfigError, match="void must be indices from 0 to 255"):
         Segmentation(void=(300,))
+
+
+def test_the_page_shows_masks(run: Run, evaluator: SubnetEvaluator, tmp_path: Path) -> None:
+    result = export(evaluator, run.space.largest(), tmp_path / "bundle")
+    info = json.loads((result.path / "bundle.json").read_text())
+    exhibit = Exhibit(name="cpu-1t, 2 ms", folder=result.path, info=info)
+    section = run.task.report_section([exhibit])
+    assert section is not None and section.head == ("Picture of the test split", "Is", "cpu-1t, 2 ms")
+    assert [len(row) for row in section.rows] == [3] * 4
+    assert all(cell.count("data:image/webp;base64,") == 1 for row in section.rows for cell in row)
+    shares = [float(re.findall(r"([\d.]+) %", row[2])[0]) for row in section.rows]
+    assert min(shares) > 80 and all(name in section.note for name in (*NAMES, "no class"))
+    (result.path / "samples" / "002.png").unlink()
+    assert run.task.report_section([exhibit]) is None
