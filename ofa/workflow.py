@@ -831,7 +831,7 @@ def verify(
     Args:
         bundle: Bundle folder that `ofa export` left.
         device: Measure the latency on this device too.
-        images: Also the accuracy on pictures of yours: FOLDER/<class>/*.
+        images: Also the accuracy on pictures of yours: FOLDER/<class>/*; on texts: a .tsv or .csv file.
 
     Raises:
         BundleError: See :func:`ofa.deploy.verify_bundle`.

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.errors import OfaError, UsageError
+from ofa.formats.quiet import without_log
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -87,7 +88,8 @@ def quantize_qdq(
         list(QDQRegistry),
         {"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
     )
-    quantizer.quantize_model()
+    with without_log():  # of scales of one axis, which have no channels
+        quantizer.quantize_model()
     quantized: ModelProto = quantizer.model.model
     return quantized
 

@@ -5,11 +5,13 @@ Nothing is fetched, and no code that a folder brings along is executed.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.errors import OfaError, unknown_name_message
 from ofa.inputs import InputSpec
@@ -32,7 +34,6 @@ NUM_TOKENS = 64
 """Of the texts that a model is looked at with, where no task says more."""
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-ATTENTION = "ofa"
 OLDER_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -76,13 +77,13 @@ def text_model(
     if drop_rate:
         config.classifier_dropout = drop_rate
     try:
-        model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=_attention(transformers), trust_remote_code=False
-        ).float()
+        made = transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, AttributeError, TypeError) as error:  # no classifier of this kind; sizes that misfit
         raise TextModelError(f"transformers makes no classifier of transformers:{name}: {error}") from None
+    model: nn.Module = made.float()
     if pretrained:
         _load(model, Path(name).expanduser(), needs_classifier=needs_classifier)
+    allow_no_values()
     return model
 
 
@@ -111,21 +112,27 @@ def _config(transformers: ModuleType, name: str) -> Any:
         ) from None
 
 
-def _attention(transformers: ModuleType) -> str:
-    """torch's attention, always with a mask.
+def allow_no_values() -> None:
+    """Let models of transformers run on the meta device.
 
-    transformers leaves the mask out where no text of a batch is padded, for which it looks at values: such a model runs
-    on no meta device, and what is exported of it would depend on the example.
+    They leave the mask out where no text of a batch is padded, for which they look at its values. Where there are none
+    it now stays; nothing changes for other tensors.
     """
-    attention = require("transformers.integrations.sdpa_attention", extra("text")).sdpa_attention_forward
-    mask = require("transformers.masking_utils", extra("text")).sdpa_mask
+    masking = require("transformers.masking_utils", extra("text"))
+    for name in ("sdpa", "eager"):
+        original = masking.ALL_MASK_ATTENTION_FUNCTIONS[name]
+        if not hasattr(original, "__wrapped__"):
+            masking.AttentionMaskInterface.register(name, _mask_without_values(original))
 
-    def always_masked(**settings: Any) -> Any:
-        return mask(**{**settings, "allow_is_bidirectional_skip": False, "allow_is_causal_skip": False})
 
-    transformers.AttentionInterface.register(ATTENTION, attention)
-    transformers.AttentionMaskInterface.register(ATTENTION, always_masked)
-    return ATTENTION
+def _mask_without_values(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def mask(*args: Any, attention_mask: Tensor | None = None, **settings: Any) -> Any:
+        if attention_mask is not None and attention_mask.is_meta:
+            settings |= {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
+        return original(*args, attention_mask=attention_mask, **settings)
+
+    return mask
 
 
 def _load(model: Any, folder: Path, *, needs_classifier: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.inputs import InputSpec
 from ofa.optional import extra, require
-from ofa.supernet.hugging_face import inputs_of_text_model, text_model
+from ofa.supernet.hugging_face import allow_no_values, inputs_of_text_model, text_model
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
 from ofa.user_code import ModelCodeError, error_in, module_of
@@ -257,6 +258,8 @@ def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) 
         model = _called(function, arguments)
     except Exception as error:  # whatever a user's code raises is for the user to know
         raise error_in(code.path, error, f"{code.function}({settings_text(arguments)})") from error
+    if "transformers.masking_utils" in sys.modules:
+        allow_no_values()
     if not isinstance(model, nn.Module):
         raise ModelCodeError(
             f"{code.function} in {code.path} gave {model!r:.200} of type {type(model).__name__}, not a torch.nn.Module"

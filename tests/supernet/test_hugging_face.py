@@ -66,6 +66,29 @@ def test_it_is_looked_at_without_values() -> None:
     assert outline.space["tokens"].values == (64,)
 
 
+def test_one_from_a_function_of_the_users_too(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "def net(num_classes):\n"
+        f"    return BertForSequenceClassification(BertConfig(**{TINY}, num_labels=num_classes))\n"
+    )
+    with torch.device("meta"):
+        outline = create_supernet(f"{tmp_path / 'net.py'}:net", num_classes=2, inputs=InputSpec.texts(8))
+    assert not outline.analysis.trace.has_values and outline.space["tokens"].values == (8,)
+
+
+def test_values_count_where_there_are_some() -> None:
+    """A mask is left out where it says nothing, as transformers does, and never where there is padding."""
+    create_model("transformers:bert", num_classes=2)
+    mask = transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+    ones = torch.ones(1, 4, dtype=torch.int64)
+    settings = {"batch_size": 1, "q_length": 4, "kv_length": 4, "allow_is_bidirectional_skip": True}
+    settings["mask_function"] = transformers.masking_utils.bidirectional_mask_function
+    assert mask(attention_mask=ones, **settings) is None
+    assert mask(attention_mask=ones.tril(-1), **settings) is not None
+    assert mask(attention_mask=ones.to("meta"), device="meta", **settings).shape == (1, 1, 4, 4)
+
+
 def test_padding_changes_nothing() -> None:
     model = create_model("transformers:bert", num_classes=2).eval()
     ids = torch.randint(1, 50, (1, 5))

@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 import torch
 
+import ofa.hardware
+from ofa import workflow
 from ofa.config import ConfigError
 from ofa.data import DataError
 from ofa.deploy import (
@@ -31,12 +33,14 @@ from ofa.deploy import (
 )
 from ofa.deploy.artefact import bundle_artefact, judge_artefact
 from ofa.errors import UsageError
-from ofa.hardware import Device
+from ofa.hardware import Device, load_device
 from ofa.report import write_report
 from ofa.setting import Setting
 from ofa.tasks import TextClassification
 from ofa.tasks.task import Exhibit
 from ofa.training import Run, RunError, SubnetEvaluator, load_recipe, train
+from ofa.training.finetuning import finetuning_recipe
+from ofa.training.preflight import check_recipe, draws_of
 from ofa.training.trainer import StoppedError, _Trainer
 
 transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
@@ -206,6 +210,41 @@ def test_a_finished_run_is_not_overwritten(place: Path, run: Run) -> None:
         train(load_recipe("text", words(place, "data.seed=1")), run.path, resume=True)
 
 
+def test_one_subnet_is_trained_further(run: Run, tmp_path: Path) -> None:
+    """On the run's splits, by the run's tokenizer, taught by its largest subnet."""
+    recipe = finetuning_recipe(run, run.space.smallest(), ["train.epochs=1"])
+    tuned = train(recipe, tmp_path / "tuned", splits_of=run)
+    assert tuned.space.num_archs == 1 and tuned.space.largest() == run.space.smallest()
+    for key in ("tokenizer", "splits"):
+        assert tuned.info["data"][key] == run.info["data"][key]
+    assert tuned.data().num_tokens == 12
+
+
+def test_all_subnets_of_a_step_may_read_as_many_tokens(place: Path) -> None:
+    recipe = load_recipe("text", words(place, "strategy.resolution=per_batch"))
+    outline = check_recipe(recipe)
+    schedule = recipe.strategy.schedule
+    (stretch,) = schedule.plan(outline.space, 10)
+    assert {len({draw.arch["tokens"] for draw in draws_of(recipe, stretch)})} == {1}
+
+
+@pytest.mark.slow
+def test_the_whole_way(run: Run, place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    device, supernet = load_device("cpu-1t"), run.supernet()
+    csv = tmp_path / "tables" / "cpu-1t" / f"{run.space_name}.csv"
+    quick = {"num_fit": 3, "num_held_out": 2, "rounds": 2, "block_seconds": 0.001}
+    ofa.hardware.profile(supernet, device, csv_path=csv, rng=np.random.default_rng(0), force=True, **quick)
+    assert supernet.measurable_share == 1
+    searched = workflow.search(folder, ["cpu-1t"], [50.0], tables=tmp_path / "tables", num_evaluations=6)
+    (pick,) = searched.selected["cpu-1t"]["picks"]
+    assert pick["measured_top1_percent"] > 60
+    result = workflow.export(folder, "cpu-1t", 50.0, folder / "bundles" / "50ms")
+    assert workflow.verify(result.path, device="cpu-1t", images=place / "all.csv").ok
+    (page,) = workflow.report(folder)
+    assert "What it says of texts" in page.read_text()
+
+
 # -- bundles -----------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +367,22 @@ def test_int8(evaluator: SubnetEvaluator, run: Run, tmp_path: Path, free: bool) 
     assert info.model.quantization is not None and info.model.quantization.num_nodes > 4
     result = verify_bundle(bundle)
     assert result.ok, result.failed
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_openvino(evaluator: SubnetEvaluator, run: Run, tmp_path: Path, precision: Any) -> None:
+    pytest.importorskip("openvino")
+    device = Device(name="openvino-1t", setting=Setting(runtime="openvino", precision=precision))
+    bundle = make(evaluator, run, tmp_path / "bundle", device)
+    result = verify_bundle(bundle)
+    assert result.ok, result.failed
+    names = [str(bundle / name) for name in read_bundle(bundle).sample_names[:4]]
+    command = [sys.executable, "-I", str(bundle / "predict.py"), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    logits = np.load(bundle / "samples" / "outputs.npy")[:4]
+    said = [line.split("\t")[1] for line in done.stdout.splitlines()]
+    assert said == [("bad", "good")[row] for row in logits.argmax(axis=1)]
 
 
 def test_fp16(evaluator: SubnetEvaluator, run: Run, tmp_path: Path) -> None:
