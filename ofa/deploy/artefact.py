@@ -20,6 +20,7 @@ from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, Pa
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
 from ofa.deploy.targets.network import Accuracy, HalfPrecision
 from ofa.files import atomic_path, write_json_atomic
+from ofa.formats import FORMATS
 from ofa.formats.onnx import DYNAMO_OPSET, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
@@ -200,10 +201,10 @@ def make_artefact(
 
 
 def _check_dtype(dtype: torch.dtype, name: str, target: Target, evaluator: SubnetEvaluator) -> None:
-    if target.format != "onnx" and dtype not in (torch.float32, torch.uint8):
+    if not FORMATS[target.format].takes_any and dtype not in (torch.float32, torch.uint8):
         raise TargetError(
             f"target {name} takes floats or pixels, not {str(dtype).removeprefix('torch.')} as {evaluator.task.name} "
-            "gives; name a device of onnxruntime or openvino"
+            "gives; name a device of onnxruntime, openvino or executorch"
         )
 
 
