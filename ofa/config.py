@@ -99,6 +99,11 @@ class Named:
     known: ClassVar[Mapping[str, type[Named]]] = {}
     """Name -> class, for all that can stand where this class is asked for."""
 
+    @classmethod
+    def kind(cls, name: str) -> type[Named] | None:
+        """The class of a name that can stand where this class is asked for."""
+        return cls.known.get(name)
+
     @property
     def name(self) -> str:
         """Its name in the registry; :class:`ConfigError` if it has none."""
@@ -124,10 +129,11 @@ def _named(hint: type[Named], value: Any, where: str) -> Named:
     if not isinstance(settings, Mapping) or "name" not in settings:
         raise ConfigError(f"{where} must have a name, one of {', '.join(known)}, not {shown(value)}")
     name = settings["name"]
-    if not isinstance(name, str) or name not in known:
+    kind = hint.kind(name) if isinstance(name, str) else None
+    if kind is None:
         raise ConfigError(f"{where}: {unknown_name_message('name', name, known)}")
     rest = {key: entry for key, entry in settings.items() if key != "name"}
-    return from_mapping(known[name], rest, where=f"{where} {name}")
+    return from_mapping(kind, rest, where=f"{where} {name}")
 
 
 def to_plain(value: Any) -> Any:

@@ -133,7 +133,9 @@ WORST_CLASS = replace(
     TOP1, quantity="worst_class_accuracy", title="accuracy of the worst class", interval_by="bootstrap"
 )
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (TOP1, BALANCED, WORST_CLASS)}
+MIOU = replace(TOP1, quantity="miou", title="mean intersection over union", interval_by="bootstrap")
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (TOP1, BALANCED, WORST_CLASS, MIOU)}
 """All that a file may name; a task says which of them it computes."""
 
 

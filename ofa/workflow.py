@@ -143,7 +143,8 @@ def train(
     """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN.
 
     On several GPUs: `torchrun --nproc_per_node=4 -m ofa train ...`; the batch size is that of all of them together.
-    A model.name=path/file.py:function is executed; its file goes on your list of trusted files.
+    A model.name=path/file.py:function or task=path/file.py:Class is executed; its file goes on your list of trusted
+    ones.
 
     Args:
         recipe: Packaged recipe, or a .yaml file; see `ofa recipes`.

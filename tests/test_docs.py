@@ -112,10 +112,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.mark.parametrize("page", dict.fromkeys(block.page for block in blocks("python") if not block.is_slow))
 def test_python_runs(page: str, workplace: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
-    for file, code in re.findall(
-        r"this is `(\w+\.py)`:\n\n```python\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE
-    ):
-        (workplace / file).write_text(code)
+    write_files(page, workplace)
     for block in blocks("python"):
         if block.page == page and not block.is_slow:
             block.run(names)
@@ -124,6 +121,14 @@ def test_python_runs(page: str, workplace: Path) -> None:
         assert names["latency_ms"].shape == (100_000,) and names["latency_ms"].min() > 0
     if page == "docs/search.md":
         assert len(names["found"]) == 60 and names["found"]["is_front"].any()
+
+
+def write_files(page: str, folder: Path) -> None:
+    """What a page says is the reader's own."""
+    for file, code in re.findall(
+        r"this is `(\w+\.py)`:\n\n```python\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE
+    ):
+        (folder / file).write_text(code)
 
 
 @pytest.mark.slow
@@ -188,7 +193,10 @@ def arguments(words: list[str]) -> list[str] | None:
     return None
 
 
-def test_commands_are_spelt_right() -> None:
+def test_commands_are_spelt_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for page in PAGES:
+        write_files(page, tmp_path)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page, words in commands():
         given = arguments(words)

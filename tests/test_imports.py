@@ -26,6 +26,7 @@ BASE = {
     "files",
     "config",
     "trust",
+    "user_code",
     "system",
     "locks",
 }

@@ -25,10 +25,15 @@ ERASED_AREAS = (0.02, 1 / 3)
 ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 
-def augment(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
-    """Crop, shift and flip, then auto-augment, as far as ``config`` says."""
+def augment(pixels: Tensor, config: DataConfig, draws: Draws, *, num_masks: int = 0) -> Tensor:
+    """Crop, shift and flip, then auto-augment, as far as ``config`` says.
+
+    Args:
+        num_masks: The last so many channels hold indices: they move along with the others, and nothing is mixed there.
+    """
     if config.crop_scale < 1:
-        pixels = crop(pixels, draw_boxes(draws, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS))
+        boxes = draw_boxes(draws, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
+        pixels = crop(pixels, boxes, num_masks=num_masks)
     if config.crop_padding or config.horizontal_flip:
         pixels = shift_and_flip(pixels, config, draws)
     if config.auto_augment != "none":
@@ -66,8 +71,8 @@ def draw_boxes(draws: Draws, *, areas: tuple[float, float], aspects: tuple[float
     return (1 - height) * top, (1 - width) * left, height, width
 
 
-def crop(pixels: Tensor, boxes: Boxes) -> Tensor:
-    """Cut a box out of each image and enlarge it, bilinearly, to the image's size.
+def crop(pixels: Tensor, boxes: Boxes, *, num_masks: int = 0) -> Tensor:
+    """Cut a box out of each image and enlarge it, bilinearly, to the image's size; of masks each pixel the nearest.
 
     References:
         Szegedy et al., Going deeper with convolutions, arXiv:1409.4842, sec. 6. Here boxes begin between pixels too.
@@ -81,10 +86,14 @@ def crop(pixels: Tensor, boxes: Boxes) -> Tensor:
         [columns[:, None, :].expand(-1, len(down), -1), rows[:, :, None].expand(-1, -1, len(across))], dim=3
     )
     # A crop is never larger than its image, so nothing shrinks and no filter against aliases is needed.
-    found = torch.nn.functional.grid_sample(
-        pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return found.round_().to(torch.uint8)
+    num = pixels.shape[1] - num_masks
+    parts = {"bilinear": pixels[:, :num], "nearest": pixels[:, num:]}
+    found = [
+        torch.nn.functional.grid_sample(part.float(), grid, mode=mode, padding_mode="border", align_corners=False)
+        for mode, part in parts.items()
+        if part.shape[1]
+    ]
+    return torch.cat(found, dim=1).round_().to(torch.uint8)
 
 
 def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:

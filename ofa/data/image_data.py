@@ -25,8 +25,9 @@ from ofa.data.augmentation import augment, erase, mix
 from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
+from ofa.data.masks import Mask, check_size, framed, targets_of
 from ofa.data.order import at_least_one, train_order
-from ofa.data.picture import to_pixels
+from ofa.data.picture import to_pixels, upright
 from ofa.data.readers import Source, read_source
 from ofa.data.readers.source import DECODING_ERRORS, Labelled
 from ofa.data.settle import settle
@@ -55,7 +56,8 @@ class ImageData:
         look: How a picture becomes pixels: keywords of :func:`ofa.data.picture.to_pixels`.
         mean: Per channel, of pixels in 0..1.
         std: Likewise.
-        pixels: For each split a uint8 tensor ``(n, C, H, W)``, or ``None``: decode as needed.
+        pixels: For each split a uint8 tensor ``(n, C, H, W)``, masks being the last channel where there are some; or
+            ``None``: decode as needed.
         num_workers: Processes that decode as needed, at most one a core.
         num_broken: Images that were left out of the splits because they cannot be read.
     """
@@ -96,8 +98,8 @@ class ImageData:
             image_size: Height, at most the stored one, which is the default.
 
         Yields:
-            Normalised images, float32 ``(n, channels, image_size, W)``, and labels, int64 ``(n,)``; the last batch may
-            be smaller.
+            Normalised images, float32 ``(n, channels, image_size, W)``, and labels, int64 ``(n,)``, or masks of the
+            stored size, int64 ``(n, H, W)``; the last batch may be smaller.
         """
         order = torch.arange(len(self.splits[split])).split(at_least_one(batch_size))
         return self._finished(split, order, image_size, device)
@@ -161,7 +163,13 @@ class ImageData:
 
     def pixels_of(self, index: int, sizes: Sequence[Size]) -> Pixels:
         """An image of the source as uint8 ``(C, H, W)``, brought to each size in turn."""
-        return _pixels(self.source, index, sizes, self.look)
+        return _pixels(self.source, index, sizes, self.look)[: len(self.look["color"])]
+
+    def mask_of(self, index: int) -> Mask:
+        """A mask of the source at the stored size, uint8 ``(H, W)``."""
+        assert self.source.masks is not None
+        fit, crop_pct = self.look["fit"], self.look["crop_pct"]
+        return framed(self.source.masks.mask(index), self.resize_steps()[0], fit=fit, crop_pct=crop_pct)
 
     def _finished(
         self,
@@ -176,17 +184,23 @@ class ImageData:
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
         device = mean.device  # with its index, if there are several of a kind
         labels = self.labels(split).to(device)
+        masked = self.source.masks is not None
+        # Masks stay at the stored size, whatever the images are brought to: all subnets are judged by the same.
+        read = sizes[:1] if masked else sizes
 
         def finish() -> Iterator[tuple[Tensor, Tensor]]:
-            batches = zip(order, self._pixels(split, order, sizes, device), strict=True)
+            batches = zip(order, self._pixels(split, order, read, device), strict=True)
             for index, (positions, pixels) in enumerate(batches):
                 drawn = draws(index) if draws is not None else None
                 if drawn is not None:
-                    pixels = augment(pixels, self.config, drawn)
+                    pixels = augment(pixels, self.config, drawn, num_masks=int(masked))
+                targets = targets_of(pixels[:, -1]) if masked else labels[positions.to(device)]
+                pixels = pixels[:, :-1] if masked else pixels
+                if len(read) < len(sizes):
+                    pixels = _resize(pixels.cpu(), sizes[-1], self.look).to(device)
                 images = pixels.expand(-1, self.channels, -1, -1).float()
                 # Divided, not multiplied by the inverse: the rounding that a deployed model's numpy input has.
                 images.div_(255).sub_(mean).div_(std)
-                targets = labels[positions.to(device)]
                 if drawn is not None:
                     images = erase(images, self.config, drawn)
                     if self.config.mixes:
@@ -239,6 +253,7 @@ def load_data(
     config: DataConfig,
     *,
     image_size: int,
+    source: Source | None = None,
     channels: int = 3,
     proportions: tuple[int, int] = (1, 1),
     splits: Mapping[str, Any] | None = None,
@@ -250,6 +265,7 @@ def load_data(
 
     Args:
         image_size: The largest resolution that will be asked for.
+        source: What was read already; it may have masks, which then are the targets.
         channels: What the model takes: 1 is grey, 3 red, green and blue, and with 2 or 4 alpha besides.
         proportions: Height and width of the model's own input, if it is not square.
         splits: What :meth:`Splits.to_json` gave, to use the splits of an earlier run.
@@ -260,7 +276,7 @@ def load_data(
         DataError: If data is missing or broken, or is not the data that ``splits`` were made for.
     """
     at_least_one(image_size, "image_size")
-    source = read_source(config)
+    source = source or read_source(config)
     parts = settle(source, config, splits, progress)
     decoding = _Batches(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
     # Stored splits hold no image that could not be read when they were made.
@@ -281,13 +297,15 @@ def load_data(
         notice(progress, f"{len(broken)} of {len(source.labels)} images cannot be read and are left out")
     mean, std = config.mean, config.std
     if mean is None or std is None:
+        stored = len(decoding.look["color"])
         rng = np.random.default_rng(config.seed)
         sample = rng.permutation(len(parts.train))[:NUM_IMAGES_FOR_STATISTICS]
         if pixels is None:
             chunks = np.array_split(parts.train[sample], -(-len(sample) // CHUNK))
-            found = statistics(_decoded(decoding, chunks, num_workers), channels)
+            batches = _decoded(decoding, chunks, num_workers)
         else:
-            found = statistics(iter(pixels["train"][torch.from_numpy(sample)].split(CHUNK)), channels)
+            batches = iter(pixels["train"][torch.from_numpy(sample)].split(CHUNK))
+        found = statistics((batch[:, :stored] for batch in batches), channels)
         mean, std = mean or found[0], std or found[1]
     return ImageData(
         config=config,
@@ -364,8 +382,8 @@ class _Batches(Dataset[Tensor | DataError]):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image."""
-        return len(self.look["color"]), *self.sizes[-1]
+        """Of an image, with its mask if there is one."""
+        return len(self.look["color"]) + (self.source.masks is not None), *self.sizes[-1]
 
     def decode(self, indices: Indices) -> Tensor:
         pixels = [_pixels(self.source, index, self.sizes, self.look) for index in indices]
@@ -382,9 +400,15 @@ class _Batches(Dataset[Tensor | DataError]):
 def _pixels(source: Source, index: int, sizes: Sequence[Size], look: Mapping[str, Any]) -> Pixels:
     picture = source.images[index]
     try:
-        return to_pixels(picture, sizes, **look).transpose(2, 0, 1)
+        pixels = to_pixels(picture, sizes, **look).transpose(2, 0, 1)
     except DECODING_ERRORS as error:
         raise DataError(f"{source.images.name(index)} cannot be used: {error}") from error
+    if source.masks is None:
+        return pixels
+    mask = source.masks.mask(index)
+    if picture.size != (1, 1):  # one that stands for a broken one
+        check_size(mask, upright(picture), source.masks.name(index))
+    return np.concatenate([pixels, framed(mask, sizes[0], fit=look["fit"], crop_pct=look["crop_pct"])[None]])
 
 
 def _decoded(

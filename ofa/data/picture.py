@@ -74,7 +74,7 @@ def to_pixels(
     """
     from PIL import Image
 
-    image = _laid_onto(_in_8_bits(_upright(picture), white), color, ground)
+    image = _laid_onto(_in_8_bits(upright(picture), white), color, ground)
     resample = Image.Resampling[interpolation.upper()]
     # Pillow would weigh colours by alpha.
     bands = image.split() if color.endswith("A") else (image,)
@@ -90,7 +90,7 @@ def to_pixels(
     return np.concatenate([np.asarray(band, dtype=np.uint8).reshape(height, width, -1) for band in bands], axis=2)
 
 
-def _upright(image: Any) -> Any:
+def upright(image: Any) -> Any:
     """Turned as its EXIF data say; left as it is if they are damaged."""
     from PIL import ImageOps
 

@@ -102,7 +102,7 @@ def preprocessing(data: ImageData, resolution: int, *, in_graph: bool = False) -
         "resize it, in 8 bits, with Pillow's 'interpolation' to each size in 'resize' in turn",
     ]
     if in_graph:
-        steps += ["arrange as 'layout'; the network does the rest, and gives probabilities"]
+        steps += ["arrange as 'layout'; the network does the rest"]
     else:
         steps += [
             "convert to 'dtype' and divide by 255; repeat a single channel to 'channels'",

@@ -31,7 +31,7 @@ def settle(
         return Splits.from_json(stored, source.labels)
     parts = make_splits(
         source.labels,
-        source.classes,
+        source.strata,
         num_test=source.num_test,
         config=config,
         groups=source.groups,

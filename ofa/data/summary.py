@@ -13,25 +13,33 @@ MAX_CHARS = 80
 
 
 def describe(source: Labelled, splits: Splits) -> str:
-    """Samples and classes; samples of each split; the rarest and the commonest class; and what was not read, if any."""
+    """Samples and classes; samples of each split; the rarest and the commonest class; and what was not read, if any.
+
+    How often classes are in masks is not counted.
+    """
     names = [_printable(name) for name in source.classes]
-    counts = np.bincount(source.labels, minlength=len(names))
-    rarest, commonest = int(counts.argmin()), int(counts.argmax())
     sizes = {split: f"{split} {len(splits[split]):,}" for split in SPLITS}
     if "calibration" not in splits.distinct:
         sizes["train"] += f" ({sizes.pop('calibration')} of them)"
     used = sum(len(splits[split]) for split in splits.distinct)
     if used < len(source.labels):
         sizes["unused"] = f"unused {len(source.labels) - used:,}"
-    ratio = counts[commonest] / counts[rarest]
     lines = [
         f"{len(source.labels):,} {source.what} of {len(names)} classes: {_cut(names)}",
         ", ".join(sizes.values()),
-        f"rarest class {_cut(names[rarest : rarest + 1])} {counts[rarest]:,}, commonest "
-        f"{_cut(names[commonest : commonest + 1])} {counts[commonest]:,}: 1 to {ratio:.3g}",
+        *([_frequencies(source, names)] if source.strata == source.classes else []),
         *(f"not read: {_printable(what)}" for what in source.ignored),
     ]
     return "\n".join(lines)
+
+
+def _frequencies(source: Labelled, names: Sequence[str]) -> str:
+    counts = np.bincount(source.labels, minlength=len(names))
+    rarest, commonest = int(counts.argmin()), int(counts.argmax())
+    return (
+        f"rarest class {_cut(names[rarest : rarest + 1])} {counts[rarest]:,}, commonest "
+        f"{_cut(names[commonest : commonest + 1])} {counts[commonest]:,}: 1 to {counts[commonest] / counts[rarest]:.3g}"
+    )
 
 
 def _cut(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, Pa
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
 from ofa.deploy.targets.network import Accuracy, HalfPrecision
 from ofa.files import atomic_path, write_json_atomic
+from ofa.formats import FORMATS
 from ofa.formats.onnx import DYNAMO_OPSET, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
@@ -34,7 +35,6 @@ from ofa.training import SubnetEvaluator
 from ofa.training.run import versions
 
 NUM_CALIBRATION_IMAGES = 256
-NUM_SAMPLES = 32  # test pictures in a bundle
 STEPS = ("calibrating", "exporting", "comparing", "measuring", "testing", "writing")
 
 
@@ -173,7 +173,7 @@ def make_artefact(
                 raise ParityError(
                     _explain(str(error), exported, network, target, setting, images, keep_failed)
                 ) from None
-        sample_outputs = exported.reference(feed.first("test", NUM_SAMPLES))
+        sample_outputs = exported.reference(feed.first("test", evaluator.task.num_samples))
     return Artefact(
         arch=dict(canonical),
         model=ModelInfo(
@@ -201,10 +201,10 @@ def make_artefact(
 
 
 def _check_dtype(dtype: torch.dtype, name: str, target: Target, evaluator: SubnetEvaluator) -> None:
-    if target.format != "onnx" and dtype not in (torch.float32, torch.uint8):
+    if not FORMATS[target.format].takes_any and dtype not in (torch.float32, torch.uint8):
         raise TargetError(
             f"target {name} takes floats or pixels, not {str(dtype).removeprefix('torch.')} as {evaluator.task.name} "
-            "gives; name a device of onnxruntime or openvino"
+            "gives; name a device of onnxruntime, openvino or executorch"
         )
 
 
@@ -230,7 +230,7 @@ def bundle_artefact(
     Raises:
         BundleError: If ``out`` is taken.
     """
-    samples, labels = _feed_of(evaluator, artefact).samples(len(artefact.sample_outputs))
+    samples = _feed_of(evaluator, artefact).samples(len(artefact.sample_outputs))
     info = BundleInfo(
         arch=artefact.arch,
         model=artefact.model,
@@ -244,7 +244,7 @@ def bundle_artefact(
         preprocessing=artefact.preprocessing,
         classes=evaluator.task.classes(evaluator.data),
         provenance=_provenance(run_info),
-        sample_labels=labels,
+        sample_labels=samples.labels,
         task=evaluator.task.shipped(),
     )
     path = write_bundle(

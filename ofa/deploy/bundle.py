@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from ofa.errors import OfaError, unknown_name_message
 from ofa.files import resolved
 from ofa.metrics import Score
 from ofa.states import Speed
-from ofa.tasks import TASKS, Classification, Task, task_from_json
+from ofa.tasks import TASKS, Classification, Samples, Task, task_from_json
 
 FORMATS = (2, 3, 4)
 """4: the speed that latencies are stated at. 3: pictures of any proportions, channels and bits. 2: any target, whole
@@ -220,7 +220,7 @@ def write_bundle(
     *,
     model: Mapping[str, bytes],
     info: BundleInfo,
-    samples: Sequence[bytes],
+    samples: Samples,
     outputs: Outputs,
     further: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
@@ -241,7 +241,8 @@ def write_bundle(
     Raises:
         BundleError: If ``out`` cannot be made or replaced, or something appeared there: both are kept then.
     """
-    assert len(samples) == len(outputs) == len(info.sample_labels)
+    assert len(samples.files) == len(outputs) == len(info.sample_labels)
+    assert tuple(samples.label_files) == info.task.label_files(info.sample_labels)
     assert tuple(model) == info.model.files
     further = further or {}
     assert tuple(further) == info.task.bundle_files
@@ -251,7 +252,8 @@ def write_bundle(
         CARD: model_card(info.to_json(), info.task, output_shape=outputs.shape[1:], model_files=model).encode(),
         PREDICT: predict_script(info.task),
         OUTPUTS: _npy(outputs),
-        **dict(zip(info.sample_names, samples, strict=True)),
+        **dict(zip(info.sample_names, samples.files, strict=True)),
+        **samples.label_files,
     }
     with FOLDER.new(out, overwrite=overwrite) as folder:
         (folder / "samples").mkdir()

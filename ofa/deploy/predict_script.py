@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
-from functools import partial
+from collections.abc import Sequence
 from hashlib import sha256
 from types import ModuleType
 
 from ofa.data import picture
-from ofa.tasks import Task, predict_loaders
+from ofa.tasks import Task, predict_loaders, predicting
 
 EARLIER_SHA256 = frozenset({"45ccf70d5dae0f2ac44156bf5075acc68303f80143451f771c370e6ba5fead84"})
 """What bundles of older formats hold; the program of the present one joins them when it changes after a release."""
-PARTS = (picture, predict_loaders)
-"""Modules that are put in place of what programs import of them."""
+MODULES = (predicting, predict_loaders, picture)
+"""What programs may import: each can be put in place of the import, those it imports itself coming later."""
 
 
 def predict_script(task: Task) -> bytes:
-    """The program of a task, with what it imports of :data:`PARTS` put in place of the import.
-
-    It has those modules' own imports.
-    """
+    """The program of a task, with what it imports of :data:`MODULES` put in place of the import."""
     program = task.predict_script.read_text(encoding="utf-8")
-    for part in PARTS:
-        imports = re.compile(rf"^from {re.escape(part.__name__)} import [\w, ]+\n", re.MULTILINE)
-        program = imports.sub(partial(_without_imports, part), program)
+    for module in MODULES:
+        head, *others = re.split(rf"^from {re.escape(module.__name__)} import .*\n", program, flags=re.MULTILINE)
+        if others:
+            program = head + _body(module, known=head.splitlines()) + "".join(others)
     return program.encode()
 
 
-def _without_imports(part: ModuleType, match: re.Match[str]) -> str:
-    return inspect.getsource(part).partition("import numpy as np\n")[2]
+def _body(module: ModuleType, *, known: Sequence[str]) -> str:
+    """A module without its docstring and the imports that are known already."""
+    text = inspect.getsource(module)
+    lines = text.splitlines()[ast.parse(text).body[0].end_lineno :]
+    is_import = re.compile("(import|from) ").match
+    return "\n".join(line for line in lines if not (is_import(line) and line in known)).strip("\n") + "\n"
 
 
 def is_ours(program: bytes, task: Task) -> bool:

@@ -40,7 +40,6 @@ MAX_REPEATABILITY_PERCENT = 3.0
 SECONDS, SECONDS_PER_FILE = 120.0, 5.0
 """For loading a network and running it on the samples, and besides for each file of a user's own."""
 
-Labels = npt.NDArray[np.int64]
 Measure = Callable[[Sequence[Path], Speed], list[Latency]]
 
 
@@ -148,7 +147,8 @@ def _check_script(root: Path, info: BundleInfo) -> Check:
 
 
 def _check_files(root: Path, info: BundleInfo) -> Iterator[Check]:
-    needed = {*info.model.files, OUTPUTS, *info.sample_names, *info.task.bundle_files}
+    task, labels = info.task, info.sample_labels
+    needed = {*info.model.files, OUTPUTS, *info.sample_names, *task.bundle_files, *task.label_files(labels)}
     for name, entry in info.files.items():
         problem = refused(root, name, MAX_FILE_BYTES)
         if not problem and name not in {*needed, CARD, PREDICT}:
@@ -196,7 +196,7 @@ def _check_model(
             yield Check("parity", False, agrees, str(error))
             return
         yield Check("parity", True, agrees, f"largest difference {difference:.2g}")
-        metric, labels = info.task.metric, np.array(info.sample_labels)
+        metric, labels = info.task.metric, info.task.truth(info.sample_labels, info.preprocessing, root)
         ours, promised = (_value(info, outputs, labels) for outputs in (found, expected))
         # Outputs need not be equal to the last bit; a metric that counts does not notice so little.
         slack = min(tolerance, MAX_SLACK) * abs(promised) + 1e-9
@@ -212,7 +212,7 @@ def _check_model(
             yield _check_own(info, own, read, run, progress)
 
 
-def _value(info: BundleInfo, outputs: Outputs, labels: Labels) -> float:
+def _value(info: BundleInfo, outputs: Outputs, labels: npt.NDArray[np.generic]) -> float:
     scorer = info.task.scorer(None)
     scorer.update(outputs, labels)
     return scorer.value()
@@ -240,7 +240,8 @@ def _check_own(
     scorer = info.task.scorer(None)
     for start in range(0, len(own), NUM_TOGETHER):
         files, labels = zip(*own[start : start + NUM_TOGETHER], strict=True)
-        scorer.update(run(np.stack([read(file) for file in files])), np.array(labels))
+        inputs = np.stack([read(file) for file in files])
+        scorer.update(run(inputs), info.task.truth(labels, info.preprocessing, Path()))
         if progress is not None:
             progress(min(start + NUM_TOGETHER, len(own)), len(own), f"classifying {info.task.sample}s")
     metric, found, promised = info.task.metric, scorer.score(), info.score

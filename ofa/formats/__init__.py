@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ofa.errors import UsageError
 from ofa.formats.executorch import export_executorch
 from ofa.formats.folding import fold_bn
 from ofa.formats.litert import export_litert
-from ofa.formats.onnx import DYNAMO_OPSET, INPUT, OUTPUT, export_for_timing, to_bytes, to_onnx
+from ofa.formats.onnx import DYNAMO_OPSET, INPUT, OUTPUT, Flat, export_for_timing, repeated, to_bytes, to_onnx
 from ofa.formats.onnx_int8 import SYMMETRIC_RUNTIMES, quantize_qdq
 from ofa.formats.quiet import quiet
 from ofa.inputs import Inputs
@@ -57,11 +57,13 @@ class Format:
             thrown away.
         to_ship: The file that is deployed, in floating point.
         is_slow: It takes many seconds a network: worth processes of their own.
+        takes_any: Inputs may be whole numbers, and several to be timed.
     """
 
     to_time: Callable[[nn.Module, Shape | Inputs, Setting], bytes]
     to_ship: Callable[[nn.Module, Shipped], bytes]
     is_slow: bool = False
+    takes_any: bool = True
 
 
 def _onnx_to_time(module: nn.Module, inputs: Shape | Inputs, setting: Setting) -> bytes:
@@ -89,15 +91,13 @@ def onnx_to_ship(module: nn.Module, file: Shipped) -> ModelProto:
 
 
 def fixed_batch(
-    export: Callable[[nn.Module, Tensor], bytes] | Callable[[nn.Module, Tensor, str], bytes],
-    *,
-    is_slow: bool,
-    names_output: bool = False,
+    export: Callable[..., bytes], *, is_slow: bool, names_output: bool = False, takes_any: bool = False
 ) -> Format:
     """A format of one exporter, which is given a module, its batch normalisation folded, and an input of the batch.
 
     Args:
         names_output: It is also given the name of the output, which the file says.
+        takes_any: It may be given several inputs, of any type.
     """
 
     def to_ship(module: nn.Module, file: Shipped) -> bytes:
@@ -108,23 +108,28 @@ def fixed_batch(
             return export(fold_bn(module, images), images, *name)
 
     def to_time(module: nn.Module, inputs: Shape | Inputs, setting: Setting) -> bytes:
-        if isinstance(inputs, Inputs):
+        if not isinstance(inputs, Inputs):
+            return to_ship(module, Shipped(input_shape=inputs, batch=setting.batch))
+        if not takes_any:
             raise UsageError(
                 f"runtime {setting.runtime!r} takes networks with one input of floats here, not {inputs}; choose a "
-                "device of onnxruntime or openvino"
+                "device of onnxruntime, openvino or executorch"
             )
-        return to_ship(module, Shipped(input_shape=inputs, batch=setting.batch))
+        example = inputs.map(lambda tensor: repeated(tensor, setting.batch))
+        with quiet(), torch.random.fork_rng(devices=[]):
+            return export(fold_bn(Flat(module, example).eval(), *example.tensors), *example.tensors)
 
     return Format(
         to_time=to_time,
         to_ship=to_ship,
         is_slow=is_slow,
+        takes_any=takes_any,
     )
 
 
 FORMATS = {
     "onnx": Format(to_time=_onnx_to_time, to_ship=lambda module, file: to_bytes(onnx_to_ship(module, file))),
-    "pte": fixed_batch(export_executorch, is_slow=True),
+    "pte": fixed_batch(export_executorch, is_slow=True, takes_any=True),
     "tflite": fixed_batch(export_litert, is_slow=True, names_output=True),
 }
 """By the suffix of the file, which is what runtimes call what they take."""

@@ -10,7 +10,7 @@ from ofa.optional import extra, require
 EXTRA = extra("executorch")
 
 
-def export_executorch(module: nn.Module, images: Tensor) -> bytes:
+def export_executorch(module: nn.Module, *inputs: Tensor) -> bytes:
     """A module as a ``.pte`` program, all that XNNPACK knows delegated to it.
 
     Raises:
@@ -19,7 +19,7 @@ def export_executorch(module: nn.Module, images: Tensor) -> bytes:
     exir = require("executorch.exir", EXTRA)
     partitioners = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA)
     lowered = exir.to_edge_transform_and_lower(
-        torch.export.export(module, (images,), strict=False),
+        torch.export.export(module, inputs, strict=False),
         partitioner=[partitioners.XnnpackPartitioner()],
         compile_config=exir.EdgeCompileConfig(_check_ir_validity=False),  # two thirds of the time
     )

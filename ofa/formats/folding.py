@@ -12,13 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def fold_bn(module: nn.Module, images: Tensor) -> nn.Module:
+def fold_bn(module: nn.Module, *inputs: Tensor) -> nn.Module:
     """A copy in which batch normalisation after a convolution is part of its weights.
 
     XNNPACK folds them too, but late: its exporter takes twice as long over a graph with all of their tensors.
 
     Args:
-        module: In eval mode; runs once on ``images``, which shows what follows what.
+        module: In eval mode; runs once on ``inputs``, which shows what follows what.
     """
     module = copy.deepcopy(module)
     made_by: dict[int, nn.Conv2d] = {}
@@ -34,7 +34,7 @@ def fold_bn(module: nn.Module, images: Tensor) -> nn.Module:
 
     hooks = [layer.register_forward_hook(after) for layer in module.modules()]
     with torch.no_grad():
-        module(images)
+        module(*inputs)
     for hook in hooks:
         hook.remove()
     num_uses = Counter(id(layer) for pair in pairs for layer in pair)

@@ -57,9 +57,7 @@ def export_for_timing(
     if dtype != torch.float32:
         module = copy.deepcopy(module).to(dtype)
     if isinstance(inputs, Inputs):
-        example = inputs.map(
-            lambda tensor: _repeated(tensor.to(dtype) if tensor.is_floating_point() else tensor, batch)
-        )
+        example = inputs.map(lambda tensor: repeated(tensor.to(dtype) if tensor.is_floating_point() else tensor, batch))
         names = _names_of(module, inputs)
     else:
         example, names = Inputs(torch.zeros(batch, *inputs, dtype=dtype)), [INPUT]
@@ -72,7 +70,7 @@ def export_for_timing(
     return to_bytes(model)
 
 
-def _repeated(tensor: Tensor, batch: int) -> Tensor:
+def repeated(tensor: Tensor, batch: int) -> Tensor:
     return tensor if batch == 1 else tensor.repeat(batch, *[1] * (tensor.ndim - 1))
 
 
@@ -92,7 +90,7 @@ def _export_by_tracing(module: nn.Module, example: Inputs, names: Sequence[str])
         warnings.filterwarnings("ignore", "ONNX export mode is set to TrainingMode.EVAL", UserWarning)
         try:
             torch.onnx.export(
-                _Flat(module, example).eval(),
+                Flat(module, example).eval(),
                 tuple(example.tensors),
                 file,  # type: ignore[arg-type]  # the older exporter takes a file
                 dynamo=False,
@@ -105,7 +103,7 @@ def _export_by_tracing(module: nn.Module, example: Inputs, names: Sequence[str])
     return onnx.load_from_string(file.getvalue())
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """Tensors in, a tensor or several out.
 
     The exporter makes an input of every further argument that has a default, such as ``is_causal`` of attention.
@@ -247,7 +245,7 @@ def to_onnx(
         example, names = inputs.with_values(inputs.own), _names_of(module, inputs.example)
         # What varies must not be 1 here: the exporter takes it for a constant.
         if inputs.is_batch:
-            example = example.map(lambda tensor: _repeated(tensor, 2 if batch is None else batch))
+            example = example.map(lambda tensor: repeated(tensor, 2 if batch is None else batch))
         shapes = _free_axes(inputs, free, is_batch_free=batch is None)
     else:
         example, names = Inputs(torch.zeros(batch or 2, *inputs, dtype=dtype)), [input_name]

@@ -1,19 +1,18 @@
-"""Models from elsewhere than timm and our presets.
+"""Models from elsewhere than timm and our presets, by names such as ``torchvision:NAME``.
 
-``torchvision:NAME``, ``transformers:FOLDER``, or ``path/file.py:function`` of the user's: such a file is executed.
+- ``torchvision:NAME``: a classifier or a segmentation model of torchvision's;
+- ``smp:ARCHITECTURE/ENCODER``: a segmentation model of segmentation-models-pytorch, as ``smp:unet/tu-resnet18``;
+- ``transformers:FOLDER``, ``transformers:bert``: a classifier of texts;
+- ``path/file.py:function`` of the user's: such a file is executed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,17 +22,15 @@ from torch import nn
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.inputs import InputSpec
+from ofa.optional import extra, require
 from ofa.supernet.hugging_face import allow_no_values, inputs_of_text_model, text_model
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
+from ofa.user_code import ModelCodeError, error_in, module_of
 
 
 class UnknownModelError(OfaError, ValueError):
     """Nobody has a model of this name, or not with these settings."""
-
-
-class ModelCodeError(OfaError, ValueError):
-    """A file of the user's does not give a model; the message says where in it."""
 
 
 class ModelCode(NamedTuple):
@@ -147,8 +144,12 @@ def _torchvision_model(
     drop_rate: float,
     drop_path_rate: float,
 ) -> nn.Module:
-    """One of torchvision's classifiers. A drop rate of 0 leaves what it has of its own."""
-    known = torchvision.models.list_models(module=torchvision.models)
+    """One of torchvision's classifiers or segmentation models. A drop rate of 0 leaves what it has of its own."""
+    known = [
+        each
+        for module in (torchvision.models, torchvision.models.segmentation)
+        for each in torchvision.models.list_models(module=module)
+    ]
     if name not in known:
         raise UnknownModelError(unknown_name_message("model of torchvision", name, known, max_listed=5))
     settings: dict[str, Any] = {"num_classes": num_classes}
@@ -156,6 +157,8 @@ def _torchvision_model(
     settings |= {"stochastic_depth_prob": drop_path_rate} if drop_path_rate else {}
     # These would give several outputs in training.
     settings |= {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    builder = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    settings |= {"weights_backbone": None} if "weights_backbone" in builder else {}
     try:
         if in_chans != 3:
             raise TypeError(f"its images have 3 channels, not in_chans={in_chans}")
@@ -180,7 +183,55 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
     return {key: tensor for key, tensor in tensors.items() if not key.lower().startswith("aux")}
 
 
-_SOURCES: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision_model, "transformers": text_model}
+# -- segmentation-models-pytorch ---------------------------------------------------------------------------------------
+
+
+def _smp_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int,
+    pretrained: bool,
+    needs_classifier: bool,
+    drop_rate: float,
+    drop_path_rate: float,
+) -> nn.Module:
+    """A decoder on an encoder, which begins from its own weights if asked to."""
+    smp = require("segmentation_models_pytorch", extra("vision"))
+    architecture, _, encoder = name.partition("/")
+    known = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if architecture not in known or not encoder:
+        what = unknown_name_message("architecture of segmentation-models-pytorch", architecture, known)
+        raise UnknownModelError(
+            what if encoder else f"model 'smp:{name}' must say which encoder: smp:{name}/tu-resnet18"
+        )
+    if drop_rate or drop_path_rate or needs_classifier:
+        raise UnknownModelError(
+            f"'smp:{name}' has no drop_rate, drop_path_rate, nor weights to teach with; leave them out"
+        )
+    try:
+        model: nn.Module = smp.create_model(
+            architecture,
+            encoder_name=encoder,
+            encoder_weights="imagenet" if pretrained else None,
+            in_channels=in_chans,
+            classes=num_classes,
+        )
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UnknownModelError(
+            f"segmentation-models-pytorch cannot build {architecture} on {encoder!r}: {error}; timm's encoders begin "
+            "with tu-"
+        ) from None
+    except OSError as error:  # no network
+        raise WeightsError(f"weights of {encoder} cannot be fetched ({error}); use model.pretrained=false") from None
+    return model
+
+
+_SOURCES: Mapping[str, Callable[..., nn.Module]] = {
+    "torchvision": _torchvision_model,
+    "smp": _smp_model,
+    "transformers": text_model,
+}
 
 
 # -- a file of the user's ----------------------------------------------------------------------------------------------
@@ -197,7 +248,7 @@ def _existing(path: Path) -> Path:
 
 def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) -> nn.Module:
     """What the function gives for those of the settings that it names."""
-    module = _module_of(_existing(code.path))
+    module = module_of(_existing(code.path))
     known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
     if code.function not in known:
         raise UnknownModelError(unknown_name_message(f"function of {code.path}", code.function, known, max_listed=5))
@@ -206,7 +257,7 @@ def _model_of_code(code: ModelCode, *, needs_classifier: bool, **settings: Any) 
     try:
         model = _called(function, arguments)
     except Exception as error:  # whatever a user's code raises is for the user to know
-        raise _error_in(code.path, error, f"{code.function}({settings_text(arguments)})") from error
+        raise error_in(code.path, error, f"{code.function}({settings_text(arguments)})") from error
     if "transformers.masking_utils" in sys.modules:
         allow_no_values()
     if not isinstance(model, nn.Module):
@@ -248,38 +299,3 @@ def _arguments(code: ModelCode, function: Callable[..., Any], settings: Mapping[
             f"{code.function} in {code.path} cannot be called as {code.function}({settings_text(arguments)}): {error}"
         ) from None
     return arguments
-
-
-def _module_of(path: Path) -> ModuleType:
-    """The file as a module of its own, executed once however often it is asked for."""
-    import cloudpickle
-
-    source, absolute = path.read_bytes(), path.resolve()
-    name = f"ofa_model_{hashlib.sha256(f'{absolute} '.encode() + source).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, absolute)
-    assert spec is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        # An import would take what lies compiled beside the file, which nobody vouched for.
-        exec(compile(source, str(absolute), "exec", dont_inherit=True), vars(module))
-    except Exception as error:  # whatever a user's code raises is for the user to know
-        del sys.modules[name]
-        raise _error_in(path, error, "the file") from error
-    cloudpickle.register_pickle_by_value(module)  # other processes have not got it
-    return module
-
-
-def _error_in(path: Path, error: Exception, what: str) -> ModelCodeError:
-    """The user's own error, at the last of its lines that is in the file."""
-    absolute = str(path.resolve())
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == absolute]
-    if isinstance(error, SyntaxError) and error.filename == absolute:
-        lines.append(error.lineno)
-    hint = (
-        "; modules beside the file are found with their folder on PYTHONPATH" if isinstance(error, ImportError) else ""
-    )
-    line = f":{lines[-1]}" if lines else ""
-    message = error.msg if isinstance(error, SyntaxError) else error
-    return ModelCodeError(f"{path}{line}: {what} raises {type(error).__name__}: {message}{hint}")

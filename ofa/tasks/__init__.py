@@ -6,13 +6,15 @@ from typing import Any
 from ofa.config import from_mapping, registry
 from ofa.tasks.classification import Classification
 from ofa.tasks.losses import LOSSES, Loss
-from ofa.tasks.task import Batches, Feed, Scorer, Sizes, Task, TaskData, mean_of
+from ofa.tasks.segmentation import Segmentation
+from ofa.tasks.task import Batches, Feed, Samples, Scorer, Sizes, Task, TaskData, mean_of
 from ofa.tasks.text_classification import TextClassification
 
 TASKS: dict[str, type[Task]] = registry(
     Task,  # type: ignore[type-abstract]
     {
         "classification": Classification,
+        "segmentation": Segmentation,
         "text_classification": TextClassification,
     },
 )
@@ -35,7 +37,9 @@ __all__ = [
     "Classification",
     "Feed",
     "Loss",
+    "Samples",
     "Scorer",
+    "Segmentation",
     "Sizes",
     "Task",
     "TaskData",

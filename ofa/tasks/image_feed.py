@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ofa.data import ImageData, Preprocessing, preprocessing
+from ofa.tasks.task import Samples
 
 BATCH_SIZE = 256
 
@@ -75,7 +76,7 @@ class ImageFeed:
         batches = self.data.batches(split, batch_size=num, image_size=self.resolution)
         return self._inputs(next(iter(batches))[0])
 
-    def samples(self, num: int) -> tuple[list[bytes], tuple[int, ...]]:
+    def samples(self, num: int) -> Samples:
         """The first test pictures, as PNG, and their labels. (Any run of a split holds the classes in proportion.)
 
         They have the first of the preprocessing's sizes already; following it again changes nothing.
@@ -83,8 +84,8 @@ class ImageFeed:
         data = self.data
         rows = data.splits.test[:num]
         pixels = [data.pixels_of(index, data.resize_steps(self.resolution)[:1]) for index in rows]
-        pictures = [_png(array[0] if len(array) == 1 else array.transpose(1, 2, 0)) for array in pixels]
-        return pictures, tuple(int(label) for label in data.source.labels[rows])
+        pictures = [encoded_png(array[0] if len(array) == 1 else array.transpose(1, 2, 0)) for array in pixels]
+        return Samples(pictures, tuple(int(label) for label in data.source.labels[rows]))
 
     def _inputs(self, images: Tensor) -> Images:
         images = images.contiguous()
@@ -118,7 +119,7 @@ class FromPixels(nn.Module):
         return self.activation(self.module(pixels * self.scale + self.shift))
 
 
-def _png(pixels: Images) -> bytes:
+def encoded_png(pixels: Images) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

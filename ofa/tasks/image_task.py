@@ -14,9 +14,11 @@ from ofa.config import ConfigError, Record, check_record
 from ofa.data import DataConfig, DataError, ImageData, Preprocessing, load_data
 from ofa.data.config import Fit, Interpolation
 from ofa.data.picture import FORMATS, open_picture, to_input
-from ofa.data.readers.source import DECODING_ERRORS, undecodable
+from ofa.data.readers import read_source
+from ofa.data.readers.source import DECODING_ERRORS, Source, undecodable
 from ofa.inputs import InputSpec
 from ofa.progress import Progress
+from ofa.tasks import predict_outputs
 from ofa.tasks.image_feed import ImageFeed
 from ofa.tasks.task import Array, Batches, Sizes, Task
 
@@ -37,7 +39,26 @@ class ImageTask(Task):
         progress: Progress | None = None,
     ) -> ImageData:
         channels, *proportions = inputs.example.tensors[0].shape[1:]
-        return _load(config, sizes, (channels, *proportions), progress=progress)
+        return self._load(config, sizes, (channels, *proportions), progress=progress)
+
+    def source(self, config: DataConfig) -> Source:
+        """The data set before it is split."""
+        return read_source(config)
+
+    def settled(self, config: DataConfig) -> DataConfig:
+        """With what is left open and not the same for all tasks."""
+        return config
+
+    def _load(self, config: DataConfig, sizes: Sizes, shape: Sequence[int], **settings: Any) -> ImageData:
+        channels, height, width = shape
+        return load_data(
+            self.settled(config),
+            image_size=int(sizes["resolution"]),
+            source=self.source(config),
+            channels=channels,
+            proportions=(height, width),
+            **settings,
+        )
 
     def reload(
         self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None
@@ -45,7 +66,7 @@ class ImageTask(Task):
         facts = check_record(_Facts, stored, where="data of the run", remedy="train it again")
         settled = {name: getattr(facts, name) for name in ("mean", "std", "fit", "crop_pct", "interpolation")}
         config = dataclasses.replace(config, **settled)
-        return _load(config, sizes, facts.input_shape, splits=stored["splits"], progress=progress)
+        return self._load(config, sizes, facts.input_shape, splits=stored["splits"], progress=progress)
 
     def facts(self, data: ImageData) -> dict[str, Any]:
         return {
@@ -80,6 +101,10 @@ class ImageTask(Task):
         except DECODING_ERRORS as error:
             raise DataError(undecodable(str(file), error, "export it again" if stored else "take it out")) from None
 
+    @property
+    def predict_script(self) -> Path:
+        return Path(predict_outputs.__file__)
+
     def picture(self, spec: Mapping[str, Any]) -> str:
         """What an input is made of, for a model card."""
         height, width = spec["resize"][-1]
@@ -105,9 +130,3 @@ class _Facts(Record):
     def __post_init__(self) -> None:
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ConfigError(f"input_shape must be channels, height and width, not {list(self.input_shape)}")
-
-
-def _load(config: DataConfig, sizes: Sizes, shape: Sequence[int], **settings: Any) -> ImageData:
-    channels, height, width = shape
-    size = int(sizes["resolution"])
-    return load_data(config, image_size=size, channels=channels, proportions=(height, width), **settings)

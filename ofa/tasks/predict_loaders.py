@@ -1,7 +1,9 @@
-"""How the networks of bundles are loaded, in each runtime: a part of the programs that bundles bring along."""
+"""How the networks of bundles are loaded and run, in each runtime: a part of the programs that bundles bring along."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,3 +63,34 @@ LOADERS = {
     "executorch": executorch,
     "litert": litert,
 }
+
+
+def model_of(info: Mapping[str, Any], folder: Path) -> Model:
+    """The network that ``bundle.json`` tells of."""
+    model = info["model"]
+    if model["runtime"] not in LOADERS:
+        sys.exit(
+            f"{model['files'][0]} is run by {model['runtime']} itself; `preprocessing` in bundle.json says with what"
+        )
+    return LOADERS[model["runtime"]](folder / model["files"][0], model["input"])
+
+
+def in_batches(
+    info: Mapping[str, Any], run: Model, samples: Sequence[Any], read: Callable[[Any], np.ndarray]
+) -> Iterator[np.ndarray]:
+    """What the network gives for each sample; it gets as many at a time as it takes."""
+    model = info["model"]
+    num = model["batch"] or NUM_TOGETHER
+    for start in range(0, len(samples), num):
+        inputs = np.stack([read(sample) for sample in samples[start : start + num]])
+        # A last batch that is short is filled up where the model takes full ones only.
+        filled = np.resize(inputs, (num, *inputs.shape[1:])) if model["batch"] else inputs
+        yield from np.asarray(run(filled)[: len(inputs)], dtype=np.float64)
+
+
+def probabilities_of(info: Mapping[str, Any], outputs: np.ndarray) -> np.ndarray:
+    """Of the classes, which are the only axis."""
+    if info["model"]["output"] == "logits":
+        outputs = np.exp(outputs - outputs.max())
+        outputs /= outputs.sum()
+    return outputs

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa.tasks.predict_loaders import LOADERS, NUM_TOGETHER, Model
+from ofa.tasks.predict_loaders import in_batches, model_of, probabilities_of
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -37,19 +37,6 @@ def input_of(text: str, spec: Mapping[str, Any], encode: Encode) -> np.ndarray:
     return ids
 
 
-def probabilities(info: Mapping[str, Any], run: Model, texts: Sequence[str], encode: Encode) -> Iterator[np.ndarray]:
-    """Of the classes, for each text; the model gets as many at a time as it takes."""
-    model = info["model"]
-    num = model["batch"] or NUM_TOGETHER
-    for start in range(0, len(texts), num):
-        inputs = np.stack([input_of(text, info["preprocessing"], encode) for text in texts[start : start + num]])
-        # A last batch that is short is filled up where the model takes full ones only.
-        filled = np.resize(inputs, (num, *inputs.shape[1:])) if model["batch"] else inputs
-        logits = np.asarray(run(filled)[: len(inputs)], dtype=np.float64)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        yield from shares / shares.sum(axis=1, keepdims=True)
-
-
 def main() -> None:
     import tokenizers
 
@@ -59,15 +46,11 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(__file__).parent
     info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    model, classes = info["model"], info["classes"]
-    if model["runtime"] not in LOADERS:
-        sys.exit(
-            f"{model['files'][0]} is run by {model['runtime']} itself; `preprocessing` in bundle.json says with what"
-        )
+    run, classes, spec = model_of(info, folder), info["classes"], info["preprocessing"]
     texts = [text_of(each) for each in given.texts]
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / info["preprocessing"]["tokenizer"]))
-    run = LOADERS[model["runtime"]](folder / model["files"][0], model["input"])
-    found = zip(given.texts, probabilities(info, run, texts, lambda text: tokenizer.encode(text).ids), strict=True)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / spec["tokenizer"]))
+    logits = in_batches(info, run, texts, lambda text: input_of(text, spec, lambda text: tokenizer.encode(text).ids))
+    found = zip(given.texts, (probabilities_of(info, each) for each in logits), strict=True)
     if given.csv is None:
         for text, row in found:
             print(f"{text}\t{classes[row.argmax()]}\t{row.max():.4f}")

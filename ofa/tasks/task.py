@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ofa.config import ConfigError, Named
+from ofa.config import ConfigError
 from ofa.data import DataConfig, DataError
 from ofa.data.splits import Splits
 from ofa.inputs import InputSpec
 from ofa.metrics import Metric, Score
 from ofa.progress import Progress
 from ofa.tasks.losses import Loss
+from ofa.tasks.own_code import OfCode
 
 Array = npt.NDArray[np.generic]
 Batches = Iterator[tuple[Any, Any]]
@@ -60,8 +61,11 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Named, ABC):
-    """Base of the tasks, which are frozen dataclasses of their settings; ``task:`` of a recipe names one."""
+class Task(OfCode, ABC):
+    """Base of the tasks, which are frozen dataclasses of their settings; ``task:`` of a recipe names one.
+
+    One of ours, or ``path/file.py:Class``.
+    """
 
     losses: ClassVar[tuple[type[Loss], ...]]
     """Bases of the losses that fit its outputs."""
@@ -69,6 +73,8 @@ class Task(Named, ABC):
     """Dataclass of what a bundle says of its input: ``input_size`` and ``dtype`` at least."""
     sample_suffix: ClassVar[str]
     """Of the files of a bundle's samples."""
+    num_samples: ClassVar[int] = 32
+    """In a bundle."""
     sample: ClassVar[str] = "picture"
     """What a file of a sample holds, for messages."""
     counted: ClassVar[str] = "image"
@@ -239,6 +245,20 @@ class Task(Named, ABC):
         if not all(isinstance(label, int | float) for label in labels):
             raise ConfigError("sample_labels must be numbers")
 
+    def label_files(self, labels: Sequence[Any]) -> tuple[str, ...]:
+        """Files of a bundle that its ``sample_labels`` name; none where these say themselves what is right."""
+        return ()
+
+    def truth(self, labels: Sequence[Any], spec: Any, folder: Path) -> Array:
+        """What is right for some samples, as a judge takes it.
+
+        Args:
+            labels: ``sample_labels`` of a bundle, or what :meth:`labelled` gave.
+            spec: A bundle's :attr:`preprocessing`.
+            folder: That paths in labels are relative to.
+        """
+        return np.array(labels)
+
     def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Any, Any]]:
         """Samples of a user's own, to judge a bundle by, and what is right for each; :class:`DataError` without any.
 
@@ -351,9 +371,23 @@ class Feed(Protocol):
         """The first inputs of a split, at most so many."""
         ...
 
-    def samples(self, num: int) -> tuple[list[bytes], tuple[Any, ...]]:
-        """The first test samples as files, and what is right for each, as JSON has it."""
+    def samples(self, num: int) -> Samples:
+        """The first test samples."""
         ...
+
+
+class Samples(NamedTuple):
+    """What a bundle shows of its data.
+
+    Args:
+        files: Contents.
+        labels: What is right for each, as JSON has it.
+        label_files: Contents of files that labels name, by name.
+    """
+
+    files: list[bytes]
+    labels: tuple[Any, ...]
+    label_files: Mapping[str, bytes] = {}
 
 
 def mean_of(teachings: Sequence[Any], weights: Sequence[float] | None = None) -> Any:

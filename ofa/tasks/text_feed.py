@@ -18,6 +18,7 @@ from ofa.config import ConfigError
 from ofa.data.text_data import TextData
 from ofa.data.vocabulary import FILE
 from ofa.inputs import tensors_in
+from ofa.tasks.task import Samples
 
 BATCH_SIZE = 256
 MAX_TOKENS = 1 << 16
@@ -91,11 +92,11 @@ class TextFeed:
         inputs, _ = next(self.data.batches(split, batch_size=num, num_tokens=self.num_tokens))
         return np.ascontiguousarray(inputs["input_ids"].numpy())
 
-    def samples(self, num: int) -> tuple[list[bytes], tuple[int, ...]]:
+    def samples(self, num: int) -> Samples:
         """The first test texts as files, and their labels."""
         rows = [int(row) for row in self.data.splits.test[:num]]
         texts = [self.data.source.texts[row].encode() for row in rows]
-        return texts, tuple(int(self.data.source.labels[row]) for row in rows)
+        return Samples(texts, tuple(int(self.data.source.labels[row]) for row in rows))
 
 
 class FromIds(nn.Module):

@@ -56,7 +56,8 @@ def _of_library(name: str) -> dict[str, Any]:
             "mean": tuple(made.mean),
             "std": tuple(made.std),
             "interpolation": made.interpolation.value,
-            "crop_pct": min(1.0, made.crop_size[0] / made.resize_size[0]),
+            # Segmentation sees the whole picture.
+            "crop_pct": min(1.0, made.crop_size[0] / made.resize_size[0]) if hasattr(made, "crop_size") else None,
         }
     config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
     if config is None:

@@ -26,6 +26,7 @@ from ofa.supernet import Supernet, create_supernet
 from ofa.supernet.model_sources import check_code, is_source, name_in_files
 from ofa.supernet.weights import not_finite
 from ofa.tasks import Task, TaskData
+from ofa.tasks.own_code import trust_classes_of
 from ofa.training.recipe import ModelConfig, Recipe
 
 REMEDY = "train it with `ofa train`, or name another run folder"
@@ -98,11 +99,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str, *, trust_code: bool = False) -> Run:
-        """Read ``supernet.json``. Nothing that it names is executed before :meth:`supernet` or :meth:`outline`.
+        """Read ``supernet.json``. A file that it names is executed when it is needed, if it is trusted.
 
         Args:
             trust_code: Where the model is ``path/file.py:function``, put that file on the user's list of trusted files;
-                otherwise it must be there, and be what was trained with.
+                otherwise it must be there, and be what was trained with. Likewise for task and loss.
 
         Raises:
             FileFormatError: If the folder holds none, or a damaged one.
@@ -118,6 +119,8 @@ class Run:
         if missing:
             raise FileFormatError(f"{path / 'supernet.json'} lacks {', '.join(sorted(missing))}; {REMEDY}")
         check_record(_Info, info, where=str(path / "supernet.json"), remedy=REMEDY)
+        if trust_code:
+            trust_classes_of(info["recipe"])
         return cls(path, info, trust_code)
 
     @classmethod

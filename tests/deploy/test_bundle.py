@@ -15,6 +15,7 @@ import yaml
 
 from ofa.deploy import BundleError, ExportResult, Latency, read_bundle, write_bundle
 from ofa.states import Speed, States
+from ofa.tasks import Samples
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,9 @@ def contents(exported: ExportResult) -> dict[str, Any]:
     return {
         "model": {"model.onnx": (exported.path / "model.onnx").read_bytes()},
         "info": exported.info,
-        "samples": [(exported.path / name).read_bytes() for name in exported.info.sample_names],
+        "samples": Samples(
+            [(exported.path / name).read_bytes() for name in exported.info.sample_names], exported.info.sample_labels
+        ),
         "outputs": np.load(exported.path / "samples" / "outputs.npy"),
     }
 

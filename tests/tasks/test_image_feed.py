@@ -37,7 +37,7 @@ def test_a_bundles_preprocessing_gives_these_inputs(own: ImageData, from_pixels:
 
     feed = ImageFeed(own, 20, from_pixels)
     spec = feed.preprocessing
-    files, labels = feed.samples(5)
+    files, labels, _ = feed.samples(5)
     pictures = [Image.open(io.BytesIO(file)) for file in files]
     images = feed.first("test", 5)
     assert images.shape == (5, *spec.input_size) and images.dtype == spec.dtype
@@ -69,7 +69,7 @@ def test_normalisation_is_that_of_the_statistics() -> None:
 
 def test_pixels_are_whole_numbers_of_the_picture(own: ImageData, tmp_path: Path) -> None:
     feed = ImageFeed(own, 32, True)
-    files, _ = feed.samples(3)
+    files = feed.samples(3).files
     pictures = [Image.open(io.BytesIO(file)) for file in files]
     grey = own.source.grey
     expected = [np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC)) for picture in pictures]

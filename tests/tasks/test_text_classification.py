@@ -417,6 +417,13 @@ def test_fp16(evaluator: SubnetEvaluator, run: Run, tmp_path: Path) -> None:
     assert result.ok, result.failed
 
 
+def test_executorch(evaluator: SubnetEvaluator, run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    device = Device(name="executorch-1t", setting=Setting(runtime="executorch"))
+    result = verify_bundle(make(evaluator, run, tmp_path / "bundle", device))
+    assert result.ok, result.failed
+
+
 def test_what_takes_no_texts(evaluator: SubnetEvaluator, run: Run, tmp_path: Path) -> None:
     arch = run.space.smallest()
     with pytest.raises(UsageError, match="takes texts, which have no pixels"):

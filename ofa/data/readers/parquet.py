@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.source import Source, require_root
 from ofa.data.readers.split_names import files_by_split
 from ofa.data.readers.table import Rows, check_complete, open_columns, options_of, read_rows, source_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HOLDS = (
     "a Parquet file, or a folder with train*.parquet and, optionally, validation*.parquet and test*.parquet, in it or "
@@ -30,11 +34,20 @@ def read_parquet(config: DataConfig) -> Source:
 
 
 def _read_file(path: Path, base: Path, config: DataConfig) -> Rows:
+    table = open_columns(path, config, lambda _: options_of(config, "image_column", "label_column"))
+    name = path.relative_to(base).as_posix()
+    rows = [
+        (image, f"row {number} of {name}")
+        for number, image in enumerate(encoded_column(table, config.image_column, path))
+    ]
+    return read_rows(table, config, rows, path)
+
+
+def encoded_column(table: pa.Table, column: str, path: Path) -> list[bytes]:
+    """Encoded images: bytes, or a struct with ``bytes`` in it; :class:`DataError` if one is missing or none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = config.image_column
-    table = open_columns(path, config, lambda _: options_of(config, "image_column", "label_column"))
     images = table[column]
     if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
         whole, images = images, pc.struct_field(images, "bytes")
@@ -48,6 +61,5 @@ def _read_file(path: Path, base: Path, config: DataConfig) -> Rows:
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
         raise DataError(f"column {column!r} of {path} holds {images.type}, not encoded images (binary)")
     check_complete(images, column, path)
-    name = path.relative_to(base).as_posix()
-    rows = [(image, f"row {number} of {name}") for number, image in enumerate(images.to_pylist())]
-    return read_rows(table, config, rows, path)
+    found: list[bytes] = images.to_pylist()
+    return found

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,18 @@ class Samples(Protocol):
         ...
 
 
+class Masks(Protocol):
+    """Of each of some pictures; picklable."""
+
+    def mask(self, index: int, /) -> npt.NDArray[np.uint8]:
+        """Index of a class for each pixel, 255 for none, ``(H, W)``."""
+        ...
+
+    def name(self, index: int, /) -> str: ...
+    def digest(self, index: int, /) -> bytes: ...
+    def num_bytes(self, index: int, /) -> int | None: ...
+
+
 class Images(Samples, Protocol):
     """A sequence of pictures."""
 
@@ -57,6 +69,11 @@ class Labelled(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """What labels stand for: splits hold these in proportion."""
+        ...
 
     @property
     def labels(self) -> npt.NDArray[np.int64]: ...
@@ -80,13 +97,14 @@ class Source:
 
     Args:
         classes: Names.
-        labels: Index into ``classes`` of each image, shape ``(N,)``.
+        labels: Index into ``classes`` of each image, shape ``(N,)``; with masks of pixels all 0.
         images: ``N`` pictures of any size.
         grey: Whether all of them are grey, so that one channel says all.
         num_test: The last so many images are the data set's own test set; 0 if it has none.
         groups: What each image belongs to, such as a patient, shape ``(N,)``, integers or strings: images of one group
             are never in two splits. ``None``: each is on its own.
         ignored: What lies there and was not read, in words for people.
+        masks: What each pixel shows, index into ``classes``, where that is what is learnt.
 
     Raises:
         DataError: If there are fewer than two classes.
@@ -99,15 +117,44 @@ class Source:
     num_test: int = 0
     groups: npt.NDArray[np.generic] | None = None
     ignored: tuple[str, ...] = ()
+    masks: Masks | None = None
 
-    what: ClassVar[str] = "images"
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """What labels stand for: splits hold these in proportion."""
+        return self.classes if self.masks is None else ("pictures",)
+
+    @property
+    def what(self) -> str:
+        return "images" if self.masks is None else "images with masks"
 
     def __post_init__(self) -> None:
         check_labelled(self)
 
     @property
-    def samples(self) -> Images:
-        return self.images
+    def samples(self) -> Samples:
+        return self.images if self.masks is None else _Pairs(self.images, self.masks)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Images with their masks, which tell them from others too."""
+
+    images: Images
+    masks: Masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+    def digest(self, index: int) -> bytes:
+        return hashlib.sha256(self.images.digest(index) + self.masks.digest(index)).digest()
+
+    def num_bytes(self, index: int) -> int | None:
+        sizes = [self.images.num_bytes(index), self.masks.num_bytes(index)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def check_labelled(source: Labelled) -> None:

@@ -195,8 +195,11 @@ def _numbers(texts: Sequence[str]) -> Values:
     return numbers if [str(number) for number in numbers] == list(texts) else texts
 
 
-def open_columns(path: Path, config: DataConfig, options: Options) -> pa.Table:
+def open_columns(path: Path, config: Any, options: Options, *, section: str = "data") -> pa.Table:
     """Columns of a Parquet file, in full.
+
+    Args:
+        config: Has the options, which are of this ``section`` of a recipe.
 
     Raises:
         DataError: If it is no such file, or a column is missing.
@@ -207,18 +210,20 @@ def open_columns(path: Path, config: DataConfig, options: Options) -> pa.Table:
     try:
         file = pq.ParquetFile(path)
         known = file.schema_arrow.names
-        columns = named_columns(path, config, options(known), known)
+        columns = named_columns(path, config, options(known), known, section=section)
         return file.read(columns=list(dict.fromkeys(columns.values())))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is truncated or not a Parquet file ({error}); get it again") from error
 
 
-def named_columns(path: Path, config: DataConfig, options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+def named_columns(
+    path: Path, config: Any, options: Sequence[str], known: Sequence[str], *, section: str = "data"
+) -> dict[str, str]:
     """Option -> the column that it names; :class:`DataError` if there is none."""
     columns = {option: str(getattr(config, option)) for option in options}
     for option, column in columns.items():
         if column not in known:
-            raise DataError(f"{path}: {unknown_name_message('column', column, known)}; set data.{option}")
+            raise DataError(f"{path}: {unknown_name_message('column', column, known)}; set {section}.{option}")
     return columns
 
 

@@ -58,6 +58,10 @@ class TextSource:
     what: ClassVar[str] = "texts"
     ignored: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def strata(self) -> tuple[str, ...]:
+        return self.classes
+
     def __post_init__(self) -> None:
         check_labelled(self)
 

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from ofa.config import ConfigError, Named
+from ofa.config import ConfigError
+from ofa.tasks.own_code import OfCode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss(Named):
+class Loss(OfCode):
     """Base of the losses, which are frozen dataclasses of their settings. Tasks say which fit their outputs."""
 
     needs_teacher = True

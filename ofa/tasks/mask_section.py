@@ -1,0 +1,104 @@
+"""What a run's page shows of segmentation: pictures, their masks, and those of each bundle beside them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from PIL import Image
+
+from ofa.data.masks import VOID
+from ofa.data.picture import open_picture
+from ofa.tasks.predict_mask import mask_of, palette
+from ofa.tasks.task import Exhibit, Section
+
+MAX_SIZE = (240, 240)
+VOID_COLOUR = (0, 0, 0)
+Mask = npt.NDArray[np.uint8]
+
+
+class _Sample(NamedTuple):
+    picture: Image.Image
+    truth: Mask
+    found: Mask
+
+
+def section_of_masks(bundles: Sequence[Exhibit], void: Sequence[int]) -> Section | None:
+    """A row a picture, of the samples that all bundles bring along; those that cannot be read are left out."""
+    known = {bundle.name: found for bundle in bundles if (found := _samples(bundle.folder, bundle.info, void))}
+    if not known:
+        return None
+    first = next(iter(known.values()))
+    num = min(map(len, known.values()))
+    classes = next(list(map(str, bundle.info["classes"])) for bundle in bundles if bundle.name in known)
+    rows = [
+        [
+            _image(first[row].picture, "the picture"),
+            _image(_coloured(first[row].truth, len(classes)), "its mask"),
+            *(_cell(samples[row], len(classes)) for samples in known.values()),
+        ]
+        for row in range(num)
+    ]
+    legend = Markup(" ").join(
+        Markup(
+            '<span style="white-space:nowrap"><span aria-hidden="true" style="{}">\N{BLACK SQUARE}</span> {}</span>'
+        ).format("color:rgb({},{},{})".format(*colour), name)
+        for name, colour in zip([*classes, "no class"], [*_colours(len(classes)), VOID_COLOUR], strict=True)
+    )
+    return Section(
+        title="What it sees",
+        head=("Picture of the test split", "Is", *known),
+        rows=rows,
+        note=legend + Markup(". Below a mask is the share of pixels that are right, of those that belong to a class."),
+    )
+
+
+def _samples(folder: Path, info: Mapping[str, Any], void: Sequence[int]) -> list[_Sample]:
+    """Nothing where a bundle is not as it should be."""
+    found = []
+    try:
+        outputs = np.load(folder / "samples" / "outputs.npy", allow_pickle=False)
+        for index, (logits, _) in enumerate(zip(outputs, info["sample_labels"], strict=True)):
+            picture = open_picture(folder / "samples" / f"{index:03}.png", ["PNG"]).convert("RGB")
+            truth = np.asarray(open_picture(folder / "samples" / f"{index:03}-mask.png", ["PNG"]))
+            truth = np.where(np.isin(truth, list(void)), VOID, truth).astype(np.uint8)
+            found.append(_Sample(picture, truth, mask_of(logits, (truth.shape[1], truth.shape[0]))))
+    except (OSError, ValueError, LookupError, TypeError, EOFError, SyntaxError):
+        return []
+    return found
+
+
+def _cell(sample: _Sample, num_classes: int) -> str:
+    known = sample.truth != VOID
+    right = float((sample.found == sample.truth)[known].mean()) if known.any() else 0.0
+    return _image(_coloured(sample.found, num_classes), "the mask that was found") + Markup(
+        '<br><span class="interval">{} %</span>'
+    ).format(f"{100 * right:.1f}")
+
+
+def _colours(num_classes: int) -> list[tuple[int, ...]]:
+    numbers = palette(num_classes)
+    return [tuple(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
+
+
+def _coloured(mask: Mask, num_classes: int) -> Image.Image:
+    colours = np.full((256, 3), VOID_COLOUR, dtype=np.uint8)
+    colours[:num_classes] = _colours(num_classes)
+    return Image.fromarray(colours[mask])
+
+
+def _image(image: Image.Image, what: str) -> Markup:
+    image = image.copy()
+    image.thumbnail(MAX_SIZE, Image.Resampling.NEAREST if what != "the picture" else Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=80, lossless=what != "the picture")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
+        data, image.width, image.height, what
+    )

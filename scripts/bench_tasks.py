@@ -1,0 +1,377 @@
+"""Segmentation and texts the whole way, on real data, by the commands of a user; and what one would do instead.
+
+    python scripts/bench_tasks.py [segmentation] [text] [minilm] --data FOLDER [--minutes 25] [--out docs/results]
+
+Leaves ``tasks.md`` in ``--out`` and its rows in ``--out``/tasks/*.csv. Works for ``--minutes`` and stops what is being
+trained then, which is saved; the same command goes on. ``--data`` holds ``camvid-240x180.tar`` and ``sst2/``;
+``--minilm`` is a folder with the files of all-MiniLM-L6-v2.
+
+- segmentation: LR-ASPP on CamVid: train, profile, search three budgets, deploy, verify, a bundle in a bare process. The
+  same subnets trained alone for as many epochs; the best of as many random subnets as the search evaluated.
+- text: a small BERT on SST-2, likewise.
+- minilm: MiniLM from its weights on SST-2, three seeds: the largest subnet and one of half the MACs, beside the model
+  fine-tuned plainly and the model pruned by magnitude to as many MACs, each for as many seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from bench_helper import page, parsed, parser_of, read_rows, say, table_text
+
+from ofa.cost import LatencyTable, macs
+from ofa.deploy import read_bundle
+from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.space import Arch
+from ofa.training import Run, SubnetEvaluator
+
+SECTIONS = ("segmentation", "text", "minilm")
+DEVICE = "cpu-1t"
+NUM_EVALUATIONS = 60
+BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest, in logarithms
+CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+ALONE = ("strategy.sampler=single", "strategy.loss=labels", "train.eval_every_epochs=0")
+SEEDS = (0, 1, 2)
+PRUNED_SHARE = 0.5
+NOT_OFA = """
+import runpy, sys
+sys.modules["ofa"], sys.argv = None, sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class OutOfTimeError(Exception):
+    """The rest is for another call."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how long on two threads: about a quarter of an hour."""
+
+    name: str
+    recipe: str
+    words: tuple[str, ...]
+
+
+def cases(options: argparse.Namespace) -> dict[str, Case]:
+    """The runs of both tasks, by name."""
+    camvid, sst2 = options.work / "camvid", options.data / "sst2"
+    texts = (f"data.root={sst2}", "data.text_column=0", "data.label_column=1", "train.device=cpu")
+    return {
+        "segmentation": Case(
+            "segmentation",
+            "segmentation",
+            (
+                f"data.root={camvid}",
+                f"task.names=[{','.join(CAMVID)}]",
+                "task.void=[11]",
+                "train.epochs=24",
+                "train.device=cpu",
+                "train.eval_every_epochs=8",
+            ),
+        ),
+        "text": Case("text", "text", (*texts, "train.epochs=12")),
+        "minilm": Case(
+            "minilm",
+            "text",
+            (
+                *texts,
+                f"model.name=transformers:{options.minilm}",
+                f"task.tokenizer={options.minilm}",
+                "model.pretrained=true",
+                "model.width=null",
+                "model.depth=null",
+                "train.batch_size=32",
+                "train.learning_rate=0.0001",
+                "train.warmup_epochs=0.2",
+                "train.epochs=2",
+            ),
+        ),
+    }
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def ofa(options: argparse.Namespace, *words: str) -> str:
+    """A command of ours, ended when time is up; what it prints."""
+    left = options.until - time.monotonic()
+    if left <= 0:
+        raise OutOfTimeError
+    say("ofa " + " ".join(words))
+    process = subprocess.Popen([sys.executable, "-m", "ofa", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        printed, _ = process.communicate(timeout=left)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise OutOfTimeError from None
+    if process.returncode:
+        raise SystemExit(f"ofa {' '.join(words)} ended with {process.returncode}")
+    return printed
+
+
+def trained(options: argparse.Namespace, name: str, recipe: str, words: Sequence[str]) -> Run:
+    """A run, trained on from where it was."""
+    folder = options.work / name
+    if not (folder / "supernet.json").exists():
+        resume = ["--resume"] if (folder / "checkpoints").exists() else []
+        ofa(options, "train", recipe, *words, "--out", str(folder), *resume)
+    return Run.open(folder)
+
+
+def test_score(run: Run, archs: Sequence[Arch], split: str = "test") -> list[float]:
+    evaluator = SubnetEvaluator(run.supernet(), run.data(), run.task)
+    return evaluator.values(list(archs), split=split).tolist()
+
+
+def seconds_of(run: Run) -> float:
+    return float(pd.read_csv(run.path / "metrics.csv")["seconds"].sum())
+
+
+def add_row(options: argparse.Namespace, name: str, row: Mapping[str, Any]) -> None:
+    path = options.out / "tasks" / f"{name}.csv"
+    write_csv_atomic(path, pd.DataFrame([*read_rows(path), row]))
+
+
+def known(options: argparse.Namespace, name: str, **key: Any) -> dict[str, Any] | None:
+    """The row of what was done already."""
+    rows = read_rows(options.out / "tasks" / f"{name}.csv")
+    return next((row for row in rows if all(row[each] == value for each, value in key.items())), None)
+
+
+# -- both tasks the whole way ------------------------------------------------------------------------------------------
+
+
+def whole_way(options: argparse.Namespace, case: Case) -> None:
+    run = trained(options, case.name, case.recipe, case.words)
+    tables, folder = options.work / "tables", str(run.path)
+    table_path = tables / DEVICE / f"{run.space_name}.csv"
+    if not table_path.exists():
+        ofa(options, "profile", "--run", folder, "--device", DEVICE, "--out", str(tables))
+    budgets_ms = budgets_of(LatencyTable.load(table_path))
+    each = [word for budget in budgets_ms for word in ("--budget-ms", f"{budget:g}")]
+    if not (run.path / "search" / DEVICE / "selected.json").exists():
+        words = ("--tables", str(tables), "--num-evaluations", str(NUM_EVALUATIONS))
+        ofa(options, "search", "--run", folder, "--device", DEVICE, *each, *words)
+    bundles = [run.path / "deploy" / f"{DEVICE}-{budget:g}ms" for budget in budgets_ms]
+    if not all(path.exists() for path in bundles):
+        ofa(options, "deploy", "--run", folder, "--device", DEVICE, "--budget-ms", *(f"{ms:g}" for ms in budgets_ms))
+    ofa(options, "report", "--run", folder, "--tables", str(tables))
+    if known(options, case.name, what="largest") is None:
+        (score,) = test_score(run, [run.space.largest()])
+        add_row(options, case.name, {"what": "largest", "score": score, "seconds": seconds_of(run)})
+    picks_and_random(options, case, run, LatencyTable.load(table_path), bundles, budgets_ms)
+    alone(options, case, run, bundles)
+
+
+def budgets_of(table: LatencyTable) -> list[float]:
+    fastest, slowest = table.predict_ms([table.space.smallest(), table.space.largest()])
+    return [float(f"{fastest * (slowest / fastest) ** share:.3g}") for share in BUDGET_SHARES]
+
+
+def picks_and_random(
+    options: argparse.Namespace,
+    case: Case,
+    run: Run,
+    table: LatencyTable,
+    bundles: Sequence[Path],
+    budgets_ms: Sequence[float],
+) -> None:
+    drawn = run.space.to_archs(run.space.sample_population(NUM_EVALUATIONS, np.random.default_rng(0)))
+    found: list[float] = []
+    for path, budget_ms in zip(bundles, budgets_ms, strict=True):
+        if known(options, case.name, what="pick", budget_ms=budget_ms) is not None:
+            continue
+        found = found or test_score(run, drawn, "search")
+        info, within = read_bundle(path), table.predict_ms(drawn) <= budget_ms
+        best = max(np.flatnonzero(within), key=lambda row: found[row], default=None)
+        ofa(options, "verify", str(path), "--device", DEVICE)
+        samples = sorted(str(file) for file in (path / "samples").glob(f"*{info.task.sample_suffix}"))[:2]
+        bare = subprocess.run([sys.executable, "-c", NOT_OFA, str(path / "predict.py"), *samples], capture_output=True)
+        add_row(
+            options,
+            case.name,
+            {
+                "what": "pick",
+                "budget_ms": budget_ms,
+                "measured_ms": info.latency_ms.p50,
+                "score": info.score.value,
+                "low": info.score.low,
+                "high": info.score.high,
+                "bare": bare.returncode == 0,
+                "random": np.nan if best is None else test_score(run, [drawn[best]])[0],
+                "arch": Arch(info.arch).to_json(),
+            },
+        )
+
+
+def alone(options: argparse.Namespace, case: Case, run: Run, bundles: Sequence[Path]) -> None:
+    """The picks, each trained alone for as many epochs as the supernet was."""
+    for number, path in enumerate(bundles):
+        arch = run.space.arch(read_bundle(path).arch)
+        if known(options, case.name, what="alone", arch=arch.to_json()) is None:
+            words = (*case.words, *ALONE, f"strategy.sampler.arch={arch.to_json()}")
+            other = trained(options, f"{case.name}-alone-{number}", case.recipe, words)
+            (score,) = test_score(other, [arch])
+            row = {"what": "alone", "score": score, "seconds": seconds_of(other), "arch": arch.to_json()}
+            add_row(options, case.name, row)
+
+
+def segmentation(options: argparse.Namespace) -> None:
+    if not (options.work / "camvid").exists():
+        with tarfile.open(options.data / "camvid-240x180.tar") as tar:
+            tar.extractall(options.work, filter="data")
+    whole_way(options, cases(options)["segmentation"])
+
+
+def text(options: argparse.Namespace) -> None:
+    whole_way(options, cases(options)["text"])
+
+
+# -- from pretrained weights -------------------------------------------------------------------------------------------
+
+
+def minilm(options: argparse.Namespace) -> None:
+    case = cases(options)["minilm"]
+    for seed in SEEDS:
+        words = (*case.words, f"train.seed={seed}")
+        run = trained(options, f"minilm-{seed}", case.recipe, words)
+        half = half_of(options, run, seed)
+        as_long = seconds_of(run)
+        for what, arch in (("plain", run.space.largest()), ("pruned", pruned_of(run))):
+            if known(options, "minilm", what=what, seed=seed) is None:
+                extra = (*ALONE, f"strategy.sampler.arch={arch.to_json()}", f"train.max_hours={as_long / 3600:.4f}")
+                # More epochs than fit: the time decides.
+                longer = ("train.epochs=8", *(["model.sort_channels=l1"] if what == "pruned" else []))
+                other = trained(options, f"minilm-{what}-{seed}", case.recipe, (*words, *extra, *longer))
+                row = {"what": what, "seed": seed, "score": test_score(other, [arch])[0], **costs(run, arch)}
+                add_row(options, "minilm", row | {"seconds": seconds_of(other), "arch": arch.to_json()})
+        for what, arch in (("largest", run.space.largest()), ("half", half)):
+            if known(options, "minilm", what=what, seed=seed) is None:
+                row = {"what": what, "seed": seed, "score": test_score(run, [arch])[0], **costs(run, arch)}
+                add_row(options, "minilm", row | {"seconds": as_long, "arch": arch.to_json()})
+
+
+def half_of(options: argparse.Namespace, run: Run, seed: int) -> Arch:
+    """The best on the search split of subnets of at most half the MACs."""
+    row = known(options, "minilm", what="half", seed=seed)
+    if row is not None:
+        return run.space.arch(json.loads(row["arch"]))
+    cost, rng = macs(run.supernet()), np.random.default_rng(seed)
+    limit = float(cost.predict(run.space.largest())[0]) / 2
+    population = run.space.sample_population(20_000, rng)
+    spent = cost.predict(population)
+    near = np.flatnonzero((spent <= limit) & (spent > 0.9 * limit))[:NUM_EVALUATIONS]
+    archs = run.space.to_archs(population[near])
+    return archs[int(np.argmax(test_score(run, archs, "search")))]
+
+
+def pruned_of(run: Run) -> Arch:
+    """All layers alike: as many heads and hidden units, the most important ones, as half the MACs allow."""
+    cost = macs(run.supernet())
+    limit, space = PRUNED_SHARE * float(cost.predict(run.space.largest())[0]), run.space
+    alike = list(_alike(run))
+    within = [arch for arch in alike if float(cost.predict(arch)[0]) <= limit]
+    return max(within or [space.smallest()], key=lambda arch: float(cost.predict(arch)[0]))
+
+
+def _alike(run: Run) -> Iterator[Arch]:
+    space, largest = run.space, dict(run.space.largest())
+    kinds = {"heads": [dim for dim in space.dims if dim.name.endswith(".heads")]}
+    kinds["mlp_ratio"] = [dim for dim in space.dims if dim.name.endswith(".mlp_ratio")]
+    tokens = space["tokens"].values if "tokens" in space.names else (None,)
+    for size in tokens:
+        for head in range(max(len(dim.values) for dim in kinds["heads"])):
+            for hidden in range(max(len(dim.values) for dim in kinds["mlp_ratio"])):
+                chosen = {dim.name: dim.values[min(head, len(dim.values) - 1)] for dim in kinds["heads"]}
+                chosen |= {dim.name: dim.values[min(hidden, len(dim.values) - 1)] for dim in kinds["mlp_ratio"]}
+                yield space.arch({**largest, **chosen, **({} if size is None else {"tokens": size})})
+
+
+def costs(run: Run, arch: Arch) -> dict[str, float]:
+    cost = macs(run.supernet())
+    share = float(cost.predict(arch)[0]) / float(cost.predict(run.space.largest())[0])
+    return {"macs_percent": round(100 * share, 1)}
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def whole_way_text(options: argparse.Namespace, name: str) -> str:
+    rows = read_rows(options.out / "tasks" / f"{name}.csv")
+    if not rows:
+        return "Not measured yet."
+    alone_by_arch = {row["arch"]: row for row in rows if row["what"] == "alone"}
+    cells = []
+    for row in rows:
+        if row["what"] == "largest":
+            cells.append(["largest", "", "", f"{row['score']:.2f}", "", ""])
+        if row["what"] == "pick":
+            other = alone_by_arch.get(row["arch"])
+            cells.append(
+                [
+                    f"pick within {row['budget_ms']:g} ms",
+                    f"{row['measured_ms']:.2f}",
+                    "yes" if row["bare"] else "no",
+                    f"{row['score']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+                    f"{row['random']:.2f}" if row["random"] == row["random"] else "none",
+                    "" if other is None else f"{other['score']:.2f}",
+                ]
+            )
+    header = ["subnet", "measured (ms)", "runs bare", "score (%)", "best of random", "trained alone"]
+    return table_text(header, cells)
+
+
+def minilm_text(options: argparse.Namespace) -> str:
+    rows = pd.DataFrame(read_rows(options.out / "tasks" / "minilm.csv"))
+    if rows.empty:
+        return "Not measured yet."
+    cells = [
+        [
+            what,
+            len(own),
+            f"{own['macs_percent'].mean():.0f}",
+            f"{own['score'].mean():.2f}",
+            ", ".join(f"{score:.2f}" for score in own["score"]),
+            f"{own['seconds'].mean():.0f}",
+        ]
+        for what, own in rows.groupby("what", sort=False)
+    ]
+    return table_text(["", "seeds", "MACs (%)", "accuracy (%)", "each", "s of training"], cells)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = parser_of(__doc__, SECTIONS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--minilm", type=Path, default=Path("all-MiniLM-L6-v2"))
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--work", type=Path, default=Path("runs/tasks"), help="where runs and tables are kept")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parsed(parser, words, SECTIONS)
+    options.until = time.monotonic() + 60 * options.minutes
+    options.work.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in options.sections:
+            globals()[name](options)
+    except OutOfTimeError:
+        say("out of time; the same command goes on")
+    tables = {name: whole_way_text(options, name) for name in ("segmentation", "text")}
+    text = page("tasks.md", minilm=minilm_text(options), evaluations=NUM_EVALUATIONS, **tables)
+    write_text_atomic(options.out / "tasks.md", text)
+
+
+if __name__ == "__main__":
+    main()
