@@ -6,6 +6,7 @@ Nothing is fetched, and no code that a folder brings along is executed.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +86,13 @@ def text_model(
         _load(model, Path(name).expanduser(), needs_classifier=needs_classifier)
     allow_no_values()
     return model
+
+
+def configuration_of(model: Any) -> bytes:
+    """What ``config.json`` says of such a model; not where it is from."""
+    settings = json.loads(model.config.to_json_string())
+    settings.pop("_name_or_path", None)
+    return json.dumps(settings, indent=2, sort_keys=True).encode()
 
 
 def inputs_of_text_model(name: str) -> InputSpec:

@@ -23,7 +23,7 @@ from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.inputs import InputSpec
 from ofa.optional import extra, require
-from ofa.supernet.hugging_face import allow_no_values, inputs_of_text_model, text_model
+from ofa.supernet.hugging_face import CONFIG, allow_no_values, configuration_of, inputs_of_text_model, text_model
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
 from ofa.user_code import ModelCodeError, error_in, module_of
@@ -104,6 +104,16 @@ def inputs_of_source(name: str) -> InputSpec | None:
     """What a model is called with, where its source tells that it takes no images."""
     source, _, own = name.partition(":")
     return inputs_of_text_model(own) if source == "transformers" else None
+
+
+def files_of_model(name: str, model: nn.Module) -> dict[str, bytes]:
+    """Contents of what a run keeps of a model besides weights, by name of the file, so that it is built again."""
+    return {CONFIG: configuration_of(model)} if name.startswith("transformers:") else {}
+
+
+def name_in_run(name: str, folder: Path) -> str:
+    """What a model is built from again in a run folder: from :func:`files_of_model`, where there are some."""
+    return f"transformers:{folder}" if name.startswith("transformers:") and (folder / CONFIG).is_file() else name
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

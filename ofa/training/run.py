@@ -23,7 +23,7 @@ from ofa.metrics import name_in_file
 from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
-from ofa.supernet.model_sources import check_code, is_source, name_in_files
+from ofa.supernet.model_sources import check_code, files_of_model, is_source, name_in_files, name_in_run
 from ofa.supernet.weights import not_finite
 from ofa.tasks import Task, TaskData
 from ofa.tasks.own_code import trust_classes_of
@@ -136,6 +136,9 @@ class Run:
         tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
         with atomic_path(weights, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
             safetensors.torch.save_file(tensors, temporary)
+        for name, content in files_of_model(recipe.model.name, supernet.model).items():
+            with atomic_path(path / name) as temporary:
+                temporary.write_bytes(content)
         # Samples are kept at the largest size, which the space of one subnet does not tell.
         sizes = {"sizes": supernet.largest_sizes} if recipe.model.subnet else {}
         info = {
@@ -240,7 +243,8 @@ class Run:
             remedy="add --trust-code (Run.open(..., trust_code=True) in Python)",
             trust_code=self.trust_code,
         )
-        supernet = build_supernet(config, num_classes=self.num_classes, inputs=self.task.inputs())
+        kept = dataclasses.replace(config, name=name_in_run(config.name, self.path))
+        supernet = build_supernet(kept, num_classes=self.num_classes, inputs=self.task.inputs())
         # Where a later version finds more that could vary, that was not trained to.
         if supernet.space != self.space and not supernet.keep_whole(self.space):
             raise RunError(

@@ -117,8 +117,13 @@ def test_it_learns_what_words_mean(run: Run, evaluator: SubnetEvaluator) -> None
     assert largest > 90
 
 
-def test_a_run_needs_nothing_but_its_data_and_configuration(run: Run, evaluator: SubnetEvaluator) -> None:
-    again = Run.open(run.path)
+def test_a_run_needs_nothing_but_its_data(run: Run, evaluator: SubnetEvaluator, place: Path, tmp_path: Path) -> None:
+    again = Run.open(Path(shutil.copytree(run.path, tmp_path / "run")))
+    recipe = dict(again.info["recipe"], model={**again.info["recipe"]["model"], "name": "transformers:gone"})
+    gone = Run(again.path, {**again.info, "recipe": recipe})
+    for name, tensor in gone.supernet().state_dict().items():
+        assert torch.equal(tensor, evaluator.supernet.state_dict()[name]), name
+    assert str(place) not in (run.path / "config.json").read_text()
     data = again.data()
     assert data.vocabulary.to_text() == evaluator.data.vocabulary.to_text() == run.info["data"]["tokenizer"]
     assert np.array_equal(data.ids, evaluator.data.ids)
