@@ -25,6 +25,7 @@ from ofa.report.palette import PALETTE
 from ofa.report.run_files import DeviceResults, RunFiles, bounds_columns, read_run
 from ofa.report.strategy import describe_recipe
 from ofa.search.run import FLEET
+from ofa.supernet.model_sources import public_name
 from ofa.tasks import Task, task_from_json
 from ofa.tasks.task import Exhibit
 
@@ -73,6 +74,7 @@ def render(run: RunFiles) -> str:
     }
     return environment.get_template("report.html.j2").render(
         run=run,
+        model=public_name(run.supernet["model"]["name"]),
         fleet=FLEET,
         palette=PALETTE,
         script=Markup(script),

@@ -463,6 +463,7 @@ def test_the_page_of_a_run_shows_texts(bundle: Path, run: Run, tmp_path: Path) -
     first.write_text("<b>number one</b> is fine")
     page = write_report(folder).read_text()
     assert "What it says of texts" in page and "cpu-1t, 2 ms" in page and "training texts" in page
+    assert "<h1>transformers:tiny</h1>" in page
     assert "&lt;b&gt;number one&lt;/b&gt; is fine" in page and "<b>number" not in page
     assert '<span class="holds">✓ good</span>' in page or '<span class="missed">✗ good</span>' in page
 
