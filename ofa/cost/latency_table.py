@@ -25,6 +25,7 @@ from ofa.states import States
 
 BETWEEN_PROCESSES_PERCENT = 0.8  # standard deviation of networks at one speed, by scripts/bench_noise.py
 REMEDY = "measure it again with `ofa profile --fresh`"
+NUM_PARAMS = "num_params"
 LATENCIES = ("latency_ms_p10", "latency_ms_p50", "latency_ms_p90")
 FACTS = ("device", "fingerprint", "repeatability_percent", "refused", "held_out")
 ENERGY = "energy_mj"  # a column of tables that were measured with `--energy`
@@ -77,7 +78,8 @@ class LatencyTable:
     """A latency table: a CSV file of entries, and beside it a JSON file with all else that prediction needs.
 
     Args:
-        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs`` and what the key says;
+        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs`` and what the key says,
+            such as ``num_params``;
             ``energy_mj`` of one image where energy was measured, see :mod:`ofa.cost.energy`.
         device: Name of the device.
         fingerprint: On what machine and with what software it was measured.
@@ -138,13 +140,23 @@ class LatencyTable:
         return dict(zip(self.entries["key"], self.entries["latency_ms_p10"].astype(float), strict=True))
 
     @cached_property
+    def _part_params(self) -> dict[str, float]:
+        """Tables of old do not say them."""
+        if NUM_PARAMS not in self.entries:
+            return {}
+        values = pd.to_numeric(self.entries[NUM_PARAMS], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        return dict(zip(self.entries["key"], np.nan_to_num(values), strict=True))
+
+    def in_network_ms(self, slot: SlotLike) -> npt.NDArray[np.float64]:
+        """What a slot's parts add to a network, in the shape of ``slot.keys``; not-a-number where unknown or empty."""
+        num_params = _slot_values(slot, self._part_params, 0.0)
+        return self.correction.part_in_network_ms(stage_of(slot), _slot_values(slot, self._part_ms), num_params)
+
+    @cached_property
     def cost_model(self) -> CostModel:
         """The table as a sum of factors, correction included; not-a-number where a part was not measured."""
         overhead = Factor((), np.array(self.correction.call_overhead_ms))
-        factors = [
-            _factor(slot, self.correction.part_in_network_ms(stage_of(slot), _slot_ms(slot, self._part_ms)))
-            for slot in self.slots
-        ]
+        factors = [_factor(slot, self.in_network_ms(slot)) for slot in self.slots]
         return CostModel(self.space, [overhead, *factors], name="latency")
 
     def times(self, factor: float) -> LatencyTable:
@@ -158,6 +170,7 @@ class LatencyTable:
                 self.correction,
                 call_overhead_ms=self.correction.call_overhead_ms * factor,
                 offset_ms=offset_ms,
+                ms_per_param=self.correction.ms_per_param * factor,
             ),
         )
 
@@ -173,11 +186,17 @@ class LatencyTable:
         ms, num_parts = [], []
         for stage in self.stages:
             slots = [slot for slot in self.slots if stage_of(slot) == stage]
-            alone = [_factor(slot, _slot_ms(slot, self._part_ms) - self.correction.call_overhead_ms) for slot in slots]
+            overhead_ms = self.correction.call_overhead_ms
+            alone = [_factor(slot, _slot_values(slot, self._part_ms) - overhead_ms) for slot in slots]
             present = [_factor(slot, np.ones(slot.keys.shape)) for slot in slots]
             ms.append(CostModel(self.space, alone, name="latency").predict(archs))
             num_parts.append(CostModel(self.space, present, name="parts").predict(archs))
         return np.stack(ms, axis=1), np.stack(num_parts, axis=1)
+
+    def num_params(self, archs: Population) -> npt.NDArray[np.float64]:
+        """Parameters of all parts of each architecture, shape ``(N,)``; zeros where the table does not say them."""
+        factors = [_factor(slot, _slot_values(slot, self._part_params, 0.0)) for slot in self.slots]
+        return CostModel(self.space, factors, name="params").predict(archs)
 
     @property
     def stages(self) -> list[str]:
@@ -285,9 +304,9 @@ def interval_percent(predicted_ms: Sequence[float], measured_ms: Sequence[float]
     return 100 * error * float(student.ppf(0.95, len(measured_ms)))
 
 
-def _slot_ms(slot: SlotLike, part_ms: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """Latencies of a slot's parts, in the shape of ``slot.keys``; not-a-number where unknown or empty."""
-    return np.array([part_ms.get(key, np.nan) for key in slot.keys.ravel().tolist()]).reshape(slot.keys.shape)
+def _slot_values(slot: SlotLike, values: Mapping[str, float], other: float = np.nan) -> npt.NDArray[np.float64]:
+    """Values of a slot's parts, in the shape of ``slot.keys``; ``other`` where unknown or empty."""
+    return np.array([values.get(key, other) for key in slot.keys.ravel().tolist()]).reshape(slot.keys.shape)
 
 
 def _factor(slot: SlotLike, values: npt.NDArray[np.float64]) -> Factor:

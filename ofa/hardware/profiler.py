@@ -19,7 +19,7 @@ from ofa.cost.correction import Correction, Floats, fit_correction
 from ofa.cost.cost_model import HasFactors
 from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
-from ofa.cost.latency_table import ENERGY, SlotLike
+from ofa.cost.latency_table import ENERGY, NUM_PARAMS, SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
 from ofa.errors import OfaError, UsageError
 from ofa.files import FileFormatError, write_csv_atomic
@@ -412,7 +412,7 @@ def _export(
 
     def part(key: str) -> tuple[nn.Module, tuple[int, ...] | Inputs]:
         found = supernet.part(key)
-        fields[key] = found.fields
+        fields[key] = _fields(found)
         return found.module, found.inputs
 
     def subnet(arch: Arch) -> tuple[nn.Module, tuple[int, ...] | Inputs]:
@@ -421,7 +421,11 @@ def _export(
     sources: dict[str, Source] = {key: partial(part, key) for key in keys}
     sources |= {name: partial(subnet, arch) for name, arch in archs.items()}
     models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
-    return models, {key: fields.get(key) or supernet.part(key).fields for key in keys}
+    return models, {key: fields.get(key) or _fields(supernet.part(key)) for key in keys}
+
+
+def _fields(part: PartLike) -> dict[str, Any]:
+    return {**part.fields, NUM_PARAMS: sum(parameter.numel() for parameter in part.module.parameters())}
 
 
 def _time(job: Job, device: Device, journal: Journal, what: str, progress: Progress | None) -> TimingResult:
@@ -462,7 +466,7 @@ def _completed(
     if not interpolates:
         return entries
     return interpolate_resolutions(
-        entries, supernet.slots, supernet.space, measured_resolutions, fields=lambda key: supernet.part(key).fields
+        entries, supernet.slots, supernet.space, measured_resolutions, fields=lambda key: _fields(supernet.part(key))
     )
 
 
@@ -486,6 +490,7 @@ def _corrected(
         stage_parts[:num_fit],
         measured_ms[:num_fit],
         call_overhead_ms=table.correction.call_overhead_ms,
+        num_params=table.num_params(population[:num_fit]),
     )
     table = dataclasses.replace(table, correction=correction)
     held_out = held_out_errors(

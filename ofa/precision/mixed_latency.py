@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from ofa.cost.correction import Floats
 from ofa.cost.cost_model import CostModel, Factor
 from ofa.cost.held_out import held_out_errors
-from ofa.cost.latency_table import LatencyTable, SlotLike, stage_of
+from ofa.cost.latency_table import LatencyTable, SlotLike
 from ofa.errors import UsageError
 from ofa.precision.mixed_space import (
     PRECISION,
@@ -266,6 +266,4 @@ class MixedLatency:
 
 def _in_network_ms(table: LatencyTable, slot: SlotLike) -> Floats:
     """What a slot's parts add to a network, correction included; 0 where nothing stands, not-a-number if unknown."""
-    part_ms = dict(zip(table.entries["key"], table.entries["latency_ms_p10"].astype(float), strict=True))
-    ms = np.array([part_ms.get(key, np.nan) for key in slot.keys.ravel().tolist()]).reshape(slot.keys.shape)
-    return np.where(slot.keys == "", 0.0, table.correction.part_in_network_ms(stage_of(slot), ms))
+    return np.where(slot.keys == "", 0.0, table.in_network_ms(slot))

@@ -58,6 +58,8 @@ class Segmentation(ImageTask):
 
     losses = (ClassLoss,)
     num_samples = 4  # each is as large as a picture, times the classes
+    judged_together = 32
+    num_calibration = 128  # of thousands of pixels each
 
     def __post_init__(self) -> None:
         if not all(0 <= index <= VOID for index in self.void):

@@ -75,6 +75,10 @@ class Task(OfCode, ABC):
     """Of the files of a bundle's samples."""
     num_samples: ClassVar[int] = 32
     """In a bundle."""
+    judged_together: ClassVar[int] = 256
+    """Samples in a batch where networks are judged."""
+    num_calibration: ClassVar[int] = 1024
+    """Samples that batch-norm statistics come from, at most."""
     sample: ClassVar[str] = "picture"
     """What a file of a sample holds, for messages."""
     counted: ClassVar[str] = "image"

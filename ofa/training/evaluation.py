@@ -40,15 +40,22 @@ class SubnetEvaluator:
 
     Args:
         data: Of the task.
+        batch_size: Unless given, what suits the task.
         num_calibration_images: At most this many of the calibration split; whole batches where there is more than one.
+            Unless given, what the task says is enough.
     """
 
     supernet: Supernet
     data: Any
     task: Task = field(default_factory=Classification)
-    batch_size: int = 256
-    num_calibration_images: int = 1024
+    batch_size: int = 0
+    num_calibration_images: int | None = None
     _cache: dict[tuple[Any, ...], list[Batch]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.batch_size or self.task.judged_together
+        if self.num_calibration_images is None:
+            self.num_calibration_images = self.task.num_calibration
 
     @property
     def metric(self) -> Metric:
@@ -82,9 +89,9 @@ class SubnetEvaluator:
         return modules
 
     def _calibration_inputs(self, arch: Mapping[str, Value]) -> Iterable[Inputs]:
-        num_images = 0
+        num_images, enough = 0, self.num_calibration_images or 0
         for inputs, _ in self.batches("calibration", arch):
-            if num_images and (len(inputs) < self.batch_size or num_images >= self.num_calibration_images):
+            if num_images and (len(inputs) < self.batch_size or num_images >= enough):
                 return  # every batch counts the same in the statistics, so a short last one is left out
             num_images += len(inputs)
             yield inputs

@@ -74,3 +74,24 @@ def test_a_part_never_saves_time():
 def test_json_round_trip():
     correction = Correction(0.005, SCALE, OFFSET_MS, ridge=0.01, num_fit=30)
     assert Correction(**json.loads(json.dumps(asdict(correction)))) == correction
+
+
+def test_weights_that_do_not_stay_in_the_caches():
+    """A millisecond for each 2 M parameters, which parts alone do not show: it is found, and only if it is there."""
+    rng = np.random.default_rng(4)
+    ms, parts, measured = planted(rng, 36, noise=0.005)
+    num_params = rng.uniform(1e5, 2e6, 36)
+    without = fit_correction(STAGES, ms, parts, measured, call_overhead_ms=0.005, num_params=num_params)
+    assert without == fit_correction(STAGES, ms, parts, measured, call_overhead_ms=0.005)
+    assert without.ms_per_param == 0
+    measured = measured + num_params / 2e6
+    found = fit_correction(STAGES, ms, parts, measured, call_overhead_ms=0.005, num_params=num_params)
+    assert found.ms_per_param == pytest.approx(1 / 2e6, rel=0.05)
+    alone = found.part_in_network_ms("stage1", np.array([0.3]))
+    np.testing.assert_allclose(
+        found.part_in_network_ms("stage1", np.array([0.3]), 1e6), alone + 1e6 * found.ms_per_param
+    )
+    faster = fit_correction(
+        STAGES, ms, parts, measured - num_params / 1e6, call_overhead_ms=0.005, num_params=num_params
+    )
+    assert faster.ms_per_param == 0

@@ -115,10 +115,11 @@ def test_the_planted_correction_is_recovered_and_the_files_say_all(tmp_path, mea
     np.testing.assert_allclose(1 - low_ms / predicted_ms, table.interval_percent / 100)
     assert list(table.entries.columns) == [
         *("key", "latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "num_runs"),
-        *("kind", "resolution", "kernel", "precision"),
+        *("kind", "resolution", "num_params", "kernel", "precision"),
     ]
     csv = (tmp_path / "cpu-1t" / "fake.csv").read_text().splitlines()
-    assert "block_k3_r8,0.245,0.245,0.245,10,block,8,3,fp32" in csv
+    num_params = sum(each.numel() for each in measured["supernet"].part("block_k3_r8").module.parameters())
+    assert f"block_k3_r8,0.245,0.245,0.245,10,block,8,{num_params},3,fp32" in csv
 
 
 def test_without_fit_the_table_is_the_plain_sum(tmp_path, measured):
