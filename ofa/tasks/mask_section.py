@@ -18,7 +18,7 @@ from ofa.data.picture import open_picture
 from ofa.tasks.predict_mask import mask_of, palette
 from ofa.tasks.task import Exhibit, Section
 
-MAX_SIZE = (240, 240)
+MAX_SIZE = (180, 180)
 VOID_COLOUR = (0, 0, 0)
 Mask = npt.NDArray[np.uint8]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +37,7 @@ from ofa.space import Arch
 from ofa.tasks import Segmentation
 from ofa.tasks.segmentation import MaskScorer
 from ofa.tasks.task import Exhibit
-from ofa.training import Recipe, Run, SubnetEvaluator, load_recipe, train
+from ofa.training import Recipe, Run, StoppedError, SubnetEvaluator, load_recipe, train
 
 from .masked import HEIGHT, LEVELS, NAMES, NETWORK, VOID, WIDTH, encoded, picture, write_folder
 
@@ -269,6 +271,16 @@ def export(evaluator: SubnetEvaluator, arch: Arch, out: Path, *, from_pixels: bo
         measure=lambda files, speed: [quick for _ in files],
         run_info=Run.open("run").info,
     )
+
+
+def test_a_resumed_run_is_the_same(work: Path, run: Run, tmp_path: Path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if what.startswith("epoch") and done == 6:
+            os.kill(os.getpid(), signal.SIGTERM)  # in the middle of an epoch
+
+    with pytest.raises(StoppedError):
+        train(recipe(), tmp_path / "run", progress=stop)
+    assert train(recipe(), tmp_path / "run", resume=True).weights_sha256 == run.weights_sha256
 
 
 @pytest.mark.parametrize("from_pixels", [False, True])

@@ -71,10 +71,10 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     memory: dict[str, Any] = {"images": 1000, "error": torch.OutOfMemoryError("CUDA out of memory.")}
     really = trainer._Trainer._outputs
 
-    def outputs(self: Any, inputs: Inputs, draw: Any) -> Any:
+    def outputs(self: Any, inputs: Inputs, targets: Any, draw: Any) -> Any:
         if len(inputs) > memory["images"]:
             raise memory["error"]
-        return really(self, inputs, draw)
+        return really(self, inputs, targets, draw)
 
     monkeypatch.setattr(trainer._Trainer, "_outputs", outputs)
     return memory
