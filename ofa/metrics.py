@@ -6,16 +6,19 @@ Files and columns are named after the metric: ``measured_top1_percent``, ``top1_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ofa.errors import UsageError, unknown_name_message
+from ofa.config import ConfigError, from_mapping
+from ofa.errors import UsageError, shown, unknown_name_message
 
+MAX_TITLE = 100
 Values = TypeVar("Values", float, npt.NDArray[np.float64])
 
 
@@ -40,6 +43,9 @@ class Metric:
         perfect: The value that a search strives for; errors are distances from it.
         interval_by: ``share``: the value is a percentage of samples, whose interval follows from their number (Wilson);
             subnets can be raced by it. ``bootstrap``: the task draws samples again; nothing is known before the end.
+
+    Raises:
+        UsageError: If quantity and unit make no name of a column.
     """
 
     quantity: str
@@ -49,6 +55,12 @@ class Metric:
     higher_is_better: bool = True
     perfect: float = 100.0
     interval_by: Literal["share", "bootstrap"] = "share"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z]\w*", self.name, flags=re.ASCII):
+            raise UsageError(f"quantity and unit of a metric are small letters, digits and _, not {shown(self.name)}")
+        if not (self.title + self.symbol).isprintable() or len(self.title + self.symbol) > MAX_TITLE:
+            raise UsageError(f"title and symbol of a metric are a line of at most {MAX_TITLE} characters together")
 
     @property
     def name(self) -> str:
@@ -136,24 +148,34 @@ WORST_CLASS = replace(
 MIOU = replace(TOP1, quantity="miou", title="mean intersection over union", interval_by="bootstrap")
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (TOP1, BALANCED, WORST_CLASS, MIOU)}
-"""All that a file may name; a task says which of them it computes."""
+"""Those that a file may name; another one it says in full."""
 
 
 def metric_of(info: Mapping[str, Any]) -> Metric:
     """The metric that a file goes by; files that name none are of top-1 accuracy.
 
     Raises:
-        UsageError: If it is not known here.
+        UsageError: If it is not known here, nor said in full.
     """
     name = info.get("metric", TOP1.name)
+    if isinstance(name, Mapping):
+        try:
+            return from_mapping(Metric, name, where="metric")
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
     if not isinstance(name, str) or name not in METRICS:
         raise UsageError(unknown_name_message("metric", name, METRICS))
     return METRICS[name]
 
 
-def name_in_file(metric: Metric) -> dict[str, str]:
-    """What a file says of its metric, for :func:`metric_of`: nothing where it is top-1 accuracy, as of old."""
-    return {} if metric == TOP1 else {"metric": metric.name}
+def name_in_file(metric: Metric) -> dict[str, Any]:
+    """What a file says of its metric, for :func:`metric_of`: nothing where it is top-1 accuracy, as of old.
+
+    One that is a task's of the user's is said in full, so that files are read without that code.
+    """
+    if metric == TOP1:
+        return {}
+    return {"metric": metric.name if METRICS.get(metric.name) == metric else asdict(metric)}
 
 
 def wilson_interval(num_right: int, num_images: int, *, confidence: float = 0.95) -> tuple[float, float]:

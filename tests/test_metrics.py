@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -77,6 +79,20 @@ def test_a_file_names_its_metric_unless_it_is_top1() -> None:
     assert name_in_file(TOP1) == {}
     with pytest.raises(UsageError, match="unknown metric 'top1_percnt'; did you mean 'top1_percent'"):
         metric_of({"metric": "top1_percnt"})
+
+
+def test_a_file_says_in_full_what_is_not_ours() -> None:
+    for metric in (ERROR_RATE, PSNR, RANK):
+        assert metric_of(json.loads(json.dumps(name_in_file(metric)))) == metric
+    for change, message in (
+        ({"quantity": "a-b"}, "quantity and unit of a metric are small letters, digits and _, not 'a-b_db'"),
+        ({"title": "x" * 200}, "a line of at most 100 characters"),
+        ({"symbol": "\x1b[2J"}, "a line of at most 100 characters"),
+        ({"perfect": "best"}, "perfect must be a finite number"),
+        ({"shade": 1}, "unknown key 'shade'"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            metric_of({"metric": {**name_in_file(PSNR)["metric"], **change}})
 
 
 def test_the_worst_is_below_everything() -> None:

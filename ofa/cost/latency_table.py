@@ -78,9 +78,8 @@ class LatencyTable:
     """A latency table: a CSV file of entries, and beside it a JSON file with all else that prediction needs.
 
     Args:
-        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs`` and what the key says,
-            such as ``num_params``;
-            ``energy_mj`` of one image where energy was measured, see :mod:`ofa.cost.energy`.
+        entries: One row per part: ``key``, ``latency_ms_p10``, ``_p50``, ``_p90``, ``num_runs``, ``num_params`` and
+            what the key says; ``energy_mj`` of one image where energy was measured, see :mod:`ofa.cost.energy`.
         device: Name of the device.
         fingerprint: On what machine and with what software it was measured.
         held_out: Errors on subnets that were not used to build the table.
@@ -141,11 +140,11 @@ class LatencyTable:
 
     @cached_property
     def _part_params(self) -> dict[str, float]:
-        """Tables of old do not say them."""
-        if NUM_PARAMS not in self.entries:
+        """Of all parts, or of none: tables of old do not say them, and may have been completed since."""
+        values = pd.to_numeric(self.entries.get(NUM_PARAMS, pd.Series(dtype=float)), errors="coerce")
+        if len(values) < len(self.entries) or values.isna().any():
             return {}
-        values = pd.to_numeric(self.entries[NUM_PARAMS], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        return dict(zip(self.entries["key"], np.nan_to_num(values), strict=True))
+        return dict(zip(self.entries["key"], values.astype(float), strict=True))
 
     def in_network_ms(self, slot: SlotLike) -> npt.NDArray[np.float64]:
         """What a slot's parts add to a network, in the shape of ``slot.keys``; not-a-number where unknown or empty."""

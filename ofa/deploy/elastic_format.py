@@ -19,7 +19,7 @@ from ofa.config import ConfigError, from_mapping
 from ofa.deploy.checked_folder import PLAIN_NAME, SUMS, CheckedFolder, check_entries, refused, unlisted
 from ofa.errors import OfaError, shown
 from ofa.files import check_file_name, sha256_of_file
-from ofa.metrics import METRICS, TOP1, Metric, metric_of, name_in_file
+from ofa.metrics import TOP1, Metric, metric_of, name_in_file
 
 FORMAT = 1
 INFO, WEIGHTS = "elastic.json", "weights.safetensors"
@@ -119,7 +119,7 @@ class ElasticInfo:
         model: What :class:`ofa.training.recipe.ModelConfig` says of the supernet; without it torch cannot run subnets.
         provenance: Where the weights came from, and with what versions they were written.
         files: Name -> ``{"sha256", "bytes"}``.
-        metric_name: What subnets are compared by; in the file only where it is not top-1 accuracy.
+        metric: What subnets are compared by; in the file only where it is not top-1 accuracy.
         num_outputs: What the model was built with, where there are no ``classes``.
     """
 
@@ -132,7 +132,7 @@ class ElasticInfo:
     model: dict[str, Any] | None
     provenance: dict[str, Any]
     files: dict[str, Any] = field(default_factory=dict)
-    metric_name: str = TOP1.name
+    metric: Metric = TOP1
     num_outputs: int | None = None
 
     def __post_init__(self) -> None:
@@ -148,27 +148,22 @@ class ElasticInfo:
             if not PLAIN_NAME.fullmatch(name):
                 raise ConfigError(f"files: {name!r} leaves the folder, or has odd characters")
 
-    @property
-    def metric(self) -> Metric:
-        return METRICS[self.metric_name]
-
     def to_json(self) -> dict[str, Any]:
         plain = asdict(self)
-        del plain["metric_name"]
+        del plain["metric"]
         if self.num_outputs is None:
             del plain["num_outputs"]
-        subnets = [_renamed(subnet, "score", self.metric_name) for subnet in plain["subnets"]]
+        subnets = [_renamed(subnet, "score", self.metric.name) for subnet in plain["subnets"]]
         return {**plain, "subnets": subnets, **name_in_file(self.metric)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str) -> ElasticInfo:
         """The inverse of :meth:`to_json`; :class:`ConfigError` or :class:`UsageError` if something does not fit."""
-        name = metric_of(data).name
+        metric = metric_of(data)
         subnets = data.get("subnets")
         if isinstance(subnets, list):
-            subnets = [_renamed(each, name, "score") if isinstance(each, dict) else each for each in subnets]
-        plain = {key: value for key, value in data.items() if key != "metric"}
-        return from_mapping(cls, {**plain, "subnets": subnets, "metric_name": name}, where=where)
+            subnets = [_renamed(each, metric.name, "score") if isinstance(each, dict) else each for each in subnets]
+        return from_mapping(cls, {**data, "subnets": subnets, "metric": metric}, where=where)
 
     def measured(self, runtime: str, threads: int, device: str = "cpu") -> Measurement | None:
         """Latencies in a runtime with so many threads on a device, if they were measured."""

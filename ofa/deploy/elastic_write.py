@@ -156,7 +156,7 @@ def _info(
             **({} if code is None else {"code_sha256": code}),
             "exported_with": versions(),
         },
-        metric_name=evaluator.metric.name,
+        metric=evaluator.metric,
     )
 
 

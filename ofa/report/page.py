@@ -26,8 +26,9 @@ from ofa.report.run_files import DeviceResults, RunFiles, bounds_columns, read_r
 from ofa.report.strategy import describe_recipe
 from ofa.search.run import FLEET
 from ofa.supernet.model_sources import public_name
-from ofa.tasks import Task, task_from_json
+from ofa.tasks import Classification, Task, task_from_json
 from ofa.tasks.task import Exhibit
+from ofa.trust import UntrustedCodeError
 
 SCRIPTS = ("chart.js", "explorer.js", "page.js")
 MAX_DOWNLOAD_BYTES = 3_000_000
@@ -72,6 +73,7 @@ def render(run: RunFiles) -> str:
         "drawings": drawings,
         "charts": {name: chart.to_json() for name, chart in all_charts.items()},
     }
+    task = _task(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         model=public_name(run.supernet["model"]["name"]),
@@ -82,8 +84,8 @@ def render(run: RunFiles) -> str:
         data=_packed(json.dumps(data, separators=(",", ":"), allow_nan=False).encode()),
         explored=explored,
         charts=set(all_charts),
-        counted=_task(run).counted,
-        section=_task(run).report_section(_exhibits(run)),
+        counted=task.counted,
+        section=task.report_section(_exhibits(run)),
         picks={device.name: list(_pick_rows(device)) for device in run.devices},
         cross=cross_device(run),
         bounds=_bounds(run),
@@ -130,8 +132,12 @@ def _packed(content: bytes) -> str:
 
 
 def _task(run: RunFiles) -> Task:
+    """The run's, or where it is code of somebody's that is not trusted, one that has nothing of its own to show."""
     where = f"recipe in {run.run_dir / 'supernet.json'}"
-    return task_from_json(run.supernet.get("recipe", {}).get("task"), where=where)
+    try:
+        return task_from_json(run.supernet.get("recipe", {}).get("task"), where=where)
+    except UntrustedCodeError:
+        return Classification()
 
 
 def _exhibits(run: RunFiles) -> list[Exhibit]:

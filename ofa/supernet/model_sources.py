@@ -196,16 +196,7 @@ def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
 # -- segmentation-models-pytorch ---------------------------------------------------------------------------------------
 
 
-def _smp_model(
-    name: str,
-    *,
-    num_classes: int,
-    in_chans: int,
-    pretrained: bool,
-    needs_classifier: bool,
-    drop_rate: float,
-    drop_path_rate: float,
-) -> nn.Module:
+def _smp_model(name: str, *, num_classes: int, in_chans: int, pretrained: bool, **others: Any) -> nn.Module:
     """A decoder on an encoder, which begins from its own weights if asked to."""
     smp = require("segmentation_models_pytorch", extra("vision"))
     architecture, _, encoder = name.partition("/")
@@ -215,10 +206,8 @@ def _smp_model(
         raise UnknownModelError(
             what if encoder else f"model 'smp:{name}' must say which encoder: smp:{name}/tu-resnet18"
         )
-    if drop_rate or drop_path_rate or needs_classifier:
-        raise UnknownModelError(
-            f"'smp:{name}' has no drop_rate, drop_path_rate, nor weights to teach with; leave them out"
-        )
+    for asked in (each for each, value in others.items() if value):
+        raise UnknownModelError(f"'smp:{name}' cannot be had with {asked}={others[asked]}; leave that out")
     try:
         model: nn.Module = smp.create_model(
             architecture,

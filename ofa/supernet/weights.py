@@ -128,6 +128,9 @@ def fit_weights(
     may_lack = {*optional, *(name for name in own if name.endswith(".num_batches_tracked"))}
     others = sorted({*own, *tensors} - fitting.keys() - (may_lack - tensors.keys()))
     misfits = [name for name in others if name.rpartition(".")[0] not in heads]
+    # Another layer that gives as many numbers as classes, here and there, is one of several classifiers.
+    classes = {_first_sizes(own, tensors, name) for name in others if name not in misfits} - {None}
+    misfits = [name for name in misfits if _first_sizes(own, tensors, name) not in classes]
     if misfits:
         first = misfits[0]
         shapes = [tuple(each[first].shape) if first in each else "nothing" for each in (own, tensors)]
@@ -139,6 +142,13 @@ def fit_weights(
         raise WeightsError(f"{source} hold values in {bad!r} that are not finite; whoever trained them diverged")
     if not any(tensor.is_meta for tensor in own.values()):
         model.load_state_dict(fitting, strict=False)
+
+
+def _first_sizes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> tuple[int, int] | None:
+    """Sizes of the first axis in the model and in the file, if that is all that differs."""
+    if name not in own or name not in tensors or own[name].shape[1:] != tensors[name].shape[1:]:
+        return None
+    return len(own[name]), len(tensors[name])
 
 
 def _classifier_names(model: nn.Module) -> set[str]:

@@ -20,6 +20,10 @@ from ofa.tasks.task import Exhibit, Section
 
 MAX_SIZE = (180, 180)
 VOID_COLOUR = (0, 0, 0)
+LEGEND = Markup(
+    '<span style="white-space:nowrap">'
+    '<span aria-hidden="true" style="color:rgb({},{},{})">\N{BLACK SQUARE}</span> {}</span>'
+)
 Mask = npt.NDArray[np.uint8]
 
 
@@ -36,26 +40,22 @@ def section_of_masks(bundles: Sequence[Exhibit], void: Sequence[int]) -> Section
         return None
     first = next(iter(known.values()))
     num = min(map(len, known.values()))
-    classes = next(list(map(str, bundle.info["classes"])) for bundle in bundles if bundle.name in known)
+    classes = [str(name) for name in next(bundle for bundle in bundles if bundle.name in known).info["classes"]]
     rows = [
         [
-            _image(first[row].picture, "the picture"),
+            _image(first[row].picture, "the picture", quality=80),
             _image(_coloured(first[row].truth, len(classes)), "its mask"),
             *(_cell(samples[row], len(classes)) for samples in known.values()),
         ]
         for row in range(num)
     ]
-    legend = Markup(" ").join(
-        Markup(
-            '<span style="white-space:nowrap"><span aria-hidden="true" style="{}">\N{BLACK SQUARE}</span> {}</span>'
-        ).format("color:rgb({},{},{})".format(*colour), name)
-        for name, colour in zip([*classes, "no class"], [*_colours(len(classes)), VOID_COLOUR], strict=True)
-    )
+    names, colours = [*classes, "no class"], [*_colours(len(classes)), VOID_COLOUR]
+    legend = Markup(" ").join(LEGEND.format(*colour, name) for name, colour in zip(names, colours, strict=True))
     return Section(
         title="What it sees",
         head=("Picture of the test split", "Is", *known),
         rows=rows,
-        note=legend + Markup(". Below a mask is the share of pixels that are right, of those that belong to a class."),
+        note=Markup("Below a mask is the share of pixels that are right, of those that belong to a class: ") + legend,
     )
 
 
@@ -93,11 +93,12 @@ def _coloured(mask: Mask, num_classes: int) -> Image.Image:
     return Image.fromarray(colours[mask])
 
 
-def _image(image: Image.Image, what: str) -> Markup:
+def _image(image: Image.Image, what: str, *, quality: int | None = None) -> Markup:
+    """Made smaller, each pixel of it as it is unless a ``quality`` is given."""
     image = image.copy()
-    image.thumbnail(MAX_SIZE, Image.Resampling.NEAREST if what != "the picture" else Image.Resampling.LANCZOS)
+    image.thumbnail(MAX_SIZE, Image.Resampling.LANCZOS if quality else Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=80, lossless=what != "the picture")
+    image.save(buffer, format="WEBP", quality=quality or 80, lossless=quality is None)
     data = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
         data, image.width, image.height, what

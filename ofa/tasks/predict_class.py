@@ -5,11 +5,10 @@ model's input.
 """
 
 import argparse
-import csv
 from pathlib import Path
 
-from ofa.tasks.predict_loaders import probabilities_of
-from ofa.tasks.predicting import files_of, opened, outputs_of
+from ofa.tasks.predict_loaders import probabilities_of, tell
+from ofa.tasks.predict_pictures import files_of, opened, outputs_of
 
 
 def main() -> None:
@@ -20,15 +19,8 @@ def main() -> None:
     info, run = opened(Path(__file__).parent)
     classes, files = info["classes"], files_of(given.pictures)
     rows = (probabilities_of(info, outputs) for outputs in outputs_of(info, run, files))
-    found = zip(files, rows, strict=True)
-    if given.csv is None:
-        for file, row in found:
-            print(f"{file}\t{classes[row.argmax()]}\t{row.max():.4f}")
-        return
-    with open(given.csv, "w", newline="", encoding="utf-8") as out:
-        table = csv.writer(out)
-        table.writerow(["file", "class", *(f"probability of {name}" for name in classes)])
-        table.writerows([str(file), classes[row.argmax()], *(f"{each:.6f}" for each in row)] for file, row in found)
+    found = zip(map(str, files), rows, strict=True)
+    tell("file", found, classes, given.csv)
 
 
 if __name__ == "__main__":

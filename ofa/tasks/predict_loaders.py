@@ -1,7 +1,8 @@
 """How the networks of bundles are loaded and run, in each runtime: a part of the programs that bundles bring along."""
 
+import csv
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,15 @@ def probabilities_of(info: Mapping[str, Any], outputs: np.ndarray) -> np.ndarray
         outputs = np.exp(outputs - outputs.max())
         outputs /= outputs.sum()
     return outputs
+
+
+def tell(what: str, named: Iterable[tuple[str, np.ndarray]], classes: Sequence[str], path: str | None) -> None:
+    """Print the likeliest class of each sample, or write the probabilities of all to a CSV file."""
+    if path is None:
+        for name, row in named:
+            print(f"{name}\t{classes[int(row.argmax())]}\t{row.max():.4f}")
+        return
+    with open(path, "w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out)
+        table.writerow([what, "class", *(f"probability of {name}" for name in classes)])
+        table.writerows([name, classes[int(row.argmax())], *(f"{each:.6f}" for each in row)] for name, row in named)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa.tasks.predicting import files_of, open_picture, opened, outputs_of
+from ofa.tasks.predict_pictures import files_of, open_picture, opened, outputs_of
 
 GOLDEN = 0.618034
 

@@ -7,7 +7,7 @@ model's input.
 import argparse
 from pathlib import Path
 
-from ofa.tasks.predicting import files_of, opened, outputs_of
+from ofa.tasks.predict_pictures import files_of, opened, outputs_of
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ A file holds one text. Needs the model's runtime (`runtime` in bundle.json), num
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa.tasks.predict_loaders import in_batches, model_of, probabilities_of
+from ofa.tasks.predict_loaders import in_batches, model_of, probabilities_of, tell
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -51,14 +50,7 @@ def main() -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / spec["tokenizer"]))
     logits = in_batches(info, run, texts, lambda text: input_of(text, spec, lambda text: tokenizer.encode(text).ids))
     found = zip(given.texts, (probabilities_of(info, each) for each in logits), strict=True)
-    if given.csv is None:
-        for text, row in found:
-            print(f"{text}\t{classes[row.argmax()]}\t{row.max():.4f}")
-        return
-    with open(given.csv, "w", newline="", encoding="utf-8") as out:
-        table = csv.writer(out)
-        table.writerow(["text", "class", *(f"probability of {name}" for name in classes)])
-        table.writerows([text, classes[row.argmax()], *(f"{each:.6f}" for each in row)] for text, row in found)
+    tell("text", found, classes, given.csv)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from ofa.data.readers.masks import Layout, read_masks
 from ofa.data.readers.source import DECODING_ERRORS, Source, undecodable
 from ofa.errors import UsageError
 from ofa.inputs import tensors_in
-from ofa.metrics import METRICS, MIOU, Metric, Score
+from ofa.metrics import MIOU, Metric, Score
 from ofa.tasks import predict_mask
 from ofa.tasks.image_feed import ImageFeed, encoded_png
 from ofa.tasks.image_task import ImageTask
@@ -69,7 +69,14 @@ class Segmentation(ImageTask):
 
     @property
     def metric(self) -> Metric:
-        return METRICS[MIOU.name]
+        return MIOU
+
+    def check_settings(self, data: DataConfig, *, pretrained: bool) -> None:
+        for name, off in IMAGES_ONLY.items():
+            if getattr(data, name) != off:
+                raise DataError(
+                    f"data.{name} is not for task {self.name}, whose masks would not fit; leave it at {off}"
+                )
 
     # -- models ------------------------------------------------------------------------------------------------------
 
@@ -86,11 +93,6 @@ class Segmentation(ImageTask):
     # -- data --------------------------------------------------------------------------------------------------------
 
     def source(self, config: DataConfig) -> Source:
-        for name, off in IMAGES_ONLY.items():
-            if getattr(config, name) != off:
-                raise DataError(
-                    f"data.{name} is not for task {self.name}, whose masks would not fit; leave it at {off}"
-                )
         return read_masks(config, Layout(self.images, self.masks, self.names, self.void))
 
     def settled(self, config: DataConfig) -> DataConfig:

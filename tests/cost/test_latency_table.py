@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -194,3 +195,22 @@ def test_a_refused_table_loads_only_by_force(csv_path):
     with pytest.raises(RefusedTableError, match=r"may be 21 % slower or faster than it predicts.*--force"):
         LatencyTable.load(csv_path)
     assert LatencyTable.load(csv_path, force=True).refused
+
+
+def test_parameters_are_known_of_all_parts_or_of_none():
+    """A table of old that was completed since has them of the newer parts only."""
+    entries, archs = make_table().entries, SPACE.sample_population(5, np.random.default_rng(0))
+    num_blocks = 1 + archs[:, SPACE.column("stage1.depth")]
+    whole = make_table(entries=entries.assign(num_params=100))
+    np.testing.assert_array_equal(whole.num_params(archs), 100 * (1 + num_blocks))
+    for known in (entries, entries.assign(num_params=[100, *[None] * (len(entries) - 1)])):
+        assert not make_table(entries=known).num_params(archs).any()
+
+
+def test_weights_that_do_not_stay_in_caches_are_part_of_a_network():
+    correction = dataclasses.replace(CORRECTION, ms_per_param=1e-4)
+    entries, archs = make_table().entries.assign(num_params=100), SPACE.sample_population(5, np.random.default_rng(0))
+    table = make_table(entries=entries, correction=correction)
+    more_ms = 1e-4 * table.num_params(archs)
+    np.testing.assert_allclose(table.predict_ms(archs), make_table().predict_ms(archs) + more_ms)
+    np.testing.assert_allclose(table.times(2).predict_ms(archs), 2 * table.predict_ms(archs))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ofa.config import ConfigError
-from ofa.metrics import METRICS
+from ofa.metrics import metric_of
 from ofa.tasks import task_from_json
 from ofa.training import Run, load_recipe, train
 from ofa.trust import UntrustedCodeError, trusted_files
@@ -24,20 +26,19 @@ SHORT = (
     "train.device=cpu",
     "data.limit=64",
     "data.search_share=32",
-    "model.resolution=[12]",
+    "model.resolution=[12, 16]",
 )
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the file of the docs; the user's list of trusted files is empty."""
     found = re.search(r"this is `worth\.py`:\n\n```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None
     (tmp_path / "worth.py").write_text(found[1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    yield tmp_path
-    METRICS.pop("off_by_digits", None)
+    return tmp_path
 
 
 def test_a_run(work: Path) -> None:
@@ -46,9 +47,33 @@ def test_a_run(work: Path) -> None:
         "name": "worth.py:Distance"
     }
     run = train(recipe, work / "run")
-    assert run.info["recipe"]["task"] == {"name": "worth.py:Worth"} and run.info["metric"] == "off_by_digits"
+    assert run.info["recipe"]["task"] == {"name": "worth.py:Worth"}
+    assert metric_of(json.loads((work / "run" / "supernet.json").read_text())) == recipe.task.metric
     again = Run.open(work / "run")
     assert again.task == recipe.task and again.bounds()[0] > 0
+
+
+@pytest.mark.slow
+def test_the_whole_way(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """By commands, each a process of its own, which knows nothing of the code before it opens the run."""
+
+    def ofa(*words: str) -> None:
+        subprocess.run([sys.executable, "-m", "ofa", *words], check=True, cwd=work)
+
+    train(load_recipe("demo", (*WORDS, *SHORT)), work / "run")
+    ofa("profile", "--run", "run", "--device", "cpu-1t", "--out", "tables", "--force", "--num-fit", "3")
+    options = ("--tables", "tables", "--budget-ms", "5", "--num-evaluations", "4")
+    ofa("search", "--run", "run", "--device", "cpu-1t", *options)
+    ofa("deploy", "--run", "run", "--device", "cpu-1t", "--budget-ms", "5")
+    bundle = work / "run" / "deploy" / "cpu-1t-5ms"
+    ofa("verify", str(bundle))
+    ofa("report", "--run", "run", "--tables", "tables")
+    assert "ean distance" in (work / "run" / "report.html").read_text()
+    samples = [str(bundle / "samples" / f"00{number}.png") for number in range(3)]
+    capfd.readouterr()
+    subprocess.run([sys.executable, "-I", str(bundle / "predict.py"), *samples], check=True)
+    said = [float(line.split("\t")[1]) for line in capfd.readouterr().out.splitlines()]
+    np.testing.assert_allclose(said, np.load(bundle / "samples" / "outputs.npy")[:3, 0], rtol=1e-3)
 
 
 def test_others_code_is_not_executed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from ofa.config import ConfigError
@@ -34,6 +35,8 @@ from ofa.hardware import Device
 from ofa.metrics import METRICS
 from ofa.setting import Setting
 from ofa.space import Arch
+from ofa.supernet.presets import create_model
+from ofa.supernet.weights import WeightsError
 from ofa.tasks import Segmentation
 from ofa.tasks.segmentation import MaskScorer
 from ofa.tasks.task import Exhibit
@@ -345,3 +348,23 @@ def test_the_page_shows_masks(run: Run, evaluator: SubnetEvaluator, tmp_path: Pa
     assert min(shares) > 80 and all(name in section.note for name in (*NAMES, "no class"))
     (result.path / "samples" / "002.png").unlink()
     assert run.task.report_section([exhibit]) is None
+
+
+def test_weights_for_other_classes(tmp_path: Path) -> None:
+    """LR-ASPP has two classifiers, neither of which fits; the rest does."""
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=21
+    )
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    found = create_model(
+        "torchvision:lraspp_mobilenet_v3_large", num_classes=5, weights=tmp_path / "weights.pth"
+    ).state_dict()
+    equal = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, found[name])}
+    assert {name.rpartition(".")[0] for name in found.keys() - equal} == {
+        "classifier.low_classifier",
+        "classifier.high_classifier",
+    }
+    broken = {**model.state_dict(), "classifier.cbr.0.weight": torch.zeros(7, 960, 1, 1)}
+    torch.save(broken, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"'classifier\.cbr\.0\.weight' is \(128, 960, 1, 1\) in the model"):
+        create_model("torchvision:lraspp_mobilenet_v3_large", num_classes=5, weights=tmp_path / "weights.pth")
