@@ -79,15 +79,17 @@ class Axis:
         places: ``(tensor, dim)`` of :attr:`Inputs.tensors`. The first has the size that the dim says; the others keep
             their proportion to it, as the width of a rectangular image to its height.
         per_unit: Elements for each unit of the dim: 16000 samples for a second.
+        may_be_shorter: Batches that are shorter than the dim says are taken as they are: they leave out padding.
     """
 
     name: str
     places: tuple[tuple[int, int], ...]
     per_unit: float = 1.0
+    may_be_shorter: bool = False
 
 
 IMAGE_AXES = (Axis("resolution", ((0, 2), (0, 3))),)
-TOKEN_AXES = (Axis("tokens", ((0, 1), (1, 1))),)
+TOKEN_AXES = (Axis("tokens", ((0, 1), (1, 1)), may_be_shorter=True),)
 Sizes: TypeAlias = dict[str, int | float]
 """Of elastic axes, by name: ``{"resolution": 160}``; whole numbers but for units such as seconds."""
 
@@ -194,11 +196,18 @@ class InputSpec:
             return inputs
         if len(inputs.tensors) != len(self.example.tensors):
             raise UsageError(f"inputs must be as {self.example} is, not {inputs}; give all of these tensors")
-        wanted = self.shapes(sizes, batch=len(inputs))
+        wanted = self._no_longer(self.shapes(sizes, batch=len(inputs)), inputs)
         if [tuple(tensor.shape) for tensor in inputs.tensors] == wanted:
             return inputs
         shapes = iter(wanted)
         return inputs.map(lambda tensor: _resized(tensor, next(shapes)))
+
+    def _no_longer(self, shapes: Sequence[tuple[int, ...]], inputs: Inputs) -> list[tuple[int, ...]]:
+        """Shapes as they are wanted, but no longer than the inputs where these may be shorter."""
+        limited = [list(shape) for shape in shapes]
+        for number, dim in (place for axis in self.axes if axis.may_be_shorter for place in axis.places):
+            limited[number][dim] = min(limited[number][dim], inputs.tensors[number].shape[dim])
+        return [tuple(shape) for shape in limited]
 
     def _size(self, number: int, dim: int) -> int:
         return self.example.tensors[number].shape[dim]

@@ -10,13 +10,15 @@ trained then, which is saved; the same command goes on. ``--data`` holds ``camvi
   same subnets trained alone for as many epochs; the best of as many random subnets as the search evaluated.
 - text: a small BERT on SST-2, likewise.
 - minilm: MiniLM from its weights on SST-2, three seeds: the largest subnet and one of half the MACs, beside the model
-  fine-tuned plainly and the model pruned by magnitude to as many MACs, each for as many seconds.
+  fine-tuned plainly and the model pruned by magnitude to as many MACs, each for as many passes as all subnets together
+  and at the learning rate that suits it. ``--train-device cuda`` does it in minutes; ``--seeds``, ``--rates`` and
+  ``--methods`` are for processes side by side, each with its own ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import signal
 import subprocess
 import sys
@@ -29,13 +31,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 
 from ofa.cost import LatencyTable, macs
 from ofa.deploy import read_bundle
 from ofa.files import write_csv_atomic, write_text_atomic
-from ofa.space import Arch
-from ofa.training import Run, SubnetEvaluator
+from ofa.space import Arch, SearchSpace
+from ofa.supernet import Supernet, create_supernet
+from ofa.training import Run, SubnetEvaluator, load_recipe
 
 SECTIONS = ("segmentation", "text", "minilm")
 DEVICE = "cpu-1t"
@@ -44,7 +48,11 @@ BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest,
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 ALONE = ("strategy.sampler=single", "strategy.loss=labels", "train.eval_every_epochs=0")
 SEEDS = (0, 1, 2)
-PRUNED_SHARE = 0.5
+MINILM_EPOCHS, PASSES_A_STEP = 3, 2.5  # half the steps are of the largest subnet, half of four
+LARGEST_FIRST = ("strategy.schedule=largest_first", "strategy.schedule.alone=0.5")
+METHODS = ("supernet", "plain", "pruned")
+RATES = (3e-5, 6e-5)
+HALF = 0.5
 NOT_OFA = """
 import runpy, sys
 sys.modules["ofa"], sys.argv = None, sys.argv[1:]
@@ -68,7 +76,8 @@ class Case:
 def cases(options: argparse.Namespace) -> dict[str, Case]:
     """The runs of both tasks, by name."""
     camvid, sst2 = options.work / "camvid", options.data / "sst2"
-    texts = (f"data.root={sst2}", "data.text_column=0", "data.label_column=1", "train.device=cpu")
+    device = f"train.device={options.train_device}"
+    texts = (f"data.root={sst2}", "data.text_column=0", "data.label_column=1", device)
     return {
         "segmentation": Case(
             "segmentation",
@@ -78,7 +87,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
                 f"task.names=[{','.join(CAMVID)}]",
                 "task.void=[11]",
                 "train.epochs=24",
-                "train.device=cpu",
+                device,
                 "train.eval_every_epochs=8",
             ),
         ),
@@ -91,12 +100,15 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
                 f"model.name=transformers:{options.minilm}",
                 f"task.tokenizer={options.minilm}",
                 "model.pretrained=true",
+                "model.sort_channels=l1",
                 "model.width=null",
                 "model.depth=null",
+                "model.tokens=null",
+                "model.heads=[50%,75%,100%]",
+                "model.mlp_ratio=[25%,50%,75%,100%]",
                 "train.batch_size=32",
-                "train.learning_rate=0.0001",
-                "train.warmup_epochs=0.2",
-                "train.epochs=2",
+                "train.warmup_epochs=0.3",
+                "train.eval_every_epochs=0",
             ),
         ),
     }
@@ -132,8 +144,8 @@ def trained(options: argparse.Namespace, name: str, recipe: str, words: Sequence
     return Run.open(folder)
 
 
-def test_score(run: Run, archs: Sequence[Arch], split: str = "test") -> list[float]:
-    evaluator = SubnetEvaluator(run.supernet(), run.data(), run.task)
+def test_score(options: argparse.Namespace, run: Run, archs: Sequence[Arch], split: str = "test") -> list[float]:
+    evaluator = SubnetEvaluator(run.supernet().to(options.train_device), run.data(), run.task)
     return evaluator.values(list(archs), split=split).tolist()
 
 
@@ -171,7 +183,7 @@ def whole_way(options: argparse.Namespace, case: Case) -> None:
         ofa(options, "deploy", "--run", folder, "--device", DEVICE, "--budget-ms", *(f"{ms:g}" for ms in budgets_ms))
     ofa(options, "report", "--run", folder, "--tables", str(tables))
     if known(options, case.name, what="largest") is None:
-        (score,) = test_score(run, [run.space.largest()])
+        (score,) = test_score(options, run, [run.space.largest()])
         add_row(options, case.name, {"what": "largest", "score": score, "seconds": seconds_of(run)})
     picks_and_random(options, case, run, LatencyTable.load(table_path), bundles, budgets_ms)
     alone(options, case, run, bundles)
@@ -195,7 +207,7 @@ def picks_and_random(
     for path, budget_ms in zip(bundles, budgets_ms, strict=True):
         if known(options, case.name, what="pick", budget_ms=budget_ms) is not None:
             continue
-        found = found or test_score(run, drawn, "search")
+        found = found or test_score(options, run, drawn, "search")
         info, within = read_bundle(path), table.predict_ms(drawn) <= budget_ms
         best = max(np.flatnonzero(within), key=lambda row: found[row], default=None)
         ofa(options, "verify", str(path), "--device", DEVICE)
@@ -212,7 +224,7 @@ def picks_and_random(
                 "low": info.score.low,
                 "high": info.score.high,
                 "bare": bare.returncode == 0,
-                "random": np.nan if best is None else test_score(run, [drawn[best]])[0],
+                "random": np.nan if best is None else test_score(options, run, [drawn[best]])[0],
                 "arch": Arch(info.arch).to_json(),
             },
         )
@@ -225,7 +237,7 @@ def alone(options: argparse.Namespace, case: Case, run: Run, bundles: Sequence[P
         if known(options, case.name, what="alone", arch=arch.to_json()) is None:
             words = (*case.words, *ALONE, f"strategy.sampler.arch={arch.to_json()}")
             other = trained(options, f"{case.name}-alone-{number}", case.recipe, words)
-            (score,) = test_score(other, [arch])
+            (score,) = test_score(options, other, [arch])
             row = {"what": "alone", "score": score, "seconds": seconds_of(other), "arch": arch.to_json()}
             add_row(options, case.name, row)
 
@@ -245,66 +257,81 @@ def text(options: argparse.Namespace) -> None:
 
 
 def minilm(options: argparse.Namespace) -> None:
+    """Every method at every learning rate; the page has the one that is best on the search split, for each method."""
     case = cases(options)["minilm"]
-    for seed in SEEDS:
-        words = (*case.words, f"train.seed={seed}")
-        run = trained(options, f"minilm-{seed}", case.recipe, words)
-        half = half_of(options, run, seed)
-        as_long = seconds_of(run)
-        for what, arch in (("plain", run.space.largest()), ("pruned", pruned_of(run))):
-            if known(options, "minilm", what=what, seed=seed) is None:
-                extra = (*ALONE, f"strategy.sampler.arch={arch.to_json()}", f"train.max_hours={as_long / 3600:.4f}")
-                # More epochs than fit: the time decides.
-                longer = ("train.epochs=8", *(["model.sort_channels=l1"] if what == "pruned" else []))
-                other = trained(options, f"minilm-{what}-{seed}", case.recipe, (*words, *extra, *longer))
-                row = {"what": what, "seed": seed, "score": test_score(other, [arch])[0], **costs(run, arch)}
-                add_row(options, "minilm", row | {"seconds": seconds_of(other), "arch": arch.to_json()})
-        for what, arch in (("largest", run.space.largest()), ("half", half)):
-            if known(options, "minilm", what=what, seed=seed) is None:
-                row = {"what": what, "seed": seed, "score": test_score(run, [arch])[0], **costs(run, arch)}
-                add_row(options, "minilm", row | {"seconds": as_long, "arch": arch.to_json()})
+    for seed, rate, method in itertools.product(options.seeds, options.rates, options.methods):
+        key = {"method": method, "seed": seed, "rate": rate}
+        if known(options, "minilm", **key) is not None:
+            continue
+        words = (*case.words, f"train.seed={seed}", f"train.learning_rate={rate:g}")
+        untrained = untrained_of(case, words)
+        if method == "supernet":
+            words = (*words, *LARGEST_FIRST, f"train.epochs={MINILM_EPOCHS:g}")
+        else:
+            arch = pruned_of(untrained) if method == "pruned" else untrained.space.largest()
+            as_many = f"train.epochs={MINILM_EPOCHS * PASSES_A_STEP:g}"
+            words = (*words, *ALONE, f"strategy.sampler.arch={arch.to_json()}", as_many)
+        run = trained(options, f"minilm-{method}-{rate:g}-{seed}", case.recipe, words)
+        archs = (
+            {"largest": run.space.largest(), "half": half_of(options, run, seed)}
+            if method == "supernet"
+            else {"": arch}
+        )
+        scores = {split: test_score(options, run, [*archs.values()], split) for split in ("search", "test")}
+        for number, (what, each) in enumerate(archs.items()):
+            row = {**key, "what": what or method, **{split: found[number] for split, found in scores.items()}}
+            share = macs_percent(untrained, each)
+            add_row(
+                options, "minilm", {**row, "macs_percent": share, "seconds": seconds_of(run), "arch": each.to_json()}
+            )
+
+
+def untrained_of(case: Case, words: Sequence[str]) -> Supernet:
+    """Without weights: what there is to choose from."""
+    config = load_recipe(case.recipe, words).model
+    with torch.device("meta"):
+        return create_supernet(config.name, num_classes=2, **config.choices())
 
 
 def half_of(options: argparse.Namespace, run: Run, seed: int) -> Arch:
     """The best on the search split of subnets of at most half the MACs."""
-    row = known(options, "minilm", what="half", seed=seed)
-    if row is not None:
-        return run.space.arch(json.loads(row["arch"]))
     cost, rng = macs(run.supernet()), np.random.default_rng(seed)
-    limit = float(cost.predict(run.space.largest())[0]) / 2
+    limit = HALF * float(cost.predict(run.space.largest())[0])
     population = run.space.sample_population(20_000, rng)
     spent = cost.predict(population)
     near = np.flatnonzero((spent <= limit) & (spent > 0.9 * limit))[:NUM_EVALUATIONS]
     archs = run.space.to_archs(population[near])
-    return archs[int(np.argmax(test_score(run, archs, "search")))]
+    return archs[int(np.argmax(test_score(options, run, archs, "search")))]
 
 
-def pruned_of(run: Run) -> Arch:
-    """All layers alike: as many heads and hidden units, the most important ones, as half the MACs allow."""
-    cost = macs(run.supernet())
-    limit, space = PRUNED_SHARE * float(cost.predict(run.space.largest())[0]), run.space
-    alike = list(_alike(run))
-    within = [arch for arch in alike if float(cost.predict(arch)[0]) <= limit]
-    return max(within or [space.smallest()], key=lambda arch: float(cost.predict(arch)[0]))
+def pruned_of(supernet: Supernet) -> Arch:
+    """As many heads and hidden units, the most important ones, as half the MACs allow: as many in all layers, and then
+    some more in the first ones."""
+    cost, space = macs(supernet), supernet.space
+    limit = HALF * float(cost.predict(space.largest())[0])
+
+    def spent(arch: Arch) -> float:
+        return float(cost.predict(arch)[0])
+
+    best = max((arch for arch in _alike(space) if spent(arch) <= limit), key=spent)
+    for dim in space.dims:
+        for value in dim.values:
+            more = space.arch({**best, dim.name: value})
+            best = more if spent(best) < spent(more) <= limit else best
+    return best
 
 
-def _alike(run: Run) -> Iterator[Arch]:
-    space, largest = run.space, dict(run.space.largest())
-    kinds = {"heads": [dim for dim in space.dims if dim.name.endswith(".heads")]}
-    kinds["mlp_ratio"] = [dim for dim in space.dims if dim.name.endswith(".mlp_ratio")]
-    tokens = space["tokens"].values if "tokens" in space.names else (None,)
-    for size in tokens:
-        for head in range(max(len(dim.values) for dim in kinds["heads"])):
-            for hidden in range(max(len(dim.values) for dim in kinds["mlp_ratio"])):
-                chosen = {dim.name: dim.values[min(head, len(dim.values) - 1)] for dim in kinds["heads"]}
-                chosen |= {dim.name: dim.values[min(hidden, len(dim.values) - 1)] for dim in kinds["mlp_ratio"]}
-                yield space.arch({**largest, **chosen, **({} if size is None else {"tokens": size})})
+def _alike(space: SearchSpace) -> Iterator[Arch]:
+    """All layers with as many heads and hidden units."""
+    kinds = [[dim for dim in space.dims if dim.name.endswith(kind)] for kind in (".heads", ".mlp_ratio")]
+    for chosen in itertools.product(*(range(len(dims[0].values)) for dims in kinds)):
+        sizes = {dim.name: dim.values[number] for dims, number in zip(kinds, chosen, strict=True) for dim in dims}
+        yield space.arch({**space.largest(), **sizes})
 
 
-def costs(run: Run, arch: Arch) -> dict[str, float]:
-    cost = macs(run.supernet())
-    share = float(cost.predict(arch)[0]) / float(cost.predict(run.space.largest())[0])
-    return {"macs_percent": round(100 * share, 1)}
+def macs_percent(supernet: Supernet, arch: Arch) -> float:
+    spent, of_all = macs(supernet).predict([arch, supernet.space.largest()])
+    return round(100 * float(spent / of_all), 1)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -339,24 +366,36 @@ def minilm_text(options: argparse.Namespace) -> str:
     rows = pd.DataFrame(read_rows(options.out / "tasks" / "minilm.csv"))
     if rows.empty:
         return "Not measured yet."
-    cells = [
-        [
-            what,
-            len(own),
-            f"{own['macs_percent'].mean():.0f}",
-            f"{own['score'].mean():.2f}",
-            ", ".join(f"{score:.2f}" for score in own["score"]),
-            f"{own['seconds'].mean():.0f}",
-        ]
-        for what, own in rows.groupby("what", sort=False)
-    ]
-    return table_text(["", "seeds", "MACs (%)", "accuracy (%)", "each", "s of training"], cells)
+    searched = rows.groupby(["method", "rate"])["search"].mean()
+    cells = []
+    for (method, what), own in rows.groupby(["method", "what"], sort=False):
+        rate = searched[method].idxmax()
+        best = own[own["rate"] == rate]
+        others = (f"{each:g}: {one['test'].mean():.2f}" for each, one in own.groupby("rate") if each != rate)
+        cells.append(
+            [
+                what,
+                len(best),
+                f"{best['macs_percent'].mean():.0f}",
+                f"{best['test'].mean():.2f}",
+                ", ".join(f"{score:.2f}" for score in best["test"]),
+                f"{rate:g}",
+                ", ".join(others),
+                f"{best['seconds'].mean():.0f}",
+            ]
+        )
+    header = ["", "seeds", "MACs (%)", "accuracy (%)", "each", "learning rate", "others", "s of training"]
+    return table_text(header, cells)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, SECTIONS)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--minilm", type=Path, default=Path("all-MiniLM-L6-v2"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of minilm")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of minilm: learning rates")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="of minilm")
+    parser.add_argument("--train-device", default="cpu")
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--work", type=Path, default=Path("runs/tasks"), help="where runs and tables are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))

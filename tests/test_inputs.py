@@ -75,6 +75,9 @@ def test_other_axes_keep_their_beginning_and_do_not_grow() -> None:
     assert shorter.kwargs["mask"].shape == (2, 5)
     with pytest.raises(UsageError, match=r"\(2, 5\) cannot grow to \(2, 12\)"):
         spec.resize(shorter, {"tokens": 12})
+    padded = InputSpec(spec.example, (Axis("tokens", ((0, 1), (1, 1)), may_be_shorter=True),))
+    assert padded.resize(shorter, {"tokens": 12}) is shorter
+    assert padded.resize(shorter, {"tokens": 3}).kwargs["mask"].shape == (2, 3)
 
 
 def test_channels_last_is_for_images_and_their_networks() -> None:

@@ -12,6 +12,10 @@ from torch import Tensor
 from ofa.data.config import DataError
 from ofa.data.draws import Draws
 
+POOL, NUM_POOLS = 50, 4
+"""Batches among which samples of about the same length are found, at most; and pools in an epoch at least, so that not
+the same ones meet again and again."""
+
 
 def train_order(
     labels: npt.NDArray[np.int64],
@@ -22,6 +26,7 @@ def train_order(
     seed: int,
     start: int,
     shard: tuple[int, int],
+    lengths: npt.NDArray[np.int64] | None = None,
     what: str = "images",
 ) -> tuple[Sequence[Tensor], Callable[[int], Draws]]:
     """Full batches of an epoch, shuffled, from one of them on.
@@ -33,6 +38,7 @@ def train_order(
         balance: See :class:`~ofa.data.DataConfig`.
         start: Index of the first batch to give.
         shard: ``(rank, num_shards)``: of each batch give only the rows ``rank::num_shards``.
+        lengths: Of the samples ``(n,)``: a batch then holds some of about the same length, all in random order still.
         what: The samples are, for messages.
 
     Returns:
@@ -53,8 +59,11 @@ def train_order(
         raise DataError(f"shard is {tuple(shard)}; give (rank, num_shards) with a rank from 0 to below num_shards")
     if batch_size % num_shards:
         raise DataError(f"batch_size is {batch_size}, which {num_shards} shards cannot share; give a multiple")
-    permutation = _shuffled(labels, balance, np.random.default_rng([seed, epoch]))
-    batches = torch.from_numpy(permutation[: num_batches * batch_size]).view(num_batches, batch_size)
+    rng = np.random.default_rng([seed, epoch])
+    permutation = _shuffled(labels, balance, rng)[: num_batches * batch_size]
+    if lengths is not None:
+        permutation = _grouped(permutation, lengths, batch_size, rng)
+    batches = torch.from_numpy(permutation).view(num_batches, batch_size)
 
     def draws(index: int) -> Draws:
         # From 1, because [seed, epoch, 0] seeds the same numbers as [seed, epoch].
@@ -79,6 +88,16 @@ def _shuffled(labels: npt.NDArray[np.int64], balance: float, rng: np.random.Gene
     counts = np.diff(np.floor(ends + rng.random()).clip(max=num), prepend=0).astype(np.int64)
     drawn = np.repeat(order, counts)
     return rng.permutation(np.resize(drawn, num))
+
+
+def _grouped(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Whole batches of samples that are about as long: sorted within pools of some batches, then batches shuffled."""
+    size = max(1, min(POOL, len(order) // batch_size // NUM_POOLS)) * batch_size
+    pools = (order[first : first + size] for first in range(0, len(order), size))
+    ordered = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    return rng.permutation(ordered.reshape(-1, batch_size)).reshape(-1)
 
 
 def at_least_one(value: int, name: str = "batch_size") -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ KEYS = (
     *("text_column", "label_column", "split_column", "group_column"),
 )
 """Of :class:`~ofa.data.DataConfig`: those that say something of texts."""
+
+MULTIPLE = 8
+"""Of which the lengths of batches are, so that there are few."""
 
 TextBatch = tuple[dict[str, Tensor], Tensor]
 
@@ -65,25 +69,37 @@ class TextData:
         """Class names; a label is an index into them."""
         return self.source.classes
 
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every text without the padding."""
+        return np.asarray((self.ids != self.vocabulary.pad_id).sum(axis=1), np.int64)
+
     @property
     def num_tokens(self) -> int:
         """The most tokens that can be asked for."""
         return int(self.ids.shape[1])
 
     def batches(
-        self, split: str, *, batch_size: int, num_tokens: int | None = None, device: torch.device | str | None = None
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        num_tokens: int | None = None,
+        device: torch.device | str | None = None,
+        is_trimmed: bool = False,
     ) -> Iterator[TextBatch]:
         """Give every text of a split once, always in the same order.
 
         Args:
             num_tokens: The first so many of each text; all by default.
+            is_trimmed: Leave out what is padding in all texts of a batch.
 
         Yields:
             ``input_ids`` and ``attention_mask``, int64 ``(n, num_tokens)``, 0 in the latter for padding; and labels,
             int64 ``(n,)``. The last batch may be smaller.
         """
         order = torch.arange(len(self.splits[split])).split(at_least_one(batch_size))
-        return self._finished(split, order, self._checked(num_tokens), device)
+        return self._finished(split, order, self._checked(num_tokens), device, is_trimmed)
 
     def train_batches(
         self,
@@ -92,6 +108,7 @@ class TextData:
         batch_size: int,
         seed: int,
         word_dropout: float = 0.0,
+        is_trimmed: bool = False,
         device: torch.device | str | None = None,
         start: int = 0,
         shard: tuple[int, int] = (0, 1),
@@ -100,6 +117,7 @@ class TextData:
 
         Args:
             word_dropout: Share of the tokens that are hidden.
+            is_trimmed: Texts of a batch are about as long, and what is padding in all of them is left out.
 
         Raises:
             DataError: If there are too few texts, or no token to hide others behind.
@@ -112,6 +130,7 @@ class TextData:
             seed=seed,
             start=start,
             shard=shard,
+            lengths=self.lengths[self.splits.train] if is_trimmed else None,
             what=self.source.what,
         )
         if word_dropout and self.vocabulary.blank_id is None:
@@ -120,7 +139,7 @@ class TextData:
         def vary(ids: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
             return self._hidden(ids, word_dropout, draws(index)) if word_dropout else ids
 
-        return self._finished("train", order, self.num_tokens, device, vary)
+        return self._finished("train", order, self.num_tokens, device, is_trimmed, vary)
 
     def _hidden(self, ids: npt.NDArray[np.int64], share: float, draws: Draws) -> npt.NDArray[np.int64]:
         """Some tokens replaced; none of those that mark a place, and no padding."""
@@ -133,13 +152,17 @@ class TextData:
         order: Sequence[Tensor],
         num_tokens: int,
         device: torch.device | str | None,
+        is_trimmed: bool,
         vary: Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.int64]] | None = None,
     ) -> Iterator[TextBatch]:
         rows, labels = self.splits[split], torch.from_numpy(self.source.labels)
         for index, positions in enumerate(order):
             chosen = rows[positions.numpy()]
             found = self.ids[chosen, :num_tokens]
-            ids = torch.from_numpy(found if vary is None else vary(found, index)).to(device)
+            found = found if vary is None else vary(found, index)
+            if is_trimmed:
+                found = found[:, : -(-max(int(self.lengths[chosen].max()), 1) // MULTIPLE) * MULTIPLE]
+            ids = torch.from_numpy(found).to(device)
             inputs = {"input_ids": ids, "attention_mask": (ids != self.vocabulary.pad_id).to(torch.int64)}
             yield inputs, labels[torch.from_numpy(chosen)].to(device)
 

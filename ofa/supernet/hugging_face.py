@@ -129,8 +129,11 @@ def allow_no_values() -> None:
     masking = require("transformers.masking_utils", extra("text"))
     for name in ("sdpa", "eager"):
         original = masking.ALL_MASK_ATTENTION_FUNCTIONS[name]
-        if not hasattr(original, "__wrapped__"):
+        if original not in _masks:
             masking.AttentionMaskInterface.register(name, _mask_without_values(original))
+
+
+_masks: set[Callable[..., Any]] = set()
 
 
 def _mask_without_values(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,6 +143,7 @@ def _mask_without_values(original: Callable[..., Any]) -> Callable[..., Any]:
             settings |= {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
         return original(*args, attention_mask=attention_mask, **settings)
 
+    _masks.add(mask)
     return mask
 
 

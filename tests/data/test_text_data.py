@@ -221,6 +221,31 @@ def test_an_epoch_goes_on_where_it_stopped_and_is_shared(data: TextData) -> None
     assert not np.array_equal(whole[0], ids_of(data.train_batches(**{**settings, "epoch": 2}))[0])
 
 
+def test_texts_of_a_batch_are_about_as_long(tmp_path: Path) -> None:
+    """Then little of it is padding, which is left out; the texts of an epoch are the same."""
+    rows = [(" ".join(["fine"] * (1 + row * 7 % 40)), ("good", "bad")[row % 2]) for row in range(400)]
+    data = load(write(tmp_path / "all.tsv", rows), num_tokens=48)
+    settings = {"epoch": 1, "batch_size": 8, "seed": 3}
+    plain, trimmed = (list(data.train_batches(**settings, is_trimmed=each)) for each in (False, True))
+    longest = [int(inputs["attention_mask"].sum(1).max()) for inputs, _ in trimmed]
+    assert [inputs["input_ids"].shape[1] for inputs, _ in trimmed] == [-(-each // 8) * 8 for each in longest]
+    shares = [
+        np.mean([float(inputs["attention_mask"].float().mean()) for inputs, _ in each]) for each in (plain, trimmed)
+    ]
+    assert shares[0] < 0.5 and shares[1] > 0.75 and longest != sorted(longest)
+    lengths = [
+        sorted(torch.cat([inputs["attention_mask"].sum(1) for inputs, _ in each]).tolist()) for each in (plain, trimmed)
+    ]
+    assert lengths[0] == lengths[1]
+    again = list(data.train_batches(**settings, is_trimmed=True, start=3, shard=(1, 2)))
+    for (whole, _), (shard, _) in zip(trimmed[3:], again, strict=True):
+        width = shard["input_ids"].shape[1]
+        assert (
+            torch.equal(whole["input_ids"][1::2, :width], shard["input_ids"])
+            and not whole["input_ids"][1::2, width:].any()
+        )
+
+
 def test_word_dropout_hides_words_and_nothing_else(data: TextData) -> None:
     settings = {"epoch": 0, "batch_size": 40, "seed": 0}
     ((plain, labels),) = data.train_batches(**settings)

@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import jsonschema
 import pytest
 
 from ofa.config import ConfigError
@@ -20,6 +19,8 @@ from ofa.deploy.targets import Quantization
 from ofa.metrics import METRICS
 from ofa.tasks import Classification
 from ofa.tasks.text_feed import TextPreprocessing
+
+jsonschema = pytest.importorskip("jsonschema")
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[2] / "docs/bundle.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ def test_values_count_where_there_are_some() -> None:
     assert mask(attention_mask=ones, **settings) is None
     assert mask(attention_mask=ones.tril(-1), **settings) is not None
     assert mask(attention_mask=ones.to("meta"), device="meta", **settings).shape == (1, 1, 4, 4)
+
+
+def test_masks_that_are_wrapped_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some versions of transformers do, which warn of arguments so."""
+    masking = transformers.masking_utils
+    decorated = functools.wraps(masking.sdpa_mask)(lambda *args, **settings: masking.sdpa_mask(*args, **settings))
+    monkeypatch.setitem(masking.AttentionMaskInterface._global_mapping, "sdpa", decorated)
+    assert not create_supernet("transformers:bert", num_classes=2).analysis.trace.has_values
 
 
 def test_padding_changes_nothing() -> None:

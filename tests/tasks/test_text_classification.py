@@ -82,7 +82,7 @@ def words(place: Path, *more: str) -> list[str]:
         "model.tokens=[6, 12]",
         "task.max_tokens=12",
         "task.vocab_size=150",
-        "train.epochs=6",
+        "train.epochs=12",
         "train.batch_size=24",
         "train.learning_rate=0.01",
         "train.warmup_epochs=1",
@@ -202,6 +202,35 @@ def test_a_model_must_give_logits(place: Path, tmp_path: Path) -> None:
     recipe = load_recipe("text", words(place, *more))
     with pytest.raises(ConfigError, match=r"whose first tensor has shape \(12, 32\), but task 'text_classification'"):
         train(recipe, tmp_path / "run")
+
+
+def test_a_model_may_look_at_padding_if_it_is_always_there(place: Path, tmp_path: Path) -> None:
+    """Batches are trimmed else, and no bundle's are."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embed, self.up, self.down = nn.Embedding(200, 32), nn.Linear(32, 64), nn.Linear(64, 2)\n"
+        "    def forward(self, input_ids, attention_mask):\n"
+        "        return self.down(self.up(self.embed(input_ids).mean(1)).relu())\n"
+        "def net(num_classes):\n"
+        "    return Net()\n"
+    )
+    more = [f"model.name={tmp_path / 'net.py'}:net", "model.depth=null", "model.width=null", "train.epochs=0.5"]
+    with pytest.raises(ConfigError, match=r"its answer depends on how much padding .* use task.trim_padding=false"):
+        train(load_recipe("text", words(place, *more)), tmp_path / "run")
+    run = train(load_recipe("text", words(place, *more, "task.trim_padding=false")), tmp_path / "run")
+    data = run.data()
+    widths = {inputs["input_ids"].shape[1] for inputs, _ in run.task.train_batches(data, epoch=0, batch_size=8, seed=0)}
+    assert (
+        widths
+        == {12}
+        == {
+            inputs["input_ids"].shape[1]
+            for inputs, _ in run.task.batches(data, "test", batch_size=4, sizes={"tokens": 12})
+        }
+    )
 
 
 def test_data_that_changed_is_refused(run: Run, tmp_path: Path) -> None:
