@@ -1,6 +1,6 @@
 """How well latencies hold on a machine that is not quiet: tables from hour to hour, intervals, budgets of bundles.
 
-    python scripts/bench_noise.py [profiles] [busy] [devices] [bundles] [--minutes 25] [--run RUN] [--out docs/results]
+    python scripts/bench_noise.py [profiles] [busy] [devices] [bundles] [--minutes 25] [--out docs/results]
 
 Leaves ``noise.md`` in ``--out`` and its rows in ``--out``/noise/*.csv. Works for ``--minutes`` and ends after the step
 that is begun then; the same command goes on, hours later as well, which is what it is for.
@@ -9,14 +9,15 @@ that is begun then; the same command goes on, hours later as well, which is what
   are timed for this, and is held against the one before, at one speed.
 - busy: the same once more while another process keeps a core busy; its intervals on subnets timed quietly and busily.
 - devices: three tables of one resolution for each of the other runtimes of a CPU.
-- bundles: twelve, of RUN and its search, verified again and again, six minutes apart or more: how often budgets hold.
-  Beside the others it is done between their steps.
+- bundles: twelve, verified again and again, six minutes apart or more: how often budgets hold. Accuracy is said to grow
+  with MACs, so that picks fill their budgets. Beside the others it is done between their steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -25,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 
 from ofa import workflow
-from ofa.cost import LatencyTable
+from ofa.cost import LatencyTable, macs
 from ofa.cost.held_out import spearman
 from ofa.deploy import read_bundle, verify_bundle
 from ofa.deploy.bundle import BundleInfo, Latency
@@ -37,9 +39,10 @@ from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import load_device, measure, profile
 from ofa.hardware.timed_models import export_model
 from ofa.progress import progress_bar
-from ofa.space import Population
+from ofa.space import Arch, Population
 from ofa.states import Speed, States, states_from
 from ofa.supernet import Supernet, create_supernet
+from ofa.training import SubnetEvaluator
 
 SECTIONS = ("profiles", "busy", "devices", "bundles")
 SPACE = "ofa_mobilenetv3_w1.0"
@@ -130,7 +133,7 @@ def facts_of(options: argparse.Namespace, table: LatencyTable, name: str, number
 def difference_percent(first: LatencyTable, second: LatencyTable, population: Population) -> float:
     """By how many percent two tables of one machine differ, at one speed."""
     states = [States(**table.details["states"]) for table in (first, second)]
-    factor = states[1].times_as_long(states[0].typical_ms)
+    factor = states[0].times_as_long_as(states[1])
     ratios = second.predict_ms(population) * factor / first.predict_ms(population)
     return 100 * float(np.abs(ratios - 1).mean())
 
@@ -225,11 +228,7 @@ def round_of_bundles(options: argparse.Namespace) -> float | None:
     if number == NUM_VERIFIED:
         return None
     root = options.work / "bundles"
-    picks = pd.read_csv(options.run / "search" / "cpu-1t" / "front.csv")["measured_latency_ms"].dropna()
-    budgets_ms = np.geomspace(1.1 * picks.min(), 1.05 * picks.max(), NUM_BUNDLES).round(3).tolist()
-    if not options.deployed:
-        workflow.deploy(options.run, ["cpu-1t"], budgets_ms, out=root)
-        options.deployed = True
+    budgets_ms = deployed(options, root)
     target = load_device("cpu-1t")
 
     def make(round: int, budget_ms: float) -> dict[str, Any]:
@@ -256,6 +255,40 @@ def round_of_bundles(options: argparse.Namespace) -> float | None:
     step(options, "bundles", [{"round": number, "budget_ms": budget} for budget in budgets_ms], make)
     options.bundles_at = time.monotonic()
     return 60 * MINUTES_APART
+
+
+class ByMacs(SubnetEvaluator):
+    """Says that accuracy grows with the logarithm of MACs."""
+
+    def race(self, archs: Sequence[Arch], *_: Any, **settings: Any) -> npt.NDArray[np.float64]:
+        found = np.zeros((len(archs), len(self.metric.columns)))
+        found[:, 0] = 20 * np.log10(macs(self.supernet).predict(list(archs)) / 1e4)
+        found[:, 1] = len(self.data.splits.search)
+        return found
+
+
+def deployed(options: argparse.Namespace, root: Path) -> list[float]:
+    """Budgets of the bundles; a run that is hardly trained, its table, search and bundles, if they are not there."""
+    run, tables = options.work / "run", options.work / "tables"
+    selected = run / "search" / "cpu-1t" / "selected.json"
+    if not selected.exists():
+        quickly = ("data.limit=128", "train.batch_size=32", "train.epochs=1", "train.warmup_epochs=0")
+        if not (run / "supernet.json").exists():
+            workflow.train("bignas", [f"model.name={SPACE}", "train.device=cpu", *quickly], out=run)
+        if not (tables / "cpu-1t").exists():
+            workflow.profile(str(run), "cpu-1t", out=tables)
+        table = LatencyTable.load(tables / "cpu-1t" / f"{SPACE}.csv")
+        least, most = table.predict_ms([table.space.smallest(), table.space.largest()])
+        budgets_ms = np.geomspace(1.25 * least, most, NUM_BUNDLES).round(3).tolist()
+        judge = workflow.open_evaluator
+        workflow.open_evaluator = lambda *given: ByMacs(**vars(judge(*given)))
+        workflow.search(run, ["cpu-1t"], budgets_ms, tables=tables, num_evaluations=300)
+        workflow.open_evaluator = judge
+    budgets_ms = [pick["budget_ms"] for pick in json.loads(selected.read_text())["picks"]]
+    if not options.deployed:
+        workflow.deploy(run, ["cpu-1t"], budgets_ms, out=root)
+        options.deployed = True
+    return budgets_ms
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -318,9 +351,6 @@ def write_page(options: argparse.Namespace) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, SECTIONS)
     parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/demo"), help="for bundles: a run with a search on cpu-1t"
-    )
     parser.add_argument("--work", type=Path, default=Path("runs/noise"), help="where tables and bundles are kept")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parsed(parser, words, SECTIONS)

@@ -65,7 +65,7 @@ def measure(
     table = result.latencies_ms(models).set_index("name")
     found = result.states_for(models)
     states = speed.states or found
-    factor = states.times_as_long(speed.state) / states.times_as_long(found.typical_ms)
+    factor = states.times_as_long(speed.state) / found.times_as_long_as(states)
     table[LATENCIES] *= factor
     table["repeatability_percent"] = result.repeatability_percent(list(models))
     table.attrs["timing"] = result.facts(models)

@@ -81,7 +81,9 @@ def test_a_machine_without_a_thermometer_is_not_waited_for(tmp_path, monkeypatch
         (1.0, "typical", 0.8),
         (1.0, "slow", 1.12),
         (1.0, "fast", 0.8),
-        (0.5, "slow", 1.12**0.5),
+        # Slow as then, 0.112 ms, and a little faster besides; from slow to fast models change less than the anchor.
+        (0.5, "slow", 1.12**0.75),
+        (0.5, "typical", 1.12**0.75 / 1.4**0.5),
         (None, "slow", 1.12),
     ],
 )

@@ -97,6 +97,17 @@ def test_how_much_longer_models_take():
     assert States("two speeds", 1.0, 1.0, 1.44).times_as_long("slow") == pytest.approx(1.44)
 
 
+def test_how_much_longer_models_take_at_another_time():
+    """Half in proportion to the anchor, half by the slope, but for the change from one of two speeds to the other."""
+    then = States("two speeds", 1.0, 1.0, 1.44, slope=0.5)
+    for typical_ms, expected in ((1.1, 1.1**0.75), (1.0, 1.0), (1.44, 1.2), (1.5, 1.2 * (1.5 / 1.44) ** 0.75)):
+        now = States("steady", typical_ms, typical_ms, typical_ms)
+        assert now.times_as_long_as(then) == pytest.approx(expected)
+    drift = States("drift", 0.9, 1.0, 1.1, slope=0.5)
+    assert States("drift", 1.0, 1.1, 1.3, slope=0.7).times_as_long_as(drift) == pytest.approx(1.1**0.75)
+    assert States("steady", 1.1, 1.1, 1.1).times_as_long_as(States("steady", 1.0, 1.0, 1.0)) == pytest.approx(1.1)
+
+
 def test_there_and_back():
     found = States("two speeds", 1.0, 1.0, 1.37, slow_share=0.25, noise=0.0123, slope=0.9)
     assert States(**json.loads(json.dumps(found.to_json()))) == found
