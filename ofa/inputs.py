@@ -124,6 +124,12 @@ class InputSpec:
         ones = {name: torch.ones(1, num_tokens, dtype=torch.int64, device="cpu") for name in names}
         return cls(Inputs(**ones), TOKEN_AXES)
 
+    @classmethod
+    def bands(cls, num_bands: int, num_frames: int, frames_per_second: float = 100.0) -> InputSpec:
+        """Energies of sound ``(N, num_bands, num_frames)``; ``seconds`` is how long it is."""
+        axis = Axis("seconds", ((0, 2),), per_unit=frames_per_second)
+        return cls(Inputs(torch.empty(1, num_bands, num_frames, device="meta")), (axis,))
+
     def sizes(self, arch: Mapping[str, Value]) -> Sizes:
         """The sizes that an architecture takes, by axis."""
         return {axis.name: as_size(arch[axis.name]) for axis in self.axes}

@@ -131,11 +131,19 @@ class Metric:
 
     def text(self, value: float, *, digits: int = 1) -> str:
         """``97.5 %``"""
-        return f"{value:.{digits}f} {self.symbol}".strip()
+        return f"{self.number(value, digits=digits)} {self.symbol}".strip()
+
+    def number(self, value: float | None, *, digits: int = 1) -> str:
+        """``97.5``; of what is no share three digits more, all that say something: ``0.3142``; a dash for ``None``."""
+        if value is None:
+            return "–"
+        if self.symbol == "%":
+            return f"{value:.{digits}f}"
+        return f"{value:.0f}" if abs(value) >= 10 ** (digits + 3) else f"{value:#.{digits + 3}g}".rstrip(".")
 
     def interval_text(self, score: Score) -> str:
         """``97.5 % (95.3 to 98.7)``"""
-        return f"{self.text(score.value)} ({score.low:.1f} to {score.high:.1f})"
+        return f"{self.text(score.value)} ({self.number(score.low)} to {self.number(score.high)})"
 
 
 TOP1 = Metric(quantity="top1", unit="percent", title="top-1 accuracy", symbol="%")
@@ -147,7 +155,32 @@ WORST_CLASS = replace(
 
 MIOU = replace(TOP1, quantity="miou", title="mean intersection over union", interval_by="bootstrap")
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (TOP1, BALANCED, WORST_CLASS, MIOU)}
+MEAN_AVERAGE_PRECISION = replace(
+    TOP1, quantity="mean_average_precision", title="mean average precision", interval_by="bootstrap"
+)
+MEAN_ABSOLUTE_ERROR = Metric(
+    quantity="mean_absolute_error",
+    unit="",
+    title="mean absolute error",
+    symbol="",
+    higher_is_better=False,
+    perfect=0.0,
+    interval_by="bootstrap",
+)
+
+PSNR = Metric(
+    quantity="psnr",
+    unit="db",
+    title="peak signal-to-noise ratio",
+    symbol="dB",
+    perfect=60.0,  # what rounding to 8 bits leaves is 58.9
+    interval_by="bootstrap",
+)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (TOP1, BALANCED, WORST_CLASS, MIOU, MEAN_AVERAGE_PRECISION, MEAN_ABSOLUTE_ERROR, PSNR)
+}
 """Those that a file may name; another one it says in full."""
 
 

@@ -87,7 +87,7 @@ def inspect(model: str, overrides: Sequence[str] = (), *, trust_code: bool = Fal
     from ofa.training.run import outline_named
 
     wanted = apply_overrides({}, overrides)
-    check_choices(wanted, besides=("in_chans", "input_size"), axes=("resolution", "tokens"))
+    check_choices(wanted, besides=("in_chans", "input_size"), axes=("resolution", "tokens", "seconds"))
     return replace(take_stock(outline_named(model, wanted, trust_code=trust_code)), model=model)
 
 
@@ -1202,7 +1202,7 @@ def _at_speed(table: LatencyTable, speed: Speed) -> LatencyTable:
     own = states_from(table.details.get("states"))
     if own is None or speed.states is None:
         return table
-    return table.times(own.times_as_long(speed.states.ms(speed.state)))
+    return table.times(speed.states.times_as_long_as(own) * speed.factor)
 
 
 def _speed_of_search(run: Run, device: str, search_dir: Path | str | None, *, arch: str | None = None) -> Speed:

@@ -1,14 +1,16 @@
 """Segmentation and texts the whole way, on real data, by the commands of a user; and what one would do instead.
 
-    python scripts/bench_tasks.py [segmentation] [text] [minilm] --data FOLDER [--minutes 25] [--out docs/results]
+    python scripts/bench_tasks.py [SECTION ...] --data FOLDER [--minutes 25] [--out docs/results]
 
 Leaves ``tasks.md`` in ``--out`` and its rows in ``--out``/tasks/*.csv. Works for ``--minutes`` and stops what is being
-trained then, which is saved; the same command goes on. ``--data`` holds ``camvid-240x180.tar`` and ``sst2/``;
-``--minilm`` is a folder with the files of all-MiniLM-L6-v2.
+trained then, which is saved; the same command goes on. ``--data`` holds ``camvid-240x180.tar``, ``sst2/`` and
+``clothing-small-224.tar``; ``--minilm`` is a folder with the files of all-MiniLM-L6-v2.
 
 - segmentation: LR-ASPP on CamVid: train, profile, search three budgets, deploy, verify, a bundle in a bare process. The
   same subnets trained alone for as many epochs; the best of as many random subnets as the search evaluated.
 - text: a small BERT on SST-2, likewise.
+- super_resolution: a small EDSR on photographs of clothing, likewise.
+- regression, multilabel: a small MobileNetV3 on digits, likewise: how much they are; whether even, prime, large.
 - minilm: MiniLM from its weights on SST-2, three seeds: the largest subnet and one of half the MACs, beside the model
   fine-tuned plainly and the model pruned by magnitude to as many MACs, each for as many passes as all subnets together
   and at the learning rate that suits it. ``--train-device cuda`` does it in minutes; ``--seeds``, ``--rates`` and
@@ -35,18 +37,24 @@ import torch
 from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 
 from ofa.cost import LatencyTable, macs
+from ofa.data import DataConfig
+from ofa.data.readers.digits import read_digits
 from ofa.deploy import read_bundle
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet, create_supernet
 from ofa.training import Run, SubnetEvaluator, load_recipe
 
-SECTIONS = ("segmentation", "text", "minilm")
+SECTIONS = ("segmentation", "text", "super_resolution", "regression", "multilabel", "minilm")
+WHOLE_WAYS = SECTIONS[:-1]
 DEVICE = "cpu-1t"
 NUM_EVALUATIONS = 60
 BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest, in logarithms
+SMALL = ("model.resolution=[12,16,20,24]", "data.search_share=0.2", "train.eval_every_epochs=0")
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
-ALONE = ("strategy.sampler=single", "strategy.loss=labels", "train.eval_every_epochs=0")
+SINGLE = ("strategy.sampler=single", "train.eval_every_epochs=0")
+ALONE = (*SINGLE, "strategy.loss=labels")
+ALONE_OTHERWISE = (*SINGLE, "strategy.loss.distils=false")
 SEEDS = (0, 1, 2)
 MINILM_EPOCHS, PASSES_A_STEP = 3, 2.5  # half the steps are of the largest subnet, half of four
 LARGEST_FIRST = ("strategy.schedule=largest_first", "strategy.schedule.alone=0.5")
@@ -71,6 +79,7 @@ class Case:
     name: str
     recipe: str
     words: tuple[str, ...]
+    alone: tuple[str, ...] = ALONE
 
 
 def cases(options: argparse.Namespace) -> dict[str, Case]:
@@ -92,6 +101,19 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             ),
         ),
         "text": Case("text", "text", (*texts, "train.epochs=12")),
+        "super_resolution": Case(
+            "super_resolution",
+            "super_resolution",
+            (f"data.root={options.work / 'clothing-small-224'}", "train.epochs=5", "train.eval_every_epochs=0", device),
+            ALONE_OTHERWISE,
+        ),
+        "regression": Case("regression", "regression", ("train.epochs=30", *SMALL, device), ALONE_OTHERWISE),
+        "multilabel": Case(
+            "multilabel",
+            "multilabel",
+            (f"data.root={options.work / 'digits' / 'all.csv'}", "train.epochs=30", *SMALL, device),
+            ALONE_OTHERWISE,
+        ),
         "minilm": Case(
             "minilm",
             "text",
@@ -209,7 +231,7 @@ def picks_and_random(
             continue
         found = found or test_score(options, run, drawn, "search")
         info, within = read_bundle(path), table.predict_ms(drawn) <= budget_ms
-        best = max(np.flatnonzero(within), key=lambda row: found[row], default=None)
+        best = max(np.flatnonzero(within), key=lambda row: run.task.metric.sign * found[row], default=None)
         ofa(options, "verify", str(path), "--device", DEVICE)
         samples = sorted(str(file) for file in (path / "samples").glob(f"*{info.task.sample_suffix}"))[:2]
         bare = subprocess.run([sys.executable, "-c", NOT_OFA, str(path / "predict.py"), *samples], capture_output=True)
@@ -235,7 +257,7 @@ def alone(options: argparse.Namespace, case: Case, run: Run, bundles: Sequence[P
     for number, path in enumerate(bundles):
         arch = run.space.arch(read_bundle(path).arch)
         if known(options, case.name, what="alone", arch=arch.to_json()) is None:
-            words = (*case.words, *ALONE, f"strategy.sampler.arch={arch.to_json()}")
+            words = (*case.words, *case.alone, f"strategy.sampler.arch={arch.to_json()}")
             other = trained(options, f"{case.name}-alone-{number}", case.recipe, words)
             (score,) = test_score(options, other, [arch])
             row = {"what": "alone", "score": score, "seconds": seconds_of(other), "arch": arch.to_json()}
@@ -251,6 +273,36 @@ def segmentation(options: argparse.Namespace) -> None:
 
 def text(options: argparse.Namespace) -> None:
     whole_way(options, cases(options)["text"])
+
+
+def super_resolution(options: argparse.Namespace) -> None:
+    if not (options.work / "clothing-small-224").exists():
+        with tarfile.open(options.data / "clothing-small-224.tar") as tar:
+            tar.extractall(options.work, filter="data")
+    whole_way(options, cases(options)["super_resolution"])
+
+
+def regression(options: argparse.Namespace) -> None:
+    whole_way(options, cases(options)["regression"])
+
+
+def multilabel(options: argparse.Namespace) -> None:
+    write_digits(options.work / "digits")
+    whole_way(options, cases(options)["multilabel"])
+
+
+def write_digits(folder: Path) -> None:
+    """scikit-learn's digits as pictures, and a table that says which of them are even, prime, large."""
+    if (folder / "all.csv").exists():
+        return
+    source, rows = read_digits(DataConfig()), []
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    for index, digit in enumerate(source.labels.tolist()):
+        name = f"pictures/{index:04}.png"
+        source.images[index].save(folder / name)
+        has = {"even": digit % 2 == 0, "large": digit > 4, "prime": digit in (2, 3, 5, 7)}
+        rows.append({"path": name, "label": ";".join(each for each, is_there in has.items() if is_there) or ";"})
+    write_csv_atomic(folder / "all.csv", pd.DataFrame(rows))
 
 
 # -- from pretrained weights -------------------------------------------------------------------------------------------
@@ -280,10 +332,13 @@ def minilm(options: argparse.Namespace) -> None:
         scores = {split: test_score(options, run, [*archs.values()], split) for split in ("search", "test")}
         for number, (what, each) in enumerate(archs.items()):
             row = {**key, "what": what or method, **{split: found[number] for split, found in scores.items()}}
-            share = macs_percent(untrained, each)
-            add_row(
-                options, "minilm", {**row, "macs_percent": share, "seconds": seconds_of(run), "arch": each.to_json()}
-            )
+            row |= {"macs_percent": macs_percent(untrained, each), "seconds": seconds_of(run)}
+            add_row(options, "minilm", {**row, "trained_on": name_of(options), "arch": each.to_json()})
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """What networks are trained on."""
+    return torch.cuda.get_device_name() if options.train_device == "cuda" else options.train_device
 
 
 def untrained_of(case: Case, words: Sequence[str]) -> Supernet:
@@ -358,7 +413,7 @@ def whole_way_text(options: argparse.Namespace, name: str) -> str:
                     "" if other is None else f"{other['score']:.2f}",
                 ]
             )
-    header = ["subnet", "measured (ms)", "runs bare", "score (%)", "best of random", "trained alone"]
+    header = ["subnet", "measured (ms)", "runs bare", "score", "best of random", "trained alone"]
     return table_text(header, cells)
 
 
@@ -382,9 +437,10 @@ def minilm_text(options: argparse.Namespace) -> str:
                 f"{rate:g}",
                 ", ".join(others),
                 f"{best['seconds'].mean():.0f}",
+                best["trained_on"].iloc[0],
             ]
         )
-    header = ["", "seeds", "MACs (%)", "accuracy (%)", "each", "learning rate", "others", "s of training"]
+    header = ["", "seeds", "MACs (%)", "accuracy (%)", "each", "learning rate", "others", "s of training", "on"]
     return table_text(header, cells)
 
 
@@ -407,7 +463,7 @@ def main(words: Sequence[str] | None = None) -> None:
             globals()[name](options)
     except OutOfTimeError:
         say("out of time; the same command goes on")
-    tables = {name: whole_way_text(options, name) for name in ("segmentation", "text")}
+    tables = {name: whole_way_text(options, name) for name in WHOLE_WAYS}
     text = page("tasks.md", minilm=minilm_text(options), evaluations=NUM_EVALUATIONS, **tables)
     write_text_atomic(options.out / "tasks.md", text)
 

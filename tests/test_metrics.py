@@ -68,8 +68,9 @@ def test_intervals_of_rows() -> None:
     assert PSNR.interval({"psnr_db": 30.0, "num_images": 10, "low": 29.0, "high": 31.0}) == (29.0, 31.0)
     score = Score(value=30.0, low=29.0, high=31.0, num_images=10)
     assert PSNR.row(score) == (30.0, 10, 29.0, 31.0) and TOP1.row(score) == (30.0, 10)
-    assert PSNR.interval_text(score) == "30.0 dB (29.0 to 31.0)"
-    assert RANK.text(0.5, digits=2) == "0.50"
+    assert PSNR.interval_text(score) == "30.00 dB (29.00 to 31.00)"
+    assert RANK.text(0.5) == "0.5000" and RANK.number(0.31416) == "0.3142" and RANK.number(None) == "–"
+    assert RANK.number(1224.09) == "1224" and RANK.number(123456.7) == "123457" and RANK.number(31.4159) == "31.42"
 
 
 def test_a_file_names_its_metric_unless_it_is_top1() -> None:

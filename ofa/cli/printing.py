@@ -71,7 +71,9 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
             f"{pick['budget_ms']:g} ms",
             f"{pick['measured_latency_ms']:.3f} ms",
             f"{pick['predicted_latency_ms']:.3f} ms{around}",
-            "{} ({:.1f} to {:.1f})".format(metric.text(pick[metric.of("measured")]), *pick[metric.interval_key]),
+            "{} ({} to {})".format(
+                metric.text(pick[metric.of("measured")]), *map(metric.number, pick[metric.interval_key])
+            ),
             f"{pick['macs'] / 1e6:.2f} M",
             f"{pick['params'] / 1e6:.3f} M",
         ]

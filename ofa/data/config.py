@@ -26,7 +26,7 @@ class DataConfig:
 
     Args:
         name: ``digits``, ``folder``, ``idx``, ``manifest``, ``parquet``, or a data set of timm's with its prefix,
-            ``torch/cifar10``; ``texts`` for tasks of texts.
+            ``torch/cifar10``; ``texts`` for tasks of texts, ``sounds`` for those of recordings.
         root: Where the files are; ``digits`` needs none.
         calibration_share: Images set apart for BN statistics and INT8 ranges; ``None``: training images serve.
         search_share: Images that candidates are compared on.

@@ -60,6 +60,7 @@ class ImageData:
             ``None``: decode as needed.
         num_workers: Processes that decode as needed, at most one a core.
         num_broken: Images that were left out of the splits because they cannot be read.
+        scale: Of targets that are numbers: batches have them less the first, divided by the second.
     """
 
     config: DataConfig
@@ -74,6 +75,7 @@ class ImageData:
     channels: int = 3
     proportions: tuple[int, int] = (1, 1)
     num_broken: int = 0
+    scale: tuple[float, float] = (0.0, 1.0)
     _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -86,8 +88,12 @@ class ImageData:
         return len(self.classes)
 
     def labels(self, split: str) -> Tensor:
-        """Class indices of a split, in the order of its batches, int64 ``(n,)``."""
-        return torch.from_numpy(self.source.labels[self.splits[split]])
+        """What is right for a split, in the order of its batches: class indices, int64 ``(n,)``, or float32 targets."""
+        rows = self.splits[split]
+        if self.source.targets is None:
+            return torch.from_numpy(self.source.labels[rows])
+        middle, spread = self.scale
+        return torch.from_numpy(((self.source.targets[rows] - middle) / spread).astype(np.float32))
 
     def batches(
         self, split: str, *, batch_size: int, image_size: int | None = None, device: torch.device | str | None = None
@@ -98,8 +104,9 @@ class ImageData:
             image_size: Height, at most the stored one, which is the default.
 
         Yields:
-            Normalised images, float32 ``(n, channels, image_size, W)``, and labels, int64 ``(n,)``, or masks of the
-            stored size, int64 ``(n, H, W)``; the last batch may be smaller.
+            Normalised images, float32 ``(n, channels, image_size, W)``, and labels, int64 ``(n,)``; or, of the stored
+            size, masks, int64 ``(n, H, W)``, or the images themselves from 0 to 1, ``(n, channels, H, W)``, where these
+            are what is learnt. The last batch may be smaller.
         """
         order = torch.arange(len(self.splits[split])).split(at_least_one(batch_size))
         return self._finished(split, order, image_size, device)
@@ -184,9 +191,9 @@ class ImageData:
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
         device = mean.device  # with its index, if there are several of a kind
         labels = self.labels(split).to(device)
-        masked = self.source.masks is not None
+        masked, is_target = self.source.masks is not None, self.source.is_target
         # Masks stay at the stored size, whatever the images are brought to: all subnets are judged by the same.
-        read = sizes[:1] if masked else sizes
+        read = sizes[:1] if masked or is_target else sizes
 
         def finish() -> Iterator[tuple[Tensor, Tensor]]:
             batches = zip(order, self._pixels(split, order, read, device), strict=True)
@@ -196,6 +203,8 @@ class ImageData:
                     pixels = augment(pixels, self.config, drawn, num_masks=int(masked))
                 targets = targets_of(pixels[:, -1]) if masked else labels[positions.to(device)]
                 pixels = pixels[:, :-1] if masked else pixels
+                if is_target:
+                    targets = pixels.expand(-1, self.channels, -1, -1).float().div(255)
                 if len(read) < len(sizes):
                     pixels = _resize(pixels.cpu(), sizes[-1], self.look).to(device)
                 images = pixels.expand(-1, self.channels, -1, -1).float()

@@ -111,11 +111,14 @@ def make_splits(
         groups: What each image belongs to, shape ``(N,)``; images of one group stay together.
 
     Raises:
-        DataError: If a class has too few images or groups, the shares leave none for training, or a group is in the
-            data set's own test set and outside.
+        DataError: If a class has too few images or groups, or is in the data set's own test set only, the shares leave
+            none for training, or a group is in the data set's own test set and outside.
     """
     rng = np.random.default_rng(config.seed)
     num_pool = len(labels) - num_test
+    if len(strangers := np.setdiff1d(labels[num_pool:], labels[:num_pool])):
+        known = [classes[label] for label in np.unique(labels[:num_pool])]
+        raise DataError(unknown_name_message("class in the test set", classes[strangers[0]], known))
     pool, shares = labels[:num_pool], _shares(config, num_test)
     sizes = {split: int(share) if share >= 1 else max(1, round(share * num_pool)) for split, share in shares.items()}
     if groups is None:

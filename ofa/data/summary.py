@@ -25,7 +25,7 @@ def describe(source: Labelled, splits: Splits) -> str:
     if used < len(source.labels):
         sizes["unused"] = f"unused {len(source.labels) - used:,}"
     lines = [
-        f"{len(source.labels):,} {source.what} of {len(names)} classes: {_cut(names)}",
+        f"{len(source.labels):,} {source.what}" + (f" of {len(names)} classes: {_cut(names)}" if names else ""),
         ", ".join(sizes.values()),
         *([_frequencies(source, names)] if source.strata == source.classes else []),
         *(f"not read: {_printable(what)}" for what in source.ignored),

@@ -261,7 +261,7 @@ def bundle_artefact(
 
 def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Device) -> FileScore:
     """What the exported files themselves are worth on the test split, in the device's runtime."""
-    scorer = evaluator.task.scorer(evaluator.data)
+    scorer = evaluator.task.scorer(None)
     with on_disk(artefact.files) as file:
         model = artefact.model
         run = load_outputs(file, setting=device.setting, batch=model.batch, input_name=model.input)
@@ -286,7 +286,7 @@ def _accuracy(evaluator: SubnetEvaluator, feed: Feed, max_loss_points: float) ->
     inputs, targets = (np.concatenate(arrays) for arrays in zip(*feed.batches("search"), strict=True))
 
     def worth(outputs: Outputs) -> float:
-        scorer = evaluator.task.scorer(evaluator.data)
+        scorer = evaluator.task.scorer(None)
         scorer.update(outputs, targets)
         return evaluator.metric.sign * scorer.value()
 

@@ -109,6 +109,15 @@ def write_elastic(
         raise ElasticError(
             f"an elastic artefact holds networks of one image; export subnets of {evaluator.task.name} one by one"
         )
+    if "resolution" not in evaluator.supernet.space.names:
+        raise ElasticError(
+            f"an elastic artefact holds networks of pictures; export those of {evaluator.task.name} alone"
+        )
+    if evaluator.task.is_wrapped:
+        raise ElasticError(
+            f"an elastic artefact holds networks as they are trained, which say something else than those that "
+            f"{evaluator.task.name} ships; export subnets one by one"
+        )
     if "torch" in options.runtimes and model is None:
         raise ElasticError("torch needs to know what the supernet was made of; give model, or runtimes without torch")
     steps = itertools.count()

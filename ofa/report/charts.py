@@ -120,7 +120,8 @@ def best_of(points: pd.DataFrame) -> pd.DataFrame:
 def describe(arch: Mapping[str, Any]) -> str:
     """Size of the input and depths, for example ``176 px, depths 3-2-4``."""
     depths = [str(value) for name, value in arch.items() if name.endswith(".depth")]
-    parts = [f"{arch[axis]} {unit}" for axis, unit in (("resolution", "px"), ("tokens", "tokens")) if axis in arch]
+    units = {"resolution": "px", "tokens": "tokens", "seconds": "s"}
+    parts = [f"{arch[axis]} {unit}" for axis, unit in units.items() if axis in arch]
     return ", ".join(parts + ([f"depths {'-'.join(depths)}"] if depths else []))
 
 

@@ -69,7 +69,7 @@ def block_rect(space: SearchSpace, sizes: Sizes) -> tuple[float, float, float]:
 def describe_blocks(space: SearchSpace, arch: Mapping[str, Value]) -> str:
     """The drawing in words, for those who cannot see it."""
     parts = [f"resolution {arch['resolution']} pixels"] if "resolution" in arch else []
-    parts += [f"{arch['tokens']} tokens"] if "tokens" in arch else []
+    parts += [f"{arch[axis]} {axis}" for axis in ("tokens", "seconds") if axis in arch]
     for stage, blocks in blocks_of(space, arch).items():
         active = [sizes for sizes in blocks if sizes is not None]
         parts.append(f"{stage}: {len(active)} of {len(blocks)} blocks" + "".join(map(_in_words, active)))

@@ -13,7 +13,7 @@ import pandas as pd
 from ofa.files import FileFormatError
 from ofa.report.charts import best_of, describe, measured_front, plot_points
 from ofa.report.drawing import architecture_svg
-from ofa.report.numbers import fixed, ms, si
+from ofa.report.numbers import ms, si
 from ofa.report.run_files import DeviceResults, RunFiles
 from ofa.search.run import FLEET
 from ofa.space import SearchSpace, SpaceError
@@ -96,8 +96,8 @@ def _choice(row: pd.Series, space: SearchSpace, device: DeviceResults, drawings:
     quantiles_ms = latency_ms.get("quantiles") or []
     test = bundle.get(metric.name) if bundle else None
     text = {
-        "score": fixed(score),
-        "interval": "–".join(map(fixed, interval)),
+        "score": metric.number(score),
+        "interval": "–".join(map(metric.number, interval)),
         "num_images": f"{num_images:,}" if num_images else "",
         "median": ms(median_ms),
         "predicted": ms(predicted_ms),
@@ -107,8 +107,8 @@ def _choice(row: pd.Series, space: SearchSpace, device: DeviceResults, drawings:
         "details": describe(arch),
         "bundle": bundle["folder"] if bundle else "",
         "num_runs": f"{latency_ms['num_runs']:,}" if "num_runs" in latency_ms else "",
-        "test": fixed(test["value"]) if test else "",
-        "test_interval": "–".join(fixed(test[side]) for side in ("low", "high")) if test else "",
+        "test": metric.number(test["value"]) if test else "",
+        "test_interval": "–".join(metric.number(test[side]) for side in ("low", "high")) if test else "",
     }
     return {
         "text": text,

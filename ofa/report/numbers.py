@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -34,6 +34,6 @@ def fixed(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def fixed_range(values: Sequence[float]) -> str:
+def fixed_range(values: Sequence[float], number: Callable[[float], str] = fixed) -> str:
     """The least and the greatest: ``98.0–98.9``; one number where they look alike."""
-    return "–".join(dict.fromkeys(fixed(value) for value in (min(values), max(values))))
+    return "–".join(dict.fromkeys(number(value) for value in (min(values), max(values))))

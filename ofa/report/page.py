@@ -88,7 +88,7 @@ def render(run: RunFiles) -> str:
         section=task.report_section(_exhibits(run)),
         picks={device.name: list(_pick_rows(device)) for device in run.devices},
         cross=cross_device(run),
-        bounds=_bounds(run),
+        bounds=[run.metric.number(score) for score in _bounds(run)],
         errors=[
             device.table["held_out"]["mape_percent"]
             for device in run.devices

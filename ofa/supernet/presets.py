@@ -20,6 +20,7 @@ from torch import nn
 
 from ofa.errors import unknown_name_message
 from ofa.inputs import InputSpec
+from ofa.supernet.edsr import EDSR
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize, own_size
 from ofa.supernet.model_sources import (
     UnknownModelError,
@@ -28,6 +29,7 @@ from ofa.supernet.model_sources import (
     model_of_source,
     settings_text,
 )
+from ofa.supernet.sound_nets import NUM_BANDS, EcapaTdnn, KeywordNet
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.weights import load_weights
 
@@ -136,6 +138,25 @@ PRESETS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
         partial(_autoformer, embed_dim=448, num_heads=7),
         {"depth": (12, 13, 14), "heads": (5, 6, 7), "mlp_ratio": (3, 3.5, 4), "width": (320, 384, 448)},
     ),
+    "edsr": (EDSR, {"depth": (8, 12, 16), "expand": (0.5, 0.75, 1), "width": ("50%", "75%", "100%")}),
+    "edsr_tiny": (
+        partial(EDSR, num_blocks=6, num_channels=32),
+        {"depth": (2, 4, 6), "expand": (0.5, 0.75, 1), "width": ("50%", "75%", "100%")},
+    ),
+    "keyword_net": (
+        KeywordNet,
+        {
+            "depth": (3, 4, 6),
+            "kernel": (5, 7, 9),
+            "expand": (2, 3, 4),
+            "width": ("67%", "83%", "100%"),
+            "inputs": InputSpec.bands(NUM_BANDS, 100),
+        },
+    ),
+    "ecapa_tdnn": (
+        EcapaTdnn,
+        {"width": ("50%", "75%", "100%"), "inputs": InputSpec.bands(NUM_BANDS, 100)},
+    ),
     "ofa_mobilenetv3_tiny": (
         partial(_mobilenetv3, OFA_MOBILENETV3_TINY, features=256),
         {"depth": (1, 2, 3), "kernel": (3, 5), "expand": (2, 3, 4), "resolution": (20, 24, 28, 32)},
@@ -171,7 +192,8 @@ def create_supernet(
     """
     if "inputs" not in choices and (inputs := inputs_of_source(name)) is not None:
         choices = {**choices, "inputs": inputs}
-    spec = choices.get("inputs")
+    own = PRESETS[name][1] if name in PRESETS else {}
+    spec = choices.get("inputs", own.get("inputs"))
     axes = [axis.name for axis in spec.axes] if isinstance(spec, InputSpec) else ["resolution"]
     check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())), axes=axes)
     model = create_model(
@@ -183,8 +205,7 @@ def create_supernet(
         drop_path_rate=drop_path_rate,
     )
     names = model.state_dict().keys()
-    own = PRESETS[name][1] if name in PRESETS else {}
-    if input_size is not None or in_chans != 3:
+    if "inputs" not in own and (input_size is not None or in_chans != 3):
         height, width = input_size or own_size(model)
         resize: Any = getattr(model, "set_input_size", None)  # timm's, of models whose weights depend on it
         if input_size is not None and resize is not None:
@@ -232,7 +253,10 @@ def create_model(
     elif name in PRESETS:
         if pretrained:
             raise UnknownModelError(f"preset {name!r} has no pretrained weights; use pretrained=False or a timm model")
-        model = PRESETS[name][0](**settings)
+        try:
+            model = PRESETS[name][0](**settings)
+        except TypeError as error:  # not all have dropout, or stochastic depth
+            raise UnknownModelError(f"preset {name!r} is not made with {settings_text(settings)}: {error}") from None
     elif timm.is_model(name):
         try:
             model = timm.create_model(name, pretrained=pretrained, **settings)

@@ -6,7 +6,11 @@ from typing import Any
 from ofa.config import from_mapping, registry
 from ofa.tasks.classification import Classification
 from ofa.tasks.losses import LOSSES, Loss
+from ofa.tasks.multilabel_classification import MultilabelClassification
+from ofa.tasks.regression import Regression
 from ofa.tasks.segmentation import Segmentation
+from ofa.tasks.speech import Speech
+from ofa.tasks.super_resolution import SuperResolution
 from ofa.tasks.task import Batches, Feed, Samples, Scorer, Sizes, Task, TaskData, mean_of
 from ofa.tasks.text_classification import TextClassification
 
@@ -15,6 +19,10 @@ TASKS: dict[str, type[Task]] = registry(
     {
         "classification": Classification,
         "segmentation": Segmentation,
+        "regression": Regression,
+        "multilabel_classification": MultilabelClassification,
+        "super_resolution": SuperResolution,
+        "speech": Speech,
         "text_classification": TextClassification,
     },
 )
@@ -37,10 +45,14 @@ __all__ = [
     "Classification",
     "Feed",
     "Loss",
+    "MultilabelClassification",
+    "Regression",
     "Samples",
     "Scorer",
     "Segmentation",
     "Sizes",
+    "Speech",
+    "SuperResolution",
     "Task",
     "TaskData",
     "TextClassification",

@@ -22,7 +22,6 @@ from ofa.tasks.task import Samples
 BATCH_SIZE = 256
 
 Images = npt.NDArray[np.generic]
-Labels = npt.NDArray[np.int64]
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -66,7 +65,7 @@ class ImageFeed:
             return network
         return FromPixels(network, mean=self.data.mean, std=self.data.std, activation=self.activation)
 
-    def batches(self, split: str) -> Iterator[tuple[Images, Labels]]:
+    def batches(self, split: str) -> Iterator[tuple[Images, Images]]:
         """Inputs and labels of a split."""
         for images, labels in self.data.batches(split, batch_size=BATCH_SIZE, image_size=self.resolution):
             yield self._inputs(images), labels.numpy()

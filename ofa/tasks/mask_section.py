@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +13,10 @@ from PIL import Image
 
 from ofa.data.masks import VOID
 from ofa.data.picture import open_picture
+from ofa.tasks.page_images import image_in_page
 from ofa.tasks.predict_mask import mask_of, palette
 from ofa.tasks.task import Exhibit, Section
 
-MAX_SIZE = (180, 180)
 VOID_COLOUR = (0, 0, 0)
 LEGEND = Markup(
     '<span style="white-space:nowrap">'
@@ -43,8 +41,8 @@ def section_of_masks(bundles: Sequence[Exhibit], void: Sequence[int]) -> Section
     classes = [str(name) for name in next(bundle for bundle in bundles if bundle.name in known).info["classes"]]
     rows = [
         [
-            _image(first[row].picture, "the picture", quality=80),
-            _image(_coloured(first[row].truth, len(classes)), "its mask"),
+            image_in_page(first[row].picture, "the picture", quality=80),
+            image_in_page(_coloured(first[row].truth, len(classes)), "its mask"),
             *(_cell(samples[row], len(classes)) for samples in known.values()),
         ]
         for row in range(num)
@@ -77,7 +75,7 @@ def _samples(folder: Path, info: Mapping[str, Any], void: Sequence[int]) -> list
 def _cell(sample: _Sample, num_classes: int) -> str:
     known = sample.truth != VOID
     right = float((sample.found == sample.truth)[known].mean()) if known.any() else 0.0
-    return _image(_coloured(sample.found, num_classes), "the mask that was found") + Markup(
+    return image_in_page(_coloured(sample.found, num_classes), "the mask that was found") + Markup(
         '<br><span class="interval">{} %</span>'
     ).format(f"{100 * right:.1f}")
 
@@ -91,15 +89,3 @@ def _coloured(mask: Mask, num_classes: int) -> Image.Image:
     colours = np.full((256, 3), VOID_COLOUR, dtype=np.uint8)
     colours[:num_classes] = _colours(num_classes)
     return Image.fromarray(colours[mask])
-
-
-def _image(image: Image.Image, what: str, *, quality: int | None = None) -> Markup:
-    """Made smaller, each pixel of it as it is unless a ``quality`` is given."""
-    image = image.copy()
-    image.thumbnail(MAX_SIZE, Image.Resampling.LANCZOS if quality else Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=quality or 80, lossless=quality is None)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
-        data, image.width, image.height, what
-    )

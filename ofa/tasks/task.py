@@ -83,6 +83,8 @@ class Task(OfCode, ABC):
     """What a file of a sample holds, for messages."""
     counted: ClassVar[str] = "image"
     """What is counted, and what latencies are of."""
+    is_wrapped: ClassVar[bool] = False
+    """Whether what is shipped says something else than what is trained, see :meth:`Feed.wrap`."""
     bundle_files: ClassVar[tuple[str, ...]] = ()
     """Names of further files that a bundle needs, see :meth:`files`."""
 
@@ -207,7 +209,7 @@ class Task(OfCode, ABC):
 
     @abstractmethod
     def scorer(self, data: Any) -> Scorer:
-        """A new judge; ``data`` is ``None`` where a bundle's samples are all there is."""
+        """A new judge of what networks give that are trained; where ``data`` is ``None``, that are shipped."""
 
     def details(self, scorer: Any, data: Any) -> dict[str, Any]:
         """What else a judge knows of a network that is shipped, plain."""

@@ -42,7 +42,7 @@ class ModelConfig:
         dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
             lists of values or shares (``"75%"``), or mappings from stages to lists; see
             :class:`~ofa.supernet.choices.Choices`.
-        resolution, tokens: Lists of values or shares: sizes of pictures, lengths of texts.
+        resolution, tokens, seconds: Lists of values or shares: sizes of pictures, lengths of texts and recordings.
         divisor: Channels are rounded to multiples of it.
         subnet: An architecture, which alone is then in the space: `ofa finetune` says which.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
@@ -62,6 +62,7 @@ class ModelConfig:
     dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
     resolution: tuple[int | str, ...] | None = None
     tokens: tuple[int | str, ...] | None = None
+    seconds: tuple[float | str, ...] | None = None
     divisor: int = 8
     subnet: dict[str, Any] = field(default_factory=dict)
     coupled: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class ModelConfig:
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
-        axes = {"resolution": self.resolution, "tokens": self.tokens}
+        axes = {"resolution": self.resolution, "tokens": self.tokens, "seconds": self.seconds}
         return {
             **self.dims,
             **{name: sizes for name, sizes in axes.items() if sizes is not None},

@@ -18,7 +18,7 @@ import torch
 from ofa.config import Record, check_record
 from ofa.errors import OfaError, UsageError
 from ofa.files import FORMAT, FileFormatError, atomic_path, read_csv, read_json, sha256_of_file, write_json_atomic
-from ofa.inputs import InputSpec, channels_last
+from ofa.inputs import InputSpec, as_size, channels_last
 from ofa.metrics import name_in_file
 from ofa.progress import Progress
 from ofa.space import SearchSpace
@@ -259,7 +259,7 @@ class Run:
         if root is not None:
             config = dataclasses.replace(config, root=root)
         axes = [dim for dim in self.space.dims if "." not in dim.name]  # others are of a stage or block
-        sizes = {dim.name: int(max(dim.values)) for dim in axes} | self.info["data"].get("sizes", {})
+        sizes = {dim.name: as_size(max(dim.values)) for dim in axes} | self.info["data"].get("sizes", {})
         return self.task.reload(config, self.info["data"], sizes=sizes, progress=progress)
 
 

@@ -18,6 +18,7 @@ from ofa.deploy.bundle import FORMATS, BundleInfo, FileScore, Latency, ModelInfo
 from ofa.deploy.targets import Quantization
 from ofa.metrics import METRICS
 from ofa.tasks import Classification
+from ofa.tasks.speech import SoundPreprocessing
 from ofa.tasks.text_feed import TextPreprocessing
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -33,6 +34,7 @@ DESCRIBED = {
     Quantization: SCHEMA["$defs"]["quantization"]["properties"],
     Preprocessing: SCHEMA["$defs"]["preprocessing"]["properties"],
     TextPreprocessing: SCHEMA["$defs"]["textPreprocessing"]["properties"],
+    SoundPreprocessing: SCHEMA["$defs"]["soundPreprocessing"]["properties"],
 }
 
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from ofa.supernet import PRESETS, Supernet, create_supernet
+from ofa.supernet import Supernet, create_supernet
 
-from .helpers import randomise
+from .helpers import CLASSIFIERS, randomise
 
 
-@pytest.fixture(scope="session", params=sorted(PRESETS))
+@pytest.fixture(scope="session", params=CLASSIFIERS)
 def preset(request: pytest.FixtureRequest) -> Supernet:
-    """Every preset, with kernel transforms in the published ones; not to be changed by tests."""
+    """Every preset of a classifier, with kernel transforms in the published ones; not to be changed by tests."""
     name: str = request.param
     supernet = create_supernet(name, num_classes=10, kernel_transforms=name.endswith(("w1.0", "w1.3")))
     randomise(supernet.model, size=supernet.input_shape(supernet.space.largest())[-1])

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.space import Arch
-from ofa.supernet import Supernet, create_supernet
+from ofa.supernet import PRESETS, Supernet, create_supernet
 from ofa.supernet.channels import Trace
 from ofa.supernet.channels.groups import Groups, components
 from ofa.supernet.channels.labels import FIXED
+
+CLASSIFIERS = sorted(name for name in PRESETS if not name.startswith(("edsr", "keyword", "ecapa")))
+"""Presets that take pictures and give a class; others are in test_other_presets.py."""
 
 
 def create_without_weights(name: str, **options: Any) -> Supernet:

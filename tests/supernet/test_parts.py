@@ -21,11 +21,11 @@ from ofa.deploy.targets.network import HalfPrecision
 from ofa.formats.onnx import export_for_timing, to_bytes, to_onnx
 from ofa.formats.onnx_int8 import quantize_qdq
 from ofa.space import Arch
-from ofa.supernet import PRESETS, Supernet, create_supernet, elasticize
+from ofa.supernet import Supernet, create_supernet, elasticize
 from ofa.supernet.parts import Slot
 from tests.cost.memory_plan import plan_onnx
 
-from .helpers import blocks_of, input_shapes, make_images, tensor_sizes
+from .helpers import CLASSIFIERS, blocks_of, input_shapes, make_images, tensor_sizes
 
 Factors = list[tuple[tuple[str, ...], npt.NDArray[np.float64]]]
 
@@ -60,7 +60,7 @@ def converted(request: pytest.FixtureRequest) -> Supernet:
     return elasticize(timm.create_model(request.param, num_classes=10), resolution=[48, 64]).eval()
 
 
-@pytest.fixture(scope="module", params=sorted(name for name in PRESETS if not name.startswith("vit")))
+@pytest.fixture(scope="module", params=[name for name in CLASSIFIERS if not name.startswith("vit")])
 def small_preset(request: pytest.FixtureRequest) -> Supernet:
     """Presets with two resolutions, so that all of their parts can be built; transformers take one size only."""
     return create_supernet(request.param, num_classes=10, resolution=[24, 32]).eval()

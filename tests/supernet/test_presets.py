@@ -12,9 +12,11 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ofa.space import SpaceError
-from ofa.supernet import PRESETS, create_supernet
+from ofa.supernet import create_supernet
 from ofa.supernet.presets import UnknownModelError, create_model
 from ofa.supernet.weights import WeightsError
+
+from .helpers import CLASSIFIERS
 
 
 @pytest.mark.parametrize("name", ["ofa_mobilenetv3_w1.0", "ofa_mobilenetv3_w1.2"])
@@ -52,7 +54,7 @@ def test_published_widths(name: str, published: list[int]) -> None:
     assert [conv.out_channels for conv in (stem, *last_of_stage, head)] == published
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_preset_takes_classes_channels_and_choices(name: str) -> None:
     size = 224 if name.startswith("vit") else 32  # transformers keep their number of patches
     with torch.random.fork_rng():
@@ -195,7 +197,7 @@ def test_presets_have_no_pretrained_weights() -> None:
         create_supernet("ofa_mobilenetv3_tiny", pretrained=True)
 
 
-@pytest.mark.parametrize("name", [*sorted(PRESETS), "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "mobilenetv3_small_050"])
 def test_drop_rates_reach_the_model(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=5, drop_rate=0.3, drop_path_rate=0.2)

@@ -11,6 +11,7 @@ from ofa.data.readers.folder import read_folder
 from ofa.data.readers.idx import read_idx
 from ofa.data.readers.manifest import is_manifest, read_manifest
 from ofa.data.readers.parquet import read_parquet
+from ofa.data.readers.sounds import SoundSource, read_sounds
 from ofa.data.readers.source import Source
 from ofa.data.readers.texts import TextSource, read_texts
 from ofa.data.readers.timm_dataset import read_timm
@@ -25,6 +26,7 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
 }
 
 TEXT_READERS: dict[str, Callable[[DataConfig], TextSource]] = {"texts": read_texts}
+SOUND_READERS: dict[str, Callable[[DataConfig], SoundSource]] = {"sounds": read_sounds}
 
 
 def read_text_source(config: DataConfig) -> TextSource:
@@ -32,6 +34,13 @@ def read_text_source(config: DataConfig) -> TextSource:
     if config.name not in TEXT_READERS:
         raise DataError(f"{unknown_name_message('data set of texts', config.name, TEXT_READERS)}; set data.name")
     return TEXT_READERS[config.name](config)
+
+
+def read_sound_source(config: DataConfig) -> SoundSource:
+    """Read labels and find recordings; :class:`DataError` if the name is none of :data:`SOUND_READERS`."""
+    if config.name not in SOUND_READERS:
+        raise DataError(f"{unknown_name_message('data set of recordings', config.name, SOUND_READERS)}; set data.name")
+    return SOUND_READERS[config.name](config)
 
 
 def read_source(config: DataConfig) -> Source:
@@ -44,8 +53,9 @@ def read_source(config: DataConfig) -> Source:
         return READERS[config.name](config)
     if "/" in config.name:
         return read_timm(config)
-    if config.name in TEXT_READERS:
-        raise DataError(f"data set {config.name!r} holds texts, not images; name a task of texts, or other data")
+    for what, readers in (("texts", TEXT_READERS), ("recordings", SOUND_READERS)):
+        if config.name in readers:
+            raise DataError(f"data set {config.name!r} holds {what}, not images; name a task of {what}, or other data")
     known = unknown_name_message("data set", config.name, READERS)
     raise DataError(f"{known}, and timm's with their prefix, such as torch/cifar10")
 

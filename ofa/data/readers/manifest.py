@@ -32,7 +32,7 @@ def read_manifest(config: DataConfig) -> Source:
     if not files:
         raise DataError(f"{path} has no rows; it should be {HOLDS}")
     images = [(path.parent / name, name) for name in files]
-    _check_files(images, path)
+    check_files(images, path)
     return source_of(rows_by_split(columns, images, names, path), where=path)
 
 
@@ -53,7 +53,8 @@ def _options(config: DataConfig, known: Sequence[str]) -> list[str]:
     return options_of(config, "path_column", "label_column", *split_option(config, known))
 
 
-def _check_files(images: Sequence[tuple[Path, str]], manifest: Path) -> None:
+def check_files(images: Sequence[tuple[Path, str]], manifest: Path) -> None:
+    """:class:`DataError` if files that a table names are not there, or one is named twice."""
     missing = [name for file, name in images if not file.is_file()]
     if missing:
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
@@ -64,5 +65,5 @@ def _check_files(images: Sequence[tuple[Path, str]], manifest: Path) -> None:
     seen: set[Path] = set()
     for file, name in images:
         if file in seen:
-            raise DataError(f"{manifest} names {shown(name)} twice; keep one row for each image")
+            raise DataError(f"{manifest} names {shown(name)} twice; keep one row for each")
         seen.add(file)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from PIL import Image
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.picture import open_picture
-from ofa.errors import unknown_name_message
 
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -105,9 +104,12 @@ class Source:
             are never in two splits. ``None``: each is on its own.
         ignored: What lies there and was not read, in words for people.
         masks: What each pixel shows, index into ``classes``, where that is what is learnt.
+        targets: What is learnt instead of one class, shape ``(N,)`` or ``(N, K)``, see :mod:`ofa.data.answers`; the
+            labels are all 0 then.
+        is_target: Whether the pictures themselves are what is learnt, from smaller ones; there are no classes then.
 
     Raises:
-        DataError: If there are fewer than two classes.
+        DataError: If there are fewer than two classes to tell apart.
     """
 
     classes: tuple[str, ...]
@@ -118,22 +120,28 @@ class Source:
     groups: npt.NDArray[np.generic] | None = None
     ignored: tuple[str, ...] = ()
     masks: Masks | None = None
+    targets: npt.NDArray[Any] | None = None
+    is_target: bool = False
 
     @property
     def strata(self) -> tuple[str, ...]:
         """What labels stand for: splits hold these in proportion."""
-        return self.classes if self.masks is None else ("pictures",)
+        is_classified = self.masks is None and self.targets is None and not self.is_target
+        return self.classes if is_classified else ("pictures",)
 
     @property
     def what(self) -> str:
         return "images" if self.masks is None else "images with masks"
 
     def __post_init__(self) -> None:
-        check_labelled(self)
+        if self.targets is None and not self.is_target:
+            check_labelled(self)
 
     @property
     def samples(self) -> Samples:
-        return self.images if self.masks is None else _Pairs(self.images, self.masks)
+        if self.masks is not None:
+            return _Pairs(self.images, self.masks)
+        return self.images if self.targets is None else _Answered(self.images, self.targets)
 
 
 @dataclass(frozen=True)
@@ -157,12 +165,32 @@ class _Pairs:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """Images with what is learnt of them, which tells them from others too."""
+
+    images: Images
+    targets: npt.NDArray[np.generic]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+    def digest(self, index: int) -> bytes:
+        return hashlib.sha256(self.images.digest(index) + digest_of_pixels(self.targets[index])).digest()
+
+    def num_bytes(self, index: int) -> int | None:
+        return self.images.num_bytes(index)
+
+
 def check_labelled(source: Labelled) -> None:
     """:class:`DataError` if there are fewer than two classes."""
     assert len(source.labels) == len(source.samples) > source.num_test
     assert source.groups is None or source.groups.shape == source.labels.shape
     if len(source.classes) < 2:
-        raise DataError(f"the data has a single class, {', '.join(source.classes)}; a classifier needs at least two")
+        raise DataError(f"the data has a single class, {', '.join(source.classes)}; there is nothing to tell apart")
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,33 +256,26 @@ def undecodable(name: str, error: Exception, remedy: str) -> str:
     return f"{name} is truncated or not an image ({error}); {remedy}"
 
 
-def digest_of_pixels(pixels: npt.NDArray[np.generic]) -> bytes:
+def digest_of_pixels(pixels: npt.NDArray[np.generic] | np.generic) -> bytes:
     """The sha256 of an array's type, shape and values."""
     return hashlib.sha256(f"{pixels.dtype.str} {pixels.shape} ".encode() + pixels.tobytes()).digest()
 
 
 def encode_labels(train: npt.ArrayLike, test: npt.ArrayLike) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Number the classes found in the training labels, in ascending order.
+    """Number the classes found in the labels, in ascending order.
 
     Names that differ only in how accented letters are encoded (Unicode's NFC and NFD) are the same.
 
     Returns:
         Class names, and the class index of every training and then every test label.
-
-    Raises:
-        DataError: If a test label does not occur in training.
     """
-    values, train_labels = np.unique(np.asarray(train), return_inverse=True)
-    test_values = np.asarray(test, dtype=values.dtype if np.size(test) == 0 else None)
-    if values.dtype.kind == test_values.dtype.kind == "U":
-        spelling = {unicodedata.normalize("NFC", name): name for name in reversed(values.tolist())}
-        train_values, test_values = (_respelt(part, spelling) for part in (values[train_labels], test_values))
-        values, train_labels = np.unique(train_values, return_inverse=True)
-    strangers = np.setdiff1d(test_values, values)
-    if len(strangers):
-        raise DataError(unknown_name_message("class in the test set", str(strangers[0]), map(str, values)))
-    test_labels = np.searchsorted(values, test_values)
-    return tuple(str(value) for value in values), np.concatenate([train_labels, test_labels]).astype(np.int64)
+    train_values = np.asarray(train)
+    test_values = np.asarray(test, dtype=train_values.dtype if np.size(test) == 0 else None)
+    if train_values.dtype.kind == test_values.dtype.kind == "U":
+        spelling = {unicodedata.normalize("NFC", name): name for name in reversed(np.unique(train_values).tolist())}
+        train_values, test_values = (_respelt(part, spelling) for part in (train_values, test_values))
+    values, labels = np.unique(np.concatenate([train_values, test_values]), return_inverse=True)
+    return tuple(str(value) for value in values), labels.astype(np.int64)
 
 
 def _respelt(names: npt.NDArray[np.str_], spelling: Mapping[str, str]) -> npt.NDArray[np.str_]:

@@ -2,8 +2,10 @@
 
 from ofa.config import registry
 from ofa.tasks.losses.alpha_divergence import AlphaDivergence
+from ofa.tasks.losses.distance import Distance
+from ofa.tasks.losses.each_class import EachClass
 from ofa.tasks.losses.labels import Labels
-from ofa.tasks.losses.loss import ClassLoss, Loss
+from ofa.tasks.losses.loss import ClassLoss, Loss, TaughtLoss
 from ofa.tasks.losses.soft_labels import SoftLabels
 
 LOSSES: dict[str, type[Loss]] = registry(
@@ -12,7 +14,19 @@ LOSSES: dict[str, type[Loss]] = registry(
         "labels": Labels,
         "soft_labels": SoftLabels,
         "alpha_divergence": AlphaDivergence,
+        "distance": Distance,
+        "each_class": EachClass,
     },
 )
 
-__all__ = ["LOSSES", "AlphaDivergence", "ClassLoss", "Labels", "Loss", "SoftLabels"]
+__all__ = [
+    "LOSSES",
+    "AlphaDivergence",
+    "ClassLoss",
+    "Distance",
+    "EachClass",
+    "Labels",
+    "Loss",
+    "SoftLabels",
+    "TaughtLoss",
+]

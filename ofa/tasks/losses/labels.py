@@ -16,7 +16,9 @@ class Labels(ClassLoss):
     By cross-entropy, whether there is a teacher or not.
     """
 
-    needs_teacher = False
+    @property
+    def needs_teacher(self) -> bool:
+        return False
 
     def distil(self, logits: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
         return self.label_loss(logits, targets)

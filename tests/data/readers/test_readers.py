@@ -20,6 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ofa.data import READERS, DataConfig, DataError
 from ofa.data.readers import Source, read_source
+from ofa.data.settle import settle
 
 from ..helpers import encoded, idx_bytes, noise, write_folder, write_idx, write_manifest, write_parquet
 
@@ -162,7 +163,7 @@ def test_idx_test_set_of_other_size_or_class(tmp_path: Path) -> None:
         read_source(config)
     write_idx(tmp_path, "t10k", noise(np.random.default_rng(1), 3, 6, 5), THREE_CLASSES[:3] + 1, gz=False)
     with pytest.raises(DataError, match="unknown class in the test set '3'"):
-        read_source(config)
+        settle(read_source(config), config, None)
 
 
 # -- folder ----------------------------------------------------------------------------------------------------------
@@ -327,8 +328,9 @@ def test_class_names_are_the_same_however_accents_are_encoded(tmp_path: Path) ->
     assert source.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 0]
     assert source.images.name(0) == f"train/{composed}/000.png"
     write_folder(tmp_path / "test", {"automne": 1})
+    config = DataConfig(name="folder", root=str(tmp_path))
     with pytest.raises(DataError, match="unknown class in the test set 'automne'"):
-        _folder(tmp_path)
+        settle(read_source(config), config, None)
 
 
 def test_a_class_keeps_the_spelling_of_its_folder(tmp_path: Path) -> None:
