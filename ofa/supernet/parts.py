@@ -264,12 +264,20 @@ class PartIndex:
         return first[1:]
 
     def _sides(self, place: _Place, narrowing: Narrowing, index: int) -> Fields:
-        """Height of the input, or its number of tokens; and its width where that is another and varies of its own."""
+        """Height of the input, its tokens or frames; and its width where that is another and varies of its own."""
         shape = self._input_shape(place, narrowing, index)
-        is_channels_last = any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
-        first = 0 if len(shape) < 3 or is_channels_last else 1
+        first = self._side(place, len(shape))
         fields: Fields = {"resolution": shape[first]}
         return fields if len(self._axes) < 2 or len(shape) < 3 else {**fields, "width_px": shape[first + 1]}
+
+    def _side(self, place: _Place, num_axes: int) -> int:
+        """Which axis of the input, without the batch, grows with the model's; or would, where there is one size."""
+        shapes = [sizes.inputs[place.paths[0]][0] for sizes in self._sizes]
+        for axis in range(1, min(num_axes + 1, *map(len, shapes))):
+            if len({shape[axis] for shape in shapes}) > 1:
+                return axis - 1
+        is_channels_last = any(atoms.shape[-1] > 1 for atoms in self._calls[place.paths[0]].inputs[0][1])
+        return 0 if num_axes < 3 or is_channels_last else 1
 
     def _fields(self, place: _Place, module: nn.Module, narrowing: Narrowing) -> Fields:
         """What a runtime sees of a part, the resolution excepted: readable sizes, and a digest of everything."""

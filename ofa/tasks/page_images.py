@@ -8,12 +8,13 @@ import io
 from markupsafe import Markup
 from PIL import Image
 
-MAX_SIZE = (180, 180)
+MIN_SIDE, MAX_SIZE = 60, (180, 180)
 
 
 def image_in_page(image: Image.Image, what: str, *, quality: int | None = None) -> Markup:
-    """Made smaller, each pixel of it as it is unless a ``quality`` is given."""
-    image = image.copy()
+    """Made smaller, each pixel of it as it is unless a ``quality`` is given; of tiny ones pixels are repeated."""
+    factor = -(-MIN_SIDE // max(image.size))
+    image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     image.thumbnail(MAX_SIZE, Image.Resampling.LANCZOS if quality else Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=quality or 80, lossless=quality is None)

@@ -18,8 +18,9 @@ from ofa.data.answers import with_numbers
 from ofa.data.readers import read_source
 from ofa.data.readers.source import Source
 from ofa.errors import UsageError
+from ofa.inputs import InputSpec
 from ofa.metrics import MEAN_ABSOLUTE_ERROR, Metric, Score
-from ofa.progress import Progress
+from ofa.progress import Progress, notice
 from ofa.tasks.answer_section import Answer, section_of_answers
 from ofa.tasks.answers import check_plain_images, labelled_pictures, mean_score
 from ofa.tasks.image_feed import ImageFeed, Images
@@ -66,10 +67,14 @@ class Regression(ImageTask):
     def source(self, config: DataConfig) -> Source:
         return with_numbers(read_source(config))
 
-    def load(self, config: DataConfig, **settings: Any) -> ImageData:
-        data = super().load(config, **settings)
+    def load(
+        self, config: DataConfig, *, inputs: InputSpec, sizes: Sizes, progress: Progress | None = None
+    ) -> ImageData:
+        data = super().load(config, inputs=inputs, sizes=sizes, progress=progress)
         assert data.source.targets is not None
         numbers = data.source.targets[data.splits.train]
+        spread = f"{numbers.min():g} to {numbers.max():g}, {numbers.mean():.4g} on average"
+        notice(progress, f"numbers to learn are {spread} {self.unit}".rstrip())
         return dataclasses.replace(data, scale=(float(numbers.mean()), float(numbers.std()) or 1.0))
 
     def reload(

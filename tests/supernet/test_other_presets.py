@@ -57,6 +57,17 @@ def test_recordings_may_be_of_other_lengths() -> None:
     assert supernet.space["seconds"].values == (0.5, 1) and supernet.input_shape(supernet.space.smallest()) == (40, 50)
 
 
+@pytest.mark.parametrize(("name", "seconds"), [("keyword_net", [0.5, 1.0]), ("ecapa_tdnn", [0.5, 0.75, 1.0])])
+def test_parts_are_of_a_length(name: str, seconds: list[float]) -> None:
+    """Blocks of recordings of other lengths are other parts; a classifier behind the mean is the same."""
+    supernet = create_supernet(name, num_classes=5, seconds=seconds)
+    differ = {}
+    for slot in supernet.slots:
+        keys = np.moveaxis(slot.keys, slot.dims.index("seconds"), 0)
+        differ[slot.name] = bool((keys[0] != keys[1]).any())
+    assert sum(differ.values()) >= 5 and (name == "ecapa_tdnn" or not differ[supernet.slots[-1].name]), differ
+
+
 def test_what_they_do_not_have_is_said() -> None:
     with pytest.raises(UnknownModelError, match=r"preset 'edsr' is not made with .*drop_rate"):
         create_supernet("edsr", num_classes=3, drop_rate=0.2)
