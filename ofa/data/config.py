@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
-from ofa.errors import OfaError
+from ofa.errors import OfaError, unknown_name_message
 
 AutoAugment: TypeAlias = Literal["none", "rand_augment", "trivial_augment"]
 Fit: TypeAlias = Literal["crop", "letterbox", "squash"]
@@ -149,6 +150,20 @@ class DataConfig:
     def _check(self, name: str, holds: bool, advice: str) -> None:
         if not holds:
             raise DataError(f"{name} is {getattr(self, name)!r}; give {advice}")
+
+    def check_kind(self, what: str, readers: Collection[str], keys: Collection[str]) -> None:
+        """:class:`DataError` if the data is none of these, or if something is asked of pictures.
+
+        Args:
+            what: Its samples are.
+            keys: That say something of them.
+        """
+        if self.name not in readers:
+            known = unknown_name_message(f"data set of {what}", self.name, readers)
+            raise DataError(f"{known}; set data.name={next(iter(readers))} and data.root")
+        for field in fields(self):
+            if field.name not in keys and getattr(self, field.name) != field.default:
+                raise DataError(f"data.{field.name} is for pictures, but the data is {what}; leave it out")
 
     @property
     def mixes(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from ofa.data.readers.sounds import SoundSource
 from ofa.data.settle import settle
 from ofa.data.sound import fitted, log_mel, num_samples
 from ofa.data.splits import Splits
-from ofa.errors import unknown_name_message
 from ofa.progress import Progress, notice
 
 KEYS = (
@@ -38,12 +37,7 @@ Bands = npt.NDArray[np.float32]
 
 def check_sound_config(config: DataConfig) -> None:
     """:class:`DataError` if the data is no recordings, or if something is asked of pictures."""
-    if config.name not in SOUND_READERS:
-        known = unknown_name_message("data set of recordings", config.name, SOUND_READERS)
-        raise DataError(f"{known}; set data.name=sounds and data.root")
-    for field in fields(config):
-        if field.name not in KEYS and getattr(config, field.name) != field.default:
-            raise DataError(f"data.{field.name} is for pictures, but the data is recordings; leave it out")
+    config.check_kind("recordings", SOUND_READERS, KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)

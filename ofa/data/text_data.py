@@ -6,7 +6,7 @@ Shapes: ``n`` texts of ``T`` tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,6 @@ from ofa.data.readers.texts import TextSource
 from ofa.data.settle import settle
 from ofa.data.splits import Splits
 from ofa.data.vocabulary import Vocabulary
-from ofa.errors import unknown_name_message
 from ofa.progress import Progress, notice
 
 KEYS = (
@@ -40,12 +39,7 @@ TextBatch = tuple[dict[str, Tensor], Tensor]
 
 def check_text_config(config: DataConfig) -> None:
     """:class:`DataError` if the data is no texts, or if something is asked of pictures."""
-    if config.name not in TEXT_READERS:
-        known = unknown_name_message("data set of texts", config.name, TEXT_READERS)
-        raise DataError(f"{known}; set data.name=texts and data.root")
-    for field in fields(config):
-        if field.name not in KEYS and getattr(config, field.name) != field.default:
-            raise DataError(f"data.{field.name} is for pictures, but the data is texts; leave it out")
+    config.check_kind("texts", TEXT_READERS, KEYS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

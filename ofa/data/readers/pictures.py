@@ -9,7 +9,7 @@ from ofa.data.picture import EXTENSIONS
 from ofa.data.readers.source import EncodedImages, Source, require_root
 from ofa.data.readers.split_names import split_named
 
-HOLDS = "a folder of pictures, in any folders; those of the folders test and val, if there are some, are the test set"
+HOLDS = "a folder of pictures, in any folders; those of a folder test at its top, or else val, are the test set"
 
 
 def read_pictures(config: DataConfig) -> Source:
