@@ -138,6 +138,8 @@ def _named(hint: type[Named], value: Any, where: str) -> Named:
 
 def to_plain(value: Any) -> Any:
     """The inverse of :func:`from_mapping`: dataclasses as mappings, tuples as they are."""
+    if isinstance(value, Mapping):
+        return {key: to_plain(entry) for key, entry in value.items()}
     if not dataclasses.is_dataclass(value):
         return value
     plain: dict[str, Any] = {}

@@ -158,6 +158,17 @@ MIOU = replace(TOP1, quantity="miou", title="mean intersection over union", inte
 MEAN_AVERAGE_PRECISION = replace(
     TOP1, quantity="mean_average_precision", title="mean average precision", interval_by="bootstrap"
 )
+MAP = replace(TOP1, quantity="map", title="mean average precision at overlaps of 0.50 to 0.95", interval_by="bootstrap")
+MEAN_OF_HEADS = replace(TOP1, quantity="mean_of_heads", title="mean of the heads' metrics", interval_by="bootstrap")
+EQUAL_ERROR_RATE = Metric(
+    quantity="equal_error_rate",
+    unit="percent",
+    title="equal error rate",
+    symbol="%",
+    higher_is_better=False,
+    perfect=0.0,
+    interval_by="bootstrap",
+)
 MEAN_ABSOLUTE_ERROR = Metric(
     quantity="mean_absolute_error",
     unit="",
@@ -179,7 +190,10 @@ PSNR = Metric(
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for metric in (TOP1, BALANCED, WORST_CLASS, MIOU, MEAN_AVERAGE_PRECISION, MEAN_ABSOLUTE_ERROR, PSNR)
+    for metric in (
+        *(TOP1, BALANCED, WORST_CLASS, MIOU, MEAN_AVERAGE_PRECISION, MAP, EQUAL_ERROR_RATE, MEAN_ABSOLUTE_ERROR),
+        *(MEAN_OF_HEADS, PSNR),
+    )
 }
 """Those that a file may name; another one it says in full."""
 

@@ -205,6 +205,36 @@ def finetune(
     return ofa.training.train(recipe, out, resume=resume, splits_of=opened, progress=progress)
 
 
+def judge(
+    run: Path | str,
+    *,
+    by: str,
+    out: Path | str,
+    data_root: str | None = None,
+    trust_code: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Make a run that is judged by something else, with the same weights; nothing is trained.
+
+    Of a network of several heads: one of them, or all. Of a classifier: another metric. Search, export and report on it
+    as on any run.
+
+    Args:
+        by: A head, or all; or a metric, such as balanced_accuracy_percent.
+        out: Run folder to make.
+
+    Raises:
+        UsageError: If the run's task is judged in one way only.
+        ConfigError: If it is not judged by that.
+        RunError: If the folder is there already.
+    """
+    from ofa.training.judging import judged_by
+
+    return judged_by(
+        ofa.Run.open(run, trust_code=trust_code), by, out=_out_of(run, out), data_root=data_root, progress=progress
+    )
+
+
 def recipes() -> list[dict[str, Any]]:
     """List the packaged recipes."""
     from ofa.training import list_recipes, load_recipe

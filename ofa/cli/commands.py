@@ -91,6 +91,9 @@ def say_trained(result: Run, **_: Any) -> None:
 train, finetune = command_of(workflow.train)(say_trained), command_of(workflow.finetune)(say_trained)
 
 
+judge = command_of(workflow.judge)(say_trained)
+
+
 @command_of(workflow.recipes)
 def recipes(result: list[dict[str, str]], **_: Any) -> None:
     print_table(["recipe", "what it does"], [list(row.values()) for row in result])

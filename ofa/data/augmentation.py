@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ofa.data.boxes import shifted, windowed
 from ofa.data.config import DataConfig
 from ofa.data.draws import Draws, Floats
 
@@ -25,36 +26,47 @@ ERASED_AREAS = (0.02, 1 / 3)
 ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 
-def augment(pixels: Tensor, config: DataConfig, draws: Draws, *, num_masks: int = 0) -> Tensor:
+def augment(
+    pixels: Tensor, config: DataConfig, draws: Draws, *, num_masks: int = 0, objects: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Crop, shift and flip, then auto-augment, as far as ``config`` says.
 
     Args:
         num_masks: The last so many channels hold indices: they move along with the others, and nothing is mixed there.
+        objects: ``(n, M, 5)``, see :mod:`ofa.data.boxes`; they move along too.
     """
     if config.crop_scale < 1:
-        boxes = draw_boxes(draws, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
-        pixels = crop(pixels, boxes, num_masks=num_masks)
+        window = draw_boxes(draws, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
+        pixels = crop(pixels, window, num_masks=num_masks)
+        if objects is not None:
+            top, left, height, width = (_on(objects.device, side.astype(np.float32))[:, None] for side in window)
+            objects = windowed(objects, left, top, width, height)
     if config.crop_padding or config.horizontal_flip:
-        pixels = shift_and_flip(pixels, config, draws)
+        pixels, objects = shift_and_flip(pixels, config, draws, objects)
     if config.auto_augment != "none":
         from ofa.data.auto_augment import auto_augment  # torchvision takes a second to import
 
         pixels = auto_augment(pixels, config, draws)
-    return pixels
+    return pixels, objects
 
 
-def shift_and_flip(pixels: Tensor, config: DataConfig, draws: Draws) -> Tensor:
+def shift_and_flip(
+    pixels: Tensor, config: DataConfig, draws: Draws, objects: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Shift each image at random, repeating its edge, and mirror it at random."""
     channels, height, width = pixels.shape[1:]
     padding = round(config.crop_padding * height)
     down, right = draws.integers(-padding, padding, 2, 1).swapaxes(0, 1)
     rows = (np.arange(height) + down).clip(0, height - 1)
     columns = (np.arange(width) + right).clip(0, width - 1)
-    if config.horizontal_flip:
-        columns = np.where(draws.uniform(1) < 0.5, columns[:, ::-1], columns)
+    is_mirrored = draws.uniform(1) < 0.5 if config.horizontal_flip else np.zeros((len(rows), 1), dtype=bool)
+    columns = np.where(is_mirrored, columns[:, ::-1], columns)
+    if objects is not None:
+        across, along = (_on(objects.device, -shift.astype(np.float32)) for shift in (right / width, down / height))
+        objects = shifted(objects, across, along, _on(objects.device, is_mirrored))
     # Indices into flat images, because indexing with one tensor per dimension takes five times as long.
     indices = (_on(pixels.device, rows)[:, :, None] * width + _on(pixels.device, columns)[:, None, :]).flatten(1)
-    return pixels.flatten(2).gather(2, indices[:, None].expand(-1, channels, -1)).view_as(pixels)
+    return pixels.flatten(2).gather(2, indices[:, None].expand(-1, channels, -1)).view_as(pixels), objects
 
 
 def draw_boxes(draws: Draws, *, areas: tuple[float, float], aspects: tuple[float, float]) -> Boxes:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from ofa.data.broken import each_image
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers import Source, read_source
-from ofa.data.readers.source import DECODING_ERRORS, EncodedImages
+from ofa.data.readers.source import DECODING_ERRORS, EncodedImages, orientation
 from ofa.data.splits import SPLITS, make_splits
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.progress import Progress
@@ -27,7 +27,6 @@ NUM_THUMBNAILS, MAX_THUMBNAILS = 24, 1_200
 THUMBNAIL_SIZE = (216, 108)
 """The most that one is wide and high."""
 
-ORIENTATION = 0x0112
 KINDS = {
     "1": "black and white",
     "L": "grey",
@@ -230,23 +229,16 @@ def _look(source: Source, index: int, *, wanted: frozenset[int]) -> dict[str, An
         "width": image.width,
         "height": image.height,
         "kind": f"{kind} with alpha" if image.mode in ("P", "RGB", "L") and "transparency" in image.info else kind,
-        "turned": _orientation(image) != 1,
+        "turned": orientation(image) != 1,
         "thumbnail": thumbnail(image) if index in wanted else b"",
         "digest": digest or content,
         "pixels": content,
     }
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except (*DECODING_ERRORS, TypeError, LookupError):  # what is written there is anybody's
-        return 1
-
-
 def thumbnail(image: Image.Image) -> bytes:
     """A small version, as WebP; upright, on white where it is transparent."""
-    if _orientation(image) != 1:
+    if orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     image = image.convert("RGBA")
     image.thumbnail(THUMBNAIL_SIZE)

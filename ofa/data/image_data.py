@@ -22,14 +22,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ofa.data.augmentation import augment, erase, mix
+from ofa.data.boxes import Objects, windowed
 from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
 from ofa.data.draws import Draws
 from ofa.data.masks import Mask, check_size, framed, targets_of
 from ofa.data.order import at_least_one, train_order
-from ofa.data.picture import to_pixels, upright
+from ofa.data.picture import seen, to_pixels, upright
 from ofa.data.readers import Source, read_source
-from ofa.data.readers.source import DECODING_ERRORS, Labelled
+from ofa.data.readers.source import DECODING_ERRORS, Labelled, size_of
 from ofa.data.settle import settle
 from ofa.data.splits import SPLITS, Indices, Splits
 from ofa.data.summary import describe
@@ -88,8 +89,13 @@ class ImageData:
         return len(self.classes)
 
     def labels(self, split: str) -> Tensor:
-        """What is right for a split, in the order of its batches: class indices, int64 ``(n,)``, or float32 targets."""
+        """What is right for a split, in the order of its batches: class indices, int64 ``(n,)``, or float32 targets.
+
+        Of pictures of objects ``(n, M, 5)``, see :mod:`ofa.data.boxes`.
+        """
         rows = self.splits[split]
+        if self.source.objects is not None:
+            return torch.from_numpy(self.source.objects[rows])
         if self.source.targets is None:
             return torch.from_numpy(self.source.labels[rows])
         middle, spread = self.scale
@@ -199,9 +205,12 @@ class ImageData:
             batches = zip(order, self._pixels(split, order, read, device), strict=True)
             for index, (positions, pixels) in enumerate(batches):
                 drawn = draws(index) if draws is not None else None
+                targets = labels[positions.to(device)]
                 if drawn is not None:
-                    pixels = augment(pixels, self.config, drawn, num_masks=int(masked))
-                targets = targets_of(pixels[:, -1]) if masked else labels[positions.to(device)]
+                    objects = None if self.source.objects is None else targets
+                    pixels, objects = augment(pixels, self.config, drawn, num_masks=int(masked), objects=objects)
+                    targets = targets if objects is None else objects
+                targets = targets_of(pixels[:, -1]) if masked else targets
                 pixels = pixels[:, :-1] if masked else pixels
                 if is_target:
                     targets = pixels.expand(-1, self.channels, -1, -1).float().div(255)
@@ -304,6 +313,8 @@ def load_data(
         pixels = pixels and {split: pixels[split][kept[split]] for split in SPLITS}
         parts = leave_out(parts, list(broken), source)
         notice(progress, f"{len(broken)} of {len(source.labels)} images cannot be read and are left out")
+    if source.objects is not None:
+        source = replace(source, objects=_framed_objects(source, parts, decoding))
     mean, std = config.mean, config.std
     if mean is None or std is None:
         stored = len(decoding.look["color"])
@@ -330,6 +341,20 @@ def load_data(
         proportions=proportions,
         num_broken=len(broken),
     )
+
+
+def _framed_objects(source: Source, splits: Splits, decoding: _Batches) -> Objects:
+    """Objects as shares of what is seen of their pictures, of those in splits."""
+    look = decoding.look
+    assert source.objects is not None
+    if look["fit"] == "squash" and look["crop_pct"] == 1:
+        return source.objects
+    sizes = [(1, 1)] * len(source.images)
+    for index in np.concatenate([splits[split] for split in splits.distinct]):
+        sizes[index] = size_of(source.images, index)
+    windows = np.array([seen(size, decoding.sizes[0], look["fit"], look["crop_pct"]) for size in sizes])
+    shares = (windows / np.tile(sizes, 2)).astype(np.float32)
+    return windowed(torch.from_numpy(source.objects), *torch.from_numpy(shares).T[..., None]).numpy()
 
 
 def look_of(config: DataConfig, channels: int, *, grey: bool) -> dict[str, Any]:

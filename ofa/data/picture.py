@@ -132,15 +132,45 @@ def _laid_onto(image: Any, color: str, ground: Sequence[int]) -> Any:
 
 
 def _framed(image: Any, size: Sequence[int], fit: str, crop_pct: float, fill: Any, resample: Any) -> Any:
-    (width, height), (rows, columns) = image.size, size
+    rows, columns = size
     if fit == "letterbox":
-        scale = min(columns / width, rows / height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        inner, place = _inside(image.size, size)
         framed = fill.resize((columns, rows))
-        framed.paste(image.resize(inner, resample), ((columns - inner[0]) // 2, (rows - inner[1]) // 2))
+        framed.paste(image.resize(inner, resample), place)
         return framed
+    left, top, width, height = _cut_out(image.size, size, fit, crop_pct)
+    return image.crop((left, top, left + width, top + height)).resize((columns, rows), resample)
+
+
+def seen(picture: tuple[int, int], size: Sequence[int], fit: str, crop_pct: float) -> tuple[float, ...]:
+    """What part of a picture fills an input, in pixels of the picture: left, top, width and height.
+
+    Of a letterbox it is larger than the picture.
+
+    Args:
+        picture: Width and height.
+        size: Height and width that it is brought to first.
+    """
+    if picture == (size[1], size[0]):
+        return 0, 0, *picture
+    if fit != "letterbox":
+        return _cut_out(picture, size, fit, crop_pct)
+    inner, place = _inside(picture, size)
+    across, down = picture[0] / inner[0], picture[1] / inner[1]
+    return -place[0] * across, -place[1] * down, size[1] * across, size[0] * down
+
+
+def _inside(picture: tuple[int, int], size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of a picture in its letterbox, and where it begins."""
+    (width, height), (rows, columns) = picture, size
+    scale = min(columns / width, rows / height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return inner, ((columns - inner[0]) // 2, (rows - inner[1]) // 2)
+
+
+def _cut_out(picture: tuple[int, int], size: Sequence[int], fit: str, crop_pct: float) -> tuple[int, int, int, int]:
+    (width, height), (rows, columns) = picture, size
     if fit == "crop":
         width, height = min(width, round(height * columns / rows)), min(height, round(width * rows / columns))
     width, height = max(1, round(width * crop_pct)), max(1, round(height * crop_pct))
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height)).resize((columns, rows), resample)
+    return (picture[0] - width) // 2, (picture[1] - height) // 2, width, height

@@ -15,12 +15,18 @@ from ofa.progress import Progress, notice
 
 
 def settle(
-    source: Labelled, config: DataConfig, stored: Mapping[str, Any] | None, progress: Progress | None = None
+    source: Labelled,
+    config: DataConfig,
+    stored: Mapping[str, Any] | None,
+    progress: Progress | None = None,
+    *,
+    is_open: bool = False,
 ) -> Splits:
     """New splits, of which people are told, or those that were stored, of the same samples.
 
     Args:
         stored: What :meth:`Splits.to_json` gave.
+        is_open: See :func:`make_splits`.
 
     Raises:
         DataError: If the data cannot be split, or is other data.
@@ -36,6 +42,7 @@ def settle(
         config=config,
         groups=source.groups,
         what=source.what,
+        is_open=is_open,
     )
     for line in describe(source, parts).splitlines():
         notice(progress, line)

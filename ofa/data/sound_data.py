@@ -179,6 +179,8 @@ def load_sounds(
     rate: int,
     window: int,
     hop: int,
+    source: SoundSource | None = None,
+    is_open: bool = False,
     look: Look | None = None,
     splits: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -187,6 +189,8 @@ def load_sounds(
 
     Args:
         num_frames: The most that will be asked for of a recording.
+        source: What was read already.
+        is_open: See :func:`ofa.data.splits.make_splits`.
         look: That of an earlier run; otherwise means and standard deviations are those of the training split.
         splits: What :meth:`Splits.to_json` gave, to use the splits of an earlier run.
         progress: Called with (done, total, what).
@@ -195,8 +199,8 @@ def load_sounds(
         DataError: If data is missing or broken, or is not the data that ``splits`` were made for.
     """
     check_sound_config(config)
-    source = read_sound_source(config)
-    parts = settle(source, config, splits, progress)
+    source = source or read_sound_source(config)
+    parts = settle(source, config, splits, progress, is_open=is_open)
     plain = {"rate": rate, "window": window, "hop": hop, "mean": [0.0] * num_bands, "std": [1.0] * num_bands}
     num, lengths = num_samples(plain, at_least_one(num_frames, "num_frames")), np.zeros(len(source.sounds))
 

@@ -101,6 +101,7 @@ def make_splits(
     config: DataConfig,
     groups: npt.NDArray[np.generic] | None = None,
     what: str = "images",
+    is_open: bool = False,
 ) -> Splits:
     """Split by class, at random.
 
@@ -109,6 +110,7 @@ def make_splits(
         classes, what: Names of classes and of what has them, for messages.
         num_test: The last so many images are the data set's own test set; with 0 it is carved out of the others.
         groups: What each image belongs to, shape ``(N,)``; images of one group stay together.
+        is_open: The data set's own test set may have classes that are nowhere else, and that come last.
 
     Raises:
         DataError: If a class has too few images or groups, or is in the data set's own test set only, the shares leave
@@ -116,7 +118,9 @@ def make_splits(
     """
     rng = np.random.default_rng(config.seed)
     num_pool = len(labels) - num_test
-    if len(strangers := np.setdiff1d(labels[num_pool:], labels[:num_pool])):
+    if is_open:
+        classes = classes[: int(labels[:num_pool].max()) + 1]
+    elif len(strangers := np.setdiff1d(labels[num_pool:], labels[:num_pool])):
         known = [classes[label] for label in np.unique(labels[:num_pool])]
         raise DataError(unknown_name_message("class in the test set", classes[strangers[0]], known))
     pool, shares = labels[:num_pool], _shares(config, num_test)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity, read_bundle, write_bundle
 from ofa.deploy.departure import first_departure
@@ -261,7 +262,7 @@ def bundle_artefact(
 
 def judge_artefact(evaluator: SubnetEvaluator, artefact: Artefact, device: Device) -> FileScore:
     """What the exported files themselves are worth on the test split, in the device's runtime."""
-    scorer = evaluator.task.scorer(None)
+    scorer = evaluator.task.shipped_scorer(artefact.preprocessing)
     with on_disk(artefact.files) as file:
         model = artefact.model
         run = load_outputs(file, setting=device.setting, batch=model.batch, input_name=model.input)
@@ -283,10 +284,12 @@ def _feed_of(evaluator: SubnetEvaluator, artefact: Artefact) -> Feed:
 
 def _accuracy(evaluator: SubnetEvaluator, feed: Feed, max_loss_points: float) -> Accuracy:
     """What INT8 may cost on the search split, and the samples that its ranges come from."""
-    inputs, targets = (np.concatenate(arrays) for arrays in zip(*feed.batches("search"), strict=True))
+    batches = list(feed.batches("search"))
+    inputs = np.concatenate([inputs for inputs, _ in batches])
+    targets = tree_map(lambda *each: np.concatenate(each), *(targets for _, targets in batches))
 
     def worth(outputs: Outputs) -> float:
-        scorer = evaluator.task.scorer(None)
+        scorer = evaluator.task.shipped_scorer(feed.preprocessing)
         scorer.update(outputs, targets)
         return evaluator.metric.sign * scorer.value()
 

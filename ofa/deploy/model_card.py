@@ -87,7 +87,7 @@ def model_card(
         input_shape=_shape(network, info["preprocessing"]["input_size"]),
         output_shape=_shape(network, output_shape),
         task=task,
-        sample_file=f"samples/000{task.sample_suffix}",
+        sample_file=" ".join(f"samples/{row:03}{task.sample_suffix}" for row in range(task.num_needed)),
         per=partial(_per, network["batch"] or 1, task.counted),
         files=files,
         format=_format(network["target"], model_files),

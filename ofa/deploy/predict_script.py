@@ -10,11 +10,11 @@ from hashlib import sha256
 from types import ModuleType
 
 from ofa.data import picture, sound
-from ofa.tasks import Task, predict_loaders, predict_pictures
+from ofa.tasks import Task, predict_loaders, predict_pictures, predict_recordings
 
 EARLIER_SHA256 = frozenset({"45ccf70d5dae0f2ac44156bf5075acc68303f80143451f771c370e6ba5fead84"})
 """What bundles of older formats hold; the program of the present one joins them when it changes after a release."""
-MODULES = (predict_pictures, predict_loaders, picture, sound)
+MODULES = (predict_pictures, predict_recordings, predict_loaders, picture, sound)
 """What programs may import: each can be put in place of the import, those it imports itself coming later."""
 
 

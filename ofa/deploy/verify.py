@@ -201,7 +201,7 @@ def _check_model(
         # Outputs need not be equal to the last bit; a metric that counts does not notice so little.
         slack = min(tolerance, MAX_SLACK) * abs(promised) + 1e-9
         if info.model.precision == "int8":  # another computation: two classes as good as equal may change places
-            slack += abs(metric.perfect) / num
+            slack += (100 if metric.symbol == "%" else abs(metric.perfect)) / num
         yield Check(
             "accuracy",
             metric.sign * ours >= metric.sign * promised - slack,
@@ -213,7 +213,7 @@ def _check_model(
 
 
 def _value(info: BundleInfo, outputs: Outputs, labels: npt.NDArray[np.generic]) -> float:
-    scorer = info.task.scorer(None)
+    scorer = info.task.shipped_scorer(info.preprocessing)
     scorer.update(outputs, labels)
     return scorer.value()
 
@@ -237,7 +237,7 @@ def _check_own(
     progress: Progress | None,
 ) -> Check:
     """The metric on somebody's own samples: it holds if the promised one is not surely (95 %) missed."""
-    scorer = info.task.scorer(None)
+    scorer = info.task.shipped_scorer(info.preprocessing)
     for start in range(0, len(own), NUM_TOGETHER):
         files, labels = zip(*own[start : start + NUM_TOGETHER], strict=True)
         inputs = np.stack([read(file) for file in files])

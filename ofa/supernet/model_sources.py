@@ -1,7 +1,8 @@
 """Models from elsewhere than timm and our presets, by names such as ``torchvision:NAME``.
 
-- ``torchvision:NAME``: a classifier or a segmentation model of torchvision's;
+- ``torchvision:NAME``: a classifier, a segmentation model or a single-shot detector of torchvision's;
 - ``smp:ARCHITECTURE/ENCODER``: a segmentation model of segmentation-models-pytorch, as ``smp:unet/tu-resnet18``;
+- ``fcos:BACKBONE``: a detector without anchors on one of timm's models, as ``fcos:tf_efficientnet_lite0``;
 - ``transformers:FOLDER``, ``transformers:bert``: a classifier of texts;
 - ``path/file.py:function`` of the user's: such a file is executed.
 """
@@ -15,18 +16,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.detection.ssd import SSD
 
 from ofa.errors import OfaError, unknown_name_message
 from ofa.files import sha256_of_file
 from ofa.inputs import InputSpec
 from ofa.optional import extra, require
+from ofa.supernet.detectors import AnchorDetector, PointDetector
 from ofa.supernet.hugging_face import CONFIG, allow_no_values, configuration_of, inputs_of_text_model, text_model
 from ofa.supernet.weights import WeightsError, fit_weights
 from ofa.trust import check_trusted, trust
 from ofa.user_code import ModelCodeError, error_in, module_of
+
+SINGLE_SHOT = ["ssdlite320_mobilenet_v3_large"]
+"""Detectors of torchvision that have the same number of priors at every place, as our task takes them."""
 
 
 class UnknownModelError(OfaError, ValueError):
@@ -154,12 +161,21 @@ def _torchvision_model(
     drop_rate: float,
     drop_path_rate: float,
 ) -> nn.Module:
-    """One of torchvision's classifiers or segmentation models. A drop rate of 0 leaves what it has of its own."""
+    """One of torchvision's classifiers, segmentation models or single-shot detectors.
+
+    A drop rate of 0 leaves what it has of its own.
+    """
     known = [
         each
         for module in (torchvision.models, torchvision.models.segmentation)
         for each in torchvision.models.list_models(module=module)
     ]
+    known += SINGLE_SHOT
+    if name in SINGLE_SHOT and pretrained:
+        raise UnknownModelError(
+            f"weights of {name} tell COCO's classes from background, which our detectors have not; use "
+            "model.pretrained=false"
+        )
     if name not in known:
         raise UnknownModelError(unknown_name_message("model of torchvision", name, known, max_listed=5))
     settings: dict[str, Any] = {"num_classes": num_classes}
@@ -178,7 +194,7 @@ def _torchvision_model(
     if pretrained:
         tensors = _torchvision_weights(name)
         fit_weights(model, tensors, source=f"torchvision's weights of {name}", needs_classifier=needs_classifier)
-    return model
+    return AnchorDetector(model) if isinstance(model, SSD) else model
 
 
 def _torchvision_weights(name: str) -> dict[str, torch.Tensor]:
@@ -226,8 +242,31 @@ def _smp_model(name: str, *, num_classes: int, in_chans: int, pretrained: bool, 
     return model
 
 
+# -- a detector on a backbone of timm's --------------------------------------------------------------------------------
+
+
+def _fcos_model(name: str, *, num_classes: int, in_chans: int, pretrained: bool, **others: Any) -> nn.Module:
+    """The last three strides of a model for images, with the heads of a detector."""
+    if not timm.is_model(name):
+        known = unknown_name_message("model of timm", name, timm.list_models(), max_listed=5)
+        raise UnknownModelError(f"model 'fcos:{name}': {known}")
+    for asked in (each for each, value in others.items() if value):
+        raise UnknownModelError(f"'fcos:{name}' cannot be had with {asked}={others[asked]}; leave that out")
+    try:
+        backbone: Any = timm.create_model(
+            name, pretrained=pretrained, in_chans=in_chans, features_only=True, out_indices=(-3, -2, -1)
+        )
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        raise UnknownModelError(f"timm cannot give features of {name!r} at three strides: {error}") from None
+    except OSError as error:  # no network
+        raise WeightsError(f"weights of {name} cannot be fetched ({error}); use model.pretrained=false") from None
+    channels = backbone.feature_info.channels()
+    return PointDetector(backbone, channels, num_classes=num_classes)
+
+
 _SOURCES: Mapping[str, Callable[..., nn.Module]] = {
     "torchvision": _torchvision_model,
+    "fcos": _fcos_model,
     "smp": _smp_model,
     "transformers": text_model,
 }

@@ -62,7 +62,7 @@ class EcapaTdnn(nn.Module):
 
     Shape:
         - bands: ``(N, num_bands, F)``
-        - output: logits ``(N, num_classes)``
+        - output: logits ``(N, num_classes)``, and the features that they are made of ``(N, num_features)``
 
     References:
         Desplanques et al., ECAPA-TDNN, arXiv:2005.07143, fig. 2: squeeze-excitation, Res2Net convolutions of eight
@@ -87,12 +87,13 @@ class EcapaTdnn(nn.Module):
         self.features = nn.Sequential(nn.BatchNorm1d(6 * num_channels), nn.Linear(6 * num_channels, num_features))
         self.classifier = nn.Sequential(nn.BatchNorm1d(num_features), nn.Linear(num_features, num_classes))
 
-    def forward(self, bands: Tensor) -> Tensor:
+    def forward(self, bands: Tensor) -> tuple[Tensor, Tensor]:
         x, seen = self.stem(bands), []
         for block in self.blocks:
             x = block(x)
             seen.append(x)
-        return self.classifier(self.features(self.pool(self.aggregate(torch.cat(seen, dim=1)))))
+        features = self.features(self.pool(self.aggregate(torch.cat(seen, dim=1))))
+        return self.classifier(features), features
 
 
 class _Tdnn(nn.Module):

@@ -25,6 +25,8 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What ``DataParallel``, ``torch.compile`` and Lightning put before all names."""
 
+BACKBONES = ("backbone.", "encoder.")
+"""What a model may have a classifier without its head under."""
 
 NOT_WEIGHTS = (
     *(
@@ -49,7 +51,8 @@ def load_weights(
     """Load a file with the model's own parameter names, which are timm's for timm's models.
 
     ``.safetensors``, or a checkpoint of ``torch.save`` of which nothing but tensors is read; wrappers and prefixes that
-    training programs add are seen through.
+    training programs add are seen through. Where all names are those of the model's backbone, the rest of the model
+    stays untrained, and what the file has besides is left.
 
     Args:
         optional: See :func:`fit_weights`.
@@ -57,8 +60,12 @@ def load_weights(
     Raises:
         WeightsError: If the file is missing or damaged, or :func:`fit_weights` refuses.
     """
-    source = f"weights {path}"
+    source, own = f"weights {path}", model.state_dict()
     tensors = _named_as(model, read_weights(path))
+    for prefix in BACKBONES:
+        inside = {prefix + name: tensor for name, tensor in tensors.items() if prefix + name in own}
+        if inside and not own.keys() & tensors.keys():
+            tensors, optional = inside, {*optional, *(name for name in own if not name.startswith(prefix))}
     fit_weights(model, tensors, source=source, needs_classifier=needs_classifier, optional=optional)
 
 

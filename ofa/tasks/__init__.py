@@ -5,10 +5,13 @@ from typing import Any
 
 from ofa.config import from_mapping, registry
 from ofa.tasks.classification import Classification
+from ofa.tasks.detection import Detection
 from ofa.tasks.losses import LOSSES, Loss
 from ofa.tasks.multilabel_classification import MultilabelClassification
 from ofa.tasks.regression import Regression
 from ofa.tasks.segmentation import Segmentation
+from ofa.tasks.several import Several
+from ofa.tasks.speaker_verification import SpeakerVerification
 from ofa.tasks.speech import Speech
 from ofa.tasks.super_resolution import SuperResolution
 from ofa.tasks.task import Batches, Feed, Samples, Scorer, Sizes, Task, TaskData, mean_of
@@ -18,12 +21,15 @@ TASKS: dict[str, type[Task]] = registry(
     Task,  # type: ignore[type-abstract]
     {
         "classification": Classification,
+        "detection": Detection,
         "segmentation": Segmentation,
         "regression": Regression,
         "multilabel_classification": MultilabelClassification,
         "super_resolution": SuperResolution,
         "speech": Speech,
+        "speaker_verification": SpeakerVerification,
         "text_classification": TextClassification,
+        "several": Several,
     },
 )
 
@@ -43,6 +49,7 @@ __all__ = [
     "TASKS",
     "Batches",
     "Classification",
+    "Detection",
     "Feed",
     "Loss",
     "MultilabelClassification",
@@ -50,7 +57,9 @@ __all__ = [
     "Samples",
     "Scorer",
     "Segmentation",
+    "Several",
     "Sizes",
+    "SpeakerVerification",
     "Speech",
     "SuperResolution",
     "Task",

@@ -37,9 +37,11 @@ class ImageTask(Task):
         inputs: InputSpec,
         sizes: Sizes,
         progress: Progress | None = None,
+        **settings: Any,
     ) -> ImageData:
+        """See :meth:`Task.load`; ``settings`` are those of :func:`ofa.data.load_data`."""
         channels, *proportions = inputs.example.tensors[0].shape[1:]
-        return self._load(config, sizes, (channels, *proportions), progress=progress)
+        return self._load(config, sizes, (channels, *proportions), progress=progress, **settings)
 
     def source(self, config: DataConfig) -> Source:
         """The data set before it is split."""
@@ -51,10 +53,11 @@ class ImageTask(Task):
 
     def _load(self, config: DataConfig, sizes: Sizes, shape: Sequence[int], **settings: Any) -> ImageData:
         channels, height, width = shape
+        source = settings.pop("source", None) or self.source(config)
         return load_data(
             self.settled(config),
             image_size=int(sizes["resolution"]),
-            source=self.source(config),
+            source=source,
             channels=channels,
             proportions=(height, width),
             **settings,

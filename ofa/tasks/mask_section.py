@@ -14,7 +14,8 @@ from PIL import Image
 from ofa.data.masks import VOID
 from ofa.data.picture import open_picture
 from ofa.tasks.page_images import image_in_page
-from ofa.tasks.predict_mask import mask_of, palette
+from ofa.tasks.predict_mask import mask_of
+from ofa.tasks.predict_pictures import palette
 from ofa.tasks.task import Exhibit, Section
 
 VOID_COLOUR = (0, 0, 0)

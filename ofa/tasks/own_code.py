@@ -57,7 +57,11 @@ def place_of(name: object) -> tuple[Path, str] | None:
 def trust_classes_of(recipe: Mapping[str, Any]) -> None:
     """Put the files that a recipe, as plain data, names for task and loss on the user's list, as they are now."""
     strategy = recipe.get("strategy")
-    for value in (recipe.get("task"), strategy.get("loss") if isinstance(strategy, Mapping) else None):
+    named = [recipe.get("task"), strategy.get("loss") if isinstance(strategy, Mapping) else None]
+    for value, heads in zip(named[:], ("tasks", "losses"), strict=True):
+        each = value.get(heads) if isinstance(value, Mapping) else None
+        named += each.values() if isinstance(each, Mapping) else []
+    for value in named:
         place = place_of(value.get("name") if isinstance(value, Mapping) else value)
         if place is not None and place[0].is_file():
             trust(place[0])

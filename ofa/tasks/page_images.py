@@ -11,11 +11,13 @@ from PIL import Image
 MIN_SIDE, MAX_SIZE = 60, (180, 180)
 
 
-def image_in_page(image: Image.Image, what: str, *, quality: int | None = None) -> Markup:
+def image_in_page(
+    image: Image.Image, what: str, *, quality: int | None = None, max_size: tuple[int, int] = MAX_SIZE
+) -> Markup:
     """Made smaller, each pixel of it as it is unless a ``quality`` is given; of tiny ones pixels are repeated."""
     factor = -(-MIN_SIDE // max(image.size))
     image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
-    image.thumbnail(MAX_SIZE, Image.Resampling.LANCZOS if quality else Image.Resampling.NEAREST)
+    image.thumbnail(max_size, Image.Resampling.LANCZOS if quality else Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=quality or 80, lossless=quality is None)
     data = base64.b64encode(buffer.getvalue()).decode()

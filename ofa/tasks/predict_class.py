@@ -7,8 +7,8 @@ model's input.
 import argparse
 from pathlib import Path
 
-from ofa.tasks.predict_loaders import probabilities_of, tell
-from ofa.tasks.predict_pictures import files_of, opened, outputs_of
+from ofa.tasks.predict_loaders import opened, probabilities_of, tell
+from ofa.tasks.predict_pictures import files_of, outputs_of
 
 
 def main() -> None:

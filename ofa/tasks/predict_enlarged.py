@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ofa.data.picture import to_input, to_pixels
-from ofa.tasks.predict_loaders import Model, in_batches
-from ofa.tasks.predict_pictures import files_of, open_picture, opened
+from ofa.tasks.predict_loaders import Model, in_batches, opened
+from ofa.tasks.predict_pictures import files_of, open_picture
 
 OVERLAP = 8
 

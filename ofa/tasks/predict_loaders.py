@@ -1,6 +1,7 @@
 """How the networks of bundles are loaded and run, in each runtime: a part of the programs that bundles bring along."""
 
 import csv
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,12 @@ def model_of(info: Mapping[str, Any], folder: Path) -> Model:
             f"{model['files'][0]} is run by {model['runtime']} itself; `preprocessing` in bundle.json says with what"
         )
     return LOADERS[model["runtime"]](folder / model["files"][0], model["input"])
+
+
+def opened(folder: Path) -> tuple[dict[str, Any], Model]:
+    """What ``bundle.json`` says, and the model beside it."""
+    info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    return info, model_of(info, folder)
 
 
 def in_batches(

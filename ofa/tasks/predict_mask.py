@@ -5,7 +5,6 @@ numpy and Pillow.
 """
 
 import argparse
-import colorsys
 import csv
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,18 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ofa.tasks.predict_pictures import files_of, open_picture, opened, outputs_of
-
-GOLDEN = 0.618034
-
-
-def palette(num_classes: int) -> list[int]:
-    """Red, green and blue of each class, one after another, 0 to 255; neighbours differ."""
-    colours = (
-        colorsys.hsv_to_rgb(index * GOLDEN % 1, (0.55, 0.85)[index % 2], (0.95, 0.7)[index // 2 % 2])
-        for index in range(num_classes)
-    )
-    return [round(255 * value) for colour in colours for value in colour]
+from ofa.tasks.predict_loaders import opened
+from ofa.tasks.predict_pictures import files_of, open_picture, outputs_of, palette, place_for
 
 
 def mask_of(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -61,10 +50,7 @@ def main() -> None:
     classes, files, rows = info["classes"], files_of(given.pictures), []
     for file, logits in zip(files, outputs_of(info, run, files), strict=True):
         mask = mask_of(logits, size_of(file, info["preprocessing"]))
-        # Pictures of one name in two folders keep apart.
-        inside = file.relative_to(file.anchor) if ".." not in file.parts else Path(file.name)
-        place = Path(given.out) / inside.with_suffix(".png")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place = place_for(file, given.out)
         picture = Image.fromarray(mask, mode="P")
         picture.putpalette(palette(len(classes)))
         picture.save(place)

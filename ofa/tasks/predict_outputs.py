@@ -7,7 +7,8 @@ model's input.
 import argparse
 from pathlib import Path
 
-from ofa.tasks.predict_pictures import files_of, opened, outputs_of
+from ofa.tasks.predict_loaders import opened
+from ofa.tasks.predict_pictures import files_of, outputs_of
 
 
 def main() -> None:

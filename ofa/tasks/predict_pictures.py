@@ -1,6 +1,6 @@
 """How programs of bundles read pictures: ``predict.py`` holds a copy."""
 
-import json
+import colorsys
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from ofa.data.picture import EXTENSIONS, open_picture, to_input
-from ofa.tasks.predict_loaders import Model, in_batches, model_of
+from ofa.tasks.predict_loaders import Model, in_batches
+
+GOLDEN = 0.618034
+
+
+def palette(num_classes: int) -> list[int]:
+    """Red, green and blue of each class, one after another, 0 to 255; neighbours differ."""
+    colours = (
+        colorsys.hsv_to_rgb(index * GOLDEN % 1, (0.55, 0.85)[index % 2], (0.95, 0.7)[index // 2 % 2])
+        for index in range(num_classes)
+    )
+    return [round(255 * value) for colour in colours for value in colour]
 
 
 def files_of(names: Sequence[str]) -> list[Path]:
@@ -23,6 +34,16 @@ def files_of(names: Sequence[str]) -> list[Path]:
     return files
 
 
+def place_for(file: Path, folder: str) -> Path:
+    """Where what is made of a picture goes, as PNG; pictures of one name in two folders keep apart."""
+    inside = file.relative_to(file.anchor) if ".." not in file.parts else Path(file.name)
+    place = Path(folder) / inside.with_suffix(".png")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and place.samefile(file):
+        sys.exit(f"{file} would be overwritten; name another folder with --out")
+    return place
+
+
 def read_input(path: Path, spec: Mapping[str, Any]) -> np.ndarray:
     if not path.is_file():
         sys.exit(f"{path} is no file that can be read; check the path")
@@ -30,12 +51,6 @@ def read_input(path: Path, spec: Mapping[str, Any]) -> np.ndarray:
         return np.load(path, allow_pickle=False) if path.suffix == ".npy" else to_input(open_picture(path), spec)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         sys.exit(f"{path} is no picture that can be read ({error}); take it out")
-
-
-def opened(folder: Path) -> tuple[dict[str, Any], Model]:
-    """What ``bundle.json`` says, and the model beside it."""
-    info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    return info, model_of(info, folder)
 
 
 def outputs_of(info: Mapping[str, Any], run: Model, files: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ofa.tasks.predict_pictures import files_of, opened, outputs_of
+from ofa.tasks.predict_loaders import opened
+from ofa.tasks.predict_pictures import files_of, outputs_of
 
 THRESHOLD = 0.5
 NONE = "none"

@@ -4,7 +4,6 @@ A file holds one text. Needs the model's runtime (`runtime` in bundle.json), num
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa.tasks.predict_loaders import in_batches, model_of, probabilities_of, tell
+from ofa.tasks.predict_loaders import in_batches, opened, probabilities_of, tell
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -44,13 +43,13 @@ def main() -> None:
     parser.add_argument("--csv", metavar="FILE", help="write text, class and the probability of every class instead")
     given = parser.parse_args()
     folder = Path(__file__).parent
-    info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    run, classes, spec = model_of(info, folder), info["classes"], info["preprocessing"]
+    info, run = opened(folder)
+    spec = info["preprocessing"]
     texts = [text_of(each) for each in given.texts]
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / spec["tokenizer"]))
     logits = in_batches(info, run, texts, lambda text: input_of(text, spec, lambda text: tokenizer.encode(text).ids))
     found = zip(given.texts, (probabilities_of(info, each) for each in logits), strict=True)
-    tell("text", found, classes, given.csv)
+    tell("text", found, info["classes"], given.csv)
 
 
 if __name__ == "__main__":

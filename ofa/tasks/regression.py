@@ -68,9 +68,9 @@ class Regression(ImageTask):
         return with_numbers(read_source(config))
 
     def load(
-        self, config: DataConfig, *, inputs: InputSpec, sizes: Sizes, progress: Progress | None = None
+        self, config: DataConfig, *, inputs: InputSpec, sizes: Sizes, progress: Progress | None = None, **settings: Any
     ) -> ImageData:
-        data = super().load(config, inputs=inputs, sizes=sizes, progress=progress)
+        data = super().load(config, inputs=inputs, sizes=sizes, progress=progress, **settings)
         assert data.source.targets is not None
         numbers = data.source.targets[data.splits.train]
         spread = f"{numbers.min():g} to {numbers.max():g}, {numbers.mean():.4g} on average"

@@ -29,6 +29,7 @@ from ofa.tasks.image_feed import ImageFeed, encoded_png
 from ofa.tasks.image_task import ImageTask
 from ofa.tasks.losses import ClassLoss
 from ofa.tasks.mask_section import section_of_masks
+from ofa.tasks.one_output import OneOutput
 from ofa.tasks.task import Array, Card, Exhibit, Samples, Section, Sizes
 
 NUM_RESAMPLES = 1000
@@ -248,7 +249,7 @@ class MaskFeed(ImageFeed):
     """Images with masks."""
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        return super().wrap(FirstOutput(network))
+        return super().wrap(OneOutput(network))
 
     def samples(self, num: int) -> Samples:
         """The first test pictures and their masks, as PNG; both have the first of the preprocessing's sizes."""
@@ -258,15 +259,3 @@ class MaskFeed(ImageFeed):
         return (
             super().samples(num)._replace(labels=names[: len(rows)], label_files=dict(zip(names, masks, strict=False)))
         )
-
-
-class FirstOutput(nn.Module):
-    """The first tensor of what a network gives."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return tensors_in(self.module(images))[0]

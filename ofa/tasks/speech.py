@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from ofa.config import ConfigError, Record, check_record
 from ofa.data import DataConfig, DataError
-from ofa.data.readers.sounds import SUFFIX, read_sounds
+from ofa.data.readers import read_sound_source
+from ofa.data.readers.sounds import SUFFIX, SoundSource, read_sounds
 from ofa.data.sound import SMALLEST, mel_filters, num_samples, read_wav, spectrum_basis, to_input
 from ofa.data.sound_data import Look, SoundData, check_sound_config, load_sounds
 from ofa.errors import UsageError, unknown_name_message
@@ -25,6 +26,7 @@ from ofa.inputs import InputSpec, tensors_in
 from ofa.progress import Progress
 from ofa.tasks import predict_sound
 from ofa.tasks.class_task import ClassTask
+from ofa.tasks.one_output import OneOutput
 from ofa.tasks.task import Array, Batches, Card, Samples, Sizes
 
 BATCH_SIZE = 256
@@ -102,6 +104,8 @@ class Speech(ClassTask):
     preprocessing = SoundPreprocessing
     sample_suffix = SUFFIX
     sample = counted = "recording"
+    is_open: ClassVar[bool] = False
+    """Whether there may be classes in the test set that are nowhere else."""
 
     def __post_init__(self) -> None:
         for name in ("rate", "num_bands", "seconds", "window_ms", "hop_ms"):
@@ -163,6 +167,10 @@ class Speech(ClassTask):
         look = Look(rate=self.rate, window=self.window, hop=self.hop, mean=facts.mean, std=facts.std)
         return self._load(config, sizes, look=look, splits=facts.splits, progress=progress)
 
+    def source(self, config: DataConfig) -> SoundSource:
+        """The data set before it is split."""
+        return read_sound_source(config)
+
     def _load(self, config: DataConfig, sizes: Sizes, **settings: Any) -> SoundData:
         frames: dict[str, Any] = {
             "num_bands": self.num_bands,
@@ -170,7 +178,14 @@ class Speech(ClassTask):
             "window": self.window,
             "hop": self.hop,
         }
-        return load_sounds(config, num_frames=self.num_frames(sizes["seconds"]), **frames, **settings)
+        return load_sounds(
+            config,
+            source=self.source(config),
+            is_open=self.is_open,
+            num_frames=self.num_frames(sizes["seconds"]),
+            **frames,
+            **settings,
+        )
 
     def facts(self, data: SoundData) -> dict[str, Any]:
         return {
@@ -252,6 +267,8 @@ class SoundFeed:
     num_frames: int
     in_graph: bool = False
     output: ClassVar[str] = "logits"
+    number: ClassVar[int] = 0
+    """Of the tensor that is shipped, of those that networks give."""
     dtype: ClassVar[torch.dtype] = torch.float32
 
     @property
@@ -267,6 +284,7 @@ class SoundFeed:
         return SoundPreprocessing(**look, input_size=size, dtype="float32", steps=steps)
 
     def wrap(self, network: nn.Module) -> nn.Module:
+        network = OneOutput(network, self.number)
         return FromSamples(network, self.data.look) if self.in_graph else network
 
     def batches(self, split: str) -> Iterator[tuple[Array, npt.NDArray[np.int64]]]:
@@ -314,4 +332,5 @@ class FromSamples(nn.Module):
         cosines, sines = spectrum.chunk(2, dim=1)
         energies = torch.matmul(self.filters, cosines * cosines + sines * sines)
         bands = (energies.clamp(min=SMALLEST).log() - self.mean) / self.std
-        return tensors_in(self.module(bands))[0]
+        found: Tensor = self.module(bands)
+        return found

@@ -96,9 +96,9 @@ class SuperResolution(ImageTask):
         return dataclasses.replace(config, mean=config.mean or (0.0,), std=config.std or (1.0,))
 
     def load(
-        self, config: DataConfig, *, inputs: InputSpec, sizes: Sizes, progress: Progress | None = None
+        self, config: DataConfig, *, inputs: InputSpec, sizes: Sizes, progress: Progress | None = None, **settings: Any
     ) -> ImageData:
-        return super().load(config, inputs=inputs, sizes=self._large(sizes), progress=progress)
+        return super().load(config, inputs=inputs, sizes=self._large(sizes), progress=progress, **settings)
 
     def reload(
         self, config: DataConfig, stored: Mapping[str, Any], *, sizes: Sizes, progress: Progress | None = None

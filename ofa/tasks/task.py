@@ -23,7 +23,7 @@ from ofa.data.splits import Splits
 from ofa.inputs import InputSpec
 from ofa.metrics import Metric, Score
 from ofa.progress import Progress
-from ofa.tasks.losses import Loss
+from ofa.tasks.losses import LOSSES, Loss
 from ofa.tasks.own_code import OfCode
 
 Array = npt.NDArray[np.generic]
@@ -75,6 +75,8 @@ class Task(OfCode, ABC):
     """Of the files of a bundle's samples."""
     num_samples: ClassVar[int] = 32
     """In a bundle."""
+    num_needed: ClassVar[int] = 1
+    """Samples that ``predict.py`` needs at least."""
     judged_together: ClassVar[int] = 256
     """Samples in a batch where networks are judged."""
     num_calibration: ClassVar[int] = 1024
@@ -102,6 +104,14 @@ class Task(OfCode, ABC):
         Raises:
             ConfigError, DataError: They name what does not.
         """
+
+    def check_loss(self, loss: Loss) -> None:
+        """:class:`ConfigError` unless a loss fits the outputs."""
+        if not isinstance(loss, self.losses):
+            fitting = [name for name, kind in LOSSES.items() if issubclass(kind, self.losses)]
+            raise ConfigError(
+                f"strategy.loss {loss.name} is not for task {self.name}; choose one of {', '.join(fitting)}"
+            )
 
     def shipped(self) -> Self:
         """Itself as a bundle says it: without paths of this machine."""
@@ -210,6 +220,10 @@ class Task(OfCode, ABC):
     @abstractmethod
     def scorer(self, data: Any) -> Scorer:
         """A new judge of what networks give that are trained; where ``data`` is ``None``, that are shipped."""
+
+    def shipped_scorer(self, spec: Any) -> Scorer:
+        """A new judge of what a bundle's network gives, of its :attr:`preprocessing`."""
+        return self.scorer(None)
 
     def details(self, scorer: Any, data: Any) -> dict[str, Any]:
         """What else a judge knows of a network that is shipped, plain."""

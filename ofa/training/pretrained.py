@@ -15,6 +15,7 @@ from ofa.training.recipe import ModelConfig
 FITS = {"center": "crop", "squash": "squash", "border": "letterbox"}
 """timm's names of what becomes of a picture's proportions."""
 RUN_FILE = "supernet.json"
+DETECTOR = "fcos"
 
 
 def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
@@ -52,6 +53,8 @@ def _of_library(name: str) -> dict[str, Any]:
         import torchvision
 
         made = torchvision.models.get_model_weights(own).DEFAULT.transforms()
+        if not hasattr(made, "mean"):  # of a detector, whose weights are not taken
+            return {}
         return {
             "mean": tuple(made.mean),
             "std": tuple(made.std),
@@ -59,9 +62,12 @@ def _of_library(name: str) -> dict[str, Any]:
             # Segmentation sees the whole picture.
             "crop_pct": min(1.0, made.crop_size[0] / made.resize_size[0]) if hasattr(made, "crop_size") else None,
         }
+    name = own if source == DETECTOR else name
     config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
     if config is None:
         return {}
+    if source == DETECTOR:  # which sees the whole picture
+        return {"mean": config.mean, "std": config.std, "interpolation": config.interpolation}
     fit = FITS[config.crop_mode]
     return {
         "mean": config.mean,

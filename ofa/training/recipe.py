@@ -13,7 +13,7 @@ from ofa.config import ConfigError, apply_overrides, from_mapping, keys_of, read
 from ofa.data import DataConfig
 from ofa.errors import unknown_name_message
 from ofa.supernet.dims import DIM_KINDS
-from ofa.tasks import LOSSES, Classification, Task
+from ofa.tasks import Classification, Task
 from ofa.tasks.own_code import trust_classes_of
 from ofa.training.strategy import Strategy
 
@@ -178,12 +178,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.task.check_settings(self.data, pretrained=self.model.pretrained)
-        if not isinstance(self.strategy.loss, self.task.losses):
-            fitting = [name for name, kind in LOSSES.items() if issubclass(kind, self.task.losses)]
-            raise ConfigError(
-                f"strategy.loss {self.strategy.loss.name} is not for task {self.task.name}; choose one of "
-                f"{', '.join(fitting)}"
-            )
+        self.task.check_loss(self.strategy.loss)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain data; a task that is the default is left out, as before there were others."""

@@ -22,7 +22,7 @@ def _draws(num: int, seed: int = 0, shard: tuple[int, int] = (0, 1)) -> Draws:
 def test_shift_and_flip_by_pad_and_crop(channels: int) -> None:
     pixels = noise(np.random.default_rng(0), 200, channels, 8, 8)
     config = DataConfig(crop_padding=0.25, horizontal_flip=True)
-    varied = augment(torch.from_numpy(pixels), config, _draws(200)).numpy()
+    varied = augment(torch.from_numpy(pixels), config, _draws(200))[0].numpy()
     seen = set()
     for image, result in zip(pixels, varied, strict=True):
         padded = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="edge")
@@ -41,7 +41,7 @@ def test_shift_and_flip_by_pad_and_crop(channels: int) -> None:
 def test_nothing_asked_is_nothing_done() -> None:
     pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     draws = _draws(2)
-    assert augment(pixels, DataConfig(crop_padding=0), draws) is pixels
+    assert augment(pixels, DataConfig(crop_padding=0), draws)[0] is pixels
     assert erase(pixels, DataConfig(), draws) is pixels
     assert draws.rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
 
@@ -77,7 +77,7 @@ def test_the_whole_image_is_a_crop_that_changes_nothing() -> None:
     nothing, everything = np.zeros(5), np.ones(5)
     assert torch.equal(crop(pixels, (nothing, nothing, everything, everything)), pixels)
     config = DataConfig(crop_padding=0, crop_scale=1.0)
-    assert torch.equal(augment(pixels, config, _draws(5)), pixels)
+    assert torch.equal(augment(pixels, config, _draws(5))[0], pixels)
 
 
 def test_crop_by_torchvision() -> None:
@@ -93,7 +93,7 @@ def test_crop_by_torchvision() -> None:
 def test_random_crops_enlarge() -> None:
     ramp = torch.arange(32, dtype=torch.uint8).mul(8).expand(300, 1, 32, 32)
     config = DataConfig(crop_padding=0, crop_scale=0.25)
-    row = augment(ramp, config, _draws(300))[:, 0, 16].float()
+    row = augment(ramp, config, _draws(300))[0][:, 0, 16].float()
     width = (row[:, 24] - row[:, 8]) / 8 / 16  # the ramp's slope
     assert width.min() == pytest.approx(0.5 * np.sqrt(3 / 4), abs=0.03)
     assert width.max() == pytest.approx(1, abs=0.03)

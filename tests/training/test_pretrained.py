@@ -32,6 +32,11 @@ def test_weights_of_timm_bring_what_they_were_trained_on() -> None:
     assert as_pretrained(DataConfig(), ModelConfig(name="tf_efficientnet_lite0")) == DataConfig()
 
 
+def test_a_detector_sees_the_whole_picture_in_its_backbone_s_colours() -> None:
+    found = as_pretrained(DataConfig(), ModelConfig(name="fcos:tf_efficientnet_lite0", weights="lite0.safetensors"))
+    assert (found.mean, found.std, found.fit, found.crop_pct) == ((0.5,) * 3, (0.5,) * 3, None, None)
+
+
 @pytest.mark.parametrize(("crop_mode", "fit"), [("center", "crop"), ("squash", "squash"), ("border", "letterbox")])
 def test_what_timm_does_with_proportions(crop_mode: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = timm.get_pretrained_cfg("resnet18")

@@ -10,10 +10,9 @@ import numpy as np
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.masks import VOID, EncodedMasks
-from ofa.data.picture import EXTENSIONS
 from ofa.data.readers.parquet import encoded_column
 from ofa.data.readers.source import EncodedImages, Source, require_root
-from ofa.data.readers.split_names import SPLIT_NAMES, files_by_split, split_named
+from ofa.data.readers.split_names import SPLIT_NAMES, files_by_name, files_by_split, split_of_path
 from ofa.data.readers.table import open_columns
 from ofa.errors import unknown_name_message
 
@@ -86,29 +85,14 @@ def _in_folders(root: Path, layout: Layout) -> Iterator[_Pair]:
         beside = folder.with_name(layout.images)
         if not beside.is_dir():
             raise DataError(f"{folder} has no folder {layout.images} of pictures beside it; set task.images")
-        pictures, masks = _files(beside), _files(folder)
+        pictures, masks = files_by_name(beside), files_by_name(folder)
         for name in sorted(pictures.keys() ^ masks.keys()):
             lonely, where = (pictures[name], folder) if name in pictures else (masks[name], beside)
             raise DataError(f"{lonely} has no file {name}.* in {where}; add it, or remove this one")
         for name, picture in sorted(pictures.items()):
-            places = [part for part in picture.relative_to(root).parts[:-1] if part != layout.images]
-            split = next(filter(None, map(split_named, places)), "train")
+            split = split_of_path(picture.relative_to(root), ignored=layout.images)
             names = (each.relative_to(root).as_posix() for each in (picture, masks[name]))
             yield _Pair(split, *zip((picture, masks[name]), names, strict=True))
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Pictures in a folder and those inside it, by their path in it without what follows the last dot."""
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-    )
-    found: dict[str, Path] = {}
-    for path in files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise DataError(f"{found[name]} and {path} have one name; rename one of them and its partner")
-        found[name] = path
-    return found
 
 
 def _in_parquet(root: Path, layout: Layout) -> Iterator[_Pair]:

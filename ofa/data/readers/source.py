@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ofa.data.boxes import NONE
 from ofa.data.config import DataConfig, DataError
-from ofa.data.picture import open_picture
+from ofa.data.picture import FORMATS, open_picture, upright
 
+ORIENTATION = 0x0112  # in EXIF; from 5 on width and height change places
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -107,6 +109,7 @@ class Source:
         targets: What is learnt instead of one class, shape ``(N,)`` or ``(N, K)``, see :mod:`ofa.data.answers`; the
             labels are all 0 then.
         is_target: Whether the pictures themselves are what is learnt, from smaller ones; there are no classes then.
+        objects: What is where in each picture, ``(N, M, 5)``, see :mod:`ofa.data.boxes`, where that is what is learnt.
 
     Raises:
         DataError: If there are fewer than two classes to tell apart.
@@ -122,26 +125,28 @@ class Source:
     masks: Masks | None = None
     targets: npt.NDArray[Any] | None = None
     is_target: bool = False
+    objects: npt.NDArray[np.float32] | None = None
 
     @property
     def strata(self) -> tuple[str, ...]:
         """What labels stand for: splits hold these in proportion."""
-        is_classified = self.masks is None and self.targets is None and not self.is_target
-        return self.classes if is_classified else ("pictures",)
+        others = (self.masks, self.targets, self.objects)
+        return self.classes if all(each is None for each in others) and not self.is_target else ("pictures",)
 
     @property
     def what(self) -> str:
         return "images" if self.masks is None else "images with masks"
 
     def __post_init__(self) -> None:
-        if self.targets is None and not self.is_target:
+        if self.targets is None and self.objects is None and not self.is_target:
             check_labelled(self)
 
     @property
     def samples(self) -> Samples:
         if self.masks is not None:
             return _Pairs(self.images, self.masks)
-        return self.images if self.targets is None else _Answered(self.images, self.targets)
+        answers = self.targets if self.objects is None else self.objects
+        return self.images if answers is None else _Answered(self.images, answers)
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,9 @@ class _Answered:
         return self.images.name(index)
 
     def digest(self, index: int) -> bytes:
-        return hashlib.sha256(self.images.digest(index) + digest_of_pixels(self.targets[index])).digest()
+        target = self.targets[index]
+        target = target[target[:, 0] != NONE] if target.ndim == 2 else target  # objects, without what fills up
+        return hashlib.sha256(self.images.digest(index) + digest_of_pixels(target)).digest()
 
     def num_bytes(self, index: int) -> int | None:
         return self.images.num_bytes(index)
@@ -247,6 +254,27 @@ class EncodedImages:
     def num_bytes(self, index: int) -> int:
         encoded = self.encoded[index][0]
         return len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+
+
+def size_of(images: Images, index: int) -> tuple[int, int]:
+    """Width and height of a picture when it is upright; of files without decoding them."""
+    if not isinstance(images, EncodedImages):
+        return upright(images[index]).size
+    encoded, name = images.encoded[index]
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
+            is_turned = image.format != "TIFF" and orientation(image) in range(5, 9)  # Pillow turns TIFF itself
+            return image.size[::-1] if is_turned else image.size
+    except DECODING_ERRORS as error:
+        raise DataError(undecodable(name, error, "replace or remove it")) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """As EXIF says; 1 if that is damaged, as :func:`upright` takes it."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except (*DECODING_ERRORS, TypeError, LookupError):  # what is written there is anybody's
+        return 1
 
 
 def undecodable(name: str, error: Exception, remedy: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from ofa.data.config import DataError
+from ofa.data.picture import EXTENSIONS
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -23,6 +25,34 @@ def split_of_file(name: str) -> str | None:
     """The split that the first word of a file's name means: ``valid-00000-of-00003.parquet`` is of ``val``."""
     word = re.match(r"[^\W\d_]*", name)
     return split_named(word.group()) if word is not None else None
+
+
+def split_of_path(path: Path, *, ignored: str = "") -> str:
+    """The split that a folder on the way to a file means; ``train`` if none does.
+
+    Args:
+        path: Relative to the data set's root.
+        ignored: Name of a folder that means none.
+    """
+    places = [part for part in path.parts[:-1] if part != ignored]
+    return next(filter(None, map(split_named, places)), "train")
+
+
+def files_by_name(folder: Path, suffixes: Collection[str] = EXTENSIONS) -> dict[str, Path]:
+    """Files in a folder and those inside it, by their path in it without what follows the last dot.
+
+    Raises:
+        DataError: If two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have one name; rename one of them and its partner")
+        found[name] = path
+    return found
 
 
 def files_by_split(root: Path, suffix: str, *, holds: str) -> tuple[Path, list[tuple[str, Path]]]:

@@ -4,8 +4,10 @@ from ofa.config import registry
 from ofa.tasks.losses.alpha_divergence import AlphaDivergence
 from ofa.tasks.losses.distance import Distance
 from ofa.tasks.losses.each_class import EachClass
+from ofa.tasks.losses.each_head import EachHead
 from ofa.tasks.losses.labels import Labels
 from ofa.tasks.losses.loss import ClassLoss, Loss, TaughtLoss
+from ofa.tasks.losses.quality_focal import QualityFocal
 from ofa.tasks.losses.soft_labels import SoftLabels
 
 LOSSES: dict[str, type[Loss]] = registry(
@@ -16,6 +18,8 @@ LOSSES: dict[str, type[Loss]] = registry(
         "alpha_divergence": AlphaDivergence,
         "distance": Distance,
         "each_class": EachClass,
+        "quality_focal": QualityFocal,
+        "each_head": EachHead,
     },
 )
 
@@ -25,8 +29,10 @@ __all__ = [
     "ClassLoss",
     "Distance",
     "EachClass",
+    "EachHead",
     "Labels",
     "Loss",
+    "QualityFocal",
     "SoftLabels",
     "TaughtLoss",
 ]

@@ -63,10 +63,10 @@ class TaughtLoss(Loss):
             return "The targets."
         return "What their teacher says" + (" and the targets." if self.target_weight else ".")
 
-    def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def label_loss(self, outputs: Any, targets: Any) -> Tensor:
         return self.between(outputs.float(), targets.float())
 
-    def distil(self, outputs: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
+    def distil(self, outputs: Any, targets: Any, teacher: Any) -> Tensor:
         if not self.distils:
             return self.label_loss(outputs, targets)
         loss = self.between(outputs.float(), teacher.float())
