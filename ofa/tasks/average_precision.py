@@ -84,6 +84,6 @@ def _area(right: npt.NDArray[np.bool_], weight: npt.NDArray[np.int64], num_there
     found = np.cumsum(right * weight, axis=1)
     precision = found / np.maximum(np.cumsum(weight), 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    at = [np.searchsorted(row, RECALLS * num_there - 1e-9 * num_there) for row in found]
+    at = [np.searchsorted(row / num_there, RECALLS) for row in found]
     padded = np.pad(precision, ((0, 0), (0, 1)))
     return np.array([row[index].mean() for row, index in zip(padded, at, strict=True)])
