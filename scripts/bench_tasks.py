@@ -41,6 +41,7 @@ import pandas as pd
 import torch
 from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 
+import ofa as ofa_package
 from ofa.cost import LatencyTable, macs
 from ofa.data import DataConfig
 from ofa.data.readers.digits import read_digits
@@ -72,6 +73,23 @@ METHODS = ("supernet", "plain", "pruned")
 RATES = (3e-5, 6e-5)
 HALF = 0.5
 UNHEARD = ("theo", "yweweler")
+OWN_FILES: Mapping[str, str] = {
+    "classification": "tasks/classification tasks/predict_class",
+    "segmentation": "tasks/segmentation tasks/mask_section tasks/predict_mask data/masks data/readers/masks",
+    "text_classification": "tasks/text_classification tasks/text_feed tasks/text_section tasks/predict_text "
+    "data/text_data data/vocabulary data/readers/texts supernet/hugging_face",
+    "detection": "tasks/detection tasks/average_precision tasks/box_section tasks/predict_boxes "
+    "tasks/losses/quality_focal data/boxes data/readers/boxes supernet/detectors",
+    "super_resolution": "tasks/super_resolution tasks/large_section tasks/predict_enlarged data/readers/pictures "
+    "supernet/edsr",
+    "speech": "tasks/speech tasks/predict_sound tasks/predict_recordings data/sound data/sound_data "
+    "data/readers/sounds supernet/sound_nets",
+    "speaker_verification": "tasks/speaker_verification tasks/predict_voice",
+    "regression": "tasks/regression tasks/losses/distance",
+    "multilabel_classification": "tasks/multilabel_classification tasks/predict_properties tasks/losses/each_class",
+    "several": "tasks/several tasks/predict_several tasks/losses/each_head",
+}
+"""Of each task, below ``ofa/``; what several tasks share is in none."""
 NOT_OFA = """
 import runpy, sys
 sys.modules["ofa"], sys.argv = None, sys.argv[1:]
@@ -509,6 +527,16 @@ def whole_way_text(options: argparse.Namespace, name: str) -> str:
     return table_text(header, cells)
 
 
+def lines_text() -> str:
+    """How many lines each task has of its own, and in how many files."""
+    root, cells = Path(ofa_package.__file__).parent, []
+    for task, names in OWN_FILES.items():
+        files = [root / f"{name}.py" for name in names.split()]
+        kinds = [[line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()] for file in files]
+        cells.append([f"`{task}`", len(files), sum(map(len, kinds))])
+    return table_text(["task", "files", "lines that are not empty"], cells)
+
+
 def at_half_text(options: argparse.Namespace) -> str:
     """Of the bundles of detection, and of the largest subnet, alone too."""
     rows = read_rows(options.out / "tasks" / "detection.csv")
@@ -566,7 +594,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except OutOfTimeError:
         say("out of time; the same command goes on")
     tables = {name: whole_way_text(options, name) for name in WHOLE_WAYS}
-    tables["at_half"] = at_half_text(options)
+    tables |= {"at_half": at_half_text(options), "lines": lines_text()}
     text = page("tasks.md", minilm=minilm_text(options), evaluations=NUM_EVALUATIONS, **tables)
     write_text_atomic(options.out / "tasks.md", text)
 

@@ -303,7 +303,7 @@ def read_weights(file: Path) -> None:
 
 def read_table_of_texts(file: Path) -> None:
     source = read_text_source(DataConfig(name="texts", root=str(file)))
-    assert len(source.texts) == len(source.labels) and source.labels.max() < len(source.classes)
+    assert len(source.samples) == len(source.labels) and source.labels.max() < len(source.classes)
 
 
 def read_tokenizer(file: Path) -> None:

@@ -202,13 +202,14 @@ def load_sounds(
     source = source or read_sound_source(config)
     parts = settle(source, config, splits, progress, is_open=is_open)
     plain = {"rate": rate, "window": window, "hop": hop, "mean": [0.0] * num_bands, "std": [1.0] * num_bands}
-    num, lengths = num_samples(plain, at_least_one(num_frames, "num_frames")), np.zeros(len(source.sounds))
+    num, lengths = num_samples(plain, at_least_one(num_frames, "num_frames")), np.zeros(len(source.samples))
 
     def read(index: int) -> Bands:
-        samples, own_rate = source.sounds[index]
+        samples, own_rate = source.samples[index]
         if own_rate != rate:
             raise DataError(
-                f"{source.sounds.name(index)} has {own_rate} samples a second, not {rate}; convert it, or set task.rate"
+                f"{source.samples.name(index)} has {own_rate} samples a second, not {rate}; convert it, or set "
+                "task.rate"
             )
         lengths[index] = len(samples)
         return log_mel(fitted(samples, num), plain)

@@ -195,8 +195,8 @@ def load_texts(
     source = read_text_source(config)
     parts = settle(source, config, splits, progress)
     if vocabulary is None:
-        vocabulary = Vocabulary.trained([source.texts[int(row)] for row in parts.train], vocab_size)
-    ids, num_cut = vocabulary.encode([text for text, _ in source.texts.named], num_tokens)
+        vocabulary = Vocabulary.trained([source.samples[int(row)] for row in parts.train], vocab_size)
+    ids, num_cut = vocabulary.encode([text for text, _ in source.samples.named], num_tokens)
     if splits is None:
         share = 100 * num_cut / len(ids)
         notice(progress, f"{vocabulary.size:,} tokens are known; {share:.2g} % of the texts are cut to {num_tokens}")

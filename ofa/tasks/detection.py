@@ -26,7 +26,7 @@ from ofa.tasks import predict_boxes
 from ofa.tasks.average_precision import Matched, average_precisions, matched
 from ofa.tasks.box_section import section_of_boxes
 from ofa.tasks.image_feed import ImageFeed
-from ofa.tasks.image_task import ImageTask
+from ofa.tasks.image_task import NamedClassesTask
 from ofa.tasks.losses.quality_focal import Candidates, QualityFocal, joined, taken_apart
 from ofa.tasks.predict_boxes import corners, grids_of, objects_in, priors_of
 from ofa.tasks.task import Array, Card, Exhibit, Samples, Section, Sizes
@@ -44,7 +44,7 @@ class _Framed(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection(ImageTask):
+class Detection(NamedClassesTask):
     """Images in; out come, for each level of a pyramid from fine to coarse, logits of the classes ``(N, A * K, h, w)``,
     and then, for each level, boxes ``(N, A * 4, h, w)``, in lists or any other pytree, for the ``A`` priors of a place.
 
@@ -167,15 +167,6 @@ class Detection(ImageTask):
     def settled(self, config: DataConfig) -> DataConfig:
         """The whole picture is seen, unless told otherwise."""
         return config if config.fit else dataclasses.replace(config, fit="squash")
-
-    def facts(self, data: ImageData) -> dict[str, Any]:
-        return {"classes": list(data.classes), **super().facts(data)}
-
-    def num_classes(self, data: ImageData) -> int:
-        return data.num_classes
-
-    def classes(self, data: ImageData) -> tuple[str, ...]:
-        return data.classes
 
     # -- learning and judging ----------------------------------------------------------------------------------------
 

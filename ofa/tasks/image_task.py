@@ -115,6 +115,20 @@ class ImageTask(Task):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedClassesTask(ImageTask):
+    """Base of the tasks of images whose outputs are of classes with names, which a run keeps."""
+
+    def facts(self, data: ImageData) -> dict[str, Any]:
+        return {"classes": list(data.classes), **super().facts(data)}
+
+    def num_classes(self, data: ImageData) -> int:
+        return data.num_classes
+
+    def classes(self, data: ImageData) -> tuple[str, ...]:
+        return data.classes
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Facts(Record):
     """What a run keeps of its pictures; runs of old do not say the last four.
 

@@ -23,7 +23,7 @@ from ofa.tasks import predict_properties
 from ofa.tasks.answer_section import Answer, section_of_answers
 from ofa.tasks.answers import check_plain_images, labelled_pictures
 from ofa.tasks.image_feed import ImageFeed
-from ofa.tasks.image_task import ImageTask
+from ofa.tasks.image_task import NamedClassesTask
 from ofa.tasks.losses.each_class import EachClass
 from ofa.tasks.predict_properties import NONE, THRESHOLD
 from ofa.tasks.task import Card, Exhibit, Samples, Section, Sizes
@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultilabelClassification(ImageTask):
+class MultilabelClassification(NamedClassesTask):
     """Images in, logits ``(N, num_classes)`` out; targets are 1 for each property that is there, 0 for the others.
 
     Args:
@@ -60,15 +60,6 @@ class MultilabelClassification(ImageTask):
 
     def source(self, config: DataConfig) -> Source:
         return with_properties(read_source(config), self.separator)
-
-    def facts(self, data: ImageData) -> dict[str, Any]:
-        return {"classes": list(data.classes), **super().facts(data)}
-
-    def num_classes(self, data: ImageData) -> int:
-        return data.num_classes
-
-    def classes(self, data: ImageData) -> tuple[str, ...]:
-        return data.classes
 
     # -- learning and judging ----------------------------------------------------------------------------------------
 

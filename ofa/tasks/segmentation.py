@@ -26,7 +26,7 @@ from ofa.inputs import tensors_in
 from ofa.metrics import MIOU, Metric, Score
 from ofa.tasks import predict_mask
 from ofa.tasks.image_feed import ImageFeed, encoded_png
-from ofa.tasks.image_task import ImageTask
+from ofa.tasks.image_task import NamedClassesTask
 from ofa.tasks.losses import ClassLoss
 from ofa.tasks.mask_section import section_of_masks
 from ofa.tasks.one_output import OneOutput
@@ -39,7 +39,7 @@ IMAGES_ONLY: Mapping[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "auto_augment": "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation(ImageTask):
+class Segmentation(NamedClassesTask):
     """Images in, logits ``(N, num_classes, h, w)`` out, or some pytree that begins with them.
 
     Targets are class indices ``(N, H, W)`` at the largest resolution, ``IGNORED`` where a pixel is of no class; logits
@@ -99,15 +99,6 @@ class Segmentation(ImageTask):
     def settled(self, config: DataConfig) -> DataConfig:
         """The whole picture is seen, unless told otherwise, so that the whole picture gets a mask."""
         return config if config.fit else dataclasses.replace(config, fit="squash")
-
-    def facts(self, data: ImageData) -> dict[str, Any]:
-        return {"classes": list(data.classes), **super().facts(data)}
-
-    def num_classes(self, data: ImageData) -> int:
-        return data.num_classes
-
-    def classes(self, data: ImageData) -> tuple[str, ...]:
-        return data.classes
 
     # -- learning and judging ----------------------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ class SpeakerVerification(Speech):
     def labelled(self, folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
         """Recordings of a table, or each in a folder that is called as its speaker, whoever these are."""
         source = read_sounds(DataConfig(name="sounds", root=str(folder)))
-        files = [file for file, _ in source.sounds.files]
+        files = [file for file, _ in source.samples.files]
         return list(zip(files, source.labels.tolist(), strict=True))
 
     @property

@@ -234,7 +234,7 @@ class Speech(ClassTask):
         for name in source.classes:
             if name not in classes:
                 raise DataError(f"{folder}: {unknown_name_message('class', name, classes)}")
-        files = [file for file, _ in source.sounds.files]
+        files = [file for file, _ in source.samples.files]
         return [(file, classes.index(source.classes[label])) for file, label in zip(files, source.labels, strict=True)]
 
     @property
@@ -301,14 +301,14 @@ class SoundFeed:
     def samples(self, num: int) -> Samples:
         """The first test recordings as files, and their labels."""
         rows = [int(row) for row in self.data.splits.test[:num]]
-        files = [self.data.source.sounds.files[row][0].read_bytes() for row in rows]
+        files = [self.data.source.samples.files[row][0].read_bytes() for row in rows]
         return Samples(files, tuple(int(self.data.source.labels[row]) for row in rows))
 
     def _inputs(self, rows: npt.NDArray[np.int64]) -> Array:
         if not self.in_graph:
             return np.ascontiguousarray(self.data.bands[rows, :, : self.num_frames])
         spec = dataclasses.asdict(self.preprocessing)
-        return np.stack([to_input(*self.data.source.sounds[int(row)], spec) for row in rows])
+        return np.stack([to_input(*self.data.source.samples[int(row)], spec) for row in rows])
 
 
 class FromSamples(nn.Module):

@@ -95,7 +95,7 @@ class TextFeed:
     def samples(self, num: int) -> Samples:
         """The first test texts as files, and their labels."""
         rows = [int(row) for row in self.data.splits.test[:num]]
-        texts = [self.data.source.texts[row].encode() for row in rows]
+        texts = [self.data.source.samples[row].encode() for row in rows]
         return Samples(texts, tuple(int(self.data.source.labels[row]) for row in rows))
 
 

@@ -56,16 +56,16 @@ def load(root: Path, *, num_tokens: int = 8, **settings: Any) -> TextData:
 @pytest.mark.parametrize("suffix", [".tsv", ".csv", ".parquet"])
 def test_a_file_of_any_kind(tmp_path: Path, suffix: str) -> None:
     source = read_text_source(config(write(tmp_path / f"all{suffix}", lines())))
-    assert [source.texts[row] for row in range(len(source.texts))] == [text for text, _ in lines()]
+    assert [source.samples[row] for row in range(len(source.samples))] == [text for text, _ in lines()]
     assert [source.classes[label] for label in source.labels] == [label for _, label in lines()]
-    assert source.texts.name(3) == f"row 3 of all{suffix}" and source.num_test == 0
+    assert source.samples.name(3) == f"row 3 of all{suffix}" and source.num_test == 0
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".csv"])
 def test_columns_by_number(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"all{suffix}", lines(6), header=False)
     source = read_text_source(config(path, text_column=0, label_column=1))
-    assert [source.texts[row] for row in range(6)] == [text for text, _ in lines(6)]
+    assert [source.samples[row] for row in range(6)] == [text for text, _ in lines(6)]
     with pytest.raises(DataError, match=r"unknown column '2'.*set data.label_column"):
         read_text_source(config(path, text_column=0, label_column=2))
 
@@ -77,7 +77,7 @@ def test_files_called_after_splits(tmp_path: Path, suffix: str) -> None:
         write(tmp_path / f"{name}{suffix}", rows)
     source = read_text_source(config(tmp_path))
     assert len(source.labels) == 36 and source.num_test == 10
-    assert source.texts[20] == lines(26)[20][0] and source.texts.name(26) == f"row 0 of test{suffix}"
+    assert source.samples[20] == lines(26)[20][0] and source.samples.name(26) == f"row 0 of test{suffix}"
 
 
 def test_a_column_of_splits_and_one_of_groups(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_batches_of_any_length_begin_alike(data: TextData) -> None:
     assert torch.equal(whole["input_ids"][:, :5], few["input_ids"]) and torch.equal(labels, same)
     assert torch.equal(whole["attention_mask"], (whole["input_ids"] != data.vocabulary.pad_id).long())
     assert whole["input_ids"].dtype == labels.dtype == torch.int64
-    texts = [data.source.texts[int(row)] for row in data.splits.test]
+    texts = [data.source.samples[int(row)] for row in data.splits.test]
     assert np.array_equal(data.vocabulary.encode(texts, 8)[0], whole["input_ids"].numpy())
     with pytest.raises(DataError, match="num_tokens is 9, but texts are kept with 8"):
         next(data.batches("test", batch_size=10, num_tokens=9))

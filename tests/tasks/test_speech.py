@@ -171,8 +171,8 @@ def test_folders_of_classes(tmp_path: Path) -> None:
             for index in range(num):
                 write_wav(tmp_path / split / kind / f"{index}.wav", tone(kind, rng))
     source = read_sounds(DataConfig(name="sounds", root=str(tmp_path)))
-    assert source.classes == CLASSES and source.num_test == 6 and len(source.sounds) == 18
-    assert source.sounds.name(0) == "train/falls/0.wav" and source.sounds[0][1] == RATE
+    assert source.classes == CLASSES and source.num_test == 6 and len(source.samples) == 18
+    assert source.samples.name(0) == "train/falls/0.wav" and source.samples[0][1] == RATE
     write_wav(tmp_path / "loose.wav", tone("falls", rng))
     with pytest.raises(DataError, match=r"loose.wav lies in no folder of a class"):
         read_sounds(DataConfig(name="sounds", root=str(tmp_path)))

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.manifest import check_files
-from ofa.data.readers.source import check_labelled, require_root
+from ofa.data.readers.source import ClassSource, require_root
 from ofa.data.readers.split_names import split_named
 from ofa.data.readers.table import Joined, Rows, join, options_of, read_columns, rows_by_split, split_option
 from ofa.data.sound import read_wav
@@ -52,29 +51,10 @@ class Sounds:
         return self.files[index][0].stat().st_size
 
 
-@dataclass(frozen=True, eq=False)
-class SoundSource:
-    """A data set of recordings before it is split; see :class:`~ofa.data.readers.source.Source`."""
+class SoundSource(ClassSource[Sounds]):
+    """A data set of recordings before it is split."""
 
-    classes: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    sounds: Sounds
-    num_test: int = 0
-    groups: npt.NDArray[np.generic] | None = None
-
-    what: ClassVar[str] = "recordings"
-    ignored: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def strata(self) -> tuple[str, ...]:
-        return self.classes
-
-    def __post_init__(self) -> None:
-        check_labelled(self)
-
-    @property
-    def samples(self) -> Sounds:
-        return self.sounds
+    what = "recordings"
 
 
 def read_sounds(config: DataConfig) -> SoundSource:

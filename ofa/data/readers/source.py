@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ class Samples(Protocol):
     def num_bytes(self, index: int, /) -> int | None:
         """How much :meth:`digest` reads; ``None`` if that cannot be known without decoding."""
         ...
+
+
+SamplesT = TypeVar("SamplesT", bound=Samples)
 
 
 class Masks(Protocol):
@@ -190,6 +193,27 @@ class _Answered:
 
     def num_bytes(self, index: int) -> int | None:
         return self.images.num_bytes(index)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSource(Generic[SamplesT]):
+    """A data set before it is split, with a class for each of its samples; see :class:`Source` for what is what."""
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    samples: SamplesT
+    num_test: int = 0
+    groups: npt.NDArray[np.generic] | None = None
+
+    what: ClassVar[str]
+    ignored: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        return self.classes
+
+    def __post_init__(self) -> None:
+        check_labelled(self)
 
 
 def check_labelled(source: Labelled) -> None:

@@ -6,13 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
-import numpy.typing as npt
 
 from ofa.data.config import DataConfig, DataError
-from ofa.data.readers.source import check_labelled, require_root
+from ofa.data.readers.source import ClassSource, require_root
 from ofa.data.readers.split_names import files_by_split
 from ofa.data.readers.table import Rows, join, options_of, read_columns, rows_by_split, split_option
 
@@ -45,29 +41,10 @@ class Texts:
         return len(self.named[index][0].encode())
 
 
-@dataclass(frozen=True, eq=False)
-class TextSource:
-    """A data set of texts before it is split; see :class:`~ofa.data.readers.source.Source`."""
+class TextSource(ClassSource[Texts]):
+    """A data set of texts before it is split."""
 
-    classes: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    texts: Texts
-    num_test: int = 0
-    groups: npt.NDArray[np.generic] | None = None
-
-    what: ClassVar[str] = "texts"
-    ignored: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def strata(self) -> tuple[str, ...]:
-        return self.classes
-
-    def __post_init__(self) -> None:
-        check_labelled(self)
-
-    @property
-    def samples(self) -> Texts:
-        return self.texts
+    what = "texts"
 
 
 def read_texts(config: DataConfig) -> TextSource:
