@@ -154,8 +154,8 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             ALONE_OTHERWISE,
             is_plain_too=True,
         ),
-        "speech": Case("speech", "speech", (*fsdd(options, "words"), "train.epochs=15", device)),
-        "voices": Case("voices", "speaker_verification", (*fsdd(options, "voices"), "train.epochs=15", device)),
+        "speech": Case("speech", "speech", (*fsdd(options, "words"), device)),
+        "voices": Case("voices", "speaker_verification", (*fsdd(options, "voices"), device)),
         "super_resolution": Case(
             "super_resolution",
             "super_resolution",

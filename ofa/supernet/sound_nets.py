@@ -84,8 +84,10 @@ class EcapaTdnn(nn.Module):
         self.blocks = nn.ModuleList(_SeRes2Block(num_channels, num_groups, dilation) for dilation in (2, 3, 4))
         self.aggregate = nn.Sequential(nn.Conv1d(3 * num_channels, 3 * num_channels, 1), nn.ReLU())
         self.pool = _AttentiveStatistics(3 * num_channels)
-        self.features = nn.Sequential(nn.BatchNorm1d(6 * num_channels), nn.Linear(6 * num_channels, num_features))
-        self.classifier = nn.Sequential(nn.BatchNorm1d(num_features), nn.Linear(num_features, num_classes))
+        self.features = nn.Sequential(
+            nn.BatchNorm1d(6 * num_channels), nn.Linear(6 * num_channels, num_features), nn.BatchNorm1d(num_features)
+        )
+        self.classifier = nn.Linear(num_features, num_classes)
 
     def forward(self, bands: Tensor) -> tuple[Tensor, Tensor]:
         x, seen = self.stem(bands), []
