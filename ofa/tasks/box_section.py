@@ -15,7 +15,7 @@ from ofa.tasks.page_images import image_in_page
 from ofa.tasks.predict_boxes import SHOWN, Objects, colours_of, drawn, grids_of, objects_in, overlaps, priors_of
 from ofa.tasks.task import Exhibit, Section
 
-MAX_SIZE = (260, 260)
+MAX_SIZE = (220, 220)
 OVERLAP = 0.5
 LEGEND = Markup(
     '<span style="white-space:nowrap">'
