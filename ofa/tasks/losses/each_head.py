@@ -37,7 +37,8 @@ class EachHead(Loss):
         return any(loss.needs_teacher for loss in self.losses.values())
 
     def describe(self) -> str:
-        return " ".join(f"{head.capitalize()}: {loss.describe()}" for head, loss in self.losses.items())
+        each = (f"{head.capitalize()}: {loss.describe()}" for head, loss in self.losses.items())
+        return " ".join(each) or super().describe()
 
     def label_loss(self, outputs: Mapping[str, Any], targets: Mapping[str, Any]) -> Tensor:
         return self._sum({head: loss.label_loss(outputs[head], targets[head]) for head, loss in self.losses.items()})
