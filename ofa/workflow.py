@@ -230,9 +230,9 @@ def judge(
     """
     from ofa.training.judging import judged_by
 
-    return judged_by(
-        ofa.Run.open(run, trust_code=trust_code), by, out=_out_of(run, out), data_root=data_root, progress=progress
-    )
+    place = _out_of(run, out)
+    opened = ofa.Run.open(run, trust_code=trust_code)
+    return judged_by(opened, by, out=place, data_root=data_root, progress=progress)
 
 
 def recipes() -> list[dict[str, Any]]:

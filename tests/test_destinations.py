@@ -23,6 +23,7 @@ CALLS: dict[str, Callable[[Path, Path], Any]] = {
     "search": lambda run, out: workflow.search(run, ["cpu-1t"], [1.0], out=out),
     "export": lambda run, out: workflow.export(run, "cpu-1t", 1.0, out, overwrite=True),
     "deploy": lambda run, out: workflow.deploy(run, ["cpu-1t"], [1.0], out=out),
+    "judge": lambda run, out: workflow.judge(run, by="top1_percent", out=out),
     "elastic": lambda run, out: workflow.elastic(run, "cpu-1t", [1.0], out, overwrite=True),
 }
 
