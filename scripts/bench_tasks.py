@@ -142,6 +142,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             (
                 f"data.root={options.work / 'BCCD'}",
                 f"model.weights={options.lite0}",
+                "model.sort_channels=l1",
                 "task.sides=[0.07, 0.16, 0.36]",
                 "model.resolution=[224, 272, 320]",
                 "train.epochs=12",
