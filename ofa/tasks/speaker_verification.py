@@ -184,7 +184,7 @@ class VoiceScorer:
 
     def __init__(self) -> None:
         self._seen: list[tuple[Floats, npt.NDArray[np.int64]]] = []
-        self._known: tuple[int, Floats, npt.NDArray[np.bool_]] | None = None  # pairs, of so many recordings
+        self._known: tuple[int, tuple[npt.NDArray[Any], ...]] | None = None  # pairs, of so many recordings
 
     @property
     def num_images(self) -> int:
@@ -217,11 +217,11 @@ class VoiceScorer:
 
     def _of(self, weights: Floats) -> tuple[Floats, Floats]:
         """For weights of the recordings ``(R, n)``."""
-        likeness, is_same = self._pairs()
-        rows, columns = np.triu_indices(self._num, k=1)
+        likeness, is_same, rows, columns = self._pairs()
         return equal_error(likeness, is_same, weights[:, rows] * weights[:, columns])
 
-    def _pairs(self) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def _pairs(self) -> tuple[npt.NDArray[Any], ...]:
+        """Likeness of each pair, the most alike first, whether it is of one voice, and which recordings it is of."""
         if not self._seen:
             raise UsageError("an equal error rate needs at least one recording")
         if self._known is None or self._known[0] != self.num_images:
@@ -229,8 +229,10 @@ class VoiceScorer:
             chosen = np.linspace(0, len(labels) - 1, self._num).round().astype(int)
             if not has_pairs(labels[chosen]):
                 raise DataError("the recordings that are judged by have no two of one voice, or are all of one")
-            self._known = (self.num_images, *pairs(features[chosen], labels[chosen]))
-        return self._known[1:]
+            found = (*pairs(features[chosen], labels[chosen]), *np.triu_indices(self._num, k=1))
+            order = np.argsort(-found[0], kind="stable")  # once: what is sorted is sorted again in no time
+            self._known = self.num_images, tuple(each[order] for each in found)
+        return self._known[1]
 
 
 @dataclass(frozen=True)
