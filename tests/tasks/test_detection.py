@@ -207,6 +207,64 @@ def test_lines_that_are_no_boxes(tmp_path: Path) -> None:
     np.testing.assert_allclose(source_of("yolo", tmp_path, names=NAMES).objects[0], [[1, 0.1, 0.2, 0.5, 0.9]])
 
 
+def write_yolo(root: Path, split: str = "train", names: str = "") -> Path:
+    """One red box in one picture."""
+    for name in ("images", "labels"):
+        (root / name / split).mkdir(parents=True)
+    Image.new("RGB", (8, 8), COLOURS[1]).save(root / "images" / split / "a.png")
+    (root / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    if names:
+        (root / "data.yaml").write_text(names)
+    return root
+
+
+def test_numbers_of_classes_mean_what_their_own_file_says(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path / "one", names="names: [red, blue]\n")
+    for classes in ((), ("blue", "red")):
+        source = source_of("yolo", root, names=classes)
+        assert source.classes[int(source.objects[0, 0, 0])] == "red"
+    bare = source_of("yolo", write_yolo(tmp_path / "two"), names=("red", "blue"))
+    assert bare.classes[int(bare.objects[0, 0, 0])] == "red"
+    with pytest.raises(DataError, match="names must be a list, or a name for each index"):
+        source_of("yolo", write_yolo(tmp_path / "three", names="names: {1: red}\n"))
+
+
+def test_own_pictures_need_no_split_to_train_on(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, "val2017")
+    with pytest.raises(DataError, match="found no pictures with boxes to train on"):
+        source_of("yolo", root)
+    ((file, label),) = Detection().labelled(root, ("red",))
+    assert file.name == "a.png" and label.objects == [[0, 0.25, 0.25, 0.75, 0.75]] and label.size == (8, 8)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="has no boxes"):
+        Detection().labelled(tmp_path / "none", ("red",))
+
+
+def test_boxes_of_another_picture(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc", 2)
+    picture = tmp_path / "voc" / "JPEGImages" / "001.png"
+    Image.open(picture).resize((HEIGHT, WIDTH)).save(picture)
+    with pytest.raises(DataError, match=r"001.png has 72 x 96 pixels, upright, but its boxes were drawn on 96 x 72"):
+        source_of("voc", tmp_path / "voc")
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "/outside.png"])
+def test_pictures_outside_of_the_data_are_not_read(name: str, tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": name, "width": 8, "height": 8}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "red"}]}
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (tmp_path / "data" / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="leads out of the data set"):
+        source_of("coco", tmp_path / "data")
+
+
+def test_levels_that_are_elsewhere(work: Path, tmp_path: Path) -> None:
+    words = (f"data.root={work / 'voc'}", *WORDS, "task.strides=[4, 8, 16]")
+    with pytest.raises(ConfigError, match=r"its levels have .* places, but with task.strides \[4, 8, 16\]"):
+        train(load_recipe("detection", words), tmp_path / "run")
+
+
 def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(f">{old}<", f">{new}<", 1))
 
