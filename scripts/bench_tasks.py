@@ -142,7 +142,6 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             (
                 f"data.root={options.work / 'BCCD'}",
                 f"model.weights={options.lite0}",
-                "model.sort_channels=l1",
                 "task.sides=[0.07, 0.16, 0.36]",
                 "model.resolution=[224, 272, 320]",
                 "train.epochs=12",
@@ -155,7 +154,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             ALONE_OTHERWISE,
             is_plain_too=True,
         ),
-        "speech": Case("speech", "speech", (*fsdd(options, "words"), device)),
+        "speech": Case("speech", "speech", (*fsdd(options, "words"), "train.epochs=15", device)),
         "voices": Case("voices", "speaker_verification", (*fsdd(options, "voices"), device)),
         "super_resolution": Case(
             "super_resolution",
