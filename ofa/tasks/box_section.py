@@ -11,16 +11,13 @@ from PIL import Image
 
 from ofa.data.picture import open_picture
 from ofa.data.readers.source import DECODING_ERRORS
-from ofa.tasks.page_images import image_in_page
-from ofa.tasks.predict_boxes import SHOWN, Objects, colours_of, drawn, grids_of, objects_in, overlaps, priors_of
+from ofa.tasks.page_images import image_in_page, legend
+from ofa.tasks.predict_boxes import SHOWN, Objects, drawn, grids_of, objects_in, overlaps, priors_of
+from ofa.tasks.predict_pictures import colours_of
 from ofa.tasks.task import Exhibit, Section
 
 MAX_SIZE = (220, 220)
 OVERLAP = 0.5
-LEGEND = Markup(
-    '<span style="white-space:nowrap">'
-    '<span aria-hidden="true" style="color:rgb({},{},{})">\N{BLACK SQUARE}</span> {}</span>'
-)
 
 
 class _Sample(NamedTuple):
@@ -44,12 +41,12 @@ def section_of_boxes(bundles: Sequence[Exhibit]) -> Section | None:
         ]
         for row in range(min(map(len, known.values())))
     ]
-    legend = Markup(" ").join(LEGEND.format(*colour, name) for name, colour in zip(classes, colours, strict=True))
     return Section(
         title="What it finds",
         head=("Picture of the test split, and what is there", *known),
         rows=rows,
-        note=Markup("What a network is sure of by {} % at least. ").format(round(100 * SHOWN)) + legend,
+        note=Markup("What a network is sure of by {} % at least. ").format(round(100 * SHOWN))
+        + legend(classes, colours),
     )
 
 

@@ -13,16 +13,12 @@ from PIL import Image
 
 from ofa.data.masks import VOID
 from ofa.data.picture import open_picture
-from ofa.tasks.page_images import image_in_page
+from ofa.tasks.page_images import image_in_page, legend
 from ofa.tasks.predict_mask import mask_of
-from ofa.tasks.predict_pictures import palette
+from ofa.tasks.predict_pictures import colours_of
 from ofa.tasks.task import Exhibit, Section
 
 VOID_COLOUR = (0, 0, 0)
-LEGEND = Markup(
-    '<span style="white-space:nowrap">'
-    '<span aria-hidden="true" style="color:rgb({},{},{})">\N{BLACK SQUARE}</span> {}</span>'
-)
 Mask = npt.NDArray[np.uint8]
 
 
@@ -48,13 +44,13 @@ def section_of_masks(bundles: Sequence[Exhibit], void: Sequence[int]) -> Section
         ]
         for row in range(num)
     ]
-    names, colours = [*classes, "no class"], [*_colours(len(classes)), VOID_COLOUR]
-    legend = Markup(" ").join(LEGEND.format(*colour, name) for name, colour in zip(names, colours, strict=True))
+    names, colours = [*classes, "no class"], [*colours_of(len(classes)), VOID_COLOUR]
     return Section(
         title="What it sees",
         head=("Picture of the test split", "Is", *known),
         rows=rows,
-        note=Markup("Below a mask is the share of pixels that are right, of those that belong to a class: ") + legend,
+        note=Markup("Below a mask is the share of pixels that are right, of those that belong to a class: ")
+        + legend(names, colours),
     )
 
 
@@ -81,12 +77,7 @@ def _cell(sample: _Sample, num_classes: int) -> str:
     ).format(f"{100 * right:.1f}")
 
 
-def _colours(num_classes: int) -> list[tuple[int, ...]]:
-    numbers = palette(num_classes)
-    return [tuple(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
-
-
 def _coloured(mask: Mask, num_classes: int) -> Image.Image:
     colours = np.full((256, 3), VOID_COLOUR, dtype=np.uint8)
-    colours[:num_classes] = _colours(num_classes)
+    colours[:num_classes] = colours_of(num_classes)
     return Image.fromarray(colours[mask])

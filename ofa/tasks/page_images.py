@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 from markupsafe import Markup
 from PIL import Image
 
+LEGEND = Markup(
+    '<span style="white-space:nowrap">'
+    '<span aria-hidden="true" style="color:rgb({},{},{})">\N{BLACK SQUARE}</span> {}</span>'
+)
 MIN_SIDE, MAX_SIZE = 60, (180, 180)
 
 
@@ -24,3 +29,8 @@ def image_in_page(
     return Markup('<img src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
         data, image.width, image.height, what
     )
+
+
+def legend(names: Sequence[str], colours: Sequence[Sequence[int]]) -> Markup:
+    """What colours stand for."""
+    return Markup(" ").join(LEGEND.format(*colour, name) for name, colour in zip(names, colours, strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ofa.data.picture import seen, upright
 from ofa.tasks.predict_loaders import opened
-from ofa.tasks.predict_pictures import files_of, open_picture, outputs_of, palette, place_for
+from ofa.tasks.predict_pictures import colours_of, files_of, open_picture, outputs_of, place_for
 
 SCORE, OVERLAP = 0.05, 0.6
 """What is less sure is left out; so is what shares more than that (intersection over union) with one more sure."""
@@ -137,12 +137,6 @@ def drawn(picture: Any, boxes: np.ndarray, labels: Sequence[str], colours: Seque
             draw.rectangle(draw.textbbox(place, label), fill=colour)
             draw.text(place, label, fill=(0, 0, 0))
     return picture
-
-
-def colours_of(num_classes: int) -> list[tuple[int, ...]]:
-    """Red, green and blue of each class."""
-    numbers = palette(num_classes)
-    return [tuple(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
 
 
 def main() -> None:

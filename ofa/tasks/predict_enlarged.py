@@ -13,7 +13,7 @@ import numpy as np
 
 from ofa.data.picture import to_input, to_pixels
 from ofa.tasks.predict_loaders import Model, in_batches, opened
-from ofa.tasks.predict_pictures import files_of, open_picture
+from ofa.tasks.predict_pictures import files_of, open_picture, place_for
 
 OVERLAP = 8
 
@@ -78,9 +78,7 @@ def main() -> None:
     for file in files:
         pixels = enlarged(info, run, open_picture(file))
         # Pictures of one name in two folders keep apart.
-        inside = file.relative_to(file.anchor) if ".." not in file.parts else Path(file.name)
-        place = Path(given.out) / inside.with_suffix(".png")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place = place_for(file, given.out)
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(place)
         print(file, place, f"{pixels.shape[1]} × {pixels.shape[0]} pixels", sep="\t")
 

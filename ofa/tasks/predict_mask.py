@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ofa.tasks.predict_loaders import opened
-from ofa.tasks.predict_pictures import files_of, open_picture, outputs_of, palette, place_for
+from ofa.tasks.predict_pictures import colours_of, files_of, open_picture, outputs_of, place_for
 
 
 def mask_of(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -52,7 +52,7 @@ def main() -> None:
         mask = mask_of(logits, size_of(file, info["preprocessing"]))
         place = place_for(file, given.out)
         picture = Image.fromarray(mask, mode="P")
-        picture.putpalette(palette(len(classes)))
+        picture.putpalette([value for colour in colours_of(len(classes)) for value in colour])
         picture.save(place)
         shares = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
         rows.append([str(file), str(place), *(f"{share:.6f}" for share in shares)])

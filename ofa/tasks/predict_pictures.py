@@ -14,13 +14,13 @@ from ofa.tasks.predict_loaders import Model, in_batches
 GOLDEN = 0.618034
 
 
-def palette(num_classes: int) -> list[int]:
-    """Red, green and blue of each class, one after another, 0 to 255; neighbours differ."""
+def colours_of(num_classes: int) -> list[tuple[int, ...]]:
+    """Red, green and blue of each class, 0 to 255; neighbours differ."""
     colours = (
         colorsys.hsv_to_rgb(index * GOLDEN % 1, (0.55, 0.85)[index % 2], (0.95, 0.7)[index // 2 % 2])
         for index in range(num_classes)
     )
-    return [round(255 * value) for colour in colours for value in colour]
+    return [tuple(round(255 * value) for value in colour) for colour in colours]
 
 
 def files_of(names: Sequence[str]) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from ofa.data.readers.sounds import SoundSource, read_sounds
 from ofa.data.sound_data import SoundData
 from ofa.errors import UsageError
 from ofa.inputs import tensors_in
-from ofa.metrics import EQUAL_ERROR_RATE, Metric, Score
+from ofa.metrics import EQUAL_ERROR_RATE, Score
 from ofa.tasks import predict_voice
 from ofa.tasks.speech import SoundFeed, Speech
 from ofa.tasks.task import Card, Exhibit, Samples, Section, Sizes
@@ -38,17 +38,10 @@ class SpeakerVerification(Speech):
     Labels of recordings are speakers. Those of the test split may be others than those of the training split.
     """
 
+    judge_by: Literal["equal_error_rate_percent"] = "equal_error_rate_percent"  # type: ignore[assignment]
+
     is_open = True
     num_needed = 2
-
-    @property
-    def metric(self) -> Metric:
-        return EQUAL_ERROR_RATE
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.judge_by != "top1_percent":
-            raise ConfigError(f"task {self.name} is judged by its equal error rate; leave judge_by out")
 
     # -- models ------------------------------------------------------------------------------------------------------
 

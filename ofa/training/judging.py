@@ -12,7 +12,6 @@ from ofa.errors import UsageError
 from ofa.files import read_csv, write_csv_atomic, write_json_atomic
 from ofa.metrics import name_in_file
 from ofa.progress import Progress
-from ofa.tasks import SpeakerVerification
 from ofa.training.evaluation import SubnetEvaluator
 from ofa.training.recipe import Recipe
 from ofa.training.run import REMEDY, Run, RunError
@@ -28,7 +27,7 @@ def judged_by(run: Run, by: str, *, out: Path, data_root: str | None = None, pro
         ConfigError: If it is not judged by that.
         RunError: If the folder is there already.
     """
-    if not hasattr(run.task, "judge_by") or isinstance(run.task, SpeakerVerification):
+    if not hasattr(run.task, "judge_by"):
         raise UsageError(f"task {run.task.name} is judged by {run.task.metric.title}, and by nothing else")
     if out.exists():
         raise RunError(f"{out} is there already; give another --out, or remove it")

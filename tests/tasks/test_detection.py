@@ -19,7 +19,9 @@ from ofa.config import ConfigError
 from ofa.data import DataConfig, DataError
 from ofa.data.boxes import NONE
 from ofa.deploy import read_bundle, verify_bundle
+from ofa.hardware import Device
 from ofa.metrics import MAP
+from ofa.setting import Setting
 from ofa.supernet import create_supernet
 from ofa.tasks import Detection
 from ofa.tasks.average_precision import RECALLS, THRESHOLDS, average_precisions, matched
@@ -93,21 +95,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_voc(folder / "voc", 120)
     train(load_recipe("detection", (f"data.root={folder / 'voc'}", *WORDS)), folder / "run")
     return folder
-
-
-@pytest.fixture(scope="module")
-def run(work: Path) -> Run:
-    return Run.open(work / "run")
-
-
-@pytest.fixture(scope="module")
-def evaluator(run: Run) -> SubnetEvaluator:
-    return SubnetEvaluator(run.supernet(), run.data(), run.task)
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Run, evaluator: SubnetEvaluator, work: Path) -> Path:
-    return make_bundle(evaluator, run, work / "bundle")
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -473,6 +460,13 @@ def test_a_bundle_that_takes_pixels(run: Run, evaluator: SubnetEvaluator, bundle
     assert verify_bundle(other).ok
     one, another = (np.load(folder / "samples" / "outputs.npy") for folder in (bundle, other))
     np.testing.assert_allclose(one, another, atol=1e-3)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("executorch", marks=pytest.mark.slow)])
+def test_bundles_of_other_runtimes(runtime: str, run: Run, evaluator: SubnetEvaluator, tmp_path: Path) -> None:
+    pytest.importorskip(runtime)
+    device = Device(name=f"{runtime}-1t", setting=Setting(runtime=runtime))
+    assert verify_bundle(make_bundle(evaluator, run, tmp_path / runtime, device=device)).ok
 
 
 def test_the_page_shows_boxes(bundle: Path, run: Run) -> None:

@@ -43,21 +43,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def run(work: Path) -> Run:
-    return Run.open(work / "run")
-
-
-@pytest.fixture(scope="module")
-def evaluator(run: Run) -> SubnetEvaluator:
-    return SubnetEvaluator(run.supernet(), run.data(), run.task)
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Run, evaluator: SubnetEvaluator, work: Path) -> Path:
-    return make_bundle(evaluator, run, work / "bundle")
-
-
 def test_it_learns(run: Run, evaluator: SubnetEvaluator) -> None:
     assert evaluator.data.classes == NAMES and run.num_classes == 3
     largest, smallest = evaluator.values([run.space.largest(), run.space.smallest()], split="test")

@@ -54,11 +54,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(work: Path) -> Run:
-    return Run.open(work / "run")
-
-
-@pytest.fixture(scope="module")
 def value_run(run: Run, work: Path) -> Run:
     return judged_by(run, "value", out=work / "value")
 

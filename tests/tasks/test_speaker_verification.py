@@ -21,7 +21,7 @@ from ofa.tasks.speaker_verification import VoiceScorer, equal_error, pairs
 from ofa.tasks.task import Exhibit
 from ofa.training import Run, SubnetEvaluator, load_recipe, train
 
-from .helpers import check_schema, make_bundle
+from .helpers import check_schema
 from .test_speech import RATE, write_wav
 
 SPEAKERS = ("zoe", "ann", "bob", "cy", "dan", "eve", "flo", "gus")  # the first, and the last, training never hears
@@ -67,21 +67,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     train(load_recipe("speaker_verification", (f"data.root={write_voices(folder, 240)}", *WORDS)), folder / "run")
     return folder
-
-
-@pytest.fixture(scope="module")
-def run(work: Path) -> Run:
-    return Run.open(work / "run")
-
-
-@pytest.fixture(scope="module")
-def evaluator(run: Run) -> SubnetEvaluator:
-    return SubnetEvaluator(run.supernet(), run.data(), run.task)
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Run, evaluator: SubnetEvaluator, work: Path) -> Path:
-    return make_bundle(evaluator, run, work / "bundle")
 
 
 def test_speakers_of_the_test_split_are_none_that_training_heard(run: Run) -> None:
@@ -156,7 +141,7 @@ def test_the_page_shows_how_alike_voices_are(bundle: Path, run: Run) -> None:
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(ConfigError, match="judged by its equal error rate"):
-        SpeakerVerification(judge_by="balanced_accuracy_percent")
+    with pytest.raises(ConfigError, match="choices: equal_error_rate_percent"):
+        load_recipe("speaker_verification", ("task.judge_by=balanced_accuracy_percent",))
     with pytest.raises(ConfigError, match="takes two: logits"):
         SpeakerVerification().check_outputs("Tensor", [(1, 6)], 6)

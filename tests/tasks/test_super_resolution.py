@@ -58,21 +58,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def run(work: Path) -> Run:
-    return Run.open(work / "run")
-
-
-@pytest.fixture(scope="module")
-def evaluator(run: Run) -> SubnetEvaluator:
-    return SubnetEvaluator(run.supernet(), run.data(), run.task)
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Run, evaluator: SubnetEvaluator, work: Path) -> Path:
-    return make_bundle(evaluator, run, work / "bundle")
-
-
 def bilinear_db(evaluator: SubnetEvaluator) -> float:
     """What the network begins with."""
     found = []

@@ -98,11 +98,6 @@ def run(place: Path) -> Run:
     return train(load_recipe("text", words(place)), place / "run")
 
 
-@pytest.fixture(scope="module")
-def evaluator(run: Run) -> SubnetEvaluator:
-    return SubnetEvaluator(run.supernet(), run.data(), run.task)
-
-
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
