@@ -144,7 +144,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
                 f"model.weights={options.lite0}",
                 "task.sides=[0.07, 0.16, 0.36]",
                 "model.resolution=[224, 272, 320]",
-                "train.epochs=12",
+                "train.epochs=24",
                 "train.batch_size=8",
                 "train.warmup_epochs=1",
                 "train.learning_rate=0.001",
@@ -154,7 +154,7 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
             ALONE_OTHERWISE,
             is_plain_too=True,
         ),
-        "speech": Case("speech", "speech", (*fsdd(options, "words"), "train.epochs=15", device)),
+        "speech": Case("speech", "speech", (*fsdd(options, "words"), device)),
         "voices": Case("voices", "speaker_verification", (*fsdd(options, "voices"), device)),
         "super_resolution": Case(
             "super_resolution",
