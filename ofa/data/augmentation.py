@@ -26,18 +26,31 @@ ERASED_AREAS = (0.02, 1 / 3)
 ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 
+def crop_numbers(draws: Draws) -> Floats:
+    """What decides the random crop of each image ``(n, 4)``: the first that is drawn for a batch."""
+    return draws.uniform(4)
+
+
 def augment(
-    pixels: Tensor, config: DataConfig, draws: Draws, *, num_masks: int = 0, objects: Tensor | None = None
+    pixels: Tensor,
+    config: DataConfig,
+    draws: Draws,
+    *,
+    num_masks: int = 0,
+    objects: Tensor | None = None,
+    is_cropped: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Crop, shift and flip, then auto-augment, as far as ``config`` says.
 
     Args:
         num_masks: The last so many channels hold indices: they move along with the others, and nothing is mixed there.
         objects: ``(n, M, 5)``, see :mod:`ofa.data.boxes`; they move along too.
+        is_cropped: They are random crops already, of the same numbers.
     """
     if config.crop_scale < 1:
-        window = draw_boxes(draws, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
-        pixels = crop(pixels, window, num_masks=num_masks)
+        numbers = crop_numbers(draws)
+        window = boxes_of(numbers, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
+        pixels = pixels if is_cropped else crop(pixels, window, num_masks=num_masks)
         if objects is not None:
             top, left, height, width = (_on(objects.device, side.astype(np.float32))[:, None] for side in window)
             objects = windowed(objects, left, top, width, height)
@@ -69,14 +82,19 @@ def shift_and_flip(
     return pixels.flatten(2).gather(2, indices[:, None].expand(-1, channels, -1)).view_as(pixels), objects
 
 
-def draw_boxes(draws: Draws, *, areas: tuple[float, float], aspects: tuple[float, float]) -> Boxes:
+def boxes_of(numbers: Floats, *, areas: tuple[float, float], aspects: tuple[float, float]) -> Boxes:
     """A random box in each image: top, left, height and width as shares of the image's sides, each ``(n,)``.
 
     Area and logarithm of the aspect (width by height) are uniform. Where torchvision and timm draw both again until the
-    box fits into the image, here the aspect is drawn from those that fit, so that each image draws as many numbers.
+    box fits into the image, here both are drawn from those that fit, so that each image takes four numbers.
+
+    Args:
+        numbers: From 0 to below 1, ``(n, 4)``.
     """
-    area, aspect, top, left = draws.uniform(4).T
-    area = areas[0] + (areas[1] - areas[0]) * area
+    area, aspect, top, left = numbers.T
+    roomiest = min(1.0, aspects[1], 1 / aspects[0])
+    low, high = (min(each, roomiest) for each in areas)
+    area = low + (high - low) * area
     lowest, highest = np.log(np.maximum(aspects[0], area)), np.log(np.minimum(aspects[1], 1 / area))
     aspect = np.exp(lowest + (highest - lowest) * aspect)
     height, width = np.sqrt(area / aspect).clip(max=1), np.sqrt(area * aspect).clip(max=1)
@@ -113,13 +131,13 @@ def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
 
     References:
         Zhong et al., Random erasing data augmentation, arXiv:1708.04896, sec. 3. The areas and aspects are those of
-        timm's ``RandomErasing``, and so is the mean as filling, which the paper calls RE-M; see :func:`draw_boxes` for
+        timm's ``RandomErasing``, and so is the mean as filling, which the paper calls RE-M; see :func:`boxes_of` for
         boxes that do not fit.
     """
     if not config.random_erasing:
         return images
     chosen = draws.uniform(1) < config.random_erasing
-    boxes = draw_boxes(draws, areas=ERASED_AREAS, aspects=ERASED_ASPECTS)
+    boxes = boxes_of(draws.uniform(4), areas=ERASED_AREAS, aspects=ERASED_ASPECTS)
     top, left, height, width = (share[:, None] for share in boxes)
     down, across = (_centres(num) for num in images.shape[2:])
     rows = _on(images.device, (top <= down) & (down < top + height) & chosen)

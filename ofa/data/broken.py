@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ofa.data.config import DataError
-from ofa.data.readers.source import ArrayImages, EncodedImages, Images, Source
+from ofa.data.readers.source import ArrayImages, FileImages, Images, Source
 from ofa.data.splits import SPLITS, Indices, Splits
 from ofa.errors import shown
 from ofa.files import FORMAT, FileFormatError, read_json, write_json_atomic, write_text_atomic
@@ -149,17 +149,11 @@ def _memory(images: Images, indices: Indices) -> Path | None:
 
     ``None`` if it cannot be told without decoding whether they have.
     """
-    if not isinstance(images, EncodedImages):
+    if not isinstance(images, FileImages):
         return None
     state = hashlib.sha256(f"{PIL.__version__} {len(indices)}".encode())
     for index in indices:
-        encoded, name = images.encoded[index]
-        if isinstance(encoded, bytes):
-            stamp = hashlib.sha256(encoded).hexdigest()
-        else:
-            found = encoded.stat()
-            stamp = f"{encoded.absolute()} {found.st_size} {found.st_mtime_ns}"
-        state.update(f"{index} {name!r} {stamp}\n".encode(errors="surrogateescape"))
+        state.update(f"{index} {images.name(index)!r} {images.stamp(index)}\n".encode(errors="surrogateescape"))
     return cache() / f"{state.hexdigest()}.json"
 
 

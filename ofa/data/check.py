@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from ofa.data.broken import each_image
 from ofa.data.config import DataConfig, DataError
 from ofa.data.readers import Source, read_source
-from ofa.data.readers.source import DECODING_ERRORS, EncodedImages, orientation
+from ofa.data.readers.source import DECODING_ERRORS, FileImages, orientation
 from ofa.data.splits import SPLITS, make_splits
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.progress import Progress
@@ -217,7 +217,7 @@ def _look(source: Source, index: int, *, wanted: frozenset[int]) -> dict[str, An
     try:
         image = source.images[index]
         pixels = image.convert("RGBA")
-        digest = source.images.digest(index).hex() if isinstance(source.images, EncodedImages) else ""
+        digest = source.images.digest(index).hex() if isinstance(source.images, FileImages) else ""
     except DataError as error:
         return {**found, "reason": _printable(str(error))}
     except DECODING_ERRORS as error:

@@ -11,6 +11,7 @@ from ofa.errors import OfaError, unknown_name_message
 
 AutoAugment: TypeAlias = Literal["none", "rand_augment", "trivial_augment"]
 Fit: TypeAlias = Literal["crop", "letterbox", "squash"]
+CropFrom: TypeAlias = Literal["original", "stored"]
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 MAX_CHANNELS = 4
 
@@ -23,7 +24,8 @@ class DataError(OfaError, ValueError):
 class DataConfig:
     """Which data, how it is split, and how training images are varied.
 
-    A *share* below 1 is that part of the images that the split is carved out of; 1 or more is a number of images.
+    A *share* below 1 is that part of the images that the split is carved out of, but not more than 4,096 for
+    calibration, 10,000 to search and 50,000 to test; 1 or more is a number of images.
 
     Args:
         name: ``digits``, ``folder``, ``idx``, ``manifest``, ``parquet``, or a data set of timm's with its prefix,
@@ -61,6 +63,11 @@ class DataConfig:
         horizontal_flip: Whether training images are mirrored at random.
         crop_scale: Random crops of training images, enlarged to their size: at least this share of the area, sides as
             3 to 4 up to 4 to 3; 1 is no crop. Shifts are rarely wanted besides.
+        crop_from: What these are taken out of: the ``original`` picture, so that they are enlarged only where they are
+            smaller than the input, decoded anew in each epoch; or the picture as ``stored``, shrunk to the largest
+            input. ``None``: the original where training images do not fit into memory.
+        num_workers: Processes that decode what does not fit into memory, in each process that trains; ``None``: one a
+            core, at most 16.
         auto_augment: ``rand_augment`` (arXiv:1909.13719) or ``trivial_augment`` (arXiv:2103.10158); see
             :func:`~ofa.data.auto_augment.auto_augment`.
         auto_augment_magnitude: Strength of RandAugment's operations, from 0 to 30; TrivialAugment draws its own.
@@ -101,6 +108,8 @@ class DataConfig:
     crop_padding: float = 0.125
     horizontal_flip: bool = False
     crop_scale: float = 1.0
+    crop_from: CropFrom | None = None
+    num_workers: int | None = None
     auto_augment: AutoAugment = "none"
     auto_augment_magnitude: int = 9
     auto_augment_num_ops: int = 2
@@ -121,6 +130,9 @@ class DataConfig:
         self._check("seed", self.seed >= 0, "a number from 0 up")
         self._check("crop_padding", 0 <= self.crop_padding < 0.5, "a share of the image's size from 0 to below 0.5")
         self._check("crop_scale", 0 < self.crop_scale <= 1, "a share of the image's area above 0, up to 1")
+        self._check("crop_from", self.crop_from in (None, *get_args(CropFrom)), "original, stored, or none")
+        holds = self.num_workers is None or self.num_workers >= 0
+        self._check("num_workers", holds, "0 for none but the process that trains, or more; none for one a core")
         policies = get_args(AutoAugment)
         self._check("auto_augment", self.auto_augment in policies, f"one of {', '.join(policies)}")
         self._check("auto_augment_magnitude", self.auto_augment_magnitude in range(31), "a whole number from 0 to 30")

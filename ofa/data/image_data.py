@@ -6,44 +6,46 @@ the model takes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from joblib import cpu_count
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from ofa.data.augmentation import augment, erase, mix
+from ofa.data.augmentation import augment, crop_numbers, erase, mix
 from ofa.data.boxes import Objects, windowed
 from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
+from ofa.data.decoding import (
+    CHUNK,
+    Decoding,
+    Pixels,
+    Size,
+    Wanted,
+    Workers,
+    decode_all,
+    default_num_workers,
+    kept_in_memory,
+    pixels_of,
+    resized,
+)
 from ofa.data.draws import Draws
-from ofa.data.masks import Mask, check_size, framed, targets_of
+from ofa.data.masks import Mask, framed, targets_of
 from ofa.data.order import at_least_one, train_order
-from ofa.data.picture import seen, to_pixels, upright
+from ofa.data.picture import seen
 from ofa.data.readers import Source, read_source
-from ofa.data.readers.source import DECODING_ERRORS, Labelled, size_of
+from ofa.data.readers.source import Labelled, size_of
 from ofa.data.settle import settle
-from ofa.data.splits import SPLITS, Indices, Splits
+from ofa.data.splits import SPLITS, Splits
 from ofa.data.summary import describe
 from ofa.progress import Progress, notice
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 MEMORY_LIMIT_BYTES = 2 * 10**9
 NUM_IMAGES_FOR_STATISTICS = 10_000
-CHUNK = 256
-
-Size: TypeAlias = tuple[int, int]
-"""Height and width."""
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,9 +59,10 @@ class ImageData:
         look: How a picture becomes pixels: keywords of :func:`ofa.data.picture.to_pixels`.
         mean: Per channel, of pixels in 0..1.
         std: Likewise.
-        pixels: For each split a uint8 tensor ``(n, C, H, W)``, masks being the last channel where there are some; or
-            ``None``: decode as needed.
+        pixels: For each split a uint8 tensor ``(n, C, H, W)``, masks being the last channel where there are some; what
+            is not there is decoded as needed.
         num_workers: Processes that decode as needed, at most one a core.
+        crops_originals: Random crops of training images are taken out of the pictures as they are, not as stored.
         num_broken: Images that were left out of the splits because they cannot be read.
         scale: Of targets that are numbers: batches have them less the first, divided by the second.
     """
@@ -70,14 +73,16 @@ class ImageData:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    pixels: Mapping[str, Tensor] | None
+    pixels: Mapping[str, Tensor]
     num_workers: int
     look: Mapping[str, Any]
+    crops_originals: bool = False
     channels: int = 3
     proportions: tuple[int, int] = (1, 1)
     num_broken: int = 0
     scale: tuple[float, float] = (0.0, 1.0)
     _moved: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _workers: dict[tuple[Sequence[Size], bool], Workers] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -176,7 +181,7 @@ class ImageData:
 
     def pixels_of(self, index: int, sizes: Sequence[Size]) -> Pixels:
         """An image of the source as uint8 ``(C, H, W)``, brought to each size in turn."""
-        return _pixels(self.source, index, sizes, self.look)[: len(self.look["color"])]
+        return pixels_of(self.source, index, sizes, self.look)[: len(self.look["color"])]
 
     def mask_of(self, index: int) -> Mask:
         """A mask of the source at the stored size, uint8 ``(H, W)``."""
@@ -202,20 +207,27 @@ class ImageData:
         read = sizes[:1] if masked or is_target else sizes
 
         def finish() -> Iterator[tuple[Tensor, Tensor]]:
-            batches = zip(order, self._pixels(split, order, read, device), strict=True)
+            batches = zip(order, self._pixels(split, order, read, device, draws), strict=True)
             for index, (positions, pixels) in enumerate(batches):
                 drawn = draws(index) if draws is not None else None
                 targets = labels[positions.to(device)]
                 if drawn is not None:
                     objects = None if self.source.objects is None else targets
-                    pixels, objects = augment(pixels, self.config, drawn, num_masks=int(masked), objects=objects)
+                    pixels, objects = augment(
+                        pixels,
+                        self.config,
+                        drawn,
+                        num_masks=int(masked),
+                        objects=objects,
+                        is_cropped=self.crops_originals,
+                    )
                     targets = targets if objects is None else objects
                 targets = targets_of(pixels[:, -1]) if masked else targets
                 pixels = pixels[:, :-1] if masked else pixels
                 if is_target:
                     targets = pixels.expand(-1, self.channels, -1, -1).float().div(255)
                 if len(read) < len(sizes):
-                    pixels = _resize(pixels.cpu(), sizes[-1], self.look).to(device)
+                    pixels = resized(pixels.cpu(), sizes[-1], self.look).to(device)
                 images = pixels.expand(-1, self.channels, -1, -1).float()
                 # Divided, not multiplied by the inverse: the rounding that a deployed model's numpy input has.
                 images.div_(255).sub_(mean).div_(std)
@@ -229,26 +241,43 @@ class ImageData:
         return finish()
 
     def _pixels(
-        self, split: str, order: Sequence[Tensor], sizes: Sequence[Size], device: torch.device
+        self,
+        split: str,
+        order: Sequence[Tensor],
+        sizes: Sequence[Size],
+        device: torch.device,
+        draws: Callable[[int], Draws] | None,
     ) -> Iterator[Tensor]:
         """uint8 ``(n, C, H, W)`` on ``device`` for each batch of positions in ``order``."""
-        if self.pixels is None:
-            batches = [self.splits[split][batch.numpy()] for batch in order]
-            pin_memory = device.type == "cuda"  # only then can a copy run beside other work
-            decoding = _Batches(self.source, sizes, self.look)
-            for pixels in _decoded(decoding, batches, self.num_workers, pin_memory=pin_memory):
+        crops = self.crops_originals and draws is not None
+        if split not in self.pixels or crops:
+            rows = self.splits[split]
+            wanted = (
+                Wanted(rows[batch.numpy()], crop_numbers(draws(index)) if draws is not None and crops else None)
+                for index, batch in enumerate(order)
+            )
+            for pixels in self._workers_for(tuple(sizes), device, stay=draws is not None).decode(wanted):
                 yield pixels.to(device, non_blocking=True)
         elif len(sizes) > 1:
             for batch in order:
-                yield _resize(self.pixels[split][batch], sizes[-1], self.look).to(device)
+                yield resized(self.pixels[split][batch], sizes[-1], self.look).to(device)
         else:
             stored = self._train_pixels_on(device) if split == "train" else self.pixels[split]
             for batch in order:
                 yield stored[batch.to(stored.device)].to(device)
 
+    def _workers_for(self, sizes: Sequence[Size], device: torch.device, *, stay: bool) -> Workers:
+        """Processes that decode, the same ones for every epoch if they are to stay."""
+        pin_memory = device.type == "cuda"  # only then can a copy run beside other work
+        key = (sizes, pin_memory)
+        if key in self._workers and stay:
+            return self._workers[key]
+        decoding = Decoding(self.source, sizes, self.look, self.config.crop_scale)
+        workers = Workers(decoding, self.num_workers, pin_memory=pin_memory)
+        return self._workers.setdefault(key, workers) if stay else workers
+
     def _train_pixels_on(self, device: torch.device) -> Tensor:
         """The training split, moved to the device once: as bytes it is small, and every epoch needs it."""
-        assert self.pixels is not None
         if device not in self._moved:
             self._moved[device] = self.pixels["train"].to(device)
         return self._moved[device]
@@ -276,7 +305,7 @@ def load_data(
     proportions: tuple[int, int] = (1, 1),
     splits: Mapping[str, Any] | None = None,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
-    num_workers: int = 2,
+    num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> ImageData:
     """Read, split and decode a data set.
@@ -287,30 +316,32 @@ def load_data(
         channels: What the model takes: 1 is grey, 3 red, green and blue, and with 2 or 4 alpha besides.
         proportions: Height and width of the model's own input, if it is not square.
         splits: What :meth:`Splits.to_json` gave, to use the splits of an earlier run.
-        memory_limit_bytes: Above it, images are decoded for each batch by ``num_workers`` processes.
+        memory_limit_bytes: What does not fit into it is decoded for each batch by worker processes.
+        num_workers: In place of ``data.num_workers``.
         progress: Called with (done, total, what).
 
     Raises:
         DataError: If data is missing or broken, or is not the data that ``splits`` were made for.
     """
     at_least_one(image_size, "image_size")
+    num_workers = config.num_workers if num_workers is None else num_workers
+    num_workers = default_num_workers() if num_workers is None else num_workers
     source = source or read_source(config)
     parts = settle(source, config, splits, progress)
-    decoding = _Batches(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
+    decoding = Decoding(source, [_size(image_size, proportions)], look_of(config, channels, grey=source.grey))
+    kept = kept_in_memory(parts, prod(decoding.shape), memory_limit_bytes)
+    noting = NotingImages(source.images)
+    noted = replace(source, images=noting)  # type: ignore[arg-type]  # it is decoded only
+    pixels, broken = decode_all(replace(decoding, source=noted), parts, kept, progress), noting.broken
     # Stored splits hold no image that could not be read when they were made.
-    pixels, broken = None, {}
-    if sum(len(parts[split]) for split in parts.distinct) * prod(decoding.shape) <= memory_limit_bytes:
-        noting = NotingImages(source.images)
-        noted = replace(source, images=noting)  # type: ignore[arg-type]  # it is decoded only
-        pixels, broken = _decode_all(replace(decoding, source=noted), parts, progress), noting.broken
-    elif splits is None:
-        broken = find_broken(source, np.concatenate([parts[split] for split in parts.distinct]), progress=progress)
+    if splits is None and (others := [parts[split] for split in parts.distinct if split not in pixels]):
+        broken |= find_broken(source, np.concatenate(others), progress=progress)
     if splits is not None or not config.skip_broken:
         remedy = "replace or remove them" + ("" if splits else ", or leave them out with data.skip_broken=true")
         refuse_broken(source, broken, remedy=remedy)
     elif broken:
-        kept = {split: torch.from_numpy(~np.isin(parts[split], list(broken))) for split in SPLITS}
-        pixels = pixels and {split: pixels[split][kept[split]] for split in SPLITS}
+        whole = {split: torch.from_numpy(~np.isin(parts[split], list(broken))) for split in SPLITS}
+        pixels = {split: own[whole[split]] for split, own in pixels.items()}
         parts = leave_out(parts, list(broken), source)
         notice(progress, f"{len(broken)} of {len(source.labels)} images cannot be read and are left out")
     if source.objects is not None:
@@ -320,9 +351,9 @@ def load_data(
         stored = len(decoding.look["color"])
         rng = np.random.default_rng(config.seed)
         sample = rng.permutation(len(parts.train))[:NUM_IMAGES_FOR_STATISTICS]
-        if pixels is None:
+        if "train" not in pixels:
             chunks = np.array_split(parts.train[sample], -(-len(sample) // CHUNK))
-            batches = _decoded(decoding, chunks, num_workers)
+            batches = Workers(decoding, num_workers).decode(map(Wanted, chunks))
         else:
             batches = iter(pixels["train"][torch.from_numpy(sample)].split(CHUNK))
         found = statistics((batch[:, :stored] for batch in batches), channels)
@@ -337,13 +368,23 @@ def load_data(
         pixels=pixels,
         num_workers=num_workers,
         look=decoding.look,
+        crops_originals=_crops_originals(config, source, in_memory="train" in pixels),
         channels=channels,
         proportions=proportions,
         num_broken=len(broken),
     )
 
 
-def _framed_objects(source: Source, splits: Splits, decoding: _Batches) -> Objects:
+def _crops_originals(config: DataConfig, source: Source, *, in_memory: bool) -> bool:
+    """Whether random crops are taken out of the pictures themselves."""
+    moves = source.masks is not None or source.objects is not None or source.is_target
+    if config.crop_from == "original" and moves:
+        raise DataError("data.crop_from=original is for tasks whose targets do not move along; leave it out")
+    wanted = config.crop_from == "original" or (config.crop_from is None and not in_memory and not moves)
+    return wanted and config.crop_scale < 1
+
+
+def _framed_objects(source: Source, splits: Splits, decoding: Decoding) -> Objects:
     """Objects as shares of what is seen of their pictures, of those in splits."""
     look = decoding.look
     assert source.objects is not None
@@ -404,84 +445,3 @@ def statistics(batches: Iterator[Tensor], channels: int = 3) -> tuple[tuple[floa
         )
     repeats = channels // len(mean)
     return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats
-
-
-@dataclass(frozen=True)
-class _Batches(Dataset[Tensor | DataError]):
-    """Batches decoded by worker processes; ``dataset[indices]`` is uint8 ``(n, C, H, W)``."""
-
-    source: Source
-    sizes: Sequence[Size]
-    look: Mapping[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of an image, with its mask if there is one."""
-        return len(self.look["color"]) + (self.source.masks is not None), *self.sizes[-1]
-
-    def decode(self, indices: Indices) -> Tensor:
-        pixels = [_pixels(self.source, index, self.sizes, self.look) for index in indices]
-        return torch.from_numpy(np.stack(pixels)).contiguous()
-
-    def __getitem__(self, indices: Indices) -> Tensor | DataError:
-        try:
-            return self.decode(indices)
-        except DataError as error:
-            # A worker's exception would arrive with its traceback in the message.
-            return error
-
-
-def _pixels(source: Source, index: int, sizes: Sequence[Size], look: Mapping[str, Any]) -> Pixels:
-    picture = source.images[index]
-    try:
-        pixels = to_pixels(picture, sizes, **look).transpose(2, 0, 1)
-    except DECODING_ERRORS as error:
-        raise DataError(f"{source.images.name(index)} cannot be used: {error}") from error
-    if source.masks is None:
-        return pixels
-    mask = source.masks.mask(index)
-    if picture.size != (1, 1):  # one that stands for a broken one
-        check_size(mask, upright(picture), source.masks.name(index))
-    return np.concatenate([pixels, framed(mask, sizes[0], fit=look["fit"], crop_pct=look["crop_pct"])[None]])
-
-
-def _decoded(
-    decoding: _Batches, batches: Sequence[Indices], num_workers: int, *, pin_memory: bool = False
-) -> Iterator[Tensor]:
-    loader = DataLoader(
-        decoding,
-        sampler=batches,  # with batch_size=None an item of the sampler is a batch
-        batch_size=None,
-        num_workers=min(num_workers, cpu_count()),
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # otherwise the global one is advanced
-    )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
-
-
-def _decode_all(decoding: _Batches, splits: Splits, progress: Progress | None) -> dict[str, Tensor]:
-    # Threads, because Pillow lets go of the interpreter while it decodes and resizes.
-    indices = np.concatenate([splits[split] for split in splits.distinct])
-    pixels = torch.empty((len(indices), *decoding.shape), dtype=torch.uint8)
-    starts = range(0, len(indices), CHUNK)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        chunks = pool.map(lambda start: decoding.decode(indices[start : start + CHUNK]), starts)
-        for start, chunk in zip(starts, chunks, strict=True):
-            pixels[start : start + len(chunk)] = chunk
-            if progress is not None:
-                progress(start + len(chunk), len(indices), "decoding images")
-    sizes = [len(splits[split]) for split in splits.distinct]
-    found = dict(zip(splits.distinct, pixels.split(sizes), strict=True))
-    found.setdefault("calibration", found["train"][: len(splits.calibration)])
-    return found
-
-
-def _resize(pixels: Tensor, size: Size, look: Mapping[str, Any]) -> Tensor:
-    """Resize stored images as a deployed model's caller would, with Pillow; ``(n, C, *size)``."""
-    arrays = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    images = (Image.fromarray(array[..., 0] if len(pixels[0]) == 1 else array) for array in arrays)
-    steps = [arrays.shape[1:3], size]
-    return torch.from_numpy(np.stack([to_pixels(image, steps, **look).transpose(2, 0, 1) for image in images]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,8 +32,10 @@ def settle(
     Raises:
         DataError: If the data cannot be split, or is other data.
     """
+    # Of several processes that train together, the first looks at every sample; the others split as it does.
+    is_first = os.environ.get("RANK", "0") == "0"
     if stored is not None:
-        if "identity" in stored:
+        if "identity" in stored and is_first:
             Identity.from_json(stored["identity"]).check(source, progress)
         return Splits.from_json(stored, source.labels)
     parts = make_splits(
@@ -46,4 +49,4 @@ def settle(
     )
     for line in describe(source, parts).splitlines():
         notice(progress, line)
-    return replace(parts, identity=Identity.of(source, progress=progress))
+    return replace(parts, identity=Identity.of(source, progress=progress)) if is_first else parts

@@ -22,6 +22,8 @@ SPLITS = ("train", "calibration", "search", "test")
 
 NUM_CALIBRATION_IMAGES = 1024
 """Training images that calibrate where no share of all images is set apart for it."""
+MOST = {"calibration": 4_096, "search": 10_000, "test": 50_000}
+"""That a share comes to, of however many images: more tell nothing more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,10 @@ def make_splits(
         known = [classes[label] for label in np.unique(labels[:num_pool])]
         raise DataError(unknown_name_message("class in the test set", classes[strangers[0]], known))
     pool, shares = labels[:num_pool], _shares(config, num_test)
-    sizes = {split: int(share) if share >= 1 else max(1, round(share * num_pool)) for split, share in shares.items()}
+    sizes = {
+        split: int(share) if share >= 1 else min(MOST[split], max(1, round(share * num_pool)))
+        for split, share in shares.items()
+    }
     if groups is None:
         _check_enough(np.bincount(pool, minlength=len(classes)), what, classes, shares)
         order = _stratified_order(pool, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,15 @@ def judge(module: nn.Module, batches: Iterable[tuple[Any, Any]], scorer: Scorer)
     return scorer.score()
 
 
+class _Kept(NamedTuple):
+    batches: list[Batch]
+    num_bytes: int
+
+
 @dataclass
 class SubnetEvaluator:
-    """Evaluates many subnets over the same samples; those that fit into memory are prepared once per size.
+    """Evaluates many subnets over the same samples, which are prepared once per size and kept, the latest ones up to
+    1 GiB.
 
     Args:
         data: Of the task.
@@ -50,7 +56,7 @@ class SubnetEvaluator:
     task: Task = field(default_factory=Classification)
     batch_size: int = 0
     num_calibration_images: int | None = None
-    _cache: dict[tuple[Any, ...], list[Batch]] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[Any, ...], _Kept] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.batch_size = self.batch_size or self.task.judged_together
@@ -67,16 +73,27 @@ class SubnetEvaluator:
         sizes = self.supernet.inputs.sizes(arch)
         key = (split, *sizes.values())
         if key in self._cache:
-            return self._cache[key]
+            self._cache[key] = kept = self._cache.pop(key)  # the last that was used
+            return kept.batches
         device = next(self.supernet.parameters()).device
         found = self.task.batches(self.data, split, batch_size=self.batch_size, sizes=sizes, device=device)
         fresh = ((channels_last(Inputs.of(inputs)), targets) for inputs, targets in found)
-        return self._cache.setdefault(key, list(fresh)) if self._fits(split, sizes) else fresh
+        if not self._fits(split, sizes):
+            return fresh
+        num_bytes = self._num_bytes(split, sizes)
+        while self._cache and sum(kept.num_bytes for kept in self._cache.values()) + num_bytes > CACHE_BYTES:
+            del self._cache[next(iter(self._cache))]
+        self._cache[key] = _Kept(list(fresh), num_bytes)
+        return self._cache[key].batches
 
     def _fits(self, split: str, sizes: Sizes) -> bool:
         """Whether the inputs of a split are kept in memory."""
+        return self._num_bytes(split, sizes) <= CACHE_BYTES // 8
+
+    def _num_bytes(self, split: str, sizes: Sizes) -> int:
+        """Of the inputs of a split."""
         num_numbers = sum(map(prod, self.supernet.inputs.shapes(sizes)))
-        return len(self.data.splits[split]) * num_numbers * 4 <= CACHE_BYTES // 8
+        return len(self.data.splits[split]) * num_numbers * 4
 
     def calibrated(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The extracted subnet with BN statistics of its own, from the calibration split."""

@@ -22,7 +22,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ofa.config import ConfigError
@@ -61,8 +61,8 @@ from ofa.training.threads import torch_threads
 from ofa.training.time_limit import TimeLimit
 from ofa.training.zero_init import zero_init
 
-FREE_TO_CHANGE = ("accumulate", "threads")
-"""Keys of ``train`` that a run may go on with other values of: they say how it is computed, not what."""
+FREE_TO_CHANGE = {"train": ("accumulate", "threads"), "data": ("num_workers",)}
+"""Keys that a run may go on with other values of: they say how it is computed, not what."""
 PASSES = 3
 """A training pass counts as three forward passes, as usual: backward computes two gradients per multiplication."""
 
@@ -89,7 +89,8 @@ def train(
 ) -> Run:
     """Train a supernet and leave a run folder.
 
-    Under ``torchrun`` every process calls this; each trains on its part of every mini-batch.
+    Under ``torchrun`` every process calls this; each trains on its part of every mini-batch. After a restart
+    (``--max-restarts``) they go on from the latest checkpoint by themselves.
 
     Args:
         out: The folder; it must not hold a run already, unless ``resume``.
@@ -107,6 +108,7 @@ def train(
         StoppedError: After SIGTERM or SIGINT, when the state is saved.
     """
     out = resolved(out)
+    resume = resume or _num_restarts() > 0
     if (run := _finished(recipe, out, resume=resume)) is not None:
         return run
     # Of several processes, the first is the one that writes.
@@ -147,8 +149,10 @@ def _check_same_recipe(
     recipe: Recipe, stored: dict[str, Any], out: Path, *, remedy: str = "; choose another --out"
 ) -> None:
     before = Recipe.from_json(stored, where=f"recipe stored in {out}")
-    free = {name: getattr(recipe.train, name) for name in FREE_TO_CHANGE}
-    before = dataclasses.replace(before, train=dataclasses.replace(before.train, **free))
+    for section, names in FREE_TO_CHANGE.items():
+        now = getattr(recipe, section)
+        free = dataclasses.replace(getattr(before, section), **{name: getattr(now, name) for name in names})
+        before = dataclasses.replace(before, **{section: free})
     if before != recipe:
         changed = [
             f"{section}.{name}"
@@ -182,8 +186,35 @@ def _fabric(recipe: Recipe) -> Fabric:
         strategy="ddp" if num_processes > 1 else "auto",
         precision=config.precision,
     )
+    if _num_restarts():
+        _meet_anew(fabric)
     fabric.launch()
     return fabric
+
+
+def _num_restarts() -> int:
+    """How often ``torchrun`` has started this process before."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _meet_anew(fabric: Fabric) -> None:
+    """Join the other processes of this start, where torch would find the addresses of those of the start before
+    (https://github.com/pytorch/pytorch/issues/135712)."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":  # machines do not count restarts alike
+        raise RunError(
+            "torchrun restarted on several machines, where processes find each other only if they share no store with "
+            "it; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, and start it again with --resume"
+        )
+    world_size = int(os.environ["WORLD_SIZE"])
+    store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size, is_master=False)
+    distributed.init_process_group(
+        distributed.get_default_backend_for_device(fabric.device),
+        store=distributed.PrefixStore(f"restart {_num_restarts()}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=world_size,
+    )
 
 
 class _Trainer:
@@ -200,11 +231,12 @@ class _Trainer:
         outline = check_recipe(recipe, num_processes=self.fabric.world_size, resumes=resumes)
         space, sizes = outline.space, outline.largest_sizes
         data = as_pretrained(recipe.data, recipe.model)
-        self.data: TaskData = (
-            self.task.load(data, inputs=outline.inputs, sizes=sizes, progress=progress)
-            if splits_of is None
-            else self.task.reload(data, splits_of.info["data"], sizes=sizes, progress=progress)
-        )
+        with self.fabric.rank_zero_first(local=True):  # which leaves for the others what it found out
+            self.data: TaskData = (
+                self.task.load(data, inputs=outline.inputs, sizes=sizes, progress=progress)
+                if splits_of is None
+                else self.task.reload(data, splits_of.info["data"], sizes=sizes, progress=progress)
+            )
         num_classes = self.task.num_classes(self.data)
         self.steps_per_epoch = max(1, len(self.data.splits.train) // config.batch_size)
         self.num_steps = max(1, round(config.epochs * self.steps_per_epoch))
@@ -664,7 +696,8 @@ class _Trainer:
                 "the file, or choose another --out"
             )
         splits = self.data.splits.to_json()
-        if any(splits.get(name) != value for name, value in state["splits"].items()):  # which may lack what is newer
+        # Those of old may lack what is newer; the processes but the first have not looked at the samples.
+        if any(splits[name] != value for name, value in state["splits"].items() if name in splits):
             raise RunError(
                 f"the data set is not the one that {path} was trained on; restore it, or choose another --out"
             )

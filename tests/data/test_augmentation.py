@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from ofa.data import DataConfig
-from ofa.data.augmentation import CROP_ASPECTS, Draws, augment, crop, draw_boxes, erase
+from ofa.data.augmentation import CROP_ASPECTS, Draws, augment, boxes_of, crop, erase
 
 from .helpers import noise
 
@@ -60,7 +60,7 @@ def test_draws_of_shards_are_rows_of_the_whole() -> None:
 
 
 def test_boxes_are_inside_and_of_the_area_and_aspect_asked_for() -> None:
-    top, left, height, width = draw_boxes(_draws(5000), areas=(0.1, 1.0), aspects=CROP_ASPECTS)
+    top, left, height, width = boxes_of(_draws(5000).uniform(4), areas=(0.1, 1.0), aspects=CROP_ASPECTS)
     assert min(top.min(), left.min()) >= 0
     assert max((top + height).max(), (left + width).max()) <= 1 + 1e-12
     area, aspect = height * width, width / height

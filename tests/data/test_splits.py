@@ -215,3 +215,13 @@ def test_a_class_of_too_few_groups_is_named() -> None:
     labels, groups = np.repeat([0, 1], [40, 20]), np.repeat(np.arange(6), 10)
     with pytest.raises(DataError, match=r"class 'cat' has 2 groups to be split .* at least 3: add groups or"):
         make_splits(labels, ["dog", "cat"], num_test=0, config=DataConfig(), groups=groups)
+
+
+def test_shares_of_many_images_are_bounded_and_numbers_are_not() -> None:
+    labels = np.arange(400_000) % 10
+    classes = [str(index) for index in range(10)]
+    splits = make_splits(labels, classes, num_test=0, config=DataConfig(calibration_share=0.05))
+    assert (len(splits.calibration), len(splits.search), len(splits.test)) == (4_096, 10_000, 50_000)
+    asked = DataConfig(calibration_share=20_000, search_share=60_000, test_share=80_000)
+    splits = make_splits(labels, classes, num_test=0, config=asked)
+    assert (len(splits.calibration), len(splits.search), len(splits.test)) == (20_000, 60_000, 80_000)

@@ -61,3 +61,19 @@ def test_accuracy_does_not_depend_on_the_device(trained: Run, torch_device: str)
     # Two of 32 images may be a matter of rounding: hardly trained, some logits are close to each other.
     difference = np.abs(found.values(archs) - expected.values(archs))
     assert difference.max() <= (0 if torch_device == "cpu" else 100 * 2 / 32)
+
+
+def test_prepared_samples_are_kept_up_to_a_limit_the_latest_ones(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=16)
+    each = 32 * 3 * 20 * 20 * 4  # bytes of the search split at 20 pixels
+    monkeypatch.setattr(SubnetEvaluator, "_fits", lambda self, split, sizes: self._num_bytes(split, sizes) <= each)
+    monkeypatch.setattr("ofa.training.evaluation.CACHE_BYTES", 2 * each)
+
+    def kept(size: int) -> bool:
+        return evaluator.batches("search", {"resolution": size}) is evaluator.batches("search", {"resolution": size})
+
+    assert kept(16) and kept(20) and kept(16)
+    assert list(evaluator._cache) == [("search", 20), ("search", 16)]
+    assert kept(18) and list(evaluator._cache) == [("search", 16), ("search", 18)]
+    assert not isinstance(evaluator.batches("calibration", {"resolution": 20}), list)  # 64 images
+    assert sum(each.num_bytes for each in evaluator._cache.values()) <= 2 * each

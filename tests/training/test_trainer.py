@@ -463,6 +463,40 @@ def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: f
     assert alone.space == Run.open(tmp_path / "both").space
 
 
+def test_a_process_killed_among_several_is_restarted_to_the_same_weights(tmp_path: Path) -> None:
+    """By torchrun, which counts restarts; nobody says --resume."""
+    words = ["train.epochs=3", "data.limit=64", "train.average_epochs=0", "model.name=test_vit", "model.drop_rate=0"]
+    words += ["model.resolution=[160]", "model.zero_init=false", 'model.width=["100%"]']
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, signal\n"
+        "import ofa.training.trainer as trainer\n"
+        "from ofa.cli import main\n"
+        "step = trainer._Trainer._step\n"
+        "def killed(self, number, *args, **kwargs):\n"
+        "    if number == 5 and os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, number, *args, **kwargs)\n"
+        "if os.environ.get('KILLS'):\n"
+        "    trainer._Trainer._step = killed\n"
+        "main()\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    printed = []
+    for name, options, kills in (("whole", [], ""), ("killed", ["--max-restarts=1"], "1")):
+        arguments = ["train", "bignas", *SMALL, *words, "--out", str(tmp_path / name)]
+        done = subprocess.run(
+            [*torchrun, *options, str(script), *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "KILLS": kills},
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stderr)
+    assert "Signal 9" in printed[1] or "exitcode: -9" in printed[1], printed[1]
+    assert_same_result(Run.open(tmp_path / "killed"), Run.open(tmp_path / "whole"))
+
+
 # -- devices and precisions --------------------------------------------------------------------------------------------
 
 # cuDNN plans each shape of a convolution that a process has not met, which takes a tenth of a second and more.

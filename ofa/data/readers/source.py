@@ -246,51 +246,96 @@ class ArrayImages:
         return self.pixels[index].nbytes
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedImages:
-    """Pictures from files, or from their bytes, each with its name; decoded whole when asked for.
+class FileImages:
+    """Base of pictures that are files as cameras write them, wherever these lie; decoded whole when asked for.
 
     Raises:
         DataError: If a picture is truncated, not one, or too large to be safe.
     """
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def file(self, index: int) -> Path | bytes:
+        """A picture's file, or what would be in it."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        raise NotImplementedError
+
+    def stamp(self, index: int) -> str:
+        """What tells a file from what it was before, without reading it where that is possible."""
+        raise NotImplementedError
+
+    def num_bytes(self, index: int) -> int:
+        raise NotImplementedError
+
+    def place(self, index: int) -> str:
+        """Where a picture is to be found, for messages."""
+        return self.name(index)
+
+    def read(self, index: int) -> bytes:
+        """What is in a picture's file."""
+        file = self.file(index)
+        return file if isinstance(file, bytes) else file.read_bytes()
+
+    def __getitem__(self, index: int) -> Image.Image:
+        try:
+            file = self.file(index)
+            image: Image.Image = open_picture(io.BytesIO(file) if isinstance(file, bytes) else file)
+        except DECODING_ERRORS as error:
+            raise self.undecodable(index, error) from error
+        return image
+
+    def undecodable(self, index: int, error: Exception) -> DataError:
+        return DataError(undecodable(self.place(index), error, "replace or remove it"))
+
+    def digest(self, index: int) -> bytes:
+        return hashlib.sha256(self.read(index)).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages(FileImages):
+    """Pictures from a list of files, or of their bytes, each with its name."""
 
     encoded: Sequence[tuple[Path | bytes, str]]
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        encoded, name = self.encoded[index]
-        name = str(encoded) if isinstance(encoded, Path) else name  # all of the path, to be found
-        try:
-            image: Image.Image = open_picture(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-        except DECODING_ERRORS as error:
-            raise DataError(undecodable(name, error, "replace or remove it")) from error
-        return image
+    def file(self, index: int) -> Path | bytes:
+        return self.encoded[index][0]
 
     def name(self, index: int) -> str:
         return self.encoded[index][1]
 
-    def digest(self, index: int) -> bytes:
-        encoded = self.encoded[index][0]
-        return hashlib.sha256(encoded if isinstance(encoded, bytes) else encoded.read_bytes()).digest()
+    def place(self, index: int) -> str:
+        file, name = self.encoded[index]
+        return str(file) if isinstance(file, Path) else name  # all of the path
+
+    def stamp(self, index: int) -> str:
+        file = self.file(index)
+        if isinstance(file, bytes):
+            return hashlib.sha256(file).hexdigest()
+        found = file.stat()
+        return f"{file.absolute()} {found.st_size} {found.st_mtime_ns}"
 
     def num_bytes(self, index: int) -> int:
-        encoded = self.encoded[index][0]
-        return len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+        file = self.file(index)
+        return len(file) if isinstance(file, bytes) else file.stat().st_size
 
 
 def size_of(images: Images, index: int) -> tuple[int, int]:
     """Width and height of a picture when it is upright; of files without decoding them."""
-    if not isinstance(images, EncodedImages):
+    if not isinstance(images, FileImages):
         return upright(images[index]).size
-    encoded, name = images.encoded[index]
+    file = images.file(index)
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             is_turned = image.format != "TIFF" and orientation(image) in range(5, 9)  # Pillow turns TIFF itself
             return image.size[::-1] if is_turned else image.size
     except DECODING_ERRORS as error:
-        raise DataError(undecodable(name, error, "replace or remove it")) from error
+        raise DataError(undecodable(images.name(index), error, "replace or remove it")) from error
 
 
 def orientation(image: Image.Image) -> int:
