@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     import ofa.report
     import ofa.training
     from ofa.cost import LatencyTable
+    from ofa.data import DataConfig
     from ofa.data.check import DataCheck
+    from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
     from ofa.hardware import Device
@@ -111,17 +113,9 @@ def data_check(
         DataError: If labels or the list of images cannot be read at all.
         UsageError: If more than one folder or file is given, or a setting that is not of the data.
     """
-    from ofa.config import apply_overrides, from_mapping
-    from ofa.data import DataConfig
     from ofa.data.check import check_data
-    from ofa.data.readers import guess_reader
 
-    roots = [word for word in what if "=" not in word or Path(word).exists()]
-    given = apply_overrides({}, [word for word in what if word not in roots])
-    if len(roots) > 1 or set(given) - {"data"}:
-        raise UsageError("give one folder or file, and settings such as data.label_column=breed; nothing else")
-    guessed = {"name": guess_reader(Path(roots[0])), "root": roots[0]} if roots else {}
-    config = from_mapping(DataConfig, {**guessed, **given.get("data", {})}, where="data")
+    config = _data_named(what)
     if out is not None:
         page = _file_for(Path(out) / "data.html", begins=r"(?i)\s*<!doctype html", what="a page of ours")
         _file_for(Path(out) / "data.json", begins=r"\s*\{\s*\"format\"", what="a result of ours")
@@ -130,6 +124,51 @@ def data_check(
         found.save(page.parent)
         ofa.report.write_data_page(found, page)
     return found
+
+
+def data_shard(
+    what: Sequence[str],
+    *,
+    out: Path | str,
+    shard_mb: int = 256,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Sharded:
+    """Write a data set as tar files of many pictures, as WebDataset has them: for data.name=shards.
+
+    Pictures come in random order, their files as they are. Interrupted, the same command goes on.
+
+    Args:
+        what: A folder, .csv or .parquet file, or settings as in a recipe: data.name=folder data.root=photos
+        out: Folder to make.
+        shard_mb: About how large each file is, in megabytes.
+        seed: Decides the order.
+
+    Raises:
+        DataError: If the data cannot be read, has other targets than a class for each picture, or something else is at
+            `out`.
+        UsageError: If more than one folder or file is given, or a setting that is not of the data.
+    """
+    from ofa.data.readers import read_source
+    from ofa.data.shards import write_shards
+
+    if shard_mb < 1:
+        raise UsageError(f"--shard-mb must be at least 1, not {shard_mb}")
+    return write_shards(read_source(_data_named(what)), out, shard_mb=shard_mb, seed=seed, progress=progress)
+
+
+def _data_named(what: Sequence[str]) -> DataConfig:
+    """A folder or file, whose kind is guessed, and settings of the data."""
+    from ofa.config import apply_overrides, from_mapping
+    from ofa.data import DataConfig
+    from ofa.data.readers import guess_reader
+
+    roots = [word for word in what if "=" not in word or Path(word).exists()]
+    given = apply_overrides({}, [word for word in what if word not in roots])
+    if len(roots) > 1 or set(given) - {"data"}:
+        raise UsageError("give one folder or file, and settings such as data.label_column=breed; nothing else")
+    guessed = {"name": guess_reader(Path(roots[0])), "root": roots[0]} if roots else {}
+    return from_mapping(DataConfig, {**guessed, **given.get("data", {})}, where="data")
 
 
 def train(

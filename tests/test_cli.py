@@ -523,7 +523,7 @@ EVERYWHERE = {
     "--json": set(COMMANDS),
     "--search": {"export", "deploy", "elastic", "finetune", "report", "plot"},
     "--tables": {"search", "report", "plot", "devices"},
-    "--seed": {"profile", "search", "export", "deploy", "elastic", "verify", "measure", "fit"},
+    "--seed": {"profile", "search", "export", "deploy", "elastic", "verify", "measure", "fit", "data shard"},
     "--data-root": {"search", "export", "deploy", "elastic", "finetune", "judge"},
     "--trust-code": {"inspect", "profile", "search", "export", "deploy", "elastic", "finetune", "judge", "fit"},
     "--opset": {"export", "deploy", "elastic"},

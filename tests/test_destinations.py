@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ofa import workflow
+from ofa.data import DataError
 from ofa.errors import UsageError
 from ofa.locks import LockedError
 
@@ -120,7 +121,8 @@ def test_every_call_with_a_destination_is_tried_here() -> None:
     """A new one is to be added to one of these tests."""
     calls = {name for name, call in vars(workflow).items() if inspect.isfunction(call) and not name.startswith("_")}
     found = {name for name in calls if "out" in inspect.signature(getattr(workflow, name)).parameters}
-    assert found == {*CALLS, "train", "finetune", "profile", "fit", "report", "plot", "measure", "data_check"}
+    others = {"train", "finetune", "profile", "fit", "report", "plot", "measure", "data_check", "data_shard"}
+    assert found == {*CALLS, *others}
 
 
 @pytest.mark.parametrize("name", ["data.html", "data.json"])
@@ -129,6 +131,13 @@ def test_a_check_of_data_leaves_other_files_alone(name: str, tmp_path: Path) -> 
     with pytest.raises(UsageError, match=rf"{name} exists and is not .* of ours; it is left alone"):
         workflow.data_check(["data.name=digits"], out=tmp_path / "new" / "..")
     assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_shards_are_written_into_no_other_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds something else, or shards of other data; give another --out"):
+        workflow.data_shard(["data.name=digits"], out=tmp_path / "new" / "..")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_one_subnet_is_not_trained_into_its_own_run(run: Path) -> None:

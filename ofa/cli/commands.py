@@ -15,6 +15,7 @@ from ofa.cli.skin import command
 
 if TYPE_CHECKING:
     from ofa.data.check import DataCheck
+    from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.supernet.inspect import Inspection
     from ofa.training import Run
@@ -76,6 +77,19 @@ def data_check(result: DataCheck, **_: Any) -> bool:
     for well, text in result.findings():
         say(text) if well else say(head=text)
     return result.ok
+
+
+@command(data, workflow.data_shard)
+def data_shard(result: Sharded, **_: Any) -> None:
+    print_table(
+        ["split", "shards", "images", "MB"],
+        [
+            [split, len(own), sum(each["samples"] for each in own), f"{sum(each['bytes'] for each in own) / 1e6:,.0f}"]
+            for split in ("train", "test")
+            if (own := [each for each in result.shards if each["split"] == split])
+        ],
+    )
+    say(f"wrote {result.path}: data.name=shards data.root={result.path}")
 
 
 def say_trained(result: Run, **_: Any) -> None:

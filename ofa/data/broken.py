@@ -6,7 +6,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from ofa.data.config import DataError
 from ofa.data.readers.source import ArrayImages, FileImages, Images, Source
 from ofa.data.splits import SPLITS, Indices, Splits
+from ofa.data.user_cache import user_cache
 from ofa.errors import shown
 from ofa.files import FORMAT, FileFormatError, read_json, write_json_atomic, write_text_atomic
 from ofa.progress import Progress
@@ -139,11 +139,6 @@ def _look(source: Source, index: int) -> dict[int, str]:
     return _found(source.images, [index])
 
 
-def cache() -> Path:
-    """Where what can be found again is kept: ``$XDG_CACHE_HOME/ofa/data``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofa" / "data"
-
-
 def _memory(images: Images, indices: Indices) -> Path | None:
     """The file that says which of some images are broken; another if one of them has changed since.
 
@@ -154,7 +149,7 @@ def _memory(images: Images, indices: Indices) -> Path | None:
     state = hashlib.sha256(f"{PIL.__version__} {len(indices)}".encode())
     for index in indices:
         state.update(f"{index} {images.name(index)!r} {images.stamp(index)}\n".encode(errors="surrogateescape"))
-    return cache() / f"{state.hexdigest()}.json"
+    return user_cache() / f"{state.hexdigest()}.json"
 
 
 def _list_file(source: Source, broken: Mapping[int, str]) -> Path:
@@ -162,7 +157,7 @@ def _list_file(source: Source, broken: Mapping[int, str]) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("image", "reason"), *((source.images.name(index), why) for index, why in broken.items())])
     content = text.getvalue().encode(errors="backslashreplace")
-    path = cache() / f"broken-{hashlib.sha256(content).hexdigest()[:12]}.csv"
+    path = user_cache() / f"broken-{hashlib.sha256(content).hexdigest()[:12]}.csv"
     write_text_atomic(path, content.decode())
     return path
 

@@ -166,13 +166,14 @@ def decode_all(decoding: Decoding, splits: Splits, kept: Sequence[str], progress
     # Threads, because Pillow lets go of the interpreter while it decodes and resizes.
     indices = np.concatenate([splits[split] for split in kept])
     pixels = torch.empty((len(indices), *decoding.shape), dtype=torch.uint8)
-    starts = range(0, len(indices), CHUNK)
+    order = np.argsort(indices, kind="stable")  # as they lie there
+    chunks = [order[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        chunks = pool.map(lambda start: decoding.decode(Wanted(indices[start : start + CHUNK])), starts)
-        for start, chunk in zip(starts, chunks, strict=True):
-            pixels[start : start + len(chunk)] = chunk
+        found_chunks = pool.map(lambda chunk: decoding.decode(Wanted(indices[chunk])), chunks)
+        for number, (chunk, found_chunk) in enumerate(zip(chunks, found_chunks, strict=True)):
+            pixels[torch.from_numpy(chunk)] = found_chunk
             if progress is not None:
-                progress(start + len(chunk), len(indices), "decoding images")
+                progress(min(len(indices), (number + 1) * CHUNK), len(indices), "decoding images")
     found = dict(zip(kept, pixels.split([len(splits[split]) for split in kept]), strict=True))
     if "train" in found:
         found.setdefault("calibration", found["train"][: len(splits.calibration)])

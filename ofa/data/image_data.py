@@ -12,6 +12,7 @@ from math import prod
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from ofa.data.masks import Mask, framed, targets_of
 from ofa.data.order import at_least_one, train_order
 from ofa.data.picture import seen
 from ofa.data.readers import Source, read_source
-from ofa.data.readers.source import Labelled, size_of
+from ofa.data.readers.source import FileImages, Labelled, size_of
 from ofa.data.settle import settle
 from ofa.data.splits import SPLITS, Splits
 from ofa.data.summary import describe
@@ -158,6 +159,7 @@ class ImageData:
             seed=seed,
             start=start,
             shard=shard,
+            near=self._near,
         )
         num_shards = shard[1]
         if self.config.mixes and batch_size // num_shards % 2:
@@ -167,6 +169,14 @@ class ImageData:
                 f"give a multiple of {2 * num_shards}"
             )
         return self._finished("train", order, image_size, device, draws)
+
+    @property
+    def _near(self) -> npt.NDArray[np.int64] | None:
+        """Which training images are best read together."""
+        images = self.source.images
+        near = images.near if isinstance(images, FileImages) else None
+        is_read = "train" not in self.pixels or self.crops_originals
+        return near[self.splits.train] if near is not None and is_read else None
 
     def resize_steps(self, image_size: int | None = None) -> list[Size]:
         """Sizes that an image takes on its way to ``image_size``: the stored one, and a smaller one if asked for."""

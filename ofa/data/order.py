@@ -12,6 +12,8 @@ from torch import Tensor
 from ofa.data.config import DataError
 from ofa.data.draws import Draws
 
+NUM_NEAR = 16
+"""Parts of files from which samples come in random order at a time, where they are read part by part."""
 POOL, NUM_POOLS = 50, 4
 """Batches among which samples of about the same length are found, at most; and pools in an epoch at least, so that not
 the same ones meet again and again."""
@@ -27,6 +29,7 @@ def train_order(
     start: int,
     shard: tuple[int, int],
     lengths: npt.NDArray[np.int64] | None = None,
+    near: npt.NDArray[np.int64] | None = None,
     what: str = "images",
 ) -> tuple[Sequence[Tensor], Callable[[int], Draws]]:
     """Full batches of an epoch, shuffled, from one of them on.
@@ -39,6 +42,7 @@ def train_order(
         start: Index of the first batch to give.
         shard: ``(rank, num_shards)``: of each batch give only the rows ``rank::num_shards``.
         lengths: Of the samples ``(n,)``: a batch then holds some of about the same length, all in random order still.
+        near: Samples of one number are read together ``(n,)``: some parts at a time are then gone through.
         what: The samples are, for messages.
 
     Returns:
@@ -60,7 +64,9 @@ def train_order(
     if batch_size % num_shards:
         raise DataError(f"batch_size is {batch_size}, which {num_shards} shards cannot share; give a multiple")
     rng = np.random.default_rng([seed, epoch])
-    permutation = _shuffled(labels, balance, rng)[: num_batches * batch_size]
+    permutation = _shuffled(labels, balance, rng)
+    permutation = permutation if near is None else in_turns(permutation, near, rng)
+    permutation = permutation[: num_batches * batch_size]
     if lengths is not None:
         permutation = _grouped(permutation, lengths, batch_size, rng)
     batches = torch.from_numpy(permutation).view(num_batches, batch_size)
@@ -71,6 +77,14 @@ def train_order(
         return Draws(rng, batch_size, (rank, num_shards))
 
     return batches[start:, rank::num_shards].unbind(), draws
+
+
+def in_turns(
+    order: npt.NDArray[np.int64], near: npt.NDArray[np.int64], rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """The same, but some parts of files behind the others; parts come in random order, and so does what is in them."""
+    turn = rng.permutation(int(near.max()) + 1) // NUM_NEAR
+    return order[np.argsort(turn[near[order]], kind="stable")]
 
 
 def _shuffled(labels: npt.NDArray[np.int64], balance: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -267,12 +267,17 @@ class FileImages:
         """What tells a file from what it was before, without reading it where that is possible."""
         raise NotImplementedError
 
-    def num_bytes(self, index: int) -> int:
+    def num_bytes(self, index: int) -> int | None:
         raise NotImplementedError
 
     def place(self, index: int) -> str:
         """Where a picture is to be found, for messages."""
         return self.name(index)
+
+    @property
+    def near(self) -> npt.NDArray[np.int64] | None:
+        """Pictures of one number are read together ``(N,)``; ``None``: each by itself."""
+        return None
 
     def read(self, index: int) -> bytes:
         """What is in a picture's file."""

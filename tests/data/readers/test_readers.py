@@ -21,6 +21,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from ofa.data import READERS, DataConfig, DataError
 from ofa.data.readers import Source, read_source
 from ofa.data.settle import settle
+from ofa.data.shards import write_shards
 
 from ..helpers import encoded, idx_bytes, noise, write_folder, write_idx, write_manifest, write_parquet
 
@@ -39,12 +40,17 @@ def _idx(root: Path) -> DataConfig:
 # -- all of them -----------------------------------------------------------------------------------------------------
 
 
+def _one_of_each(root: Path) -> None:
+    _idx(root / "idx")
+    write_folder(root / "folder", {"cat": 4, "dog": 5})
+    write_parquet(root / "parquet" / "train.parquet", 12, [0, 1])
+    write_manifest(root / "manifest", {"cat": 4, "dog": 5})
+    write_shards(read_source(DataConfig(name="folder", root=str(root / "folder"))), root / "shards")
+
+
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_contract(name: str, tmp_path: Path) -> None:
-    _idx(tmp_path / "idx")
-    write_folder(tmp_path / "folder", {"cat": 4, "dog": 5})
-    write_parquet(tmp_path / "parquet" / "train.parquet", 12, [0, 1])
-    write_manifest(tmp_path / "manifest", {"cat": 4, "dog": 5})
+    _one_of_each(tmp_path)
     source = read_source(DataConfig(name=name, root=str(tmp_path / name)))
     assert len(source.images) == len(source.labels) == source.labels.shape[0]
     assert source.labels.dtype == np.int64
@@ -58,10 +64,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
 def test_samples_are_the_same_wherever_the_root_is(name: str, tmp_path: Path) -> None:
     found = []
     for root in (tmp_path / "here", tmp_path / "there"):
-        _idx(root / "idx")
-        write_folder(root / "folder", {"cat": 4, "dog": 5})
-        write_parquet(root / "parquet" / "train.parquet", 12, [0, 1])
-        write_manifest(root / "manifest", {"cat": 4, "dog": 5})
+        _one_of_each(root)
         images = read_source(DataConfig(name=name, root=str(root / name))).images
         found.append([(images.name(i), images.digest(i), images.num_bytes(i)) for i in range(len(images))])
     assert found[0] == found[1]

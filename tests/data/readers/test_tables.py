@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from ofa.data import DataConfig, DataError
+from ofa.data import DataConfig, DataError, load_data
+from ofa.data.order import train_order
 from ofa.data.readers import Source, read_source
+from ofa.data.readers.parquet import RowImages
+from ofa.data.readers.source import EncodedImages
+from ofa.data.shards import write_shards
 
 from ..helpers import encoded, write_folder, write_manifest
 
@@ -275,3 +282,91 @@ def test_manifests_in_parquet_say_the_same(files: Path) -> None:
     pq.write_table(pa.table({**table, "label": [[0], [1], [0], [1], [1]]}), files / "list.parquet")
     with pytest.raises(DataError, match=re.escape("several labels per image")):
         read(files / "list.parquet", "manifest")
+
+
+# -- files that do not fit into memory ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """60 pictures in row groups of 3, in two files, taken for too large to be read at once."""
+    monkeypatch.setattr("ofa.data.readers.parquet.LIMIT_BYTES", 0)
+    for split, num in (("train", 45), ("validation", 15)):
+        images = [{"bytes": encoded(np.random.default_rng([num, row])), "path": None} for row in range(num)]
+        table = pa.table({"image": images, "label": [row % 2 for row in range(num)]})
+        pq.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet", row_group_size=3)
+    return DataConfig(name="parquet", root=str(tmp_path), crop_scale=0.5)
+
+
+def test_large_files_are_read_by_row_groups(large: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy = read_source(large)
+    monkeypatch.setattr("ofa.data.readers.parquet.LIMIT_BYTES", 10**9)
+    whole = read_source(large)
+    assert isinstance(lazy.images, RowImages) and isinstance(whole.images, EncodedImages)
+    assert lazy.labels.tolist() == whole.labels.tolist() and lazy.classes == whole.classes
+    assert lazy.num_test == whole.num_test == 15
+    for row in range(60):
+        assert lazy.images.read(row) == whole.images.read(row) and lazy.images.name(row) == whole.images.name(row)
+    copied = pickle.loads(pickle.dumps(lazy.images))
+    assert copied.read(31) == whole.images.read(31)
+    assert lazy.images.near.tolist() == [row // 3 for row in range(60)]
+
+
+def test_training_goes_through_some_row_groups_at_a_time(large: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofa.data.order.NUM_NEAR", 4)
+    data = load_data(large, image_size=8, memory_limit_bytes=0)
+    assert isinstance(data.source.images, RowImages)
+    orders = []
+    for epoch in (0, 1):
+        order, _ = train_order(
+            data.source.labels[data.splits.train],
+            balance=0,
+            epoch=epoch,
+            batch_size=4,
+            seed=0,
+            start=0,
+            shard=(0, 1),
+            near=data._near,
+        )
+        orders.append(torch.cat(list(order)).numpy())
+        assert len(set(orders[-1].tolist())) == len(orders[-1])
+        groups = data.source.images.near[data.splits.train][orders[-1]]
+        seen = [set(groups[at : at + 4].tolist()) for at in range(0, len(groups), 4)]
+        firsts = {
+            group: next(batch for batch, own in enumerate(seen) if group in own) for group in set(groups.tolist())
+        }
+        lasts = {group: max(batch for batch, own in enumerate(seen) if group in own) for group in firsts}
+        assert max(lasts[group] - firsts[group] for group in firsts) <= 4  # 4 groups of 3 are 3 batches
+    assert orders[0].tolist() != orders[1].tolist()
+    reads: list[int] = []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, group, **kw: (reads.append(group), read(self, group, **kw))[1]
+    )
+    monkeypatch.setattr("ofa.data.readers.parquet.NUM_GROUPS_KEPT", 8)
+    plain = dataclasses.replace(data, num_workers=0)
+    assert len(list(plain.train_batches(epoch=0, batch_size=4, seed=0))) == len(data.splits.train) // 4
+    assert len(reads) == len(set(reads))  # each once
+
+
+def test_large_files_become_shards(large: DataConfig, tmp_path: Path) -> None:
+    source = read_source(large)
+    write_shards(source, tmp_path / "shards")
+    found = read_source(DataConfig(name="shards", root=str(tmp_path / "shards")))
+    rows = {source.images.name(row): row for row in range(60)}
+    for row in range(60):
+        other = rows[found.images.name(row)]
+        assert found.images.read(row) == source.images.read(other)  # type: ignore[attr-defined]
+        assert found.labels[row] == source.labels[other]
+
+
+def test_large_files_that_are_wrong_are_told(large: DataConfig) -> None:
+    with pytest.raises(DataError, match=r"unknown column 'img'.*set data\.image_column"):
+        read_source(dataclasses.replace(large, image_column="img"))
+    with pytest.raises(DataError, match="holds int64, not encoded images"):
+        read_source(dataclasses.replace(large, image_column="label")).images[0]
+    source, path = read_source(large), Path(str(large.root)) / "train-00000-of-00001.parquet"
+    source.images[0]
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet is truncated or not a Parquet file"):
+        source.images[20]
