@@ -393,6 +393,8 @@ def search(
     tables: Path | str = TABLES,
     out: Path | str | None = None,
     num_evaluations: int = 80,
+    workers: int = 1,
+    ray: str | None = None,
     method: str = "auto",
     predictor: str = "auto",
     limits: Sequence[str] = (),
@@ -417,6 +419,8 @@ def search(
     Args:
         out: Instead of RUN/search (RUN/mixed with --precision).
         num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
+        workers: Processes that evaluate subnets side by side, each with the data in its memory.
+        ray: Evaluate them on a Ray cluster instead: its address, auto, or local to start one here.
         method: Search method: auto (one that suits the number of evaluations), linas, thompson, nsga2, local, random.
         predictor: Predictor that the last candidates are proposed by; auto tries several.
         limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.
@@ -457,9 +461,13 @@ def search(
             any_machine=any_machine,
             data_root=data_root,
             trust_code=trust_code,
+            workers=workers,
+            ray=ray,
             progress=progress,
             settings=settings,
         )
+    if workers != 1 or ray is not None:
+        raise UsageError("--workers and --ray do not go with --precision; leave one of them out")
     given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
     for name in (name for name, value in given.items() if value):
         raise UsageError(f"{name} does not go with --precision; leave one of them out")
@@ -567,12 +575,16 @@ def _search_anew(
     asked: Speed,
     any_machine: bool,
     data_root: str | None,
+    workers: int,
+    ray: str | None,
     progress: Progress | None,
     settings: Mapping[str, Any],
 ) -> Searched:
     """Architectures, with tables that were read, each once, by device."""
+    from ofa import engine
     from ofa.search.evaluation_cache import EvaluationCache, Scores
     from ofa.search.run import Target, TargetSearch
+    from ofa.training.elsewhere import RunSource, race_by
     from ofa.training.threads import torch_threads
 
     measured = [
@@ -590,33 +602,34 @@ def _search_anew(
     initial = [arch for path in start_from for arch in _read_front(path, run)]
     judge = open_evaluator(run, data_root, progress)
     costs, bytes_on, constraints = _costs(run.space, judge.supernet, devices, measured, limits)
-    task = TargetSearch(
-        space=run.space,
-        scores=Scores(judge.metric, judge.race, len(judge.data.splits.search), cache, chunk_size=judge.num_together),
-        targets=[
-            Target(
-                device.name,
-                table.predict_ms,
-                partial(_measure_archs, judge.supernet, device, settings["seed"], speed, progress),
-                {"tables_sha256": {device.name: sums[device.name]}},
-                own_costs,
-                speed,
-                table.interval_percent if table.held_out else 0.0,
-            )
-            for device, table, own_costs, speed in zip(devices, measured, bytes_on, here, strict=True)
-        ],
-        costs=costs,
-        budgets_ms=budgets_ms,
-        out_dir=out_dir,
-        constraints=constraints,
-        initial=initial,
-        identity=facts,
-        with_fleet=with_fleet,
-        progress=progress,
-        **settings,
-    )
-    with torch_threads(progress=progress):
-        results = task.run()
+    targets = [
+        Target(
+            device.name,
+            table.predict_ms,
+            partial(_measure_archs, judge.supernet, device, settings["seed"], speed, progress),
+            {"tables_sha256": {device.name: sums[device.name]}},
+            own_costs,
+            speed,
+            table.interval_percent if table.held_out else 0.0,
+        )
+        for device, table, own_costs, speed in zip(devices, measured, bytes_on, here, strict=True)
+    ]
+    with engine.opened(workers, ray) as where, torch_threads(progress=progress):
+        race = race_by(where, RunSource(run.path.resolve(), run.trust_code, data_root), judge)
+        results = TargetSearch(
+            space=run.space,
+            scores=Scores(judge.metric, race, len(judge.data.splits.search), cache),
+            targets=targets,
+            costs=costs,
+            budgets_ms=budgets_ms,
+            out_dir=out_dir,
+            constraints=constraints,
+            initial=initial,
+            identity=facts,
+            with_fleet=with_fleet,
+            progress=progress,
+            **settings,
+        ).run()
     return Searched({name: result.selected for name, result in results.items()})
 
 
@@ -798,6 +811,7 @@ def deploy(
     max_loss: float = 0.5,
     search_dir: Path | str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     fresh: bool = False,
     seed: int = 0,
     data_root: str | None = None,
@@ -811,10 +825,13 @@ def deploy(
 
     Args:
         out: Instead of RUN/deploy.
+        ray: Export on a Ray cluster: its address, auto, or local to start one here.
 
     Raises:
         TargetError, BundleError, ParityError: See :func:`ofa.deploy.deploy`.
     """
+    from ofa import engine
+
     place = _out_of(run, out, default="deploy")
     options = ofa.deploy.ExportOptions(
         dynamic_batch=dynamic_batch, from_pixels=from_pixels, max_loss_points=max_loss, opset=opset
@@ -826,18 +843,19 @@ def deploy(
         for target in targets
         for budget in sorted(set(budgets_ms))
     ]
-    return ofa.deploy.deploy(
-        opened,
-        orders,
-        out=place,
-        measure_on=partial(measure_on, seed=seed),
-        speeds={target.name: _speed_of_search(opened, target.name, search_dir) for target in targets},
-        options=options,
-        data_root=data_root,
-        num_processes=workers or os.cpu_count() or 1,
-        fresh=fresh,
-        progress=progress,
-    )
+    with engine.opened(workers or (1 if ray else os.cpu_count() or 1), ray) as where:
+        return ofa.deploy.deploy(
+            opened,
+            orders,
+            out=place,
+            measure_on=partial(measure_on, seed=seed),
+            speeds={target.name: _speed_of_search(opened, target.name, search_dir) for target in targets},
+            options=options,
+            data_root=data_root,
+            engine=where,
+            fresh=fresh,
+            progress=progress,
+        )
 
 
 def elastic(

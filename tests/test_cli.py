@@ -528,7 +528,8 @@ EVERYWHERE = {
     "--trust-code": {"inspect", "profile", "search", "export", "deploy", "elastic", "finetune", "judge", "fit"},
     "--opset": {"export", "deploy", "elastic"},
     "--overwrite": {"export", "elastic", "fit"},
-    "--workers": {"deploy", "data check"},
+    "--workers": {"search", "deploy", "data check"},
+    "--ray": {"search", "deploy"},
 }
 
 

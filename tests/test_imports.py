@@ -29,6 +29,7 @@ BASE = {
     "user_code",
     "system",
     "locks",
+    "engine",
 }
 
 # Room -> rooms that it may import, besides BASE and itself.

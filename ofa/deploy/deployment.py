@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 
 from ofa.deploy.artefact import (
@@ -26,6 +24,7 @@ from ofa.deploy.artefact import (
 from ofa.deploy.bundle import BundleError, BundleInfo, FileScore, Latency, check_destination, read_bundle
 from ofa.deploy.verify import verify_bundle
 from ofa.deploy.walk_down import Candidate, Measure, Walk
+from ofa.engine import Engine, Here
 from ofa.errors import UsageError
 from ofa.files import FORMAT, resolved, write_csv_atomic, write_json_atomic
 from ofa.formats.onnx import opset_of_file
@@ -35,8 +34,8 @@ from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
 from ofa.space import Arch
 from ofa.states import MEDIAN, Speed
-from ofa.system import tied
-from ofa.training import Run, SubnetEvaluator
+from ofa.training import Run
+from ofa.training.elsewhere import RunSource, evaluator_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ def deploy(
     speeds: Mapping[str, Speed] | None = None,
     options: ExportOptions = DEFAULTS,
     data_root: str | None = None,
-    num_processes: int = 1,
+    engine: Engine | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> list[Deployed]:
@@ -112,7 +111,7 @@ def deploy(
         orders: Device, budget in ms, and candidates, see :func:`ofa.deploy.read_candidates`.
         measure_on: Gives what measures on a device.
         speeds: By name of the device: what its latencies are stated at; see :func:`ofa.deploy.export_bundle`.
-        num_processes: That export at a time.
+        engine: Where candidates are exported; here if not given.
         fresh: Make what is there anew.
 
     Returns:
@@ -145,8 +144,8 @@ def deploy(
 
     with only_writer(root, command="ofa deploy"):
         for device in dict.fromkeys(order.device for order in asked if order.entry is None):
-            source, failed = (run.path, run.trust_code, data_root), root / f"{device.name}.failed"
-            batch = _Batch(run, source, device, options, failed, num_processes, measure_on(device), report)
+            source, failed = RunSource(run.path, run.trust_code, data_root), root / f"{device.name}.failed"
+            batch = _Batch(run, source, device, options, failed, engine or Here(), measure_on(device), report)
             batch.work_off([order for order in asked if order.device == device])
         entries = [order.entry for order in asked if order.entry is not None]
         _write_index(root, run, entries)
@@ -158,11 +157,11 @@ class _Batch:
     """The orders of one device; a subnet of several budgets is exported, measured and judged once."""
 
     run: Run
-    source: tuple[Path, bool, str | None]
+    source: RunSource
     device: Device
     options: ExportOptions
     keep_failed: Path
-    num_processes: int
+    engine: Engine
     measure: Measure
     report: Callable[[str], None]
     _known: dict[Arch, tuple[Artefact, Latency]] = field(default_factory=dict)
@@ -185,12 +184,9 @@ class _Batch:
         """Export side by side, then measure side by side, with nothing else running."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._known]
         self.report(f"exporting for {self.device.name}")
-        artefacts: list[Artefact] = joblib.Parallel(n_jobs=max(1, min(self.num_processes, len(new))), batch_size=1)(
-            joblib.delayed(tied)(
-                os.getpid(), _make, self.source, dict(arch), self.device, self.options, self.keep_failed
-            )
-            for arch in new
-        )
+        make = partial(_make, self.source, self.device, self.options, self.keep_failed)
+        engine = self.engine if len(new) > 1 else Here()
+        artefacts = list(engine.map(make, [dict(arch) for arch in new]))
         self.report(f"measuring on {self.device.name}")
         with ExitStack() as stack:
             files = [stack.enter_context(on_disk(artefact.files)) for artefact in artefacts]
@@ -200,7 +196,7 @@ class _Batch:
     def _bundle(self, order: _Order) -> None:
         artefact, latency_ms = self._known[order.arch]
         self.report(f"testing {order.path.name}")
-        evaluator = _evaluator(*self.source)
+        evaluator = evaluator_of(self.source)
         if order.arch not in self._scores:
             self._scores[order.arch] = judge_artefact(evaluator, artefact, self.device)
         info = bundle_artefact(
@@ -238,17 +234,8 @@ def _kept(order: _Order, run: Run, options: ExportOptions) -> BundleInfo | None:
     return info if all(opset_of_file(graph) == options.opset for graph in graphs) else None
 
 
-@lru_cache(maxsize=1)
-def _evaluator(run_dir: Path, trust_code: bool, data_root: str | None) -> SubnetEvaluator:
-    """One per process."""
-    run = Run.open(run_dir, trust_code=trust_code)
-    return SubnetEvaluator(run.supernet(), run.data(root=data_root), run.task)
-
-
-def _make(
-    source: tuple[Path, bool, str | None], arch: Mapping[str, Any], device: Device, options: ExportOptions, keep: Path
-) -> Artefact:
-    return make_artefact(_evaluator(*source), arch, device, options=options, keep_failed=keep)
+def _make(source: RunSource, device: Device, options: ExportOptions, keep: Path, arch: Mapping[str, Any]) -> Artefact:
+    return make_artefact(evaluator_of(source), arch, device, options=options, keep_failed=keep)
 
 
 def _write_index(root: Path, run: Run, entries: Sequence[Deployed]) -> None:

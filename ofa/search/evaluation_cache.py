@@ -125,6 +125,10 @@ def _bad_line(path: Path, number: int, reason: str) -> FileFormatError:
     )
 
 
+ROUND = 8
+"""Architectures that are evaluated together: what they give up goes by what was known before."""
+
+
 class Scores:
     """True scores of architectures, each evaluated once, and given up where it is surely not wanted.
 
@@ -138,7 +142,8 @@ class Scores:
             and what else the metric keeps. :meth:`ofa.training.SubnetEvaluator.race` is one.
         num_images: Of the whole split.
         cache: Its values are the metric's columns; in memory if there is none.
-        chunk_size: Architectures per call of ``race``; the cache is written after each call.
+        chunk_size: Architectures per call of ``race``, however many work on it, so that what is given up does not
+            depend on that; the cache is written after each call.
     """
 
     def __init__(
@@ -148,7 +153,7 @@ class Scores:
         num_images: int,
         cache: EvaluationCache | None = None,
         *,
-        chunk_size: int = 1,
+        chunk_size: int = ROUND,
     ) -> None:
         self.metric, self.num_images, self.chunk_size = metric, num_images, chunk_size
         self.cache = EvaluationCache(values=metric.columns) if cache is None else cache

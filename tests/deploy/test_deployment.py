@@ -17,6 +17,7 @@ import pytest
 
 from ofa.deploy import Deployed, ExportOptions, TargetError, deploy, verify_bundle
 from ofa.deploy.walk_down import Measure
+from ofa.engine import Processes
 from ofa.errors import UsageError
 from ofa.hardware import Device, load_device
 from ofa.locks import LockedError
@@ -100,7 +101,7 @@ def test_nothing_is_begun_if_one_cannot_be(run: Run, ladder: list[dict[str, Any]
 @pytest.mark.slow
 def test_processes_make_the_same_files(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
     go(run, ladder, tmp_path / "one", [9.0, 2.5], 4.0, 2.0)
-    go(run, ladder, tmp_path / "two", [9.0, 2.5], 4.0, 2.0, num_processes=2)
+    go(run, ladder, tmp_path / "two", [9.0, 2.5], 4.0, 2.0, engine=Processes(2))
     for name in ("cpu-1t-9ms", "cpu-1t-2.5ms"):
         one, two = ((tmp_path / where / name / "model.onnx").read_bytes() for where in ("one", "two"))
         assert len(one) == len(two)
@@ -111,6 +112,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from ofa.deploy import deploy
+from ofa.engine import Processes
 from ofa.hardware import load_device
 from ofa.training import Run
 
@@ -119,7 +121,7 @@ archs = run.space.to_archs(run.space.sample_population(2, __import__("numpy").ra
 ladder = [{"arch": dict(arch), "latency_ms": ms} for arch, ms in zip(archs, (4.0, 2.0))]
 device = load_device("cpu-1t")
 deploy(run, [(device, 9.0, ladder), (device, 2.5, ladder)], out=sys.argv[2], measure_on=lambda device: None,
-       num_processes=2, progress=lambda *what: print(*what, flush=True))
+       engine=Processes(2), progress=lambda *what: print(*what, flush=True))
 """
 
 

@@ -103,11 +103,15 @@ def race_of(asked, num_images=1000):
 
 def test_only_what_is_missing_is_evaluated_once_each(archs):
     asked = []
-    accuracies = Scores(TOP1, race_of(asked), 1000)
+    accuracies = Scores(TOP1, race_of(asked), 1000, chunk_size=1)
     accuracies.cache.add(archs[:1], [[10.0, 1000]])
     assert accuracies([archs[0], archs[1], archs[1], archs[2]]).tolist() == [10.0, 80.0, 80.0, 80.0]
     assert asked == [([archs[1]], [0.0]), ([archs[2]], [0.0])]
     assert accuracies([]).shape == (0,)
+    asked.clear()
+    together = Scores(TOP1, race_of(asked), 1000)
+    assert together([archs[0], archs[1], archs[1], archs[2]]).tolist() == [80.0, 81.0, 81.0, 82.0]
+    assert asked == [(archs[:3], [0.0, 0.0, 0.0])]
 
 
 def test_what_was_given_up_is_finished_only_where_it_may_matter(archs):
