@@ -10,6 +10,7 @@ Leaves ``scale.md`` in ``--out``, its rows in ``--out``/scale/*.csv. Works for `
   resizing alone in one process.
 - memory: what all processes hold, over an epoch.
 - killed: training on the shards, killed in the middle of an epoch and resumed, beside one that was not disturbed.
+- search: the same search by this process, by two worker processes, one of which is killed, and on a Ray cluster of two.
 - crops: accuracy with random crops out of the originals and out of the stored pictures, ``lcnet_050`` at 96 pixels,
   three seeds.
 """
@@ -23,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 from PIL import Image
 from safetensors.torch import load_file
 
+from ofa import engine
+from ofa.cost import macs
 from ofa.data import DataConfig
 from ofa.data.crops import cropped
 from ofa.data.decoding import Decoding, Wanted, Workers
@@ -45,15 +49,19 @@ from ofa.data.readers import read_source
 from ofa.data.readers.source import FileImages, Source
 from ofa.data.shards import write_shards
 from ofa.files import write_csv_atomic, write_text_atomic
-from ofa.training import Run
+from ofa.search import search as search_space
+from ofa.search.evaluation_cache import ROUND, Scores
+from ofa.training import Run, SubnetEvaluator
+from ofa.training.elsewhere import RunSource, race_by
 
-SECTIONS = ("make", "rate", "memory", "killed", "crops")
+SECTIONS = ("make", "rate", "memory", "killed", "search", "crops")
 NUM_IMAGES, NUM_PARTS, NUM_CLASSES = 200_000, 4_000, 100
 SIZE, LEAST, BATCH = 224, 0.35, 64
 NUM_ALONE, NUM_BATCHES, REPEATS = 1_500, 40, 3
 WORKERS = (1, 2)
 SEEDS = (0, 1, 2)
 CROP_EPOCHS = 40
+NUM_EVALUATIONS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +159,12 @@ def rate(options: argparse.Namespace) -> None:
                 for _ in range((num + 1) * NUM_BATCHES)
             ]
             batches = Workers(decoding, num).decode(order)
-            for _ in range(8 * num):  # that are ready before anything is asked for
+            for _ in range(4 * num):  # until all of them are at work; whoever only takes leaves nothing to wait
                 next(batches)
             started, taken = time.perf_counter(), 0
             for batch in batches:
                 taken += len(batch)
-            found = (taken - 4 * num * BATCH) / (time.perf_counter() - started)
+            found = taken / (time.perf_counter() - started)
             add_row(options, "rate", {"repeat": repeat, "workers": num, "images_per_second": round(found, 1)})
             say(f"{num} workers: {found:.0f} images/s, {found / num / alone:.2f} of {alone:.0f} alone, for each")
 
@@ -212,6 +220,53 @@ def killed(options: argparse.Namespace) -> None:
     say(f"same weights: {same}")
 
 
+def search(options: argparse.Namespace) -> None:
+    """One thread for each worker, and for the search that is done here."""
+    folder = options.work / "search"
+    if not (folder / "supernet.json").exists():
+        words = [*("data.name=folder", f"data.root={photographs(options)}", "model.resolution=[64,80,96]")]
+        words += ["train.epochs=0.05", "train.warmup_epochs=0", "data.search_share=600", "train.threads=1"]
+        command = [sys.executable, "-m", "ofa", "train", "bignas", *words, "--out", str(folder)]
+        subprocess.run(command, check=True)
+    torch.set_num_threads(1)
+    run = Run.open(folder)
+    judge = SubnetEvaluator(run.supernet(), run.data(), run.task)
+    cost, first, firsts = macs(judge.supernet), None, 1.0
+    for name, workers, ray in (("here", 1, None), ("processes", 2, None), ("killed", 2, None), ("ray", 2, "local")):
+        with engine.opened(workers, ray) as where:
+            race = race_by(where, RunSource(folder.resolve()), judge)
+            archs = run.space.to_archs(run.space.sample_population(8, np.random.default_rng(9)))
+            race(archs, np.zeros(8))  # by when all have loaded what they need
+            scores = Scores(judge.metric, race, len(judge.data.splits.search))
+            if name == "killed":
+                threading.Timer(5, kill_a_worker).start()
+            started = time.perf_counter()
+            found = search_space(
+                run.space,
+                lambda population, scores=scores: np.column_stack(  # type: ignore[misc]
+                    [judge.metric.error(scores(run.space.to_archs(population))), cost.predict(population)]
+                ),
+                num_evaluations=NUM_EVALUATIONS,
+                method="nsga2",
+                objectives=(judge.metric.error_name, "macs"),
+                free={"macs": cost.predict},
+                chunk_size=ROUND,
+            )
+            seconds = time.perf_counter() - started
+        first, firsts = (found, seconds) if first is None else (first, firsts)
+        row = {"where": name, "workers": workers, "seconds": round(seconds, 2), "faster": round(firsts / seconds, 2)}
+        add_row(options, "search", row | {"same": found.equals(first)})
+        say(str(row | {"same": found.equals(first)}))
+
+
+def kill_a_worker() -> None:
+    own = os.getpid()
+    for pid in map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()):
+        if b"LokyProcess" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+            return
+
+
 def crops(options: argparse.Namespace) -> None:
     known = read_rows(options.out / "scale" / "crops.csv")
     for seed in SEEDS:
@@ -235,13 +290,28 @@ def crops(options: argparse.Namespace) -> None:
             except subprocess.TimeoutExpired:
                 raise OutOfTimeError from None
             run = Run.open(out)
-            from ofa.training import SubnetEvaluator
-
             evaluator = SubnetEvaluator(run.supernet(), run.data(), run.task)
             (score,) = evaluator.values([run.space.largest()], split="test")
             seconds = float(pd.read_csv(out / "metrics.csv")["seconds"].sum())
             row = {"seed": seed, "crop_from": crop_from, "top1_percent": round(float(score), 2), "seconds": seconds}
             add_row(options, "crops", row)
+
+
+def search_text(options: argparse.Namespace) -> str:
+    rows = read_rows(options.out / "scale" / "search.csv")
+    if not rows:
+        return "Not measured yet."
+    names = {
+        "here": "this process",
+        "processes": "two processes",
+        "killed": "two processes, one killed after five seconds",
+        "ray": "Ray, two workers",
+    }
+    cells = [
+        [names[row["where"]], f"{row['seconds']:.1f}", f"{row['faster']:.2f}", "yes" if row["same"] else "NO"]
+        for row in rows
+    ]
+    return table_text(["subnets are evaluated by", "s", "times as fast", "same evaluations and front"], cells)
 
 
 def rate_text(options: argparse.Namespace) -> str:
@@ -308,7 +378,10 @@ def main(words: Sequence[str] | None = None) -> None:
     except OutOfTimeError:
         say("out of time; the same command goes on")
     texts = {name: globals()[f"{name}_text"](options) for name in SECTIONS if name != "make"}
-    write_text_atomic(options.out / "scale.md", page("scale.md", size=SIZE, least=LEAST, epochs=CROP_EPOCHS, **texts))
+    write_text_atomic(
+        options.out / "scale.md",
+        page("scale.md", size=SIZE, least=LEAST, epochs=CROP_EPOCHS, evaluations=NUM_EVALUATIONS, **texts),
+    )
 
 
 if __name__ == "__main__":

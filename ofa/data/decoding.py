@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from joblib import cpu_count
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ofa.data.config import DataError
 from ofa.data.crops import cropped
@@ -67,15 +68,16 @@ class Decoding(Dataset[Tensor | DataError]):
         return len(self.look["color"]) + (self.source.masks is not None), *self.sizes[-1]
 
     def decode(self, wanted: Wanted) -> Tensor:
-        if wanted.numbers is None:
-            found = [pixels_of(self.source, index, self.sizes, self.look) for index in wanted.indices]
-        else:
-            size, images = self.sizes[-1], self.source.images
-            found = [
-                cropped(images, index, numbers, size=size, look=self.look, least=self.crop_scale)
-                for index, numbers in zip(wanted.indices, wanted.numbers, strict=True)
-            ]
-        return torch.from_numpy(np.stack(found)).contiguous()
+        found = _empty(len(wanted.indices), *self.shape)
+        rows = found.numpy()
+        for row, index in enumerate(wanted.indices):
+            if wanted.numbers is None:
+                rows[row] = pixels_of(self.source, index, self.sizes, self.look)
+            else:
+                numbers, size = wanted.numbers[row], self.sizes[-1]
+                images, least = self.source.images, self.crop_scale
+                rows[row] = cropped(images, index, numbers, size=size, look=self.look, least=least)
+        return found
 
     def __getitem__(self, wanted: Wanted) -> Tensor | DataError:
         try:
@@ -83,6 +85,13 @@ class Decoding(Dataset[Tensor | DataError]):
         except DataError as error:
             # A worker's exception would arrive with its traceback in the message.
             return error
+
+
+def _empty(*shape: int) -> Tensor:
+    """Bytes to be filled; in a worker process in memory that it shares with who takes them, to be copied no more."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(prod(shape))).view(shape)
 
 
 def pixels_of(source: Source, index: int, sizes: Sequence[Size], look: Mapping[str, Any]) -> Pixels:
