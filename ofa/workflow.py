@@ -32,15 +32,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ofa
-from ofa.errors import UsageError, shown, unknown_name_message
+from ofa.errors import OfaError, UsageError, shown, unknown_name_message
 from ofa.files import parse_json
 from ofa.progress import Progress
 
@@ -290,6 +292,10 @@ class Profiled:
     is_new: bool
 
     @property
+    def device(self) -> str:
+        return self.table.device
+
+    @property
     def states_text(self) -> str:
         """At which speeds the machine ran, in words."""
         from ofa.states import states_from
@@ -303,9 +309,29 @@ class Profiled:
         return {"csv": str(self.csv_path), "held_out": table.held_out, **facts}
 
 
+@dataclass(frozen=True)
+class ProfiledFleet:
+    """Tables of several devices.
+
+    Args:
+        failed: Device -> why it has none.
+    """
+
+    profiled: list[Profiled]
+    failed: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a table of each, to search with."""
+        return not self.failed and not any(each.table.refused for each in self.profiled)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"profiled": {each.device: each.to_json() for each in self.profiled}, "failed": self.failed}
+
+
 def profile(
     run: str,
-    device: str,
+    devices: Sequence[str],
     *,
     out: Path | str = TABLES,
     resolutions: Sequence[int] = (),
@@ -319,13 +345,16 @@ def profile(
     energy: bool = False,
     trust_code: bool = False,
     progress: Progress | None = None,
-) -> Profiled:
+) -> Profiled | ProfiledFleet:
     """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
 
-    Continues where it stopped, and adds to a table that is there only what it lacks.
+    Continues where it stopped, and adds to a table that is there only what it lacks. Several devices are measured side
+    by side, those of one machine one after another; one that fails does not stop the others, and the same command then
+    measures it alone.
 
     Args:
         run: Run folder, or a model as `ofa inspect` takes it; a file of code is executed.
+        devices: Device, one or several: names in devices/, YAML files, or a pattern of them: 'boards/*.yaml'.
         out: Folder of latency tables to add to.
         resolutions: Measure only these resolutions.
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
@@ -338,30 +367,65 @@ def profile(
     Raises:
         UsageError: If both ``resolutions`` and ``num_resolutions`` are given.
     """
+    from ofa.hardware.fleet import on_each
     from ofa.training.run import open_named
 
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
-    target = ofa.hardware.load_device(device)
+    targets = _devices_named([devices] if isinstance(devices, str) else devices)
+    _generator(seed)  # says now if it makes no sense
     supernet, space_name = open_named(run, trust_code=trust_code)
-    with _writing_table(out, target.name, space_name, command="ofa profile") as csv_path:
-        written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
-        table = ofa.hardware.profile(
-            supernet,
-            target,
-            csv_path=csv_path,
-            num_fit=num_fit,
-            num_held_out=num_held_out,
-            max_minutes=max_minutes,
-            rng=_generator(seed),
-            resolutions=resolutions or None,
-            num_resolutions=num_resolutions,
-            fresh=fresh,
-            force=force,
-            energy=energy,
-            progress=progress,
-        )
-        return Profiled(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
+    models_dir = None if len(targets) == 1 else Path(out) / f".{space_name}.models"
+
+    def profile_one(target: Device, progress: Progress | None) -> Profiled:
+        with _writing_table(out, target.name, space_name, command="ofa profile") as csv_path:
+            written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
+            table = ofa.hardware.profile(
+                supernet,
+                target,
+                csv_path=csv_path,
+                num_fit=num_fit,
+                num_held_out=num_held_out,
+                max_minutes=max_minutes,
+                rng=_generator(seed),
+                resolutions=resolutions or None,
+                num_resolutions=num_resolutions,
+                fresh=fresh,
+                force=force,
+                energy=energy,
+                models_dir=models_dir,
+                progress=progress,
+            )
+            return Profiled(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
+
+    if models_dir is None:
+        return profile_one(targets[0], progress)
+    found = on_each(targets, profile_one, progress)
+    failed = {target.name: str(each) for target, each in zip(targets, found, strict=True) if isinstance(each, OfaError)}
+    if not failed:
+        shutil.rmtree(models_dir, ignore_errors=True)
+    return ProfiledFleet([each for each in found if not isinstance(each, OfaError)], failed)
+
+
+def _devices_named(names: Sequence[str]) -> list[Device]:
+    """Devices by names, files, or patterns of files; no two with one name."""
+    paths: list[str] = []
+    for name in names:
+        if not any(character in name for character in "*?["):
+            paths.append(name)
+            continue
+        matching = sorted(glob(name))
+        if not matching:
+            raise UsageError(f"--device {name} matches no file; give names of devices, or of .yaml files")
+        paths += matching
+    if not paths:
+        raise UsageError("--device names no device; give one or several")
+    targets = [ofa.hardware.load_device(path) for path in dict.fromkeys(paths)]
+    called = [target.name for target in targets]
+    for name in called:
+        if called.count(name) > 1:
+            raise UsageError(f"two of the devices are called {name}; leave one out, or rename its file")
+    return targets
 
 
 # -- search ----------------------------------------------------------------------------------------------------------

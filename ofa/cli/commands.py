@@ -114,7 +114,9 @@ def recipes(result: list[dict[str, str]], **_: Any) -> None:
 
 
 @command_of(workflow.profile)
-def profile(result: workflow.Profiled, **_: Any) -> bool:
+def profile(result: workflow.Profiled | workflow.ProfiledFleet, **_: Any) -> bool:
+    if isinstance(result, workflow.ProfiledFleet):
+        return _say_fleet(result)
     table, held_out = result.table, result.table.held_out
     if not result.is_new:
         say(f"{result.csv_path} has every part already; --fresh measures it anew")
@@ -127,6 +129,27 @@ def profile(result: workflow.Profiled, **_: Any) -> bool:
     if table.refused:
         say(head="that is too wide to search with; measure in a quieter hour, or keep the table with --force")
     return not table.refused
+
+
+def _say_fleet(fleet: workflow.ProfiledFleet) -> bool:
+    rows = [
+        [
+            each.device,
+            len(each.table.entries),
+            f"{each.table.held_out['mape_percent']:.1f}",
+            correlation(each.table.held_out["spearman"]),
+            f"{each.table.interval_percent:.1f}",
+            "too wide" if each.table.refused else "measured" if each.is_new else "there already",
+        ]
+        for each in fleet.profiled
+    ]
+    rows += [[device, "", "", "", "", "failed"] for device in fleet.failed]
+    print_table(["device", "parts", "error %", "rank correlation", "90 % within %", ""], rows)
+    for device, error in fleet.failed.items():
+        say(head=f"{device}: {error}")
+    if not fleet.ok:
+        say("the same command measures what is missing; the others are there")
+    return fleet.ok
 
 
 @command_of(workflow.search)

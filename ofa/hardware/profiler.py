@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ NUM_SUBNETS = (36, 24)  # to fit and to judge by
 NUM_SUBNETS_OF_ONE_RESOLUTION = (24, 16)
 NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
+EXPORTING = threading.Lock()
 
 
 class PartLike(Protocol):
@@ -88,6 +90,7 @@ def profile(
     fresh: bool = False,
     force: bool = False,
     energy: bool = False,
+    models_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Measure a latency table and write it to ``csv_path`` and the ``.json`` beside it.
@@ -115,6 +118,8 @@ def profile(
             part can stand for.
         energy: Measure the energy of parts and subnets too, in as many rounds; a table that is there without energies
             is measured anew.
+        models_dir: Where exported parts and subnets are kept, for other devices of one runtime; by default they go with
+            what was measured.
         progress: Called with steps done, steps in all, and what is being done.
 
     Returns:
@@ -149,7 +154,7 @@ def profile(
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
     workspace = _partial(csv_path)
-    models, fields = _export(supernet, device, missing, archs, workspace / "models", progress)
+    models, fields = _export(supernet, device, missing, archs, models_dir or workspace / "models", progress)
     job = Job(
         models=models,
         setting=device.setting,
@@ -420,7 +425,8 @@ def _export(
 
     sources: dict[str, Source] = {key: partial(part, key) for key in keys}
     sources |= {name: partial(subnet, arch) for name, arch in archs.items()}
-    models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
+    with EXPORTING:  # whoever needs the same files then finds them
+        models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
     return models, {key: fields.get(key) or _fields(supernet.part(key)) for key in keys}
 
 

@@ -196,6 +196,10 @@ class Adb(Host):
         if not re.fullmatch("[0-9a-fA-F]*", self.cpu_mask):
             raise ConfigError(f"cpu_mask must be hexadecimal, such as 'f0', not {self.cpu_mask!r}")
 
+    @property
+    def machine(self) -> object:
+        return "adb", self.serial
+
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         _benchmark(setting)
         phone = self._phone()

@@ -31,6 +31,11 @@ class Host(Named):
 
     takes_settings: ClassVar[bool] = False
 
+    @property
+    def machine(self) -> object:
+        """What tells it from other machines: two devices of one are never measured at the same time."""
+        raise NotImplementedError
+
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         """On what machine and with what software is measured.
 
@@ -56,6 +61,10 @@ class Local(Host):
     """Measured within this process."""
 
     takes_settings: ClassVar[bool] = True
+
+    @property
+    def machine(self) -> object:
+        return "this machine"
 
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         return fingerprint(setting)

@@ -184,6 +184,10 @@ class Ssh(Host):
             if not getattr(self, key):
                 raise ConfigError(f"{key} must not be empty")
 
+    @property
+    def machine(self) -> object:
+        return self.address.rpartition("@")[2], self.port, self.config
+
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         self._push({})
         name = f"fingerprint-{secrets.token_hex(8)}"
