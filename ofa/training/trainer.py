@@ -645,17 +645,22 @@ class _Trainer:
                 self.average[name] = tensor.clone()
 
     def _scores_of_bounds(self, epoch: int, *, is_last: bool) -> tuple[float | None, float | None]:
-        """The metric, on the search split, of the largest and the smallest subnet, in the epochs that are evaluated."""
+        """The metric, on the search split, of the largest and the smallest subnet, in the epochs that are evaluated.
+
+        Of several processes two evaluate one each.
+        """
         every = self.config.eval_every_epochs
-        scores: tuple[float | None, float | None] = (None, None)
-        if is_last or (every and epoch % every == 0):
-            if self._is_first:
-                space = self.supernet.space
-                bounds = [space.largest(), space.smallest()]
-                largest, smallest = SubnetEvaluator(self._smoothed, self.data, self.task).values(bounds)
-                scores = float(largest), float(smallest)
-            self.fabric.barrier()
-        return scores
+        if not (is_last or (every and epoch % every == 0)):
+            return None, None
+        rank, num_ranks = self.fabric.global_rank, self.fabric.world_size
+        space, scores = self.supernet.space, torch.zeros(2, dtype=torch.float64, device=self.fabric.device)
+        bounds = [space.largest(), space.smallest()][rank::num_ranks]
+        if bounds:
+            with self.fabric.autocast():
+                found = SubnetEvaluator(self._smoothed, self.data, self.task).values(bounds)
+            scores[rank::num_ranks] = torch.from_numpy(found).to(scores)
+        largest, smallest = self._sum_over_processes(scores).tolist()
+        return largest, smallest
 
     def _save(self, step: int) -> None:
         if self._is_first:

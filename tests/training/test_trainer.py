@@ -458,8 +458,9 @@ def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: f
     first, second = (pd.read_csv(tmp_path / run / "metrics.csv") for run in ("alone", "both"))
     np.testing.assert_allclose(second[LOSSES], first[LOSSES], rtol=tolerance)
     assert second["train_macs"].tolist() == first["train_macs"].tolist()
-    calls = [(tmp_path / f"calls{rank}").read_text().split() for rank in (0, 1)]
-    assert len(calls[0]) == len(calls[1]) == 2  # one for each of two steps
+    calls = [list(map(int, (tmp_path / f"calls{rank}").read_text().split())) for rank in (0, 1)]
+    assert calls[0] == calls[1] and len([num for num in calls[0] if num > 2]) == 2  # one for each of two steps
+    assert calls[0][2:] == [2]  # and one for the scores of the largest and the smallest subnet
     assert alone.space == Run.open(tmp_path / "both").space
 
 
