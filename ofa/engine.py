@@ -1,7 +1,7 @@
 """Where work runs: here, in worker processes, or on a Ray cluster. It knows nothing of networks.
 
 Results come in the order of what was asked, whoever is done first, and the work of a worker that dies is done again by
-another: what comes out does not depend on where it ran, nor on how many did it.
+another: what comes out does not depend on how many work, but for what depends on the number of threads of each.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ R = TypeVar("R")
 
 MAX_LOSSES = 3
 """Workers that may die over one piece of work."""
-AHEAD = 2
-"""Pieces of work, for each worker, that a cluster has at a time."""
 LOCAL = "local"
+SHARES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+"""What tells a worker how many of the cores are its own."""
 
 
 class WorkersLostError(UsageError):
@@ -73,9 +73,8 @@ class Processes:
     """
 
     def __init__(self, num: int) -> None:
-        if num < 1:
-            raise UsageError(f"--workers must be at least 1, not {num}")
-        self.num_workers = num
+        self.num_workers = check_workers(num)
+        self._executor: Any = None
 
     def map(self, call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         own = partial(tied, os.getpid(), call)
@@ -84,13 +83,14 @@ class Processes:
         try:
             for index in range(len(items)):
                 while True:
-                    if index not in futures:
-                        executor, missing = self._executor(), set(range(index, len(items))) - futures.keys()
-                        futures |= {other: executor.submit(own, items[other]) for other in sorted(missing)}
                     try:
+                        for other in range(index, len(items)) if index not in futures else ():
+                            if other not in futures:
+                                futures[other] = self._started(len(items)).submit(own, items[other])
                         found = futures.pop(index).result()
                         break
                     except BrokenProcessPool:  # one died, and what the others were at is lost with it
+                        self.close()
                         losses += 1
                         if losses >= MAX_LOSSES:
                             raise WorkersLostError from None
@@ -102,13 +102,21 @@ class Processes:
             for future in futures.values():
                 future.cancel()
 
-    def _executor(self) -> Any:
-        from joblib import cpu_count
-        from joblib.externals.loky import get_reusable_executor
+    def _started(self, num_items: int) -> Any:
+        """The processes, which stay, and keep what they have loaded, until this is closed."""
+        if self._executor is None:
+            from joblib import cpu_count
+            from joblib.externals.loky import ProcessPoolExecutor
 
-        threads = str(max(1, cpu_count() // self.num_workers))
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        return get_reusable_executor(max_workers=self.num_workers, env=dict.fromkeys(names, threads))
+            num = min(self.num_workers, num_items)
+            threads = str(max(1, cpu_count() // num))
+            self._executor = ProcessPoolExecutor(num, timeout=None, env=dict.fromkeys(SHARES, threads))
+        return self._executor
+
+    def close(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True, kill_workers=True)
 
 
 class Ray:
@@ -122,6 +130,7 @@ class Ray:
     def __init__(self, address: str, num_workers: int | None = None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray: Any = require("ray", extra("ray"))
+        self._here = os.getcwd()
         where = {"num_cpus": num_workers, "include_dashboard": False} if address == LOCAL else {"address": address}
         try:
             self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
@@ -133,39 +142,59 @@ class Ray:
 
     def map(self, call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         ray = self._ray
+        here = self._here
 
         def made(item: T) -> R:
-            return call(item)
+            return _at(here, call, item)
 
         remote = ray.remote(num_cpus=1, max_retries=MAX_LOSSES - 1)(made)
         waiting: list[Any] = []
-        at_a_time = AHEAD * self.num_workers
         for index in range(len(items)):
-            waiting += [remote.remote(item) for item in items[index + len(waiting) : index + at_a_time]]
+            waiting += [remote.remote(item) for item in items[index + len(waiting) : index + self.num_workers]]
             try:
                 yield ray.get(waiting.pop(0))
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+            except ray.exceptions.RayError:
                 raise WorkersLostError from None
 
     def close(self) -> None:
         self._ray.shutdown()
 
 
+def _at(folder: str, call: Callable[[T], R], item: T) -> R:
+    """A call that finds the files that the one who asked for it would find."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"a machine of the cluster does not see {folder} ({error}); begin in a folder that all of them see"
+        ) from None
+    return call(item)
+
+
+def check_workers(num: int) -> int:
+    """The number; :class:`UsageError` if it makes no sense."""
+    if num < 1:
+        raise UsageError(f"--workers must be at least 1, not {num}")
+    return num
+
+
 @contextmanager
-def opened(workers: int, ray: str | None = None) -> Iterator[Engine]:
+def opened(workers: int | None, ray: str | None = None) -> Iterator[Engine]:
     """Where to work, for as long as the block lasts.
 
     Args:
-        workers: Processes of this machine, or cores of the cluster; 1 is this process, or all cores of the cluster.
+        workers: Processes of this machine, or cores of the cluster; ``None`` is this process, or all of the cluster.
         ray: Address of a Ray cluster, or ``local``.
     """
-    if ray is None:
-        yield Here() if workers == 1 else Processes(workers)
+    if workers is not None:
+        check_workers(workers)
+    if ray is None and workers in (None, 1):
+        yield Here()
         return
-    cluster = Ray(ray, workers if workers > 1 else None)
+    where = Processes(workers or 1) if ray is None else Ray(ray, workers)
     try:
-        yield cluster
+        yield where
     finally:
-        cluster.close()
+        where.close()

@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ofa
-from ofa.errors import OfaError, UsageError, shown, unknown_name_message
+from ofa.errors import UsageError, shown, unknown_name_message
 from ofa.files import parse_json
 from ofa.progress import Progress
 
@@ -367,15 +367,18 @@ def profile(
     Raises:
         UsageError: If both ``resolutions`` and ``num_resolutions`` are given.
     """
+    from ofa.files import resolved
     from ofa.hardware.fleet import on_each
+    from ofa.locks import only_writer
     from ofa.training.run import open_named
 
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
-    targets = _devices_named([devices] if isinstance(devices, str) else devices)
+    names = [devices] if isinstance(devices, str) else devices
+    targets, is_fleet = _devices_named(names), len(names) > 1 or any(map(_is_pattern, names))
     _generator(seed)  # says now if it makes no sense
     supernet, space_name = open_named(run, trust_code=trust_code)
-    models_dir = None if len(targets) == 1 else Path(out) / f".{space_name}.models"
+    models_dir = resolved(out) / f".{space_name}.models" if is_fleet else None
 
     def profile_one(target: Device, progress: Progress | None) -> Profiled:
         with _writing_table(out, target.name, space_name, command="ofa profile") as csv_path:
@@ -400,18 +403,23 @@ def profile(
 
     if models_dir is None:
         return profile_one(targets[0], progress)
-    found = on_each(targets, profile_one, progress)
-    failed = {target.name: str(each) for target, each in zip(targets, found, strict=True) if isinstance(each, OfaError)}
-    if not failed:
-        shutil.rmtree(models_dir, ignore_errors=True)
-    return ProfiledFleet([each for each in found if not isinstance(each, OfaError)], failed)
+    with only_writer(models_dir, command="ofa profile", beside=True):
+        found = dict(zip((target.name for target in targets), on_each(targets, profile_one, progress), strict=True))
+        failed = {name: str(each) for name, each in found.items() if not isinstance(each, Profiled)}
+        if not failed:
+            shutil.rmtree(models_dir, ignore_errors=True)
+    return ProfiledFleet([each for each in found.values() if isinstance(each, Profiled)], failed)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[") and not Path(name).exists()
 
 
 def _devices_named(names: Sequence[str]) -> list[Device]:
     """Devices by names, files, or patterns of files; no two with one name."""
     paths: list[str] = []
     for name in names:
-        if not any(character in name for character in "*?["):
+        if not _is_pattern(name):
             paths.append(name)
             continue
         matching = sorted(glob(name))
@@ -457,7 +465,7 @@ def search(
     tables: Path | str = TABLES,
     out: Path | str | None = None,
     num_evaluations: int = 80,
-    workers: int = 1,
+    workers: int | None = None,
     ray: str | None = None,
     method: str = "auto",
     predictor: str = "auto",
@@ -483,7 +491,8 @@ def search(
     Args:
         out: Instead of RUN/search (RUN/mixed with --precision).
         num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
-        workers: Processes that evaluate subnets side by side, each with the data in its memory.
+        workers: Processes that evaluate subnets side by side, each with the data in its memory; this one if not given,
+            or all cores of the cluster.
         ray: Evaluate them on a Ray cluster instead: its address, auto, or local to start one here.
         method: Search method: auto (one that suits the number of evaluations), linas, thompson, nsga2, local, random.
         predictor: Predictor that the last candidates are proposed by; auto tries several.
@@ -530,7 +539,7 @@ def search(
             progress=progress,
             settings=settings,
         )
-    if workers != 1 or ray is not None:
+    if workers is not None or ray is not None:
         raise UsageError("--workers and --ray do not go with --precision; leave one of them out")
     given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
     for name in (name for name, value in given.items() if value):
@@ -639,7 +648,7 @@ def _search_anew(
     asked: Speed,
     any_machine: bool,
     data_root: str | None,
-    workers: int,
+    workers: int | None,
     ray: str | None,
     progress: Progress | None,
     settings: Mapping[str, Any],
@@ -907,7 +916,7 @@ def deploy(
         for target in targets
         for budget in sorted(set(budgets_ms))
     ]
-    with engine.opened(workers or (1 if ray else os.cpu_count() or 1), ray) as where:
+    with engine.opened(os.cpu_count() if workers is None and ray is None else workers, ray) as where:
         return ofa.deploy.deploy(
             opened,
             orders,

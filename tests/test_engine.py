@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ofa import engine
-from ofa.engine import Here, Processes, WorkersLostError
+from ofa.engine import Here, WorkersLostError
 from ofa.errors import UsageError
 from ofa.optional import NotInstalledError
 
@@ -56,7 +56,8 @@ def importable() -> Iterator[None]:
 @pytest.fixture(scope="module", params=["processes", pytest.param("ray", marks=pytest.mark.alone)])
 def two(request: pytest.FixtureRequest, importable: None) -> Iterator[Any]:
     if request.param == "processes":
-        yield Processes(2)
+        with engine.opened(2) as processes:
+            yield processes
         return
     pytest.importorskip("ray")
     with engine.opened(2, "local") as cluster:
@@ -90,6 +91,14 @@ def test_workers_that_die_again_and_again_are_told(two: Any) -> None:
     assert [value for value, _ in two.map(squared, [3])] == [9]  # the next work is done
 
 
+def where(item: int) -> str:
+    return os.getcwd()
+
+
+def test_calls_are_made_in_the_folder_of_who_asks(two: Any) -> None:
+    assert set(two.map(where, [1, 2, 3])) == {os.getcwd()}
+
+
 def test_an_error_is_that_of_the_call(two: Any) -> None:
     found = two.map(refused, list(range(6)))
     assert [next(found) for _ in range(3)] == [0, 1, 2]
@@ -98,8 +107,9 @@ def test_an_error_is_that_of_the_call(two: Any) -> None:
 
 
 def test_what_makes_no_sense_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="--workers must be at least 1, not 0"), engine.opened(0):
-        pass
+    for ray in (None, "local"):
+        with pytest.raises(UsageError, match="--workers must be at least 1, not 0"), engine.opened(0, ray):
+            pass
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(NotInstalledError, match=r"install it with: pip install 'ofa-toolkit\[ray\]'"),

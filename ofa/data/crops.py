@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ofa.data.augmentation import CROP_ASPECTS, boxes_of
+from ofa.data.config import DataError
 from ofa.data.draws import Floats
 from ofa.data.picture import FORMATS, to_pixels, upright
 from ofa.data.readers.source import DECODING_ERRORS, FileImages, Images, orientation
@@ -30,8 +31,7 @@ def cropped(
     """A random part of a picture, brought to a size; uint8 ``(C, *size)``.
 
     JPEG files are decoded and resized by torchvision, a third faster than by Pillow; but those of which a part is
-    shrunk to half or less by Pillow, which then decodes less of them. What a picture comes to is the same within
-    rounding.
+    shrunk to half or less by Pillow, which then decodes less of them. What a picture comes to is nearly the same.
 
     Args:
         numbers: Four from 0 to below 1, which decide the part.
@@ -52,7 +52,10 @@ def cropped(
     picture = upright(images[index])
     left, top, width, height = window_in(picture.size, numbers, size, least)
     part = picture.crop((left, top, left + width, top + height))
-    return to_pixels(part, [size], **{**look, "fit": "squash", "crop_pct": 1.0}).transpose(2, 0, 1)
+    try:
+        return to_pixels(part, [size], **{**look, "fit": "squash", "crop_pct": 1.0}).transpose(2, 0, 1)
+    except DECODING_ERRORS as error:
+        raise DataError(f"{images.name(index)} cannot be used: {error}") from error
 
 
 def window_in(picture: tuple[int, int], numbers: Floats, size: tuple[int, int], least: float) -> Window:

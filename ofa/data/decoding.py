@@ -6,6 +6,7 @@ Shapes: ``N`` images, ``C`` stored channels (1 where all are grey), ``H`` x ``W`
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,6 +110,12 @@ def pixels_of(source: Source, index: int, sizes: Sequence[Size], look: Mapping[s
     return np.concatenate([pixels, framed(mask, sizes[0], fit=look["fit"], crop_pct=look["crop_pct"])[None]])
 
 
+def _leave_signals(worker: int) -> None:
+    """To the process that trains, which ends its workers when all is saved."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 class _Order:
     """What is to be decoded next; apart from who holds the processes, which end as soon as nobody does."""
 
@@ -137,16 +144,25 @@ class Workers:
             pin_memory=pin_memory,
             persistent_workers=num > 0,
             prefetch_factor=PREFETCHED if num else None,
+            worker_init_fn=_leave_signals,
             generator=torch.Generator(),  # otherwise the global one is advanced
         )
 
     def decode(self, order: Iterable[Wanted]) -> Iterator[Tensor]:
         """uint8 ``(n, C, H, W)`` for each batch; what was begun before is given up."""
         self._order.batches = order
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):  # what torch says of one that died
+                raise
+            raise DataError(
+                f"a process that decodes pictures died ({error}); where memory is short, or what processes may share "
+                "of it (Docker's --shm-size), lower data.num_workers"
+            ) from None
 
 
 def default_num_workers() -> int:

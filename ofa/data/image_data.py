@@ -362,7 +362,7 @@ def load_data(
         rng = np.random.default_rng(config.seed)
         sample = rng.permutation(len(parts.train))[:NUM_IMAGES_FOR_STATISTICS]
         if "train" not in pixels:
-            chunks = np.array_split(parts.train[sample], -(-len(sample) // CHUNK))
+            chunks = np.array_split(np.sort(parts.train[sample]), -(-len(sample) // CHUNK))  # as they lie there
             batches = Workers(decoding, num_workers).decode(map(Wanted, chunks))
         else:
             batches = iter(pixels["train"][torch.from_numpy(sample)].split(CHUNK))
@@ -390,7 +390,8 @@ def _crops_originals(config: DataConfig, source: Source, *, in_memory: bool) -> 
     moves = source.masks is not None or source.objects is not None or source.is_target
     if config.crop_from == "original" and moves:
         raise DataError("data.crop_from=original is for tasks whose targets do not move along; leave it out")
-    wanted = config.crop_from == "original" or (config.crop_from is None and not in_memory and not moves)
+    left_open = config.crop_from is None and config.fit != "letterbox"
+    wanted = config.crop_from == "original" or (left_open and not in_memory and not moves)
     return wanted and config.crop_scale < 1
 
 

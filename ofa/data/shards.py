@@ -19,7 +19,7 @@ from PIL import Image
 
 from ofa.data.config import DataError
 from ofa.data.order import in_turns
-from ofa.data.picture import EXTENSIONS
+from ofa.data.picture import EXTENSIONS, upright
 from ofa.data.readers.shards import DESCRIPTION, INDEX, PLAN, samples_in
 from ofa.data.readers.source import FileImages, Source
 from ofa.files import (
@@ -36,6 +36,7 @@ from ofa.locks import only_writer
 from ofa.progress import Progress
 
 SHARD_MB = 256
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 NUM_UNKNOWN = 2_000
 """Pictures of a shard where nobody knows how long their files will be."""
 
@@ -128,7 +129,7 @@ def _parts(source: Source, *, shard_mb: int, seed: int) -> Iterator[tuple[str, i
         rows = first + rng.permutation(end - first)
         near = source.images.near if isinstance(source.images, FileImages) else None
         rows = rows if near is None or not len(rows) else in_turns(rows, near, rng)
-        sizes = [source.images.num_bytes(int(row)) if isinstance(source.images, FileImages) else None for row in rows]
+        sizes = [source.images.num_bytes(int(row)) for row in rows]
         limit, filled, start, number = shard_mb * 10**6, 0, 0, 0
         for position, size in enumerate(sizes):
             filled += limit // NUM_UNKNOWN if size is None else size
@@ -141,7 +142,7 @@ def _write_shard(path: Path, source: Source, rows: np.ndarray) -> None:
     with tarfile.open(path, "w:", format=tarfile.USTAR_FORMAT) as tar:
         for row in map(int, rows):
             content, suffix = _file_of(source, row)
-            facts = {"name": source.images.name(row), "label": source.classes[source.labels[row]]}
+            facts = {"name": _name(source, row), "label": source.classes[source.labels[row]]}
             if source.groups is not None:
                 facts["group"] = str(source.groups[row])
             files = {
@@ -165,11 +166,16 @@ def _file_of(source: Source, row: int) -> tuple[bytes, str]:
         if suffix not in EXTENSIONS:
             images[row]  # it is one
             with Image.open(io.BytesIO(data)) as image:
-                suffix = f".{str(image.format).lower()}"
+                suffix = {"JPEG": ".jpg", "MPO": ".jpg"}.get(str(image.format), f".{str(image.format).lower()}")
         return data, suffix
-    buffer = io.BytesIO()
-    images[row].save(buffer, format="PNG")
+    buffer, picture = io.BytesIO(), upright(images[row])
+    (picture if picture.mode in PNG_MODES else picture.convert("RGB")).save(buffer, format="PNG")
     return buffer.getvalue(), ".png"
+
+
+def _name(source: Source, row: int) -> str:
+    """Of a picture, in UTF-8 whatever its file is called."""
+    return source.images.name(row).encode("utf-8", "replace").decode()
 
 
 def _table_of(path: Path, source: Source, rows: np.ndarray) -> pd.DataFrame:
@@ -185,7 +191,7 @@ def _table_of(path: Path, source: Source, rows: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "file": path.name,
-            "name": [source.images.name(row) for row in rows.tolist()],
+            "name": [_name(source, row) for row in rows.tolist()],
             "offset": np.array([offset for offset, _ in found], dtype=np.int64),
             "size": np.array([size for _, size in found], dtype=np.int64),
             "label": source.labels[rows].astype(str),

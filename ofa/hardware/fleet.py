@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.2
 
 def on_each(
     devices: Sequence[Device], call: Callable[[Device, Progress], T], progress: Progress | None = None
-) -> list[T | OfaError]:
+) -> list[T | OfaError | OSError]:
     """What a call gives for each device, or its error, in their order; one that fails does not stop the others.
 
     Devices of this machine come last and alone: what others want of it, such as exports, would disturb them.
@@ -27,14 +27,14 @@ def on_each(
         call: Is made in a thread of its own for each other machine.
         progress: Gets one account of all.
     """
-    found: dict[str, T | OfaError] = {}
+    found: dict[str, T | OfaError | OSError] = {}
     account = _Account(len(devices), progress)
 
     def work(group: Sequence[Device]) -> None:
         for device in group:
             try:
                 found[device.name] = call(device, account.of(device.name))
-            except OfaError as error:
+            except (OfaError, OSError) as error:
                 found[device.name] = error
                 notice(progress, f"{device.name}: {error}")
             except BaseException as error:  # a fault of ours, raised below

@@ -44,6 +44,7 @@ NUM_SUBNETS_OF_ONE_RESOLUTION = (24, 16)
 NUM_TYPICAL = 500  # subnets that tell which parts matter
 CALL = "(call)"  # the empty graph, measured like a part
 EXPORTING = threading.Lock()
+"""Exporters keep global state; and whoever needs the same files then finds them."""
 
 
 class PartLike(Protocol):
@@ -154,11 +155,13 @@ def profile(
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
     workspace = _partial(csv_path)
-    models, fields = _export(supernet, device, missing, archs, models_dir or workspace / "models", progress)
+    with EXPORTING:
+        models, fields = _export(supernet, device, missing, archs, models_dir or workspace / "models", progress)
+        anchor = anchor_model(device.setting)
     job = Job(
         models=models,
         setting=device.setting,
-        anchor=anchor_model(device.setting),
+        anchor=anchor,
         rng=rng,
         num_blocks=dict.fromkeys(models, rounds),
         block_seconds=block_seconds,
@@ -425,8 +428,7 @@ def _export(
 
     sources: dict[str, Source] = {key: partial(part, key) for key in keys}
     sources |= {name: partial(subnet, arch) for name, arch in archs.items()}
-    with EXPORTING:  # whoever needs the same files then finds them
-        models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
+    models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
     return models, {key: fields.get(key) or _fields(supernet.part(key)) for key in keys}
 
 

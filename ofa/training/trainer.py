@@ -9,8 +9,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -108,7 +108,7 @@ def train(
         StoppedError: After SIGTERM or SIGINT, when the state is saved.
     """
     out = resolved(out)
-    resume = resume or _num_restarts() > 0
+    resume = resume or _was_begun_here(out)
     if (run := _finished(recipe, out, resume=resume)) is not None:
         return run
     # Of several processes, the first is the one that writes.
@@ -129,6 +129,14 @@ def train(
             _seed(recipe.train.seed)
             trainer = _Trainer(recipe, out, progress, resumes=bool(checkpoints), splits_of=splits_of)
             return trainer.fit(checkpoints[-1] if checkpoints else None)
+
+
+def _was_begun_here(out: Path) -> bool:
+    """Whether ``torchrun`` started this process again, and its checkpoints are of the starts before."""
+    checkpoints = checkpoints_in(out / "checkpoints")
+    if not _num_restarts() or not checkpoints:
+        return False
+    return load_checkpoint(checkpoints[-1])[1].get("torchrun") == os.environ.get("TORCHELASTIC_RUN_ID")
 
 
 def _finished(recipe: Recipe, out: Path, *, resume: bool) -> Run | None:
@@ -192,6 +200,18 @@ def _fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
+@contextmanager
+def _first_before_others(fabric: Fabric) -> Iterator[None]:
+    """The first process of a machine looks at the data, and leaves for the others what it found out."""
+    try:
+        with fabric.rank_zero_first(local=True):
+            yield
+    except RuntimeError as error:
+        if fabric.local_rank and "arrier" in str(error):
+            raise RunError("the first process stopped while it read the data; its own message says why") from None
+        raise
+
+
 def _num_restarts() -> int:
     """How often ``torchrun`` has started this process before."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -231,7 +251,7 @@ class _Trainer:
         outline = check_recipe(recipe, num_processes=self.fabric.world_size, resumes=resumes)
         space, sizes = outline.space, outline.largest_sizes
         data = as_pretrained(recipe.data, recipe.model)
-        with self.fabric.rank_zero_first(local=True):  # which leaves for the others what it found out
+        with _first_before_others(self.fabric):
             self.data: TaskData = (
                 self.task.load(data, inputs=outline.inputs, sizes=sizes, progress=progress)
                 if splits_of is None
@@ -653,13 +673,15 @@ class _Trainer:
         if not (is_last or (every and epoch % every == 0)):
             return None, None
         rank, num_ranks = self.fabric.global_rank, self.fabric.world_size
-        space, scores = self.supernet.space, torch.zeros(2, dtype=torch.float64, device=self.fabric.device)
+        space, scores = self.supernet.space, torch.zeros(2, dtype=torch.float64)
         bounds = [space.largest(), space.smallest()][rank::num_ranks]
         if bounds:
             with self.fabric.autocast():
                 found = SubnetEvaluator(self._smoothed, self.data, self.task).values(bounds)
-            scores[rank::num_ranks] = torch.from_numpy(found).to(scores)
-        largest, smallest = self._sum_over_processes(scores).tolist()
+            scores[rank::num_ranks] = torch.from_numpy(found)
+        if num_ranks > 1:
+            scores = self._sum_over_processes(scores.to(self.fabric.device))
+        largest, smallest = scores.tolist()
         return largest, smallest
 
     def _save(self, step: int) -> None:
@@ -683,6 +705,7 @@ class _Trainer:
                 **({} if self.code_sha256 is None else {"code_sha256": self.code_sha256}),
                 **({} if self.limit is None else {"num_steps": self.limit.num_steps}),
                 "splits": self.data.splits.to_json(),
+                "torchrun": os.environ.get("TORCHELASTIC_RUN_ID"),
             }
             self._write_metrics()  # first: after a checkpoint of an epoch nothing of it is written again
             save_checkpoint(folder / f"step-{step:09d}.safetensors", groups, state)

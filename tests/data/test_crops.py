@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,3 +187,23 @@ def test_originals_are_cropped_where_pictures_do_not_stay_in_memory(config: Data
         assert load_data(own, image_size=8, memory_limit_bytes=limit).crops_originals == wanted
     off = replace(config, crop_scale=1.0)
     assert not load_data(off, image_size=8, memory_limit_bytes=0).crops_originals
+
+
+def test_a_picture_that_cannot_be_used_is_named() -> None:
+    picture = Image.fromarray(np.full((30, 30), 0.5, np.float32))
+    with pytest.raises(DataError, match=r"a\.tiff cannot be used: .*data\.white"):
+        crop(encoded(picture, "TIFF"), [0.5] * 4, color="L")
+
+
+def test_processes_that_decode_leave_signals_to_the_one_that_trains(config: DataConfig) -> None:
+    data = load_data(config, image_size=8, memory_limit_bytes=0, num_workers=1)
+    batches = data.train_batches(epoch=0, batch_size=8, seed=0)
+    next(batches)
+    (child,) = multiprocessing.active_children()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        os.kill(child.pid or 0, signum)
+    assert len(list(batches)) == len(data.splits.train) // 8 - 1
+    batches = data.train_batches(epoch=1, batch_size=8, seed=0)
+    os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(DataError, match=r"a process that decodes pictures died.*lower data\.num_workers"):
+        list(batches)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ofa.hardware
+import ofa.hardware.timed_models
 from ofa import workflow
 from ofa.cost import LatencyTable
 from ofa.errors import OfaError, UsageError
@@ -18,6 +20,8 @@ from ofa.hardware import Device, load_device
 from ofa.hardware.fleet import on_each
 from ofa.hardware.transports import Host, HostError
 from ofa.setting import Setting
+
+from .fakes import FakeSupernet
 
 SECONDS = 0.3
 
@@ -111,6 +115,32 @@ def test_hosts_tell_machines_apart() -> None:
     assert Adb(program="x", serial="1").machine != Adb(program="x", serial="2").machine
 
 
+def test_exports_of_several_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporters keep global state; each model is exported once for all devices."""
+    exported: list[str] = []
+    export = ofa.hardware.timed_models.export_model
+    monkeypatch.setattr(
+        ofa.hardware.timed_models, "export_model", lambda *args: (exported.append(""), export(*args))[1]
+    )
+
+    def time_there(self: Host, job: Any) -> Any:
+        assert all(Path(model).exists() for name, model in job.models.items() if isinstance(model, Path))
+        raise HostError("enough; this is all that was wanted")
+
+    monkeypatch.setattr(Elsewhere, "time", time_there, raising=False)
+    monkeypatch.setattr(Elsewhere, "fingerprint", lambda self, setting: {"id": "x"}, raising=False)
+
+    def profile_one(device: Device, progress: Any) -> Any:
+        path = tmp_path / device.name / "table.csv"
+        settings: Any = {"num_fit": 2, "num_held_out": 2, "models_dir": tmp_path / "models", "progress": progress}
+        return ofa.hardware.profile(FakeSupernet(), device, csv_path=path, rng=np.random.default_rng(0), **settings)
+
+    found = on_each([device(f"d{number}", f"m{number}") for number in range(3)], profile_one)
+    assert [str(each) for each in found] == ["enough; this is all that was wanted"] * 3
+    files = list((tmp_path / "models").glob("*.onnx"))
+    assert len(exported) == len(files) + 3 * 2  # besides, for each device, the empty graph and the anchor
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +202,9 @@ def test_results_of_a_fleet(boards: Path) -> None:
     assert set(result.to_json()) == {"profiled", "failed"}
     one = workflow.profile("ofa_mobilenetv3_w1.0", "boards/pi-a.yaml", out="tables")
     assert isinstance(one, workflow.Profiled) and not one.is_new
+    assert isinstance(
+        workflow.profile("ofa_mobilenetv3_w1.0", ["boards/pi-a.ya*"], out="tables"), workflow.ProfiledFleet
+    )
 
 
 def test_devices_that_make_no_sense(boards: Path) -> None:

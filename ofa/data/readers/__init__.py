@@ -11,7 +11,7 @@ from ofa.data.readers.folder import read_folder
 from ofa.data.readers.idx import read_idx
 from ofa.data.readers.manifest import is_manifest, read_manifest
 from ofa.data.readers.parquet import read_parquet
-from ofa.data.readers.shards import read_shards
+from ofa.data.readers.shards import are_shards, read_shards
 from ofa.data.readers.sounds import SoundSource, read_sounds
 from ofa.data.readers.source import Source
 from ofa.data.readers.texts import TextSource, read_texts
@@ -71,7 +71,7 @@ def guess_reader(root: Path) -> str:
     if not root.exists():
         raise DataError(f"there is no {root}; give a folder of pictures, a .csv, .parquet or .tar file, or data.name=…")
     if root.is_dir():
-        if (root / "dataset.json").is_file() or any(root.glob("*.tar")):
+        if are_shards(root):
             return "shards"
         patterns = {"parquet": ("*.parquet", "*/*.parquet"), "idx": ("*-idx?-ubyte*", "*.idx?-ubyte*")}
         found = (name for name, each in patterns.items() if any(any(root.glob(pattern)) for pattern in each))

@@ -27,8 +27,8 @@ HOLDS = (
 )
 LIMIT_BYTES = 2 * 10**9
 """Of all files; larger ones are read a row group at a time."""
-NUM_GROUPS_KEPT = 32
-"""Row groups that a process has in memory; twice as many as training draws from at a time."""
+KEPT_BYTES = 1 << 29
+"""Of row groups that a process has in memory, besides the last one; training draws from 16 at a time."""
 
 
 def read_parquet(config: DataConfig) -> Source:
@@ -111,7 +111,10 @@ class RowImages(FileImages):
         ends = self._ends[number]
         group = int(np.searchsorted(ends, row, side="right"))
         first = int(ends[group - 1]) if group else 0
-        return self._kept.rows(self.paths[number], group, self.column)[row - first]
+        found = self._kept.rows(self.paths[number], group, self.column)[row - first]
+        if found is None:
+            raise DataError(f"{self.name(index)} has no {self.column!r}; fill or remove it")
+        return found
 
     def name(self, index: int) -> str:
         path = self.paths[int(self.number[index])].relative_to(self.base).as_posix()
@@ -129,13 +132,13 @@ class _Kept:
     """The row groups that were read last; each process has its own."""
 
     def __init__(self) -> None:
-        self._groups: OrderedDict[tuple[Path, int], list[bytes]] = OrderedDict()
+        self._groups: OrderedDict[tuple[Path, int], list[bytes | None]] = OrderedDict()
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
         return _Kept, ()
 
-    def rows(self, path: Path, group: int, column: str) -> list[bytes]:
+    def rows(self, path: Path, group: int, column: str) -> list[bytes | None]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -143,13 +146,18 @@ class _Kept:
             found = self._groups.pop((path, group), None)
             if found is None:
                 try:
-                    found = encoded_column(pq.ParquetFile(path).read_row_group(group, columns=[column]), column, path)
+                    read = pq.ParquetFile(path).read_row_group(group, columns=[column])
+                    found = _encoded(read, column, path).to_pylist()
                 except (pa.ArrowException, OSError) as error:
                     raise DataError(f"{path} is truncated or not a Parquet file ({error}); get it again") from None
             self._groups[path, group] = found
-            if len(self._groups) > NUM_GROUPS_KEPT:
+            while len(self._groups) > 1 and sum(map(_num_bytes, self._groups.values())) > KEPT_BYTES:
                 self._groups.popitem(last=False)
             return found
+
+
+def _num_bytes(rows: Sequence[bytes | None]) -> int:
+    return sum(len(row) for row in rows if row is not None)
 
 
 def _read_file(path: Path, base: Path, config: DataConfig) -> Rows:
@@ -164,6 +172,14 @@ def _read_file(path: Path, base: Path, config: DataConfig) -> Rows:
 
 def encoded_column(table: pa.Table, column: str, path: Path) -> list[bytes]:
     """Encoded images: bytes, or a struct with ``bytes`` in it; :class:`DataError` if one is missing or none."""
+    images = _encoded(table, column, path)
+    check_complete(images, column, path)
+    found: list[bytes] = images.to_pylist()
+    return found
+
+
+def _encoded(table: pa.Table, column: str, path: Path) -> pa.ChunkedArray:
+    """Bytes, some of which may be missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -179,6 +195,4 @@ def encoded_column(table: pa.Table, column: str, path: Path) -> list[bytes]:
                 )
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
         raise DataError(f"column {column!r} of {path} holds {images.type}, not encoded images (binary)")
-    check_complete(images, column, path)
-    found: list[bytes] = images.to_pylist()
-    return found
+    return images

@@ -7,7 +7,6 @@ are those of any other data set, and nothing is unpacked. Nothing in them is exe
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +23,16 @@ from ofa.data.config import DataConfig, DataError
 from ofa.data.picture import EXTENSIONS
 from ofa.data.readers.source import FileImages, Source, encode_labels, require_root
 from ofa.data.readers.split_names import SPLIT_NAMES, split_named
+from ofa.data.readers.table import as_numbers
 from ofa.data.user_cache import user_cache
 from ofa.errors import shown
-from ofa.files import FileFormatError, atomic_path, read_json
+from ofa.files import FORMAT, FileFormatError, atomic_path, parse_json, read_json
 
 HOLDS = "a folder with train*.tar and, optionally, val*.tar and test*.tar, each picture with .cls or .json beside it"
 CLASSES = "classes.txt"
 DESCRIPTION, INDEX, PLAN = "dataset.json", "index.parquet", "plan.json"
 COLUMNS = ["name", "offset", "size", "label", "group"]
+MAX_FACT_BYTES, MAX_DIGITS = 1 << 20, 18
 
 
 def read_shards(config: DataConfig) -> Source:
@@ -60,12 +61,24 @@ def read_shards(config: DataConfig) -> Source:
     return _source_of(by_split, tables, names, has_groups=config.group_column is not None, root=root)
 
 
+def are_shards(folder: Path) -> bool:
+    """Whether a folder holds tar files called after splits and no folders, or what `ofa data shard` writes."""
+    if (folder / PLAN).is_file() or ((folder / INDEX).is_file() and (folder / DESCRIPTION).is_file()):
+        return True
+    shards = [path for path in folder.glob("*.tar") if _split_of(path) is not None]
+    return bool(shards) and not any(path.is_dir() for path in folder.iterdir())
+
+
+def _split_of(path: Path) -> str | None:
+    return next(filter(None, map(split_named, re.split(r"[^A-Za-z]+", path.stem))), None)
+
+
 def _by_split(root: Path) -> dict[str, list[Path]]:
     """Tar files, by the first word of their names that means a split."""
     paths = [root] if root.is_file() else sorted(root.glob("*.tar"))
     found: dict[str, list[Path]] = {split: [] for split in SPLIT_NAMES}
     for path in paths:
-        split = next(filter(None, map(split_named, re.split(r"[^A-Za-z]+", path.stem))), None)
+        split = _split_of(path)
         if split is None and root.is_dir():
             raise DataError(f"{path} is of no split by its name; call it train, validation or test, or move it")
         found[split or "train"].append(path)
@@ -76,7 +89,10 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
 
 def _classes_in(root: Path) -> tuple[str, ...]:
     path = (root if root.is_dir() else root.parent) / CLASSES
-    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    try:
+        return tuple(path.read_text(encoding="utf-8-sig").splitlines()) if path.is_file() else ()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8 ({error}); write it so") from None
 
 
 def _source_of(
@@ -99,11 +115,12 @@ def _source_of(
     if num_test == len(rows):
         raise DataError(f"found no images to train on in {root}; it should be {HOLDS}")
     values: Any = rows["label"].to_numpy(dtype=str)
-    if all(value.isdecimal() for value in np.unique(values)):
+    distinct = np.unique(values).tolist()
+    if as_numbers(distinct) is not distinct and max(map(len, distinct)) <= MAX_DIGITS:
         values = values.astype(np.int64)
     classes, labels = encode_labels(values[: len(rows) - num_test], values[len(rows) - num_test :])
     if names and values.dtype.kind == "i":
-        if int(values.max()) >= len(names):
+        if not 0 <= int(values.min()) <= int(values.max()) < len(names):
             raise DataError(f"{root} has label {values.max()}, but names {len(names)} classes; name all of them")
         classes = tuple(names[int(number)] for number in classes)
     images = ShardImages(
@@ -125,7 +142,7 @@ def index_of(shards: Sequence[Path], config: DataConfig) -> list[pd.DataFrame]:
     Raises:
         DataError: If one is not a tar file, is truncated, or has a picture without a label.
     """
-    state = hashlib.sha256(f"{config.label_column} {config.group_column}".encode())
+    state = hashlib.sha256(f"{FORMAT} {config.label_column} {config.group_column}".encode())
     for path in shards:
         found = path.stat()
         state.update(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
@@ -155,13 +172,21 @@ def _pictures_in(path: Path, config: DataConfig) -> Iterator[tuple[str, int, int
                     raise DataError(f"{path}: {shown(key)} has several pictures, {', '.join(pictures)}; one is wanted")
                 label, group = _facts_of(key, parts, file, path, config)
                 member = parts[pictures[0]]
-                yield f"{path.name}/{member.name}", member.offset_data, member.size, label, group
-    except (tarfile.TarError, EOFError) as error:
+                name = f"{path.name}/{member.name}".encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                yield name, member.offset_data, member.size, label, group
+    except DataError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, OverflowError, ValueError) as error:
         raise DataError(f"{path} is truncated or not a plain tar file ({error}); get it again, or unzip it") from None
 
 
 def samples_in(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Files behind each other whose names differ after the first dot only, by what follows the last."""
+    """Files behind each other whose names differ after the first dot only, by what follows the last.
+
+    Raises:
+        DataError: If two of them end alike.
+        TarError: If the file does not end as tar files do.
+    """
     key, parts = "", dict[str, tarfile.TarInfo]()
     for member in tar:
         tar.members = []  # type: ignore[attr-defined]  # which would grow with the file
@@ -169,14 +194,23 @@ def samples_in(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.Ta
             continue
         folder, _, name = member.name.rpartition("/")
         stem, _, rest = name.partition(".")
+        if not stem:  # hidden, as what some systems put beside each file
+            continue
         own = f"{folder}/{stem}" if folder else stem
         if own != key and parts:
             yield key, parts
             parts = {}
-        key = own
-        parts[f".{rest.rpartition('.')[2].lower()}"] = member
+        key, suffix = own, f".{rest.rpartition('.')[2].lower()}"
+        if suffix in parts:
+            raise DataError(f"{shown(own)} has {shown(parts[suffix].name)} and {shown(member.name)}; keep one of them")
+        parts[suffix] = member
     if parts:
         yield key, parts
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    end = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(end) < tarfile.BLOCKSIZE or any(end):
+        raise tarfile.ReadError(f"behind {key!r} there is neither a file nor the end of all")
 
 
 def _facts_of(
@@ -186,13 +220,17 @@ def _facts_of(
 
     def content(suffix: str) -> str:
         member = parts[suffix]
+        if member.size > MAX_FACT_BYTES:
+            raise DataError(f"{path}: {shown(member.name)} has {member.size:,} bytes; labels are shorter")
         file.seek(member.offset_data)
         return file.read(member.size).decode("utf-8", errors="replace").strip()
 
     said: Any = {}
     if ".json" in parts:
-        with suppress(ValueError):
-            said = json.loads(content(".json"))
+        try:
+            said = parse_json(content(".json"))
+        except ValueError as error:
+            raise DataError(f"{path}: the .json of {shown(key)} cannot be read ({error}); write it again") from None
     said = said if isinstance(said, dict) else {}
     label = said.get(str(config.label_column)) if ".cls" not in parts else content(".cls")
     label = key.rpartition("/")[0].rpartition("/")[2] if label is None else label
@@ -221,11 +259,15 @@ def described(root: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]] | No
     try:
         said = read_json(root / DESCRIPTION, kind="description of shards", remedy="make them again")
         files = {str(each["file"]): int(each["bytes"]) for each in said["shards"]}
+        classes, splits = said["classes"], {each["split"] for each in said["shards"]}
+        if not isinstance(classes, list) or not files or not {"train"} <= splits <= {"train", "test"}:
+            raise ValueError("classes, shards or their splits")
         index = pd.read_parquet(root / INDEX)
+        _check_index(index, files)
         tables = {str(file): table[COLUMNS] for file, table in index.groupby("file", sort=False)}
     except FileFormatError as error:
         raise DataError(str(error)) from None
-    except (OSError, LookupError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError) as error:  # pyarrow's are of these
         raise DataError(f"{root / INDEX} or {DESCRIPTION} is damaged ({error}); make the shards again") from None
     for file, num_bytes in files.items():
         place = root / file
@@ -233,6 +275,19 @@ def described(root: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]] | No
         if found != num_bytes or file not in tables or "/" in file:
             raise DataError(f"{place} has {found:,} of {num_bytes:,} bytes; copy it again")
     return said, {file: tables[file] for file in files}
+
+
+def _check_index(index: pd.DataFrame, files: Mapping[str, int]) -> None:
+    """:class:`ValueError` unless it says, for each picture, where it lies in its file."""
+    for column in ("file", "name", "label", "group"):
+        if len(index) and pd.api.types.infer_dtype(index[column], skipna=False) != "string":
+            raise ValueError(f"{column} is no text")
+    if any(index[column].dtype.kind != "i" for column in ("offset", "size")):
+        raise ValueError("offset or size is no number")
+    sizes = index["file"].map(files)  # of the shards
+    whole = (index["offset"] >= 0) & (index["size"] >= 0) & (index["offset"] <= sizes - index["size"])
+    if not whole.all():
+        raise ValueError(f"{index['name'][~whole].iloc[0]!r} lies outside its file")
 
 
 @dataclass(frozen=True, eq=False)

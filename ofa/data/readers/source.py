@@ -288,6 +288,8 @@ class FileImages:
         try:
             file = self.file(index)
             image: Image.Image = open_picture(io.BytesIO(file) if isinstance(file, bytes) else file)
+        except DataError:
+            raise
         except DECODING_ERRORS as error:
             raise self.undecodable(index, error) from error
         return image

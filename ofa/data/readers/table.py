@@ -183,10 +183,10 @@ def _csv_columns(path: Path, config: DataConfig, options: Options, *, holds: str
                     "does not learn; name a column with one"
                 )
         columns[option] = [row[at] for _, row in lines]
-    return {**columns, "label_column": _numbers([str(label) for label in columns["label_column"]])}
+    return {**columns, "label_column": as_numbers([str(label) for label in columns["label_column"]])}
 
 
-def _numbers(texts: Sequence[str]) -> Values:
+def as_numbers(texts: Sequence[str]) -> Values:
     """Integers, if all of the texts are written as such: then 10 comes after 9."""
     try:
         numbers = [int(text) for text in texts]

@@ -33,7 +33,10 @@ class Host(Named):
 
     @property
     def machine(self) -> object:
-        """What tells it from other machines: two devices of one are never measured at the same time."""
+        """What tells it from other machines: two devices of one are never measured at the same time.
+
+        It is what the device's file says, so files of one machine must name it alike.
+        """
         raise NotImplementedError
 
     def fingerprint(self, setting: Setting) -> dict[str, Any]:

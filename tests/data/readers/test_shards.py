@@ -21,6 +21,7 @@ from ofa.data import DataConfig, DataError, load_data
 from ofa.data.identity import Identity
 from ofa.data.readers import guess_reader, read_source
 from ofa.data.readers.shards import ShardImages
+from ofa.data.readers.source import EncodedImages, Source
 from ofa.data.shards import write_shards
 
 from ..helpers import encoded, noise, write_folder, write_idx
@@ -292,6 +293,11 @@ def test_what_is_no_data_is_told(tmp_path: Path) -> None:
         r"found no train\*.tar": {"val.tar": {"a.png": image, "a.cls": b"0"}},
         "has no label": {"train.tar": {"a.png": image}},
         "has several pictures": {"train.tar": {"a.png": image, "a.jpg": image, "a.cls": b"0"}},
+        r"has 'a\.png' and 'a\.mask\.png'; keep one": {
+            "train.tar": {"a.png": image, "a.mask.png": image, "a.cls": b"0"}
+        },
+        "of 'a' cannot be read": {"train.tar": {"a.png": image, "a.json": b"[" * 100_000}},
+        "has 2,000,000 bytes; labels are shorter": {"train.tar": {"a.png": image, "a.cls": b"0" * 2_000_000}},
     }
     for number, (message, files) in enumerate(wrong.items()):
         root = tmp_path / str(number)
@@ -334,8 +340,114 @@ def test_an_index_that_lies_ends_in_a_message(folder: DataConfig, tmp_path: Path
     with pytest.raises(DataError, match="is truncated or not an image"):
         read_source(config).images[0]
     table.assign(offset=10**12).to_parquet(index)
-    with pytest.raises(DataError, match="is cut off after 0 of"):
-        read_source(config).images[0]
+    with pytest.raises(DataError, match=r"damaged \('.*' lies outside its file\); make the shards again"):
+        read_source(config)
     table.assign(offset=-1).to_parquet(index)
     with pytest.raises(DataError, match=r"damaged|truncated or not an image"):
         read_source(config).images[0]
+
+
+@pytest.mark.parametrize("how", ["cut in a header", "cut at a header", "another checksum"])
+def test_pictures_behind_damage_are_not_lost_without_a_word(how: str, tmp_path: Path) -> None:
+    images = pictures(6)
+    path = tar_of(tmp_path / "train.tar", {f"c{row % 2}/{row}.png": images[row] for row in range(6)})
+    with tarfile.open(path) as tar:
+        at = tar.getmembers()[3].offset
+    content = bytearray(path.read_bytes())
+    if how == "another checksum":
+        content[at + 150] ^= 1
+    else:
+        del content[at + (100 if how == "cut in a header" else 0) :]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.tar is truncated or not a plain tar file .*behind 'c0/2'"):
+        read_source(DataConfig(name="shards", root=str(path)))
+
+
+def test_hidden_files_and_odd_names_and_labels(tmp_path: Path) -> None:
+    images = pictures(4)
+    files = {"001/1.png": images[0], "001/._1.png": b"resource fork", "1/\udce9.png": images[1], "2/3.png": images[2]}
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w", encoding="utf-8", errors="surrogateescape") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    source = read_source(DataConfig(name="shards", root=str(path)))
+    assert source.classes == ("001", "1", "2") and len(source.labels) == 3
+    tar_of(path, {"a.png": images[0], "a.cls": b"9" * 20, "b.png": images[1], "b.cls": b"1"})
+    assert read_source(DataConfig(name="shards", root=str(path))).classes == ("1", "9" * 20)
+    tar_of(path, {"a.png": images[0], "a.cls": b"0", "b.png": images[1], "b.cls": b"1"})
+    (tmp_path / "classes.txt").write_bytes("Käse\nBrot".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt is not text in UTF-8"):
+        read_source(DataConfig(name="shards", root=str(path)))
+    (tmp_path / "classes.txt").write_text("\ufeffbread\ncheese\n", encoding="utf-8")
+    assert read_source(DataConfig(name="shards", root=str(path))).classes == ("bread", "cheese")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": None},
+        {"classes": 3},
+        {"shards": []},
+        {"shards": [{"file": "train-000000.tar", "bytes": 1, "split": "foo"}]},
+    ],
+)
+def test_descriptions_that_make_no_sense(change: dict[str, Any], folder: DataConfig, tmp_path: Path) -> None:
+    config = sharded(folder, tmp_path / "shards")
+    path = tmp_path / "shards" / "dataset.json"
+    said = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({name: value for name, value in said.items() if value is not None}))
+    with pytest.raises(DataError, match=r"dataset\.json is damaged"):
+        read_source(config)
+
+
+def test_a_folder_with_a_tar_file_beside_its_classes_is_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat": 2, "dog": 2})
+    (tmp_path / "train-backup.tar").write_bytes(b"")
+    (tmp_path / "dataset.json").write_text("{}")
+    assert guess_reader(tmp_path) == "folder"
+
+
+def test_pictures_of_other_kinds_become_shards(tmp_path: Path) -> None:
+    """Two pictures in a JPEG, as telephones write them, without a name; and pictures in memory, turned and CMYK."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(noise(rng, 20, 24, 3)) for _ in range(2)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="MPO", save_all=True, append_images=frames[1:])
+    source = Source(
+        ("a", "b"), np.array([0, 1]), EncodedImages([(buffer.getvalue(), "row 0"), (pictures(1)[0], "row 1")])
+    )
+    write_shards(source, tmp_path / "files")
+    found = read_source(DataConfig(name="shards", root=str(tmp_path / "files")))
+    assert sorted(Path(name).suffix for name in tar_names(tmp_path / "files")) == [".cls"] * 2 + [".jpg"] + [
+        ".json"
+    ] * 2 + [".png"]
+    assert {found.images[row].size for row in range(2)} == {(24, 20), (12, 10)}
+
+    class InMemory:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Image.Image:
+            picture = frames[0].copy() if index else frames[0].convert("CMYK")
+            picture.getexif()[0x0112] = 6
+            return picture
+
+        def name(self, index: int) -> str:
+            return f"{index}"
+
+        def digest(self, index: int) -> bytes:
+            return b""
+
+        def num_bytes(self, index: int) -> int | None:
+            return None
+
+    write_shards(Source(("a", "b"), np.array([0, 1]), InMemory()), tmp_path / "memory")
+    found = read_source(DataConfig(name="shards", root=str(tmp_path / "memory")))
+    assert {found.images[row].size for row in range(2)} == {(20, 24)}
+
+
+def tar_names(folder: Path) -> list[str]:
+    with tarfile.open(folder / "train-000000.tar") as tar:
+        return tar.getnames()

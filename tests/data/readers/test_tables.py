@@ -343,7 +343,6 @@ def test_training_goes_through_some_row_groups_at_a_time(large: DataConfig, monk
     monkeypatch.setattr(
         pq.ParquetFile, "read_row_group", lambda self, group, **kw: (reads.append(group), read(self, group, **kw))[1]
     )
-    monkeypatch.setattr("ofa.data.readers.parquet.NUM_GROUPS_KEPT", 8)
     plain = dataclasses.replace(data, num_workers=0)
     assert len(list(plain.train_batches(epoch=0, batch_size=4, seed=0))) == len(data.splits.train) // 4
     assert len(reads) == len(set(reads))  # each once
@@ -370,3 +369,27 @@ def test_large_files_that_are_wrong_are_told(large: DataConfig) -> None:
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet is truncated or not a Parquet file"):
         source.images[20]
+
+
+def test_row_groups_are_kept_up_to_a_limit(large: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = read_source(large).images
+    assert isinstance(images, RowImages)
+    size = len(images.read(0))
+    monkeypatch.setattr("ofa.data.readers.parquet.KEPT_BYTES", 7 * size)  # two groups of three
+    for row in range(0, 45, 3):
+        images.read(row)
+    assert len(images._kept._groups) == 2
+
+
+def test_a_missing_picture_is_one_picture(large: DataConfig) -> None:
+    path = Path(str(large.root)) / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    images = table["image"].to_pylist()
+    images[7]["bytes"] = None
+    pq.write_table(
+        table.set_column(0, "image", pa.array(images, table.schema.field("image").type)), path, row_group_size=3
+    )
+    source = read_source(large)
+    assert source.images[6].size == source.images[8].size
+    with pytest.raises(DataError, match=r"^row 7 of train-00000-of-00001\.parquet has no 'image'; fill or remove it$"):
+        source.images[7]
