@@ -34,7 +34,9 @@ from torch import nn
 from ofa.cost import LatencyTable
 from ofa.cost.fit import read_latencies
 from ofa.data import DataConfig
-from ofa.data.readers import read_text_source
+from ofa.data.readers import read_source, read_text_source
+from ofa.data.readers.source import ArrayImages, Source
+from ofa.data.shards import write_shards
 from ofa.data.vocabulary import Vocabulary
 from ofa.deploy import read_bundle, read_candidates, verify_bundle
 from ofa.deploy.elastic_format import read_elastic
@@ -306,6 +308,13 @@ def read_table_of_texts(file: Path) -> None:
     assert len(source.samples) == len(source.labels) and source.labels.max() < len(source.classes)
 
 
+def read_shards(file: Path) -> None:
+    source = read_source(DataConfig(name="shards", root=str(file if file.suffix == ".tar" else file.parent)))
+    assert len(source.images) == len(source.labels) and source.labels.max() < len(source.classes)
+    for row in range(min(len(source.labels), 5)):
+        assert source.images[row].size
+
+
 def read_tokenizer(file: Path) -> None:
     pytest.importorskip("tokenizers")
     vocabulary = Vocabulary.of_file(file)
@@ -347,6 +356,9 @@ KINDS = {
     "bundle": Kind("run/bundles/a/bundle.json", as_json, lambda file: read_bundle(file.parent), 2),
     "verified bundle": Kind("run/bundles/a/bundle.json", as_json, lambda file: verify_bundle(file.parent), 0.2),
     "elastic artefact": Kind("elastic/elastic.json", as_json, lambda file: read_elastic(file.parent), 2),
+    "shard": Kind("others/train.tar", as_bytes, read_shards, 2),
+    "shards": Kind("shards/dataset.json", as_json, read_shards, 2),
+    "shards' index": Kind("shards/index.parquet", as_bytes, read_shards, 0.3),
     "texts": Kind("texts.csv", as_csv, read_table_of_texts),
     "tokenizer": Kind("tokenizer.json", as_json, read_tokenizer),
     "trust list": Kind("config/ofa/trusted.json", as_json, read_trust),
@@ -417,6 +429,10 @@ def fill(folder: Path) -> None:
     archs = [pick["arch"] for pick in json.loads((folder / "run/search/cpu-1t/selected.json").read_text())["picks"]]
     with (folder / "latencies.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("arch", "latency_ms"), *((json.dumps(arch), 1.5) for arch in archs)])
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 5), np.uint8)
+    write_shards(Source(("a", "b"), np.arange(6) % 2, ArrayImages(pixels)), folder / "shards")
+    (folder / "others").mkdir()
+    shutil.copy(folder / "shards" / "train-000000.tar", folder / "others" / "train.tar")
     (folder / "texts.csv").write_text("text,label\na text,b\nanother,c\n" * 3)
     (folder / "tokenizer.json").write_text(TOKENIZER)
     trust(folder / "recipe.yaml")
