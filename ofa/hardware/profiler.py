@@ -155,9 +155,7 @@ def profile(
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
     workspace = _partial(csv_path)
-    with EXPORTING:
-        models, fields = _export(supernet, device, missing, archs, models_dir or workspace / "models", progress)
-        anchor = anchor_model(device.setting)
+    models, fields, anchor = _export(supernet, device, missing, archs, models_dir or workspace / "models", progress)
     job = Job(
         models=models,
         setting=device.setting,
@@ -413,8 +411,8 @@ def _export(
     archs: Mapping[str, Arch],
     folder: Path,
     progress: Progress | None,
-) -> tuple[dict[str, Model], dict[str, Mapping[str, Any]]]:
-    """Export the empty graph, the parts and the subnets; also the fields of each part."""
+) -> tuple[dict[str, Model], dict[str, Mapping[str, Any]], Model]:
+    """Export the empty graph, the parts and the subnets; also the fields of each part, and the anchor."""
     step = counted(progress, len(keys) + len(archs), f"exporting for {device.name}")
     fields: dict[str, Mapping[str, Any]] = {}
 
@@ -428,8 +426,10 @@ def _export(
 
     sources: dict[str, Source] = {key: partial(part, key) for key in keys}
     sources |= {name: partial(subnet, arch) for name, arch in archs.items()}
-    models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
-    return models, {key: fields.get(key) or _fields(supernet.part(key)) for key in keys}
+    with EXPORTING:
+        models = {CALL: empty_model(device.setting), **export_all(sources, device.setting, folder, step=step)}
+        fields = {key: fields.get(key) or _fields(supernet.part(key)) for key in keys}
+        return models, fields, anchor_model(device.setting)
 
 
 def _fields(part: PartLike) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import ofa.cli
 from ofa import workflow
 from ofa.data import READERS, DataConfig, DataError
 from ofa.data.check import DataCheck, check_data
-from ofa.data.readers import guess_reader
+from ofa.data.readers import guess_reader, read_source
+from ofa.data.shards import write_shards
 from ofa.errors import UsageError
 
 from .helpers import noise, write_folder, write_idx, write_manifest, write_parquet
@@ -130,6 +131,7 @@ def test_every_reader_is_looked_through(name: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", {"cat": 9, "dog": 9})
     write_parquet(tmp_path / "parquet" / "train.parquet", 12, [0, 1])
     write_manifest(tmp_path / "manifest", {"cat": 9, "dog": 9})
+    write_shards(read_source(DataConfig(name="folder", root=str(tmp_path / "folder"))), tmp_path / "shards")
     found = check_data(DataConfig(name=name, root=str(tmp_path / name)))
     assert found.ok and len(found.images) == found.counts()["all"].sum() >= 12
     assert set(found.images.loc[list(found.thumbnails), "class"]) == set(found.classes)
@@ -209,5 +211,7 @@ def test_the_command_has_a_status_and_json(root: Path) -> None:
 
 
 def test_nothing_to_look_at_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no .*nowhere; give a folder of pictures, a .csv or .parquet file"):
+    with pytest.raises(
+        DataError, match=r"there is no .*nowhere; give a folder of pictures, a .csv, .parquet or .tar file"
+    ):
         guess_reader(tmp_path / "nowhere")

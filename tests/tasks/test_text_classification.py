@@ -85,6 +85,7 @@ def words(place: Path, *more: str) -> list[str]:
         "train.epochs=12",
         "train.batch_size=24",
         "train.learning_rate=0.01",
+        "strategy.loss.label_weight=0",
         "train.warmup_epochs=1",
         "train.eval_every_epochs=0",
         "train.device=cpu",

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ofa.data.config import DataConfig, DataError
 from ofa.data.picture import EXTENSIONS
@@ -27,6 +26,9 @@ from ofa.data.readers.table import as_numbers
 from ofa.data.user_cache import user_cache
 from ofa.errors import shown
 from ofa.files import FORMAT, FileFormatError, atomic_path, parse_json, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HOLDS = "a folder with train*.tar and, optionally, val*.tar and test*.tar, each picture with .cls or .json beside it"
 CLASSES = "classes.txt"
@@ -103,6 +105,7 @@ def _source_of(
     has_groups: bool,
     root: Path,
 ) -> Source:
+    import pandas as pd
     import pyarrow as pa
 
     test_split = "test" if by_split["test"] else "val"
@@ -142,6 +145,8 @@ def index_of(shards: Sequence[Path], config: DataConfig) -> list[pd.DataFrame]:
     Raises:
         DataError: If one is not a tar file, is truncated, or has a picture without a label.
     """
+    import pandas as pd
+
     state = hashlib.sha256(f"{FORMAT} {config.label_column} {config.group_column}".encode())
     for path in shards:
         found = path.stat()
@@ -252,6 +257,8 @@ def described(root: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]] | No
     Raises:
         DataError: If a shard is missing or not whole.
     """
+    import pandas as pd
+
     if not (root / DESCRIPTION).is_file():
         if (root / PLAN).is_file():
             raise DataError(f"{root} is not finished; the command that began it goes on: ofa data shard … --out {root}")
@@ -279,6 +286,8 @@ def described(root: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]] | No
 
 def _check_index(index: pd.DataFrame, files: Mapping[str, int]) -> None:
     """:class:`ValueError` unless it says, for each picture, where it lies in its file."""
+    import pandas as pd
+
     for column in ("file", "name", "label", "group"):
         if len(index) and pd.api.types.infer_dtype(index[column], skipna=False) != "string":
             raise ValueError(f"{column} is no text")
