@@ -42,7 +42,7 @@ def demo(
     say(f"    a supernet on digits, into {out}", head="1/6  train", style="bold")
     train(recipe="demo", overrides=[], out=out, resume=True)
     say(f"  its parts on device {device}", head="2/6  profile", style="bold")
-    profile(run=str(out), device=device, out=tables, force=True)
+    profile(run=str(out), devices=[device], out=tables, force=True)
     budgets_ms = workflow.demo_budgets(out, device, tables=tables)
     say(f"   within {', '.join(f'{budget:g} ms' for budget in budgets_ms)}", head="3/6  search", style="bold")
     search(run=out, devices=[device], budgets_ms=budgets_ms, tables=tables)
