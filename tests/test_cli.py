@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -22,6 +24,7 @@ import ofa.cli
 import ofa.cli.commands
 import ofa.cli.inspection
 import ofa.cli.printing
+from ofa import workflow
 from ofa.training import Run, StoppedError, load_recipe, train
 
 ROOT = Path(__file__).parents[1]
@@ -536,3 +539,18 @@ EVERYWHERE = {
 @pytest.mark.parametrize("option", EVERYWHERE)
 def test_an_option_is_wherever_it_means_something(option: str) -> None:
     assert {name for name, options in COMMANDS.items() if option in options} == EVERYWHERE[option]
+
+
+def test_the_demo_calls_commands_as_they_are() -> None:
+    """It takes minutes; that its words are those of the commands can be told at once."""
+    tree = ast.parse(Path(str(ofa.cli.commands.__file__)).read_text(encoding="utf-8"))
+    (demo,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "demo")
+    called = [node for node in ast.walk(demo) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    seen = set()
+    for call in called:
+        assert isinstance(call.func, ast.Name)
+        if hasattr(workflow, call.func.id) and call.keywords:
+            given = {str(keyword.arg): None for keyword in call.keywords}
+            inspect.signature(getattr(workflow, call.func.id)).bind(**given)
+            seen.add(call.func.id)
+    assert {"train", "profile", "search", "export"} <= seen
