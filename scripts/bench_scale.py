@@ -61,7 +61,7 @@ NUM_ALONE, NUM_BATCHES, REPEATS = 1_500, 40, 3
 WORKERS = (1, 2)
 SEEDS = (0, 1, 2)
 CROP_EPOCHS = 40
-NUM_EVALUATIONS = 64
+NUM_EVALUATIONS = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ def search(options: argparse.Namespace) -> None:
     folder = options.work / "search"
     if not (folder / "supernet.json").exists():
         words = [*("data.name=folder", f"data.root={photographs(options)}", "model.resolution=[64,80,96]")]
-        words += ["train.epochs=0.05", "train.warmup_epochs=0", "data.search_share=600", "train.threads=1"]
+        words += ["train.epochs=0.05", "train.warmup_epochs=0", "data.search_share=300", "train.threads=1"]
         command = [sys.executable, "-m", "ofa", "train", "bignas", *words, "--out", str(folder)]
         subprocess.run(command, check=True)
     torch.set_num_threads(1)
