@@ -50,7 +50,7 @@ SHORT_PASS_SECONDS = 1.0  # over sooner than a speed changes, so that it is wort
 MAX_WAIT_SECONDS = 30.0
 ANCHOR_SHARE = 0.2  # of a block's time
 ANCHOR_RUNS = 5
-ANCHOR_WARM_UP_RUNS = 2
+ANCHOR_WARM_UP_RUNS = 5  # fewer, and it looks a percent slower after networks than after parts
 ANCHOR_PERCENTILE = 25  # repeats best of all where runs are few, from reading to reading
 WARM_UP_SHARE = 0.25
 
