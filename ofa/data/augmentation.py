@@ -6,9 +6,7 @@ Shapes: ``n`` images, ``C`` channels, ``H`` x ``W`` pixels. All but :func:`erase
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ from torch import Tensor
 from ofa.data.boxes import shifted, windowed
 from ofa.data.config import DataConfig
 from ofa.data.draws import Draws, Floats
+from ofa.data.timm_policy import TimmPolicy, seeded
 
 Boxes: TypeAlias = tuple[Floats, Floats, Floats, Floats]
 
@@ -26,9 +25,21 @@ ERASED_AREAS = (0.02, 1 / 3)
 ERASED_ASPECTS = (0.3, 1 / 0.3)
 
 
-def crop_numbers(draws: Draws) -> Floats:
-    """What decides the random crop of each image ``(n, 4)``: the first that is drawn for a batch."""
-    return draws.uniform(4)
+class Numbers(NamedTuple):
+    """The first that is drawn for a batch: what decides on what worker processes may do to pictures as they are.
+
+    Args:
+        crop: For the random crop of each image, from 0 to below 1, ``(n, 4)``.
+        seeds: For timm's policy, ``(n,)``.
+    """
+
+    crop: Floats | None
+    seeds: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def draw(cls, draws: Draws, config: DataConfig) -> Numbers:
+        crop = draws.uniform(4) if config.crop_scale < 1 else None
+        return cls(crop, draws.integers(0, 2**32 - 1) if config.timm_policy is not None else None)
 
 
 def augment(
@@ -39,24 +50,29 @@ def augment(
     num_masks: int = 0,
     objects: Tensor | None = None,
     is_cropped: bool = False,
+    policy: TimmPolicy | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Crop, shift and flip, then auto-augment, as far as ``config`` says.
 
     Args:
         num_masks: The last so many channels hold indices: they move along with the others, and nothing is mixed there.
         objects: ``(n, M, 5)``, see :mod:`ofa.data.boxes`; they move along too.
-        is_cropped: They are random crops already, of the same numbers.
+        is_cropped: They are random crops already, of the same numbers, and changed by the policy.
+        policy: timm's, if ``config`` names one.
     """
-    if config.crop_scale < 1:
-        numbers = crop_numbers(draws)
-        window = boxes_of(numbers, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
+    numbers = Numbers.draw(draws, config)
+    if numbers.crop is not None:
+        window = boxes_of(numbers.crop, areas=(config.crop_scale, 1.0), aspects=CROP_ASPECTS)
         pixels = pixels if is_cropped else crop(pixels, window, num_masks=num_masks)
         if objects is not None:
             top, left, height, width = (_on(objects.device, side.astype(np.float32))[:, None] for side in window)
             objects = windowed(objects, left, top, width, height)
     if config.crop_padding or config.horizontal_flip:
         pixels, objects = shift_and_flip(pixels, config, draws, objects)
-    if config.auto_augment != "none":
+    if numbers.seeds is not None:
+        if policy is not None and not is_cropped:
+            pixels = policy.changed(pixels, numbers.seeds)
+    elif config.auto_augment != "none":
         from ofa.data.auto_augment import auto_augment  # torchvision takes a second to import
 
         pixels = auto_augment(pixels, config, draws)
@@ -145,17 +161,6 @@ def erase(images: Tensor, config: DataConfig, draws: Draws) -> Tensor:
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
-@contextmanager
-def seeded_numpy(seed: int) -> Iterator[None]:
-    """Numpy's global generator, seeded inside the block and put back after it."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
-
-
 def mix(images: Tensor, labels: Tensor, num_classes: int, config: DataConfig, *, seed: int) -> tuple[Tensor, Tensor]:
     """Mix the first image with the last, the second with the last but one, ..., in place, all in one proportion.
 
@@ -174,7 +179,7 @@ def mix(images: Tensor, labels: Tensor, num_classes: int, config: DataConfig, *,
     from timm.data.mixup import Mixup  # timm takes seconds to import
 
     mixup = Mixup(config.mixup, config.cutmix, label_smoothing=0.0, num_classes=num_classes)
-    with seeded_numpy(seed):
+    with seeded(seed):
         mixed: tuple[Tensor, Tensor] = mixup(images, labels)
     return mixed
 

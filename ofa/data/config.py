@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from ofa.errors import OfaError, unknown_name_message
 
-AutoAugment: TypeAlias = Literal["none", "rand_augment", "trivial_augment"]
 Fit: TypeAlias = Literal["crop", "letterbox", "squash"]
 CropFrom: TypeAlias = Literal["original", "stored"]
 Interpolation: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 MAX_CHANNELS = 4
+AUTO_AUGMENTS = ("none", "rand_augment", "trivial_augment")
+TIMM = "timm:"  # before the name of what is timm's own
+
+_OF_TIMM: Mapping[str, Any] = {"crop_scale": 0.08, "crop_padding": 0.0, "horizontal_flip": True, "cutmix": 1.0}
+AUGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
+    "timm:a1": {**_OF_TIMM, "mixup": 0.2, "auto_augment": "timm:rand-m7-mstd0.5-inc1"},
+    "timm:a2": {**_OF_TIMM, "mixup": 0.2, "auto_augment": "timm:rand-m7-mstd0.5-inc1"},
+    "timm:a3": {**_OF_TIMM, "mixup": 0.1, "auto_augment": "timm:rand-m6-mstd0.5-inc1"},
+}
+"""Of Wightman et al., ResNet strikes back, arXiv:2110.00476, table 2."""
 
 
 class DataError(OfaError, ValueError):
@@ -68,8 +77,11 @@ class DataConfig:
             input. ``None``: the original where training images do not fit into memory.
         num_workers: Processes that decode what does not fit into memory, in each process that trains; ``None``: one a
             core, at most 16.
-        auto_augment: ``rand_augment`` (arXiv:1909.13719) or ``trivial_augment`` (arXiv:2103.10158); see
-            :func:`~ofa.data.auto_augment.auto_augment`.
+        augmentation: That of a published recipe, ``timm:a1``, ``timm:a2`` or ``timm:a3``: it sets several of the keys
+            here (:data:`AUGMENTATIONS`), which then must not be given other values besides.
+        auto_augment: ``rand_augment`` (arXiv:1909.13719) or ``trivial_augment`` (arXiv:2103.10158), see
+            :func:`~ofa.data.auto_augment.auto_augment`; or a policy of timm's, ``timm:rand-m9-mstd0.5-inc1``, see
+            :mod:`ofa.data.timm_policy`.
         auto_augment_magnitude: Strength of RandAugment's operations, from 0 to 30; TrivialAugment draws its own.
         auto_augment_num_ops: RandAugment's operations per training image; TrivialAugment has one.
         random_erasing: Probability that a box of a training image is filled with the mean (arXiv:1708.04896).
@@ -110,7 +122,8 @@ class DataConfig:
     crop_scale: float = 1.0
     crop_from: CropFrom | None = None
     num_workers: int | None = None
-    auto_augment: AutoAugment = "none"
+    augmentation: str | None = None
+    auto_augment: str = "none"
     auto_augment_magnitude: int = 9
     auto_augment_num_ops: int = 2
     random_erasing: float = 0.0
@@ -118,6 +131,7 @@ class DataConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        self._take_augmentation()
         for name in ("calibration_share", "search_share", "test_share"):
             share = getattr(self, name)
             if share is None and name == "calibration_share":
@@ -133,8 +147,13 @@ class DataConfig:
         self._check("crop_from", self.crop_from in (None, *get_args(CropFrom)), "original, stored, or none")
         holds = self.num_workers is None or self.num_workers >= 0
         self._check("num_workers", holds, "0 for none but the process that trains, or more; none for one a core")
-        policies = get_args(AutoAugment)
-        self._check("auto_augment", self.auto_augment in policies, f"one of {', '.join(policies)}")
+        holds = self.auto_augment in AUTO_AUGMENTS or self.timm_policy is not None
+        advice = f"one of {', '.join(AUTO_AUGMENTS)}, or a policy of timm's as {TIMM}rand-m9-mstd0.5-inc1"
+        self._check("auto_augment", holds, advice)
+        if self.timm_policy is not None:
+            from ofa.data.timm_policy import TimmPolicy  # which needs this module
+
+            TimmPolicy(self.timm_policy)
         self._check("auto_augment_magnitude", self.auto_augment_magnitude in range(31), "a whole number from 0 to 30")
         self._check("auto_augment_num_ops", self.auto_augment_num_ops >= 1, "at least 1, or auto_augment none for none")
         holds = self.crop_pct is None or 0 < self.crop_pct <= 1
@@ -158,6 +177,25 @@ class DataConfig:
                     f"{name} is {tuple(values)}; give one number{above} or one per channel, or none to compute it"
                 )
             object.__setattr__(self, name, tuple(float(value) for value in values) * (3 if len(values) == 1 else 1))
+
+    def _take_augmentation(self) -> None:
+        """Set what a published augmentation sets."""
+        known = self.augmentation is None or self.augmentation in AUGMENTATIONS
+        self._check("augmentation", known, f"one of {', '.join(AUGMENTATIONS)}, or none")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, value in AUGMENTATIONS.get(self.augmentation or "", {}).items():
+            given = getattr(self, name)
+            if given not in (defaults[name], value):
+                raise DataError(
+                    f"{name} is {given!r}, but augmentation {self.augmentation} sets it to {value!r}; leave one of "
+                    "them out"
+                )
+            object.__setattr__(self, name, value)
+
+    @property
+    def timm_policy(self) -> str | None:
+        """A policy of timm's, in its words."""
+        return self.auto_augment.removeprefix(TIMM) if self.auto_augment.startswith(TIMM) else None
 
     def _check(self, name: str, holds: bool, advice: str) -> None:
         if not holds:

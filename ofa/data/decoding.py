@@ -29,6 +29,7 @@ from ofa.data.picture import to_pixels, upright
 from ofa.data.readers import Source
 from ofa.data.readers.source import DECODING_ERRORS
 from ofa.data.splits import Indices, Splits
+from ofa.data.timm_policy import TimmPolicy
 from ofa.progress import Progress
 
 CHUNK = 256
@@ -42,10 +43,16 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Wanted(NamedTuple):
-    """Images of a batch, by their indices in the source; with numbers ``(n, 4)`` random parts of them."""
+    """Images of a batch, by their indices in the source.
+
+    Args:
+        crop: Random parts of them, by these numbers ``(n, 4)``.
+        seeds: Of timm's policy, ``(n,)``.
+    """
 
     indices: Indices
-    numbers: Floats | None = None
+    crop: Floats | None = None
+    seeds: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,14 @@ class Decoding(Dataset[Tensor | DataError]):
         sizes: Heights and widths that an image is brought to in turn.
         look: How a picture becomes pixels: keywords of :func:`ofa.data.picture.to_pixels`.
         crop_scale: Share of a picture's area that a random part of it has at least.
+        policy: What changes these parts.
     """
 
     source: Source
     sizes: Sequence[Size]
     look: Mapping[str, Any]
     crop_scale: float = 1.0
+    policy: TimmPolicy | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,12 +81,14 @@ class Decoding(Dataset[Tensor | DataError]):
         found = _empty(len(wanted.indices), *self.shape)
         rows = found.numpy()
         for row, index in enumerate(wanted.indices):
-            if wanted.numbers is None:
+            if wanted.crop is None:
                 rows[row] = pixels_of(self.source, index, self.sizes, self.look)
             else:
-                numbers, size = wanted.numbers[row], self.sizes[-1]
+                numbers, size = wanted.crop[row], self.sizes[-1]
                 images, least = self.source.images, self.crop_scale
                 rows[row] = cropped(images, index, numbers, size=size, look=self.look, least=least)
+        if self.policy is not None and wanted.seeds is not None:
+            self.policy.change(rows, wanted.seeds)
         return found
 
     def __getitem__(self, wanted: Wanted) -> Tensor | DataError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ofa.data.augmentation import augment, crop_numbers, erase, mix
+from ofa.data.augmentation import Numbers, augment, erase, mix
 from ofa.data.boxes import Objects, windowed
 from ofa.data.broken import NotingImages, find_broken, leave_out, refuse_broken
 from ofa.data.config import DataConfig, DataError
@@ -42,6 +43,7 @@ from ofa.data.readers.source import FileImages, Labelled, size_of
 from ofa.data.settle import settle
 from ofa.data.splits import SPLITS, Splits
 from ofa.data.summary import describe
+from ofa.data.timm_policy import TimmPolicy
 from ofa.progress import Progress, notice
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -230,6 +232,7 @@ class ImageData:
                         num_masks=int(masked),
                         objects=objects,
                         is_cropped=self.crops_originals,
+                        policy=self._policy,
                     )
                     targets = targets if objects is None else objects
                 targets = targets_of(pixels[:, -1]) if masked else targets
@@ -263,7 +266,7 @@ class ImageData:
         if split not in self.pixels or crops:
             rows = self.splits[split]
             wanted = (
-                Wanted(rows[batch.numpy()], crop_numbers(draws(index)) if draws is not None and crops else None)
+                Wanted(rows[batch.numpy()], *(Numbers.draw(draws(index), self.config) if draws and crops else ()))
                 for index, batch in enumerate(order)
             )
             for pixels in self._workers_for(tuple(sizes), device, stay=draws is not None).decode(wanted):
@@ -282,9 +285,14 @@ class ImageData:
         key = (sizes, pin_memory)
         if key in self._workers and stay:
             return self._workers[key]
-        decoding = Decoding(self.source, sizes, self.look, self.config.crop_scale)
+        decoding = Decoding(self.source, sizes, self.look, self.config.crop_scale, self._policy)
         workers = Workers(decoding, self.num_workers, pin_memory=pin_memory)
         return self._workers.setdefault(key, workers) if stay else workers
+
+    @cached_property
+    def _policy(self) -> TimmPolicy | None:
+        text, mean = self.config.timm_policy, self.mean if len(self.mean) == 3 else self.mean[:1] * 3
+        return None if text is None else TimmPolicy(text, tuple(min(255, round(255 * each)) for each in mean))
 
     def _train_pixels_on(self, device: torch.device) -> Tensor:
         """The training split, moved to the device once: as bytes it is small, and every epoch needs it."""

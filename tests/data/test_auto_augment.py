@@ -83,7 +83,7 @@ def test_every_operation_runs_and_only_colour_keeps_grey_images(policy: str, cha
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_each_image_draws_its_own(policy: str, channels: int) -> None:
-    config = DataConfig(auto_augment=policy, auto_augment_num_ops=1)  # type: ignore[arg-type]
+    config = DataConfig(auto_augment=policy, auto_augment_num_ops=1)
     pixels = _pictures(1, channels).expand(600, -1, -1, -1)
     strengths = range(9, 10) if policy == "rand_augment" else range(NUM_MAGNITUDES)
     possible = _changed(pixels[0], policy, strengths)
@@ -103,7 +103,7 @@ def test_each_image_draws_its_own(policy: str, channels: int) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_company_makes_no_difference(policy: str) -> None:
     """An image comes out the same in a whole batch and as a shard of one."""
-    config = DataConfig(auto_augment=policy)  # type: ignore[arg-type]
+    config = DataConfig(auto_augment=policy)
     pixels = _pictures(40, 3)
     whole = auto_augment(pixels, config, Draws(np.random.default_rng(3), 40))
     for rank in range(40):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ofa.config import from_mapping, to_plain
 from ofa.data import DataConfig, DataError
 
 
@@ -21,6 +22,10 @@ from ofa.data import DataConfig, DataError
         ({"crop_scale": 0.0}, "crop_scale is 0.0"),
         ({"crop_scale": 1.1}, "crop_scale is 1.1"),
         ({"auto_augment": "randaugment"}, "auto_augment is 'randaugment'; give one of none, rand_augment, triv"),
+        ({"auto_augment": "timm:rant"}, "timm takes no auto_augment 'rant' (Unknown AA policy rant"),
+        ({"auto_augment": "timm:rand-q9"}, "timm takes no auto_augment 'rand-q9'"),
+        ({"augmentation": "timm:a4"}, "augmentation is 'timm:a4'; give one of timm:a1, timm:a2, timm:a3, or none"),
+        ({"augmentation": "timm:a1", "mixup": 0.3}, "mixup is 0.3, but augmentation timm:a1 sets it to 0.2"),
         ({"auto_augment_magnitude": 31}, "auto_augment_magnitude is 31; give a whole number from 0 to 30"),
         ({"auto_augment_magnitude": -1}, "auto_augment_magnitude is -1"),
         ({"auto_augment_num_ops": 0}, "auto_augment_num_ops is 0; give at least 1"),
@@ -44,6 +49,14 @@ def test_refuses_and_names_the_value(options: dict[str, Any], message: str) -> N
 
 def test_one_mean_serves_three_channels() -> None:
     assert DataConfig(mean=[0.5]).mean == (0.5, 0.5, 0.5)  # type: ignore[arg-type]  # as YAML gives it
+
+
+def test_a_published_augmentation_sets_keys_and_is_read_again() -> None:
+    config = DataConfig(augmentation="timm:a3", random_erasing=0.1)
+    found = (config.crop_scale, config.crop_padding, config.horizontal_flip, config.mixup, config.cutmix)
+    assert found == (0.08, 0, True, 0.1, 1.0)
+    assert (config.timm_policy, config.random_erasing) == ("rand-m6-mstd0.5-inc1", 0.1)
+    assert from_mapping(DataConfig, to_plain(config), where="data") == config
 
 
 def test_mixes() -> None:

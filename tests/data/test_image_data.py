@@ -198,6 +198,7 @@ def test_progress_reaches_the_end() -> None:
 
 VARIED = {"horizontal_flip": True, "crop_scale": 0.4, "auto_augment": "rand_augment", "random_erasing": 0.5}
 MIXED = {**VARIED, "mixup": 0.8, "cutmix": 1.0}
+TIMM = {**VARIED, "auto_augment": "timm:rand-m9-mstd0.5-inc1"}
 
 
 def _varied(root: Path, kind: str, *, lazy: bool = False, **options: Any) -> ImageData:
@@ -227,8 +228,8 @@ def _global_states() -> str:
 
 @pytest.mark.parametrize(
     "options",
-    [VARIED, MIXED, {**VARIED, "auto_augment": "trivial_augment"}],
-    ids=["varied", "mixed", "trivial"],
+    [VARIED, MIXED, {**VARIED, "auto_augment": "trivial_augment"}, TIMM],
+    ids=["varied", "mixed", "trivial", "timm"],
 )
 @pytest.mark.parametrize("kind", ["grey", "rgb"])
 def test_start_goes_on_as_the_whole_epoch_did(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_no_two_batches_draw_the_same() -> None:
     assert len({images.numpy().tobytes() for images in batches}) == len(batches) == 18
 
 
-@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
+@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment", "timm:augmix-m5-w2"])
 @pytest.mark.parametrize("kind", ["grey", "rgb"])
 def test_shards_are_rows_of_the_whole(kind: str, policy: str, tmp_path: Path) -> None:
     data = _varied(tmp_path, kind, **{**VARIED, "auto_augment": policy})
@@ -274,7 +275,7 @@ def test_shards_mix_among_themselves(tmp_path: Path) -> None:
     assert len(set(proportions)) == len(proportions)
 
 
-@pytest.mark.parametrize("options", [VARIED, MIXED], ids=["varied", "mixed"])
+@pytest.mark.parametrize("options", [VARIED, MIXED, TIMM], ids=["varied", "mixed", "timm"])
 @pytest.mark.parametrize("kind", ["grey", "rgb"])
 def test_varied_batches_decoded_as_needed_equal_memory(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     memory, lazy = (_varied(tmp_path, kind, lazy=lazy, crop_from="stored", **options) for lazy in (False, True))
@@ -283,7 +284,7 @@ def test_varied_batches_decoded_as_needed_equal_memory(kind: str, options: dict[
 
 
 def test_global_generators_neither_decide_nor_change(tmp_path: Path) -> None:
-    data = _varied(tmp_path, "rgb", **MIXED)
+    data = _varied(tmp_path, "rgb", **MIXED | {"auto_augment": "timm:v0"})
     np.random.seed(1)
     random.seed(1)
     with torch.random.fork_rng():

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ofa.data import DataConfig
-from ofa.data.augmentation import mix, seeded_numpy
+from ofa.data.augmentation import mix
+from ofa.data.timm_policy import seeded
 
 
 def _batch() -> tuple[Tensor, Tensor]:
@@ -45,9 +46,9 @@ def test_targets_are_the_shares_in_the_images(config: DataConfig) -> None:
 
 def test_the_seed_alone_decides() -> None:
     config = DataConfig(mixup=0.8, cutmix=1.0)
-    with seeded_numpy(1):
+    with seeded(1):
         first = _mixed(config, 7)
-    with seeded_numpy(2):
+    with seeded(2):
         again = _mixed(config, 7)
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     assert not torch.equal(first[1], _mixed(config, 8)[1])
@@ -60,7 +61,7 @@ def test_the_global_state_is_put_back() -> None:
     before = drawn()
     _mixed(DataConfig(mixup=1.0, cutmix=1.0), 0)
     assert drawn() == before
-    with pytest.raises(AssertionError), seeded_numpy(0):
+    with pytest.raises(AssertionError), seeded(0):
         np.random.rand()
         raise AssertionError
     assert drawn() == before
