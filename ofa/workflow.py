@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ofa.cost import LatencyTable
     from ofa.data import DataConfig
     from ofa.data.check import DataCheck
+    from ofa.data.fetch import Fetched
     from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
@@ -157,6 +158,26 @@ def data_shard(
     if shard_mb < 1:
         raise UsageError(f"--shard-mb must be at least 1, not {shard_mb}")
     return write_shards(read_source(_data_named(what)), out, shard_mb=shard_mb, seed=seed, progress=progress)
+
+
+def data_fetch(sources: Sequence[str], *, out: Path | str, progress: Progress | None = None) -> Fetched:
+    """Fetch a data set's files into a folder, four at a time: shards are read at random, which a disk is for.
+
+    A URL with ranges, https://host/train-{0000..0127}.tar, or of a folder that `ofa data shard` wrote,
+    https://host/shards/; or pipe:COMMAND, whose result is a file: 'pipe:aws s3 cp s3://data/train-{00..31}.tar -'.
+    Interrupted, the same command goes on.
+
+    Args:
+        sources: URLs, or commands behind pipe:.
+        out: Folder to make.
+
+    Raises:
+        DataError: If a file cannot be had, or something else is at `out`.
+        UsageError: If a source is none of these, or two files would have one name.
+    """
+    from ofa.data.fetch import fetch
+
+    return fetch(sources, out, progress=progress)
 
 
 def _data_named(what: Sequence[str]) -> DataConfig:

@@ -121,7 +121,18 @@ def test_every_call_with_a_destination_is_tried_here() -> None:
     """A new one is to be added to one of these tests."""
     calls = {name for name, call in vars(workflow).items() if inspect.isfunction(call) and not name.startswith("_")}
     found = {name for name in calls if "out" in inspect.signature(getattr(workflow, name)).parameters}
-    others = {"train", "finetune", "profile", "fit", "report", "plot", "measure", "data_check", "data_shard"}
+    others = {
+        "train",
+        "finetune",
+        "profile",
+        "fit",
+        "report",
+        "plot",
+        "measure",
+        "data_check",
+        "data_shard",
+        "data_fetch",
+    }
     assert found == {*CALLS, *others}
 
 
@@ -137,6 +148,13 @@ def test_shards_are_written_into_no_other_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="holds something else, or shards of other data; give another --out"):
         workflow.data_shard(["data.name=digits"], out=tmp_path / "new" / "..")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_data_is_fetched_into_no_other_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds something else, or what was fetched from elsewhere; give another --out"):
+        workflow.data_fetch(["https://localhost/train.tar"], out=tmp_path / "new" / "..")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

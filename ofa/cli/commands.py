@@ -15,6 +15,7 @@ from ofa.cli.skin import command
 
 if TYPE_CHECKING:
     from ofa.data.check import DataCheck
+    from ofa.data.fetch import Fetched
     from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.supernet.inspect import Inspection
@@ -90,6 +91,11 @@ def data_shard(result: Sharded, **_: Any) -> None:
         ],
     )
     say(f"wrote {result.path}: data.name=shards data.root={result.path}")
+
+
+@command(data, workflow.data_fetch)
+def data_fetch(result: Fetched, **_: Any) -> None:
+    say(f"{len(result.files)} files, {result.num_bytes / 1e6:,.0f} MB, in {result.path}: ofa data check {result.path}")
 
 
 def say_trained(result: Run, **_: Any) -> None:

@@ -37,7 +37,7 @@ OPTIONS = {
 
 METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "limits": "COST=LIMIT"}
 ARGUMENTS = {name: name.upper() for name in ("bundle", "model", "recipe")}
-ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT"}
+ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT", "sources": "URL…"}
 """Parameters that are no options but arguments, with what stands for them in the help."""
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]

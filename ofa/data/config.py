@@ -150,10 +150,6 @@ class DataConfig:
         holds = self.auto_augment in AUTO_AUGMENTS or self.timm_policy is not None
         advice = f"one of {', '.join(AUTO_AUGMENTS)}, or a policy of timm's as {TIMM}rand-m9-mstd0.5-inc1"
         self._check("auto_augment", holds, advice)
-        if self.timm_policy is not None:
-            from ofa.data.timm_policy import TimmPolicy  # which needs this module
-
-            TimmPolicy(self.timm_policy)
         self._check("auto_augment_magnitude", self.auto_augment_magnitude in range(31), "a whole number from 0 to 30")
         self._check("auto_augment_num_ops", self.auto_augment_num_ops >= 1, "at least 1, or auto_augment none for none")
         holds = self.crop_pct is None or 0 < self.crop_pct <= 1

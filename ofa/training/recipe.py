@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ofa.config import ConfigError, apply_overrides, from_mapping, keys_of, read_yaml, to_plain
 from ofa.data import DataConfig
+from ofa.data.timm_policy import TimmPolicy
 from ofa.errors import unknown_name_message
 from ofa.supernet.dims import DIM_KINDS
 from ofa.tasks import Classification, Task
@@ -177,6 +178,8 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        if self.data.timm_policy is not None:
+            TimmPolicy(self.data.timm_policy)  # which asks timm
         self.task.check_settings(self.data, pretrained=self.model.pretrained)
         self.task.check_loss(self.strategy.loss)
 

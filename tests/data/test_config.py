@@ -22,8 +22,6 @@ from ofa.data import DataConfig, DataError
         ({"crop_scale": 0.0}, "crop_scale is 0.0"),
         ({"crop_scale": 1.1}, "crop_scale is 1.1"),
         ({"auto_augment": "randaugment"}, "auto_augment is 'randaugment'; give one of none, rand_augment, triv"),
-        ({"auto_augment": "timm:rant"}, "timm takes no auto_augment 'rant' (Unknown AA policy rant"),
-        ({"auto_augment": "timm:rand-q9"}, "timm takes no auto_augment 'rand-q9'"),
         ({"augmentation": "timm:a4"}, "augmentation is 'timm:a4'; give one of timm:a1, timm:a2, timm:a3, or none"),
         ({"augmentation": "timm:a1", "mixup": 0.3}, "mixup is 0.3, but augmentation timm:a1 sets it to 0.2"),
         ({"auto_augment_magnitude": 31}, "auto_augment_magnitude is 31; give a whole number from 0 to 30"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ofa.config import ConfigError
+from ofa.data import DataError
 from ofa.training import Recipe, build_supernet, list_recipes, load_recipe
 from ofa.training.recipe import RECIPES_DIR, TrainConfig
 
@@ -46,6 +47,12 @@ def test_a_recipe_with_everything_set_comes_back_from_json() -> None:
 
 def test_there_is_a_recipe_for_the_demo() -> None:
     assert "demo" in list_recipes()
+
+
+@pytest.mark.parametrize("policy", ["rant", "rand-q9"])
+def test_a_policy_that_timm_does_not_know_is_refused_before_data_is_read(policy: str) -> None:
+    with pytest.raises(DataError, match=f"timm takes no auto_augment '{policy}' "):
+        load_recipe("bignas", [f"data.auto_augment=timm:{policy}"])
 
 
 def test_a_file_with_overrides(tmp_path: Path) -> None:

@@ -394,6 +394,8 @@ def require_root(config: DataConfig, holds: str) -> Path:
     if config.root is None:
         raise DataError(f"data set {config.name!r} needs a root: {holds}")
     root = Path(config.root).expanduser()
+    if "://" in config.root and not root.exists():
+        raise DataError(f"{config.root} is not a folder here; get it first: ofa data fetch {config.root} --out FOLDER")
     if not root.exists():
         raise DataError(f"there is no {root}, the root of data set {config.name!r}; it should be {holds}")
     return root
