@@ -13,6 +13,7 @@ runs/gpu/<part>.log.
 - training: every recipe for a few steps in bf16.
 - options: one recipe in fp32 and in 16-mixed, an average of the weights, stopping and resuming ...
 - throughput: a sandwich step against the steps of the same four subnets as networks of their own; peak memory.
+- data: pictures a second out of shards, alone and while the largest subnet trains on them; evaluation in fp32 and bf16.
 - calibration: BN calibration over a plain forward pass of the same images.
 - tables: latency tables of torch, eager and as a CUDA graph, at batch 1 and 64, judged on subnets held out.
 - elastic: the runtime that switches between subnets, on the card.
@@ -60,11 +61,12 @@ SHARES = {
     "tests": 95,
     "training": 95,
     "options": 95,
-    "throughput": 65,
+    "throughput": 60,
+    "data": 45,
     "calibration": 25,
-    "tables": 80,
-    "elastic": 30,
-    "compile": 45,
+    "tables": 65,
+    "elastic": 25,
+    "compile": 25,
 }
 """Seconds of 340, in the order in which the parts run. cuDNN takes about a tenth of a second for each shape of a
 depthwise convolution that it has not met, in every process, and subnets have many."""
@@ -784,6 +786,91 @@ def sandwich_rows(context: Context, *, compiles: bool) -> None:
         context.row(f"step, {name}", float(np.percentile(row, 10)), "ms", how)
 
 
+def data(context: Context) -> None:
+    from contextlib import nullcontext
+
+    import numpy as np
+    import torch
+    from steps import StepSettings, machine, make_sandwich, milliseconds
+
+    from ofa.data import DataConfig, load_data
+    from ofa.inputs import channels_last
+    from ofa.training import SubnetEvaluator
+
+    num_images, batch_size, resolution = (64, 4, 32) if context.small else (3_000, 256, 224)
+    config = {"crop_scale": 0.08, "crop_padding": 0.0, "horizontal_flip": True, "mean": (0.5,), "std": (0.25,)}
+    with tempfile.TemporaryDirectory(prefix="gpu-", dir=WORK) as folder:
+        write_pictures(Path(folder) / "shards", num_images)
+        loaded = load_data(
+            DataConfig(name="shards", root=f"{folder}/shards", search_share=0.1, test_share=0.1, **config),  # type: ignore[arg-type]
+            image_size=resolution,
+            memory_limit_bytes=num_images * 3 * resolution**2 // 2,  # what subnets are judged by stays in memory
+        )
+        context.begin()
+        settings = StepSettings(
+            machine=machine(context.device),
+            device=context.device,
+            threads=1,
+            batch_size=batch_size,
+            resolution=resolution,
+            rounds=1,
+        )
+        made = make_sandwich(
+            settings, draw=0, model="ofa_mobilenetv3_tiny" if context.small else "ofa_mobilenetv3_w1.0"
+        )
+        step = made.steps.sandwich(made.supernet, made.archs[:1])  # more would meet more new shapes
+        for _ in range(2):
+            step()
+        held_ms = [milliseconds(step, context.device) for _ in range(8)]
+
+        def rate(epoch: int, use: Callable[[], object]) -> float:
+            """Images a second of an epoch each of whose batches is put to use."""
+            started, num = time.perf_counter(), 0
+            batches = loaded.train_batches(epoch=epoch, batch_size=batch_size, seed=0, device=context.device)
+            for images, labels in batches:
+                made.steps.images, made.steps.labels = channels_last(images), labels
+                use()
+                num += len(images)
+            milliseconds(lambda: None, context.device)  # until the card has done it
+            return num / (time.perf_counter() - started)
+
+        rates = [(rate(epoch, lambda: None), rate(epoch, step)) for epoch in range(3)]
+        alone, fed = map(max, zip(*rates[1:], strict=True))  # the first one starts the processes
+        held = 1000 * batch_size / float(np.percentile(held_ms, 10))
+        how = f"JPEG files of 500 x 375 in shards, random crops to {resolution} px, {loaded.num_workers} processes"
+        context.row("pictures alone", alone, "images/s", how)
+        context.row("largest subnet, data on the card", held, "images/s", f"batch {batch_size}")
+        context.row("largest subnet, data from shards", fed, "images/s", f"{fed / held:.2f} of that; aim: 0.95")
+        evaluator = SubnetEvaluator(made.supernet.eval(), loaded, batch_size=batch_size)
+        for name, autocast in (("fp32", nullcontext()), ("bf16", torch.autocast(context.device, torch.bfloat16))):
+            with autocast:
+                evaluator.values(made.archs[:1])
+                ms = milliseconds(lambda: evaluator.values(made.archs[:1]), context.device)
+            num = len(loaded.splits.search)
+            context.row(
+                f"evaluation, {name}", 1000 * num / ms, "images/s", f"{num} images and BN calibration in {ms:.3g} ms"
+            )
+
+
+def write_pictures(out: Path, num: int) -> None:
+    """Shards of smooth random pictures of ImageNet's usual size, of ten classes."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from ofa.data.readers.source import EncodedImages, Source
+    from ofa.data.shards import write_shards
+
+    rng, files = np.random.default_rng(0), []
+    for number in range(num):
+        buffer = io.BytesIO()
+        small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        small.resize((500, 375), Image.Resampling.BICUBIC).save(buffer, format="JPEG", quality=90)
+        files.append((buffer.getvalue(), f"{number:05}.jpg"))
+    write_shards(Source(tuple("abcdefghij"), np.arange(num) % 10, EncodedImages(files)), out)
+
+
 def calibration(context: Context) -> None:
     import numpy as np
     import torch
@@ -978,6 +1065,7 @@ DOING: dict[str, Callable[[Context], None]] = {
     "training": training,
     "options": options,
     "throughput": throughput,
+    "data": data,
     "calibration": calibration,
     "tables": tables,
     "elastic": elastic,
