@@ -6,6 +6,7 @@ Leaves ``scaling.md`` in ``--out``, its own rows in ``--out``/results/scaling/*.
 ``bench_scale.py`` and ``bench_noise.py`` beside them. ``--data`` holds ``clothing-small-224.tar``.
 
 - decoding: pictures of ImageNet's size a second that one core decodes, crops and augments.
+- ranks: training by 1, 2 and 4 processes (gloo, one thread each): losses beside those of one, bytes reduced for a step.
 - hosts: one profile beside ten of machines that only wait, each of which answers as a real one would.
 - search: seconds against evaluations and population, all at predicted cost.
 - bundles: seconds of ``ofa deploy`` against the number of bundles.
@@ -15,7 +16,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +34,7 @@ import pandas as pd
 from bench_helper import page, parsed, parser_of, read_rows, say, table_text
 from bench_scale import photographs
 from PIL import Image
+from safetensors.torch import load_file
 
 from ofa import workflow
 from ofa.cost import macs, params
@@ -49,7 +56,7 @@ from ofa.setting import Setting
 from ofa.space import Population
 from ofa.supernet import create_supernet
 
-SECTIONS = ("decoding", "hosts", "search", "bundles")
+SECTIONS = ("decoding", "ranks", "hosts", "search", "bundles")
 SPACE = "ofa_mobilenetv3_w1.0"
 IMAGENET_IMAGES, IMAGENET_BYTES = 1_281_167, 147.9e9
 GPU_BATCH = 256  # of the measured steps
@@ -59,6 +66,7 @@ CARDS_OF_A_NODE, LINK_BYTES, NETWORK_BYTES = (
     50e9,
 )  # a second and card: NVLink of an H100, 400 Gbit/s between nodes
 POLICIES = ("none", "timm:original", "timm:rand-m9-mstd0.5-inc1")
+NUM_RANKS, NUM_RANDOM = (1, 2, 4), (1, 4)
 NUM_HOSTS = (1, 10)
 SEARCHES = ((200, 50), (200, 500), (200, 5_000), (10_000, 20), (100_000, 5), (1_000_000, 2))
 NUM_BUNDLES = (1, 4, 12)
@@ -89,6 +97,59 @@ def decoding(options: argparse.Namespace) -> Rows:
             found.append((policy, len(numbers) / (time.perf_counter() - started)))
     medians = pd.DataFrame(found, columns=["policy", "images_per_second"]).groupby("policy", sort=False).median()
     return medians.round(1).reset_index().to_dict("records")
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------------
+
+COUNTING = """\
+import json, os, sys
+import torch.distributed as dist
+from ofa.cli import main
+really, calls = dist.all_reduce, []
+def counted(tensor, *args, **kwargs):
+    calls.append(tensor.numel() * tensor.element_size())
+    return really(tensor, *args, **kwargs)
+dist.all_reduce = counted
+out = sys.argv.pop(1)
+try:
+    main()
+finally:
+    if os.environ.get("RANK", "0") == "0":
+        open(out, "w").write(json.dumps(calls))
+"""
+
+
+def ranks(options: argparse.Namespace) -> Rows:
+    """`vit_tiny`, which has no batch statistics, on digits: three steps."""
+    words = ["data.name=digits", "data.limit=24", "model.name=vit_tiny_patch16_224", "model.resolution=[32]"]
+    words += ["model.input_size=[32,32]", "model.drop_rate=0", "train.epochs=1", "train.batch_size=8"]
+    words += ["train.warmup_epochs=0", "train.optimizer=adamw", "train.learning_rate=0.0003", "train.threads=1"]
+    rows, first = Rows(), dict[int, pd.DataFrame]()
+    script = options.work / "counting.py"
+    script.write_text(COUNTING)
+    for num_random in NUM_RANDOM:
+        for num in NUM_RANKS:
+            out, counts = options.work / f"ranks-{num}-{num_random}", options.work / "calls.json"
+            shutil.rmtree(out, ignore_errors=True)
+            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num}"]
+            sampler = f"strategy.sampler={{name: sandwich, num_random: {num_random}}}"
+            command = [*start, str(script), str(counts), "train", "bignas", *words, sampler, "--out", str(out)]
+            subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            found = pd.read_csv(out / "metrics.csv")[["loss_largest", "loss_random", "loss_smallest"]]
+            first.setdefault(num_random, found)
+            large = [num_bytes for num_bytes in json.loads(counts.read_text()) if num_bytes > 1000]
+            weights = load_file(out / "supernet.safetensors")
+            row = {
+                "processes": num,
+                "subnets": num_random + 2,
+                "loss_difference": float((found / first[num_random] - 1).abs().to_numpy().max()),
+                "reductions": len(large),
+                "mb": round(np.mean(large) / 1e6, 4) if large else 0.0,
+                "gradients_mb": round(sum(each.numel() * 4 for each in weights.values()) / 1e6, 4),
+            }
+            rows.append(row)
+            say(str(row))
+    return rows
 
 
 # -- hosts -------------------------------------------------------------------------------------------------------------
@@ -316,6 +377,14 @@ def write_page(options: argparse.Namespace) -> None:
     known, tables = measured(options), {name: rows_of(options, name) for name in SECTIONS}
     header = {
         "decoding": {"policy": "`data.auto_augment`", "images_per_second": "images/s of a core"},
+        "ranks": {
+            "processes": "processes",
+            "subnets": "subnets of a step",
+            "loss_difference": "losses differ by",
+            "reductions": "reductions in three steps",
+            "mb": "MB of each",
+            "gradients_mb": "MB of all gradients",
+        },
         "hosts": {"hosts": "machines", "seconds": "s"},
         "search": {"population": "population", "evaluations": "evaluations", "seconds": "s"},
         "bundles": {"bundles": "bundles", "seconds": "s"},
