@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
     from ofa.hardware import Device
+    from ofa.hub import Transfer
     from ofa.space import Arch, SearchSpace
     from ofa.states import Speed
     from ofa.supernet import Supernet
@@ -1056,6 +1057,60 @@ def plot(
     from ofa.files import resolved
 
     return ofa.report.write_plots(run, resolved(out or Path(run) / "plots"), tables, file_format, search_dir=search_dir)
+
+
+# -- to and from others ------------------------------------------------------------------------------------------------
+
+
+def push(
+    folder: Path | str,
+    repo: str,
+    *,
+    public: bool = False,
+    license: str | None = None,
+    progress: Progress | None = None,
+) -> Transfer:
+    """Send a run or a bundle to a model hub: its files, weights as safetensors, and a card, in one commit.
+
+    A run goes without checkpoints, pages and bundles, and without names of this machine's folders; a bundle whole, with
+    its samples. `hf auth login` or HF_TOKEN says who you are, HF_ENDPOINT which hub.
+
+    Args:
+        folder: Run or bundle folder.
+        repo: Repository on the hub, which is made if there is none.
+        public: Whether everybody may see it.
+        license: What hubs call your licence, such as apache-2.0, for the card; yours to choose.
+
+    Raises:
+        UsageError, HubError: See :func:`ofa.hub.push`.
+    """
+    from ofa import hub
+
+    return hub.push(folder, repo, public=public, license=license, progress=progress)
+
+
+def pull(
+    repo: str,
+    *,
+    out: Path | str,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Transfer:
+    """Fetch a run or a bundle from a model hub; it is there if it is whole, and nothing of it is executed.
+
+    Files that are no part of one are left out. Code that a run names is not on your list of trusted files by this.
+
+    Args:
+        repo: Repository on the hub.
+        out: Folder to make.
+        revision: Branch, tag or commit; the latest if not given.
+
+    Raises:
+        UsageError, HubError, LockedError: See :func:`ofa.hub.pull`.
+    """
+    from ofa import hub
+
+    return hub.pull(repo, out, revision=revision, progress=progress)
 
 
 # -- latencies of other things -----------------------------------------------------------------------------------------

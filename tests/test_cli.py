@@ -94,6 +94,9 @@ def broken(run: Path, tmp_path: Path) -> Path:
         (["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1"], "no run folder at nowhere"),
         (["verify", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "no run folder at nowhere"),
+        (["push", "nowhere", "me/flowers"], "nowhere is neither a run nor a bundle: there is no such folder"),
+        (["push", "nowhere", "flowers"], "'flowers' names no repository; say OWNER/NAME"),
+        (["pull", "flowers", "--out", "x"], "'flowers' names no repository; say OWNER/NAME"),
     ],
 )
 def test_mistakes_get_a_message_and_status_2(

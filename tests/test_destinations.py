@@ -16,6 +16,7 @@ import pytest
 from ofa import workflow
 from ofa.data import DataError
 from ofa.errors import UsageError
+from ofa.hub import HubError
 from ofa.locks import LockedError
 
 MODEL = "ofa_mobilenetv3_tiny"
@@ -121,18 +122,8 @@ def test_every_call_with_a_destination_is_tried_here() -> None:
     """A new one is to be added to one of these tests."""
     calls = {name for name, call in vars(workflow).items() if inspect.isfunction(call) and not name.startswith("_")}
     found = {name for name in calls if "out" in inspect.signature(getattr(workflow, name)).parameters}
-    others = {
-        "train",
-        "finetune",
-        "profile",
-        "fit",
-        "report",
-        "plot",
-        "measure",
-        "data_check",
-        "data_shard",
-        "data_fetch",
-    }
+    others = {"train", "finetune", "profile", "fit", "report", "plot", "measure"}
+    others |= {"data_check", "data_shard", "data_fetch", "pull"}
     assert found == {*CALLS, *others}
 
 
@@ -156,6 +147,16 @@ def test_data_is_fetched_into_no_other_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds something else, or what was fetched from elsewhere; give another --out"):
         workflow.data_fetch(["https://localhost/train.tar"], out=tmp_path / "new" / "..")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("out", [".", "..", "../a", "../../link"])
+def test_what_is_pulled_takes_the_place_of_nothing(out: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run)
+    with pytest.raises(HubError, match=r"is there already; give another --out, or remove it"):
+        workflow.pull("me/flowers", out=run / out)
+    with held(tmp_path / "new"), pytest.raises(LockedError, match=r"new is being written by process .*\(another\)"):
+        workflow.pull("me/flowers", out=run / ".." / ".." / "new")
+    assert (run / "supernet.json").read_text() == "{}" and len(list(run.iterdir())) == 1
 
 
 def test_one_subnet_is_not_trained_into_its_own_run(run: Path) -> None:

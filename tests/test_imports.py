@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"cost"},
     "precision": {"supernet", "tasks", "training", "cost", "formats", "hardware", "search"},
     "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "formats", "hardware", "search"},
+    "hub": {"training", "deploy", "report"},
     "report": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "hardware", "search", "deploy"},
 }
 ROOMS = {*ALLOWED, *BASE}

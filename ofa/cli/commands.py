@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ofa.data.fetch import Fetched
     from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
+    from ofa.hub import Transfer
     from ofa.supernet.inspect import Inspection
     from ofa.training import Run
 
@@ -245,6 +246,26 @@ def say_written(result: list[Path], **_: Any) -> None:
 
 
 report, plot = command_of(workflow.report)(say_written), command_of(workflow.plot)(say_written)
+
+
+@command_of(workflow.push)
+def push(result: Transfer, **_: Any) -> None:
+    say_transfer(result, f"pushed {result.kind} {result.path} to {result.url}")
+
+
+@command_of(workflow.pull)
+def pull(result: Transfer, **_: Any) -> None:
+    say_transfer(result, f"pulled {result.kind} {result.url} into {result.path}")
+
+
+def say_transfer(result: Transfer, done: str) -> None:
+    num_bytes = sum(result.files.values())
+    say(f"{done}: {len(result.files)} files, {num_bytes / 1e6:,.2f} MB, revision {result.revision[:12]}")
+    if result.left_out:
+        more = f" and {len(result.left_out) - 10} more" if len(result.left_out) > 10 else ""
+        say(f"left out: {', '.join(result.left_out[:10])}{more}")
+    if result.code:
+        say(f"{', '.join(result.code)} is no part of it; who has it, reads it and trusts it, adds --trust-code")
 
 
 @command_of(workflow.measure)

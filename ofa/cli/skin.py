@@ -32,12 +32,13 @@ OPTIONS = {
     "limits": "max",
     "search_dir": "search",
     "file_format": "format",
+    "public": "public/--private",
 }
 """Parameters whose options are called otherwise: one that may be given several times is in the singular."""
 
 METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "limits": "COST=LIMIT"}
-ARGUMENTS = {name: name.upper() for name in ("bundle", "model", "recipe")}
-ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT", "sources": "URL…"}
+ARGUMENTS = {name: name.upper() for name in ("bundle", "folder", "model", "recipe")}
+ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT", "sources": "URL…", "repo": "OWNER/NAME"}
 """Parameters that are no options but arguments, with what stands for them in the help."""
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]

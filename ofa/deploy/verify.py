@@ -112,12 +112,7 @@ def verify_bundle(
         )
     own = [] if images is None else info.task.labelled(Path(images), info.classes)
     known = " or ".join(map(str, FORMATS))
-    checks = [
-        Check("format", True, known, known),
-        *_check_sums(root, info),
-        *_check_files(root, info),
-        _check_script(root, info),
-    ]
+    checks = [Check("format", True, known, known), *check_files(root, info)]
     if all(check.ok for check in checks):
         checks += _check_model(root, info, own, progress)
         if device is not None and measure is not None and all(check.ok for check in checks):
@@ -126,6 +121,11 @@ def verify_bundle(
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
+
+
+def check_files(root: Path, info: BundleInfo) -> list[Check]:
+    """Whether a bundle's files are those that it lists, none missing and none added, and its program is ours."""
+    return [*_check_sums(root, info), *_check_files(root, info), _check_script(root, info)]
 
 
 def _check_sums(root: Path, info: BundleInfo) -> Iterator[Check]:

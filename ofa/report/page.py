@@ -22,7 +22,7 @@ from ofa.report.drawing import architecture_svg, legend_svgs
 from ofa.report.explorer import explorer_data
 from ofa.report.numbers import fixed, fixed_range, ms, pretty_count, si
 from ofa.report.palette import PALETTE
-from ofa.report.run_files import DeviceResults, RunFiles, bounds_columns, read_run
+from ofa.report.run_files import DeviceResults, RunFiles, read_run
 from ofa.report.strategy import describe_recipe
 from ofa.search.run import FLEET
 from ofa.supernet.model_sources import public_name
@@ -88,18 +88,16 @@ def render(run: RunFiles) -> str:
         section=task.report_section(_exhibits(run)),
         picks={device.name: list(_pick_rows(device)) for device in run.devices},
         cross=cross_device(run),
-        bounds=[run.metric.number(score) for score in _bounds(run)],
+        bounds=[run.metric.number(score) for score in run.bounds],
         errors=[
             device.table["held_out"]["mape_percent"]
             for device in run.devices
             if device.table and "mape_percent" in device.table.get("held_out", {})
         ],
-        data_name=" · ".join(
-            filter(None, [run.supernet["data"]["name"], Path(run.supernet["data"].get("root") or "").name])
-        ),
+        data_name=run.data_name,
         drawings={device.name: [architecture_svg(run.space, arch) for arch in device.archs] for device in run.devices},
         legend=legend_svgs(run.space),
-        dims=_dims(run),
+        dims=run.dims,
         commands=_commands(run),
         strategy=describe_recipe(run.supernet.get("recipe", {}), run.space),
         recipe=dict(flatten(run.supernet.get("recipe", {}))),
@@ -162,24 +160,6 @@ def _pick_rows(device: DeviceResults) -> Iterator[dict[str, Any]]:
             "test": (bundle or {}).get(device.metric.name),  # none where it was judged by another metric
             "holds": latency_ms["p50"] <= pick["budget_ms"],
         }
-
-
-def _bounds(run: RunFiles) -> list[float]:
-    """Scores of the largest and the smallest subnet when they were last evaluated, as far as they were."""
-    if run.metrics is None:
-        return []
-    known = (run.metrics[column].dropna() for column in bounds_columns(run.metric) if column in run.metrics)
-    return [values.iloc[-1] for values in known if len(values)]
-
-
-def _dims(run: RunFiles) -> dict[str, str]:
-    """What varies and how: the last part of the dims' names to the values that it takes."""
-    values: dict[str, set[Any]] = {}
-    for dim in run.space.dims:
-        values.setdefault(dim.name.split(".")[-1], set()).update(dim.values)
-    return {
-        name: ", ".join(map(str, sorted(each, key=lambda v: (isinstance(v, str), v)))) for name, each in values.items()
-    }
 
 
 def _commands(run: RunFiles) -> list[str]:

@@ -137,6 +137,31 @@ class RunFiles:
         """The device's name; those of all others where it is the fleet."""
         return [each.name for each in self.devices if each.name != FLEET] if device.name == FLEET else [device.name]
 
+    @property
+    def data_name(self) -> str:
+        """What reads the data, and the last part of where it lay."""
+        data = self.supernet["data"]
+        return " · ".join(filter(None, [data["name"], Path(data.get("root") or "").name]))
+
+    @property
+    def bounds(self) -> list[float]:
+        """Scores of the largest and the smallest subnet when they were last evaluated, as far as they were."""
+        if self.metrics is None:
+            return []
+        known = (self.metrics[column].dropna() for column in bounds_columns(self.metric) if column in self.metrics)
+        return [values.iloc[-1] for values in known if len(values)]
+
+    @property
+    def dims(self) -> dict[str, str]:
+        """What varies and how: the last part of the dims' names to the values that it takes."""
+        values: dict[str, set[Any]] = {}
+        for dim in self.space.dims:
+            values.setdefault(dim.name.split(".")[-1], set()).update(dim.values)
+        return {
+            name: ", ".join(map(str, sorted(each, key=lambda v: (isinstance(v, str), v))))
+            for name, each in values.items()
+        }
+
 
 def read_run(
     run_dir: Path | str, *, tables_dir: Path | str | None = None, search_dir: Path | str | None = None

@@ -54,14 +54,19 @@ def place_of(name: object) -> tuple[Path, str] | None:
     return (Path(path).expanduser(), class_name) if path.endswith(".py") and class_name.isidentifier() else None
 
 
-def trust_classes_of(recipe: Mapping[str, Any]) -> None:
-    """Put the files that a recipe, as plain data, names for task and loss on the user's list, as they are now."""
+def files_of_classes(recipe: Mapping[str, Any]) -> list[Path]:
+    """Files that a recipe, as plain data, names for task and loss, whether they are there or not."""
     strategy = recipe.get("strategy")
     named = [recipe.get("task"), strategy.get("loss") if isinstance(strategy, Mapping) else None]
     for value, heads in zip(named[:], ("tasks", "losses"), strict=True):
         each = value.get(heads) if isinstance(value, Mapping) else None
         named += each.values() if isinstance(each, Mapping) else []
-    for value in named:
-        place = place_of(value.get("name") if isinstance(value, Mapping) else value)
-        if place is not None and place[0].is_file():
-            trust(place[0])
+    places = (place_of(value.get("name") if isinstance(value, Mapping) else value) for value in named)
+    return [place[0] for place in places if place is not None]
+
+
+def trust_classes_of(recipe: Mapping[str, Any]) -> None:
+    """Put these files on the user's list, as they are now."""
+    for path in files_of_classes(recipe):
+        if path.is_file():
+            trust(path)

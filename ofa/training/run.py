@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,10 @@ from ofa.metrics import name_in_file
 from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
-from ofa.supernet.model_sources import check_code, files_of_model, is_source, name_in_files, name_in_run
+from ofa.supernet.model_sources import check_code, code_of, files_of_model, is_source, name_in_files, name_in_run
 from ofa.supernet.weights import not_finite
 from ofa.tasks import Task, TaskData
-from ofa.tasks.own_code import trust_classes_of
+from ofa.tasks.own_code import files_of_classes, trust_classes_of
 from ofa.training.recipe import ModelConfig, Recipe
 
 REMEDY = "train it with `ofa train`, or name another run folder"
@@ -205,6 +206,26 @@ class Run:
     def weights_sha256(self) -> str:
         return str(self.info["weights_sha256"])
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Files of code that it names, for model, task or loss; they are no part of it."""
+        match self.info["recipe"]:
+            case {"model": {"name": str(name)}}:
+                model = code_of(name)
+            case _:
+                model = None
+        named = [] if model is None else [model.path]
+        return tuple(dict.fromkeys(str(path) for path in (*named, *files_of_classes(self.info["recipe"]))))
+
+    def check_weights(self) -> Path:
+        """The file of the weights; :class:`RunError` unless it is the one that ``supernet.json`` describes."""
+        weights = self.path / "supernet.safetensors"
+        if not weights.is_file():
+            raise RunError(f"{weights} is missing; {REMEDY}")
+        if sha256_of_file(weights) != self.weights_sha256:
+            raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
+        return weights
+
     def supernet(self) -> Supernet:
         """The trained supernet, in eval mode.
 
@@ -213,11 +234,7 @@ class Run:
                 was trained.
             UntrustedCodeError: If the model is in a file that is not on the user's list, or no longer what it was.
         """
-        weights = self.path / "supernet.safetensors"
-        if not weights.is_file():
-            raise RunError(f"{weights} is missing; {REMEDY}")
-        if sha256_of_file(weights) != self.weights_sha256:
-            raise RunError(f"{weights} is truncated or not the file that supernet.json describes; {REMEDY}")
+        weights = self.check_weights()
         supernet = self._build()
         try:
             tensors = safetensors.torch.load_file(weights)
@@ -261,6 +278,27 @@ class Run:
         axes = [dim for dim in self.space.dims if "." not in dim.name]  # others are of a stage or block
         sizes = {dim.name: as_size(max(dim.values)) for dim in axes} | self.info["data"].get("sizes", {})
         return self.task.reload(config, self.info["data"], sizes=sizes, progress=progress)
+
+
+# -- what leaves this machine ------------------------------------------------------------------------------------------
+
+_ABSOLUTE = re.compile(r"(?P<source>\w+:)?[/~]")
+
+
+def portable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``supernet.json`` for others: of absolute paths, to data, weights, code ..., the last part is left."""
+    data = {name: _without_folders(value) if name == "root" else value for name, value in info["data"].items()}
+    return {**info, "data": data, "model": _without_folders(info["model"]), "recipe": _without_folders(info["recipe"])}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_folders(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(each) for each in value]
+    if not isinstance(value, str) or (found := _ABSOLUTE.match(value)) is None:
+        return value
+    return f"{found['source'] or ''}{Path(value).name}"
 
 
 # -- what a name on the command line stands for: a run folder, or a model ----------------------------------------------
