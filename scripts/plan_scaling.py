@@ -44,7 +44,8 @@ from ofa.data.image_data import look_of
 from ofa.data.readers.source import EncodedImages
 from ofa.data.timm_policy import TimmPolicy
 from ofa.files import write_csv_atomic, write_text_atomic
-from ofa.hardware import Device, fingerprint, profile
+from ofa.hardware import Device, profile
+from ofa.hardware.fingerprint import fingerprint
 from ofa.hardware.fleet import on_each
 from ofa.hardware.runner import Job
 from ofa.hardware.timing import TimedBlock, TimingResult
