@@ -21,6 +21,13 @@ def notice(progress: Progress | None, text: str) -> None:
         progress(0, 0, text)
 
 
+def only_notices(progress: Progress | None) -> Progress | None:
+    """For work whose steps are not those that are counted: what is said once is heard, its steps are not."""
+    if progress is None:
+        return None
+    return lambda done, total, what: None if total else progress(0, 0, what)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress callback that draws a bar where there is a terminal, and prints a line now and then where not."""

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any
 import ofa
 from ofa.errors import UsageError, shown, unknown_name_message
 from ofa.files import parse_json
-from ofa.progress import Progress
+from ofa.progress import Progress, only_notices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -360,6 +360,7 @@ def profile(
     num_resolutions: int | None = None,
     num_fit: int | None = None,
     num_held_out: int | None = None,
+    rounds: int = 4,
     max_minutes: float = 10.0,
     seed: int = 0,
     fresh: bool = False,
@@ -382,6 +383,7 @@ def profile(
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
         num_fit: Whole subnets that the correction is fitted on: 36, at one resolution 24.
         num_held_out: Other whole subnets that the table is judged on: 24, at one resolution 16.
+        rounds: Blocks of each part and subnet to begin with, and all where a device waits in a queue.
         max_minutes: Measure no longer than that, if more would still help.
         force: Keep a table even if it predicts badly.
         energy: Measure energy too, where this machine has a counter that can be read.
@@ -411,6 +413,7 @@ def profile(
                 csv_path=csv_path,
                 num_fit=num_fit,
                 num_held_out=num_held_out,
+                rounds=rounds,
                 max_minutes=max_minutes,
                 rng=_generator(seed),
                 resolutions=resolutions or None,
@@ -885,7 +888,7 @@ def export(
             out=place,
             device=target,
             budget_ms=budget_ms,
-            measure=measure_on(target, seed),
+            measure=measure_on(target, seed, progress),
             speed=speed,
             run_info=opened.info,
             options=options,
@@ -943,7 +946,7 @@ def deploy(
             opened,
             orders,
             out=place,
-            measure_on=partial(measure_on, seed=seed),
+            measure_on=partial(measure_on, seed=seed, progress=progress),
             speeds={target.name: _speed_of_search(opened, target.name, search_dir) for target in targets},
             options=options,
             data_root=data_root,
@@ -1019,7 +1022,7 @@ def verify(
         BundleError: See :func:`ofa.deploy.verify_bundle`.
     """
     target = None if device is None else ofa.hardware.load_device(device)
-    measure = None if target is None else measure_on(target, seed)
+    measure = None if target is None else measure_on(target, seed, progress)
     return ofa.deploy.verify_bundle(bundle, device=target, measure=measure, images=images, progress=progress)
 
 
@@ -1380,9 +1383,9 @@ def open_evaluator(run: Run, data_root: str | None = None, progress: Progress | 
     return ofa.training.SubnetEvaluator(run.supernet(), run.data(root=data_root, progress=progress), run.task)
 
 
-def measure_on(device: Device, seed: int = 0) -> Measure:
+def measure_on(device: Device, seed: int = 0, progress: Progress | None = None) -> Measure:
     """What measures files on a device; the same files in the same order are measured alike."""
-    return ofa.deploy.measure_on(device, rng=_generator(seed))
+    return ofa.deploy.measure_on(device, rng=_generator(seed), progress=progress)
 
 
 def _check_seed(seed: int) -> None:
@@ -1462,7 +1465,8 @@ def _measure_archs(
         str(i): export_model(supernet.extract(arch), supernet.timed_inputs(arch), device.setting)
         for i, arch in enumerate(archs)
     }
-    table = ofa.hardware.measure(models, device, rng=_generator(seed), speed=speed)
+    rng, notices = _generator(seed), only_notices(progress)
+    table = ofa.hardware.measure(models, device, rng=rng, speed=speed, progress=notices)
     now = change_text(table.attrs["times_as_long"] * speed.factor) if speed.states is not None else ""
     if now and progress is not None:
         said = f"{device.name} is {now} than when its table was made; figures are for its {speed.state} speed then"

@@ -23,6 +23,7 @@ LONG = (
     "training/test_trainer.py",
     "test_cli.py",
     "hardware/transports/test_ssh.py",
+    "hardware/transports/test_slurm.py",
     "supernet/test_families.py",
     "training/test_accumulate.py",
     "test_damaged.py",

@@ -307,6 +307,7 @@ def test_interrupted_and_stopped_keep_the_signal(
         status, _, err = ofa_command(capsys, "train", "demo", "--out", "x")
         assert status == expected
         assert "Traceback" not in err and "error:" not in err
+        assert ("interrupted; what was finished is kept" in err) is (expected == 130)
 
 
 class Raising:

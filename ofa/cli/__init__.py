@@ -18,8 +18,7 @@ def main() -> None:
     """Run the command; the user's mistakes end with a message and exit status 2, our own with a traceback and 70."""
     try:
         app()
-    except KeyboardInterrupt:
-        say("interrupted; what was finished is kept")
+    except KeyboardInterrupt:  # before or after a command, which says what is kept
         sys.exit(130)
     except OfaError as error:
         if os.environ.get("OFA_DEBUG"):

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from ofa import workflow
-from ofa.cli.printing import print_json
+from ofa.cli.printing import print_json, say
 from ofa.progress import progress_bar
 
 TYPES: dict[str, Any] = {
@@ -71,9 +71,13 @@ def command(app: typer.Typer, call: Callable[..., Any]) -> Callable[[Callable[..
 
     def decorate(show: Callable[..., Any]) -> Callable[..., Any]:
         def run(*, as_json: bool = False, **given: Any) -> None:
-            with progress_bar() if os.environ.get("RANK", "0") == "0" else nullcontext() as progress:
-                reports = {"progress": progress} if "progress" in parameters else {}
-                result = call(**given, **reports)
+            try:
+                with progress_bar() if os.environ.get("RANK", "0") == "0" else nullcontext() as progress:
+                    reports = {"progress": progress} if "progress" in parameters else {}
+                    result = call(**given, **reports)
+            except KeyboardInterrupt as stop:  # typer says nothing of it
+                say(f"interrupted; {str(stop) or 'what was finished is kept'}")
+                raise
             holds = show(result, as_json=as_json, **given)
             if as_json:
                 print_json(result)

@@ -18,7 +18,7 @@ from ofa.deploy.verify import Measure
 from ofa.files import resolved
 from ofa.hardware import Device, measure
 from ofa.metrics import metric_of
-from ofa.progress import Progress
+from ofa.progress import Progress, only_notices
 from ofa.search.pick import InfeasibleBudgetError, check_budgets
 from ofa.search.search_files import archs_of, read_front, read_selected, speed_of
 from ofa.states import MEDIAN, Speed
@@ -162,26 +162,32 @@ def export_bundle(
     return ExportResult(out, info, tuple(walk.too_slow), clock.seconds)
 
 
-def measure_on(device: Device, *, rng: np.random.Generator) -> Measure:
+def measure_on(device: Device, *, rng: np.random.Generator, progress: Progress | None = None) -> Measure:
     """A function that measures files on a device, side by side, for :func:`export_bundle` and ``verify_bundle``.
 
     A pass takes a fraction of a second, and a shared machine can be busy for longer than that, which says nothing of
     the file. So there are several passes, apart in time, and each file's one with the lowest median counts. One more
-    tells what a call takes after the caches were used by others.
+    tells what a call takes after the caches were used by others. Whoever waits in a queue has one pass: a machine of
+    its own, or many.
+
+    Args:
+        progress: Gets what is to be said, and no steps.
     """
+    num_passes, progress = 1 if device.host.is_queue else NUM_PASSES, only_notices(progress)
 
     def measure_files(files: Sequence[Path], speed: Speed = MEDIAN) -> list[Latency]:
         found: list[list[Latency]] = []
-        for number in range(NUM_PASSES):
+        models = dict(zip(map(str, files), files, strict=True))
+        for number in range(num_passes):
             if number:
                 time.sleep(PAUSE_SECONDS)
-            table = measure(dict(zip(map(str, files), files, strict=True)), device, rng=rng, speed=speed)
+            table = measure(models, device, rng=rng, speed=speed, progress=progress)
             found.append([_latency(row, table.attrs, str(name)) for name, row in table.iterrows()])
         best = [min(each, key=lambda latency_ms: latency_ms.p50) for each in zip(*found, strict=True)]
         if not device.can_be_cold:
             return best
         cold = replace(device, setting=replace(device.setting, cold=True))
-        table = measure(dict(zip(map(str, files), files, strict=True)), cold, rng=rng, speed=speed)
+        table = measure(models, cold, rng=rng, speed=speed, progress=progress)
         medians = table["latency_ms_p50"].round(6).tolist()
         return [replace(each, cold_p50=median) for each, median in zip(best, medians, strict=True)]
 

@@ -46,6 +46,14 @@ def identified(stable: Mapping[str, Any], *, kernel: str, conditions: Mapping[st
     return {"id": digest, **stable, "kernel": kernel, "conditions": conditions}
 
 
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what two fingerprints differ, in words; nothing if they are of one machine."""
+    if there.get("id") == here["id"]:
+        return ""
+    names = [name for name in here if name not in ("id", "kernel", "conditions") and there.get(name) != here[name]]
+    return "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names) or "of another kind"
+
+
 def conditions(accelerator: Accelerator = NONE) -> dict[str, float | None]:
     """Load, clock and temperature at this moment; ``None`` where this machine does not tell.
 

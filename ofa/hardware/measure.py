@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import anchor_model
 from ofa.hardware.timing import PERCENTILES
-from ofa.progress import Progress
+from ofa.progress import Progress, notice
 from ofa.states import Speed
 
 QUANTILES = range(0, 101, 5)
@@ -50,16 +51,20 @@ def measure(
         ModelError: If a model cannot be loaded, or if its inputs have no fixed size.
         NotInstalledError: If the runtime is not there.
         HostError: If the device cannot be reached.
+        UsageError: If measuring would cost more than the device's file allows.
     """
+    num_blocks = dict.fromkeys(models, rounds)
+    say_cost(device, num_blocks, progress)
     step = counted(progress, len(models) * rounds, f"measuring on {device.name}")
     job = Job(
         models=models,
         setting=device.setting,
         anchor=anchor_model(device.setting),
         rng=rng,
-        num_blocks=dict.fromkeys(models, rounds),
+        num_blocks=num_blocks,
         block_seconds=block_seconds,
         on_block=lambda block: step(),
+        notice=partial(notice, progress),
     )
     result = device.host.time(job)
     table = result.latencies_ms(models).set_index("name")
@@ -75,6 +80,12 @@ def measure(
     }
     table.attrs["times_as_long"] = 1 / factor
     return table
+
+
+def say_cost(device: Device, num_blocks: Mapping[str, int], progress: Progress | None) -> None:
+    """Say what a measurement costs, see :meth:`ofa.hardware.transports.Host.cost_text`."""
+    if text := device.host.cost_text(device.setting, num_blocks):
+        notice(progress, text)
 
 
 def counted(progress: Progress | None, total: int, what: str) -> Callable[[], None]:

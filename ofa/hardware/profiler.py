@@ -22,19 +22,20 @@ from ofa.cost.energy import with_energy
 from ofa.cost.held_out import held_out_errors
 from ofa.cost.latency_table import ENERGY, NUM_PARAMS, SlotLike
 from ofa.cost.resolutions import interpolate_resolutions, spread_resolutions
-from ofa.errors import OfaError, UsageError
+from ofa.errors import UsageError
 from ofa.files import FileFormatError, write_csv_atomic
 from ofa.hardware.device import Device
 from ofa.hardware.energy import counter_for, measure_energies
+from ofa.hardware.fingerprint import differences
 from ofa.hardware.journal import Journal
-from ofa.hardware.measure import counted
+from ofa.hardware.measure import counted, say_cost
 from ofa.hardware.rounds import look_ahead, measured_seconds
-from ofa.hardware.runner import Job
+from ofa.hardware.runner import AnotherMachineError, Job
 from ofa.hardware.runtimes import Model
 from ofa.hardware.timed_models import Source, anchor_model, empty_model, export_all
 from ofa.hardware.timing import LOW, MEDIAN, TimedBlock, TimingResult
 from ofa.inputs import Inputs
-from ofa.progress import Progress
+from ofa.progress import Progress, notice
 from ofa.space import Arch, Population, SearchSpace
 
 MAX_INTERVAL_PERCENT = 10.0
@@ -69,10 +70,6 @@ class Profilable(HasFactors, Protocol):
     def part(self, key: str) -> PartLike: ...
     def extract(self, arch: Arch) -> nn.Module: ...
     def timed_inputs(self, arch: Arch) -> tuple[int, ...] | Inputs: ...
-
-
-class AnotherMachineError(OfaError, ValueError):
-    """What is there was measured on another machine, or with other software."""
 
 
 def profile(
@@ -112,7 +109,8 @@ def profile(
         resolutions: Measure these only; architectures of other resolutions stay unknown to the table.
         num_resolutions: Measure parts at so many resolutions only, from the lowest to the highest, and interpolate
             those between; the subnets that the table is judged on are of all resolutions.
-        rounds: Good blocks of each model, before any are added.
+        rounds: Good blocks of each model, before any are added. None are where a host is a queue: what was said to be
+            the cost is the cost.
         max_minutes: Of measuring, all starts of an interrupted one together; the first rounds are always measured.
         fresh: Measure everything, whatever is there.
         force: Do not mark the table as refused, however wide its interval is, nor refuse a network most of which no
@@ -128,7 +126,8 @@ def profile(
 
     Raises:
         SpaceError: If the space has no such resolution.
-        UsageError: If parts have less than 95 % of the network's MACs.
+        UsageError: If parts have less than 95 % of the network's MACs; if measuring would cost more than the device's
+            file allows. Before anything is exported.
         ValueError: If ``num_fit`` or ``num_held_out`` is too small, or greater than the space; if the table that is
             there is of another space.
         AnotherMachineError: If it has another fingerprint.
@@ -138,7 +137,7 @@ def profile(
     csv_path, space = Path(csv_path), supernet.space
     num_fit, num_held_out = _num_subnets(space, resolutions, num_fit, num_held_out)
     _check(supernet, num_fit, num_held_out, force=force)
-    machine = device.host.fingerprint(device.setting)
+    machine = _fingerprint(device, progress)
     known = None if fresh else _read_known(csv_path, space, machine, device)
     if known is not None and energy != (ENERGY in known.entries):
         energy, known = True, None if energy else known
@@ -154,6 +153,7 @@ def profile(
 
     population = _sample_distinct(space, num_fit + num_held_out, resolutions, rng)
     archs = {arch.to_json(): arch for arch in space.to_archs(population)}
+    say_cost(device, dict.fromkeys((CALL, *missing, *archs), rounds), progress)
     workspace = _partial(csv_path)
     models, fields, anchor = _export(supernet, device, missing, archs, models_dir or workspace / "models", progress)
     job = Job(
@@ -190,8 +190,7 @@ def profile(
         table = _replace_details(profiled.table(result, job, measured_mj.median()), table.details)
         table = _with_energies(table, measured_mj, population, list(archs), num_fit)
     table = dataclasses.replace(table, refused=table.interval_percent > MAX_INTERVAL_PERCENT and not force)
-    latencies = result.latencies_ms(archs).set_index("name", drop=False)
-    _write_subnets(csv_path, latencies, num_fit)
+    _write_subnets(csv_path, result.latencies_ms(archs), num_fit)
     table.save(csv_path)
     shutil.rmtree(workspace)
     return table
@@ -234,7 +233,7 @@ class _Profile:
             facts = {key: round(value, 3) for key, value in dataclasses.asdict(outlook).items() if key != "num_blocks"}
             minutes = measured_seconds(result) / 60
             table = _replace_details(table, {**table.details, "minutes": round(minutes, 2), "outlook": facts})
-            if not outlook.pays or minutes + outlook.seconds / 60 > max_minutes:
+            if self.device.host.is_queue or not outlook.pays or minutes + outlook.seconds / 60 > max_minutes:
                 return job, result, table
             job = dataclasses.replace(job, num_blocks=outlook.num_blocks)
             step = (
@@ -300,6 +299,11 @@ def _with_energies(
     )
 
 
+def _fingerprint(device: Device, progress: Progress | None) -> dict[str, Any]:
+    say_cost(device, {}, progress)
+    return device.host.fingerprint(device.setting)
+
+
 def _partial(csv_path: Path) -> Path:
     """Where there is what was measured so far."""
     return csv_path.with_name(f"{csv_path.name}.partial")
@@ -335,15 +339,11 @@ def check_machine(table: LatencyTable, machine: Mapping[str, Any], device: Devic
     Raises:
         AnotherMachineError: If not; it names what differs.
     """
-    if table.fingerprint.get("id") == machine["id"]:
-        return
-    ignored = ("id", "kernel", "conditions")
-    names = [name for name in machine if name not in ignored and table.fingerprint.get(name) != machine[name]]
-    differences = "; ".join(f"{name} {table.fingerprint.get(name)} there, {machine[name]} here" for name in names)
-    raise AnotherMachineError(
-        f"latency table {path} was measured elsewhere or with other software ({differences}); measure it on "
-        f"{device.name} with `ofa profile --fresh`"
-    )
+    if differs := differences(table.fingerprint, machine):
+        raise AnotherMachineError(
+            f"latency table {path} was measured elsewhere or with other software ({differs}); measure it on "
+            f"{device.name} with `ofa profile --fresh`"
+        )
 
 
 def _sample_distinct(
@@ -448,7 +448,8 @@ def _time(job: Job, device: Device, journal: Journal, what: str, progress: Progr
         journal.append(block)
         step()
 
-    return device.host.time(dataclasses.replace(job, done=done, on_block=keep))
+    say = partial(notice, progress)
+    return device.host.time(dataclasses.replace(job, done=done, on_block=keep, notice=say))
 
 
 def _entries(latencies: pd.DataFrame, fields: Mapping[str, Mapping[str, Any]], device: Device) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from ofa.errors import OfaError
 from ofa.files import FORMAT, write_json_atomic
 from ofa.hardware.accelerator import NONE, find_accelerator
-from ofa.hardware.fingerprint import conditions, fingerprint
+from ofa.hardware.fingerprint import conditions, differences, fingerprint
 from ofa.hardware.journal import Journal
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.runtimes.session import Run, naming
@@ -30,7 +32,13 @@ from ofa.setting import Setting
 
 MAX_COOLING_SECONDS = 300.0
 ANCHOR = "(anchor)"
-ERRORS = {error.__name__: error for error in (ModelError, NotInstalledError)}
+
+
+class AnotherMachineError(OfaError, ValueError):
+    """What is there was measured on another machine, or with other software."""
+
+
+ERRORS = {error.__name__: error for error in (AnotherMachineError, ModelError, NotInstalledError)}
 """What is the user's to mend; it travels by name and message."""
 
 
@@ -45,6 +53,7 @@ class Job:
         num_blocks: Good blocks that each model needs.
         done: Blocks that are there already.
         on_block: Called with each new block.
+        notice: Called with what whoever waits should know.
         loaded: What was loaded in this process, for further calls with more blocks.
     """
 
@@ -56,6 +65,7 @@ class Job:
     block_seconds: float
     done: Sequence[TimedBlock] = ()
     on_block: Callable[[TimedBlock], None] = lambda block: None
+    notice: Callable[[str], None] = lambda text: None
     loaded: dict[str, Run] = field(default_factory=dict)
 
 
@@ -126,12 +136,14 @@ def run_job(folder: Path) -> None:
 
     ``job.json`` holds ``setting``, ``models`` (name -> path, from the folder on), ``anchor``, ``seed``,
     ``num_blocks`` (by name), ``block_seconds`` and ``done``, blocks that were measured before; one without models asks
-    for the fingerprint only.
+    for the fingerprint only. One with ``machine``, a fingerprint, is not done on another machine.
     """
     request = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     setting = Setting(**request["setting"])
     try:
         result: dict[str, Any] = {"fingerprint": fingerprint(setting)}
+        if differs := differences(request.get("machine") or result["fingerprint"], result["fingerprint"]):
+            raise AnotherMachineError(f"{platform.node()} is not the machine that was asked for ({differs})")
         if request.get("models"):
             result |= _measure(folder, request, setting)
     except tuple(ERRORS.values()) as error:
@@ -140,10 +152,10 @@ def run_job(folder: Path) -> None:
 
 
 def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    elsewhere = [TimedBlock.from_json(block) for block in request.get("done", [])]
+    done = [TimedBlock.from_json(block) for block in request.get("done", [])]
     with closing(Journal(folder / "blocks.jsonl", {"fingerprint": fingerprint(setting)["id"]})) as journal:
-        known = {(block.name, block.number) for block in elsewhere}
-        own = [block for block in journal.blocks if (block.name, block.number) not in known]
+        own = {(block.name, block.number) for block in journal.blocks}
+        elsewhere = [block for block in done if (block.name, block.number) not in own]
         job = Job(
             models={name: folder / path for name, path in request["models"].items()},
             setting=setting,
@@ -151,11 +163,8 @@ def _measure(folder: Path, request: Mapping[str, Any], setting: Setting) -> dict
             rng=np.random.default_rng(request["seed"]),
             num_blocks=request["num_blocks"],
             block_seconds=request["block_seconds"],
-            done=[*elsewhere, *own],
+            done=[*elsewhere, *journal.blocks],
             on_block=journal.append,
         )
         result = time_on_device(job)
-    return {
-        "blocks": [block for block in result.blocks if (block.name, block.number) not in known],
-        "conditions": list(result.conditions),
-    }
+    return {"blocks": journal.blocks, "conditions": list(result.conditions)}

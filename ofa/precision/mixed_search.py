@@ -17,7 +17,7 @@ from ofa.hardware import Device, measure
 from ofa.precision.mixed_latency import MixedLatency
 from ofa.precision.mixed_space import Per
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator, mixed_onnx_for_timing
-from ofa.progress import Progress
+from ofa.progress import Progress, only_notices
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.run import SearchResult, Target, TargetSearch
 from ofa.space import Arch
@@ -75,7 +75,8 @@ def search_mixed(
 
     def measure_ms(archs: list[Arch]) -> pd.DataFrame:
         models = {str(number): mixed.onnx(arch) for number, arch in enumerate(archs)}
-        return measure(models, device, rng=np.random.default_rng(seed), speed=speed)
+        rng, notices = np.random.default_rng(seed), only_notices(progress)
+        return measure(models, device, rng=rng, speed=speed, progress=notices)
 
     cache = EvaluationCache(
         out_dir / "evaluations.csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import ofa.deploy.walk_down as export
 from ofa.hardware import Device, load_device
+from ofa.hardware.transports import QaiHub
+from ofa.progress import Progress
 
 
 def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +39,24 @@ def test_the_quietest_pass_counts_for_each_file(monkeypatch: pytest.MonkeyPatch)
     assert second.p50 == 3
     assert (first.cold_p50, second.cold_p50) == (2, 7) and cold == [False, False, False, True]
     assert next(passes, None) is None
+
+
+def test_whoever_waits_in_a_queue_has_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def measure(models: object, device: Device, *, progress: Progress, **kwargs: object) -> pd.DataFrame:
+        asked.append(models)
+        progress(0, 0, "8 jobs")
+        progress(1, 9, "measuring")
+        columns = ["latency_ms_p10", "latency_ms_p50", "latency_ms_p90", "latency_ms_p99"]
+        table = pd.DataFrame([[1, 2, 3, 4]], columns=columns, index=["a.onnx"])
+        table["num_runs"], table["repeatability_percent"] = 50, 0.5
+        table.attrs |= {"times_as_long": 1.0, "quantiles_ms": {"a.onnx": [2.0]}}
+        return table
+
+    monkeypatch.setattr(export, "measure", measure)
+    device, said = replace(load_device("cpu-1t"), host=QaiHub(device="x")), []
+    rng = np.random.default_rng(0)
+    (found,) = export.measure_on(device, rng=rng, progress=lambda *step: said.append(step))([Path("a.onnx")])
+    assert found.p50 == 2 and found.cold_p50 is None and len(asked) == 1
+    assert said == [(0, 0, "8 jobs")]  # steps are those of whoever exports

@@ -33,7 +33,7 @@ from ofa.hardware.runner import Job, time_in_turn
 from ofa.hardware.runtimes import RUNTIMES, Model, ModelError, NotInstalledError
 from ofa.hardware.timing import WARM_UP_SHARE, SystemClock, TimingResult
 from ofa.hardware.transports.host import Host, HostError, sha256_to_send
-from ofa.hardware.transports.listening import listening
+from ofa.hardware.transports.listening import MAX_OUTPUT_BYTES, answer_of
 from ofa.setting import Setting
 
 MIN_WARM_UP_RUNS = 2
@@ -42,7 +42,6 @@ MAX_RUNS = 1000  # in one block: the system's log holds some thousand lines
 MAX_TRIES = 4
 MAX_REPORTS = 3
 PUSH_BYTES_PER_SECOND = 500_000
-MAX_OUTPUT_BYTES = 16 << 20
 MAX_VALUE_CHARACTERS = 300
 MAX_NS = 10**14  # a day
 MARK = "ofa status "
@@ -417,18 +416,8 @@ def find_serial(wanted: str | None, seconds: float) -> str:
 
 
 def _adb(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-    try:
-        with listening(["adb", *arguments], seconds) as talk:
-            talk.stdin.close()
-            output = talk.stdout.read(MAX_OUTPUT_BYTES + 1)
-            if len(output) > MAX_OUTPUT_BYTES:
-                raise HostError(f"adb {arguments[0]} says more than {MAX_OUTPUT_BYTES} bytes; look at the phone")
-    except FileNotFoundError:
-        raise HostError("no program adb on this machine; install Android's platform-tools") from None
-    if talk.is_late:
-        return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds:.0f} s")
-    text = output.decode(errors="replace").replace("\r\n", "\n")
-    return subprocess.CompletedProcess(arguments, talk.status, text, talk.said)
+    remedy = "install Android's platform-tools"
+    return answer_of(["adb", *arguments], seconds, remedy=remedy, max_bytes=MAX_OUTPUT_BYTES)
 
 
 def _benchmark(setting: Setting) -> type[AdbBurst]:

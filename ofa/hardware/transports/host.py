@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,9 +28,11 @@ class Host(Named):
 
     Attributes:
         takes_settings: Whether our own runner measures there, which knows all of a :class:`Setting`.
+        is_queue: Whether whoever asks waits, or is charged, each time: all blocks are asked for at once.
     """
 
     takes_settings: ClassVar[bool] = False
+    is_queue: ClassVar[bool] = False
 
     @property
     def machine(self) -> object:
@@ -47,6 +50,17 @@ class Host(Named):
             HostError: If the machine cannot be reached.
         """
         raise NotImplementedError
+
+    def cost_text(self, setting: Setting, num_blocks: Mapping[str, int]) -> str:
+        """What a measurement costs, to be said before it; nothing where it takes nobody's machine or money.
+
+        Args:
+            num_blocks: Of each model; of none where only the fingerprint is asked for.
+
+        Raises:
+            UsageError: If that is more than the device's file allows.
+        """
+        return ""
 
     def time(self, job: Job) -> TimingResult:
         """Time models against each other, see :func:`~ofa.hardware.timing.time_models`.

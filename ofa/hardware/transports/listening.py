@@ -10,6 +10,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ofa.hardware.transports.host import HostError
+
+MAX_OUTPUT_BYTES = 16 << 20
 MAX_SAID_BYTES = 1 << 16
 SAYING_SECONDS = 5.0
 
@@ -77,3 +80,25 @@ def listening(command: Sequence[str], seconds: float) -> Iterator[Talk]:
     finally:
         talk.close()
         timer.cancel()
+
+
+def answer_of(
+    command: Sequence[str], seconds: float, *, remedy: str, max_bytes: int = MAX_OUTPUT_BYTES
+) -> subprocess.CompletedProcess[str]:
+    """Status, output and complaints of a program that takes no input; status 1 if it takes longer than so many seconds.
+
+    Raises:
+        HostError: If there is no such program, with the remedy; if it says more than ``max_bytes``.
+    """
+    try:
+        with listening(command, seconds) as talk:
+            talk.stdin.close()
+            output = talk.stdout.read(max_bytes + 1)
+            if len(output) > max_bytes:
+                raise HostError(f"{' '.join(command[:2])} says more than {max_bytes} bytes; see what it says by hand")
+    except FileNotFoundError:
+        raise HostError(f"no program {command[0]} on this machine; {remedy}") from None
+    if talk.is_late:
+        return subprocess.CompletedProcess(command, 1, "", f"no answer within {seconds:.0f} s")
+    text = output.decode(errors="replace").replace("\r\n", "\n")
+    return subprocess.CompletedProcess(command, talk.status, text, talk.said)

@@ -11,6 +11,7 @@ dead one is never taken for a living one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -72,12 +73,9 @@ def start(folder: Path, request: Mapping[str, Any], say: Say, data: BinaryIO) ->
         say({"state": "running"})
         return
     try:
-        path = job / "result.json"
-        if path.is_file() and "error" not in json.loads(path.read_text(encoding="utf-8")):
+        if is_finished(job, request["job"]):
             say({"state": "finished"})
             return
-        path.unlink(missing_ok=True)  # what was wrong may have been mended since
-        write_text_atomic(job / "job.json", json.dumps(request["job"]))
         with (job / "log.txt").open("wb") as log:
             process = subprocess.Popen(
                 [os.path.expanduser(request["python"]), sys.argv[0], str(folder), "run", request["id"]],
@@ -94,20 +92,39 @@ def start(folder: Path, request: Mapping[str, Any], say: Say, data: BinaryIO) ->
         os.close(lock)
 
 
+def is_finished(job: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a job has a result; if not, what is to be done is written into its folder."""
+    path = job / "result.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged one is none
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and "error" not in found:
+            return True
+    path.unlink(missing_ok=True)  # what was wrong may have been mended since
+    write_text_atomic(job / "job.json", json.dumps(content))
+    return False
+
+
 def follow(folder: Path, request: Mapping[str, Any], say: Say, data: BinaryIO) -> None:
-    """Say new whole lines of the blocks of job ``id`` from byte ``offset`` on, until it ends or for ``seconds``.
+    """Say new blocks of the job ``id``, see :func:`follow_job`."""
+    job = folder / "jobs" / request["id"]
+    follow_job(job, request, say, is_running=lambda: _is_running(job), look_seconds=LOOK_SECONDS)
+
+
+def follow_job(
+    job: Path, request: Mapping[str, Any], say: Say, *, is_running: Callable[[], bool], look_seconds: float
+) -> None:
+    """Say new whole lines of a job's blocks from byte ``offset`` on, until it ends or for ``seconds``.
 
     If the first line of the file is no longer ``header``, the file was begun anew, and ``offset`` means nothing.
     """
-    job = folder / "jobs" / request["id"]
     heartbeat = time.monotonic()
     end, offset = heartbeat + request["seconds"], request["offset"]
     if offset and _new_lines(job / "blocks.jsonl", 0)[0][:1] != [request["header"]]:
         say({"state": "changed", "log": ""})
         return
     while True:
-        running = _is_running(job)
-        finished = (job / "result.json").is_file()  # after the look at the lock: the result is written before it ends
+        running = is_running()
+        finished = (job / "result.json").is_file()  # after that look: the result is written before it ends
         lines, offset = _new_lines(job / "blocks.jsonl", offset)
         if lines or time.monotonic() >= heartbeat:
             say({"lines": lines, "offset": offset})
@@ -116,9 +133,9 @@ def follow(folder: Path, request: Mapping[str, Any], say: Say, data: BinaryIO) -
             continue
         if finished or not running or time.monotonic() > end:
             state = "finished" if finished else "running" if running else "dead"
-            say({"state": state, "log": "" if state != "dead" else _log(job)})
+            say({"state": state, "log": "" if state != "dead" else end_of_log(job)})
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(look_seconds)
 
 
 def result(folder: Path, request: Mapping[str, Any], say: Say, data: BinaryIO) -> None:
@@ -216,10 +233,10 @@ def _new_lines(path: Path, offset: int) -> tuple[list[str], int]:
         if data and b"\n" not in data:
             data += file.readline(CHUNK_BYTES)  # one long line
     whole = data[: data.rfind(b"\n") + 1]
-    return whole.decode("utf-8").splitlines(), offset + len(whole)
+    return whole.decode("utf-8", errors="replace").splitlines(), offset + len(whole)
 
 
-def _log(job: Path) -> str:
+def end_of_log(job: Path) -> str:
     path = job / "log.txt"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return text.strip()[-MAX_LOG_CHARACTERS:]

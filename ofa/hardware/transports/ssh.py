@@ -1,57 +1,42 @@
 """A machine that is reached by ssh: a single-board computer, a Jetson, a server.
 
-It needs an ssh server, Python, numpy and the runtime, and nothing of this package: see
-:mod:`ofa.hardware.transports.bundle` for what is sent there, and :mod:`ofa.hardware.transports.remote` for the requests
-that it answers. A job goes on there whatever becomes of the connection, or of this process. Its name follows from what
-it measures, so whoever asks for the same again finds it running, finished, or to be resumed.
+It needs an ssh server besides what :mod:`ofa.hardware.transports.sent_runner` says. Each request is a connection of its
+own, and made again where one breaks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
-from ofa.config import ConfigError, from_mapping
+from ofa.config import ConfigError
 from ofa.errors import shown
-from ofa.files import FORMAT, parse_json
-from ofa.hardware.runner import ERRORS, MAX_COOLING_SECONDS, Job
-from ofa.hardware.runtimes import RUNTIMES, Model, Runtime
-from ofa.hardware.runtimes.session import naming
-from ofa.hardware.runtimes.trtexec import ENDS_SUFFIX, TrtExec, ends_file
-from ofa.hardware.timing import MAX_WAIT_SECONDS, TimedBlock, TimingResult, max_blocks
+from ofa.files import parse_json
+from ofa.hardware.runner import MAX_COOLING_SECONDS, Job
+from ofa.hardware.timing import MAX_WAIT_SECONDS, max_blocks
 from ofa.hardware.transports.bundle import build_bundle, bundle_name
-from ofa.hardware.transports.host import Host, HostError, sha256_to_send
+from ofa.hardware.transports.host import HostError
 from ofa.hardware.transports.listening import listening
 from ofa.hardware.transports.remote import MARK, MAX_RESULT_BYTES
+from ofa.hardware.transports.sent_runner import DOING, Payload, SentRunner, quoted, sha256_of
 from ofa.setting import Setting
 
 ALIVE_SECONDS = 5
 MAX_MISSED = 3  # answers to "are you there", one every ALIVE_SECONDS, before a connection counts as dead
-FOLLOW_SECONDS = 60.0  # one connection's look at a running job
 MAX_PAUSE_SECONDS = 30.0
-MAX_RESTARTS = 2
-BATCH_BYTES = 32 << 20
-OTHER_SUFFIXES = (".xml", ".engine")  # of files that a runtime takes beside those of its format
-MIN_BYTES_PER_SECOND = 50_000
 FINGERPRINT_SECONDS = 120.0
 # What a job may take at most, where the device does not say: slow boards need seconds for a block that is to last ten
 # milliseconds, as it has at least five runs.
 LOAD_SECONDS, BLOCK_FACTOR, BLOCK_SECONDS = 60.0, 20.0, 20.0
-
-# Of what is sent back, besides the result.
-MAX_ANSWER_BYTES = 16 << 20
-MAX_FINGERPRINT_BYTES = 1 << 16
-MAX_NS = 10**14  # a day
-MAX_RUNS_PER_SECOND = 10**6
+MAX_ANSWER_BYTES = 16 << 20  # of what is sent back, besides the result
 
 SHELL_FOUND_NOTHING = (126, 127)
 SSH_FAILED = 255
@@ -85,17 +70,6 @@ else:
 """
 """Finds the bundle by its hash and hands the request over to it; understood by any Python, for the sake of messages."""
 
-DOING = {
-    "install": "sending the runner",
-    "check": "comparing files",
-    "receive": "sending models",
-    "start": "starting the job",
-    "follow": "measuring",
-    "result": "fetching the result",
-    "remove": "deleting the job",
-    "clean": "cleaning up",
-}
-
 ANSWERS: dict[str, dict[str, type]] = {
     "install": {"installed": bool},
     "check": {"missing": list, "numpy": bool},
@@ -108,8 +82,6 @@ ANSWERS: dict[str, dict[str, type]] = {
 }
 """What the last answer to a request says."""
 
-Payload = bytes | Path
-
 
 class _BrokenError(Exception):
     """The connection failed in a way that may pass."""
@@ -120,30 +92,7 @@ class _NoBundleError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Result:
-    """What a job gave, as far as it can be believed."""
-
-    format: int
-    fingerprint: dict[str, Any]
-    blocks: tuple[Any, ...] = ()
-    conditions: tuple[dict[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        if _machine(self.fingerprint) is None:
-            raise ConfigError(f"fingerprint must tell 'id' and 'cpu' in short, not {shown(self.fingerprint)}")
-        values = [value for each in self.conditions for value in each.values()]
-        if not all(value is None or isinstance(value, int | float) for value in values):
-            raise ConfigError(f"conditions must be numbers, not {shown(self.conditions)}")
-
-
-def _machine(fingerprint: Any) -> str | None:
-    """The ``id`` of a fingerprint; ``None`` if it is none."""
-    is_one = isinstance(fingerprint, dict) and all(isinstance(fingerprint.get(key), str) for key in ("id", "cpu"))
-    return fingerprint["id"] if is_one and len(json.dumps(fingerprint)) <= MAX_FINGERPRINT_BYTES else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ssh(Host):
+class Ssh(SentRunner):
     """Measured by a runner that is sent there over the ``ssh`` program of this machine.
 
     Host keys are checked against those that ssh knows, and nothing asks for passwords: a key must let us in.
@@ -160,8 +109,6 @@ class Ssh(Host):
         job_seconds: Until a measurement is finished; by default from the number and the length of its blocks.
         retries: Connections that may fail one after another.
     """
-
-    takes_settings: ClassVar[bool] = True
 
     address: str
     port: int = 22
@@ -188,54 +135,14 @@ class Ssh(Host):
     def machine(self) -> object:
         return self.address.rpartition("@")[2], self.port, self.config
 
+    @property
+    def called(self) -> str:
+        return self.address
+
     def fingerprint(self, setting: Setting) -> dict[str, Any]:
         self._push({})
         name = f"fingerprint-{secrets.token_hex(8)}"
-        return self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS, lambda lines: None).fingerprint
-
-    def time(self, job: Job) -> TimingResult:
-        """See :meth:`ofa.hardware.transports.Host.time`; blocks arrive while the job runs.
-
-        A job that this process left behind, by a crash or Ctrl-C, is taken up again.
-        """
-        models = job.models
-        runtime = RUNTIMES[job.setting.runtime]()
-        files = {name: _files(name, model, runtime) for name, model in models.items()}
-        anchor = _files("anchor", job.anchor, runtime)
-        blocks: dict[tuple[str, int], TimedBlock] = {
-            (block.name, block.number): block for block in job.done if block.name in models
-        }
-        request = {
-            "setting": asdict(job.setting),
-            "models": {name: f"../../{file.path}" for name, (file, *_) in files.items()},
-            "anchor": f"../../{anchor[0].path}",
-            "num_blocks": dict(job.num_blocks),
-            "block_seconds": job.block_seconds,
-        }
-        name = _sha256(json.dumps([request, _sha256(build_bundle())], sort_keys=True).encode())[:16]
-        # One duration of each is enough to tell which blocks are good.
-        done = [blocks[key]._replace(durations_ns=blocks[key].durations_ns[:1]) for key in sorted(blocks)]
-        request |= {"seed": int(job.rng.integers(1 << 31)), "done": done}
-        self._push({file.path: file for group in (*files.values(), anchor) for file in group})
-        arrived: set[tuple[str, int]] = set()
-
-        def keep(lines: Sequence[str]) -> None:
-            for line in lines:
-                block = self._block(line, job)
-                key = (block.name, block.number)
-                arrived.add(key)
-                if key in blocks:
-                    continue
-                blocks[key] = block
-                job.on_block(block)
-
-        result = self._run(name, request, self._job_seconds(job), keep)
-        self._check_result(result, job, arrived, {name for name, _ in blocks})
-        return TimingResult(blocks=list(blocks.values()), conditions=result.conditions)
-
-    def clean(self) -> None:
-        """Stop what runs there, and delete what was sent there."""
-        self._ask("clean", {})
+        return self._run(name, {"setting": asdict(setting)}, FINGERPRINT_SECONDS).fingerprint
 
     def _job_seconds(self, job: Job) -> float:
         if self.job_seconds is not None:
@@ -244,118 +151,6 @@ class Ssh(Host):
         per_block = BLOCK_SECONDS + BLOCK_FACTOR * job.block_seconds
         loading = (1 + len(job.models)) * LOAD_SECONDS
         return MAX_COOLING_SECONDS + MAX_WAIT_SECONDS + loading + num_blocks * per_block
-
-    def _push(self, files: Mapping[str, _File]) -> None:
-        """Send what is not there yet, or not whole."""
-        answer = self._ask("check", {"files": {path: file.sha256 for path, file in files.items()}})
-        if not answer["numpy"]:
-            raise HostError(
-                f"{self.python} on {self.address} has no numpy; install it there with: {self.python} -m pip install "
-                f"numpy, or name another one as `python`"
-            )
-        for batch in _batches([file for path, file in files.items() if path in answer["missing"]]):
-            num_bytes = sum(file.num_bytes for file in batch)
-            self._ask(
-                "receive",
-                {"files": [[file.path, file.sha256, file.num_bytes] for file in batch]},
-                payload=[file.source for file in batch],
-                seconds=self.answer_seconds + num_bytes / MIN_BYTES_PER_SECOND,
-            )
-
-    def _run(self, name: str, job: Mapping[str, Any], seconds: float, keep: Callable[[Sequence[str]], None]) -> _Result:
-        """Have a job done, and give its result; one that was there already must be of this machine as it is now.
-
-        Args:
-            keep: Takes each new line of its blocks.
-        """
-        start = {"id": name, "job": job, "python": self.python}
-        if self._ask("start", start)["state"] == "finished" and job.get("models"):  # a fingerprint is always a new job
-            was, now = self._ask("result", {"id": name})["result"], self.fingerprint(Setting(**job["setting"]))
-            if _machine(was.get("fingerprint")) != now["id"]:
-                self._ask("remove", {"id": name})
-                self._ask("start", start)
-        deadline, num_restarts = time.monotonic() + seconds, 0
-        # It moves on, so that a new connection goes on where an old one broke.
-        position: dict[str, Any] = {"id": name, "offset": 0, "header": ""}
-
-        def hear(answer: Mapping[str, Any]) -> None:
-            lines, offset = list(answer.get("lines", ())), answer.get("offset", position["offset"])
-            if type(offset) is not int or offset < position["offset"] or not all(type(line) is str for line in lines):
-                raise HostError(f"{self.address} sent lines that are none: {shown(answer)}; clean it")
-            if time.monotonic() > deadline + self.answer_seconds:
-                raise HostError(f"{self.address} goes on talking after {seconds:.0f} s; see what runs there")
-            if lines and not position["offset"]:
-                position["header"] = lines.pop(0)
-            position["offset"] = offset
-            keep(lines)
-
-        while True:
-            look = position["seconds"] = max(0.0, min(FOLLOW_SECONDS, deadline - time.monotonic()))
-            answer = self._ask("follow", position, seconds=look + self.answer_seconds, hear=hear)
-            if answer["state"] == "finished":
-                break
-            if answer["state"] == "changed":
-                raise HostError(f"{self.address} has changed while it measured (other software); start again")
-            if answer["state"] == "dead":
-                num_restarts += 1
-                if num_restarts > MAX_RESTARTS:
-                    raise HostError(
-                        f"the runner on {self.address} has ended {num_restarts} times without a result, it last said: "
-                        f"{answer['log'] or 'nothing'}; see {self.folder}/jobs/{name} there"
-                    )
-                self._ask("start", start)
-            elif time.monotonic() >= deadline:
-                self._ask("remove", {"id": name})
-                raise HostError(
-                    f"{self.address} has not finished in {seconds:.0f} s; see what else runs there, or set "
-                    "`job_seconds`"
-                )
-        return self._result(name)
-
-    def _result(self, name: str) -> _Result:
-        """What a job gave, whose folder is deleted then."""
-        plain = self._ask("result", {"id": name})["result"]
-        with contextlib.suppress(HostError):  # all is measured; a folder left behind harms nobody
-            self._ask("remove", {"id": name})
-        if plain.get("format") != FORMAT:
-            raise HostError(
-                f"{self.address} gave a result of format {shown(plain.get('format'))}, not {FORMAT}; clean it"
-            )
-        error = plain.get("error")
-        if isinstance(error, dict):
-            raise ERRORS.get(str(error.get("type")), HostError)(f"{self.address}: {str(error.get('message'))[:2000]}")
-        try:
-            return from_mapping(_Result, plain, where=f"the result of {self.address}")
-        except ConfigError as error:
-            raise HostError(f"{error}; clean it") from None
-
-    def _block(self, line: str, job: Job) -> TimedBlock:
-        """A block, if it is one of those that were asked for."""
-        try:
-            block = TimedBlock.from_json(parse_json(line))
-        except ValueError as error:
-            raise HostError(f"{self.address} sent no block ({error}): {line[:80]!r}; clean it") from None
-        durations = block.durations_ns
-        if block.name not in job.models:
-            raise HostError(f"{self.address} sent a block of {shown(block.name)}, which nobody asked for; clean it")
-        most = 2 * max_blocks(job.num_blocks[block.name]) + len(job.done)
-        if block.number >= most:
-            raise HostError(f"{self.address} sent block {shown(block.number)} of {block.name!r} of {most}; clean it")
-        if max(durations) >= MAX_NS:
-            raise HostError(f"{self.address} sent durations of {block.name!r} that are none; clean it")
-        if len(durations) > 1000 + MAX_RUNS_PER_SECOND * job.block_seconds:
-            raise HostError(f"{self.address} sent {len(durations)} durations of {block.name!r}, too many; clean it")
-        if max(block.before_ns, block.after_ns, block.at_s) >= MAX_NS:
-            raise HostError(f"{self.address} sent an anchor around {block.name!r} that is none; clean it")
-        return block
-
-    def _check_result(self, result: _Result, job: Job, arrived: set[tuple[str, int]], timed: set[str]) -> None:
-        """Hold the result against the blocks that came one by one."""
-        named = [self._block(json.dumps(block), job) for block in result.blocks]
-        if {(block.name, block.number) for block in named} != arrived or len(named) != len(arrived):
-            raise HostError(f"{self.address} sent {len(arrived)} blocks and a result of {len(named)}; start again")
-        if timed != job.models.keys():
-            raise HostError(f"{self.address} measured {len(timed)} of {len(job.models)} models; start again")
 
     def _ask(
         self,
@@ -412,9 +207,9 @@ class Ssh(Host):
         self, name: str, bundle: bytes, payload: Sequence[Payload], seconds: float
     ) -> Generator[dict[str, Any], None, None]:
         """One connection: send, and give the answers as they come; :class:`HostError` if trying again is of no use."""
-        digest = _sha256(bundle)
+        digest = sha256_of(bundle)
         arguments = [self.folder, bundle_name(digest), digest, name]
-        command = f"{_quoted(self.python)} -c {shlex.join([BOOT, *arguments])}"
+        command = f"{quoted(self.python)} -c {shlex.join([BOOT, *arguments])}"
         limit = MAX_RESULT_BYTES + MAX_ANSWER_BYTES if name == "result" else MAX_ANSWER_BYTES
         num_answers = 0
         try:
@@ -491,57 +286,6 @@ class Ssh(Host):
         return words
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file by its content.
-
-    Args:
-        path: Where it is, from the folder of the machine on; some runtimes tell formats by the suffix.
-    """
-
-    source: Payload
-    sha256: str
-    path: str
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
-
-
-def _files(name: str, model: Model, runtime: Runtime) -> list[_File]:
-    """A model, and what the runtime looks for beside it: the weights of an OpenVINO IR, what trtexec has to know."""
-
-    def sha256(model: Model, suffix: str) -> str:
-        return sha256_to_send(name, model, suffix, to="another machine")
-
-    stem = digest = sha256(model, runtime.format)
-    source: Payload = model if isinstance(model, bytes) else Path(model)
-    suffix, beside = f".{runtime.format}", dict[str, Payload]()
-    if isinstance(source, Path) and source.suffix in OTHER_SUFFIXES:
-        suffix = source.suffix
-        if suffix == ".xml":
-            beside[".bin"] = source.with_suffix(".bin")
-            # Graphs of an IR are alike where only weights differ, so that both give the name.
-            stem = _sha256(f"{digest} {sha256(beside['.bin'], 'bin')}".encode())
-    if isinstance(runtime, TrtExec):
-        with naming(name):
-            beside[ENDS_SUFFIX] = ends_file(model)
-    others = [_File(data, sha256(data, end[1:]), f"models/{stem}{end}") for end, data in beside.items()]
-    return [_File(source, digest, f"models/{stem}{suffix}"), *others]
-
-
-def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
-    """As many files at a time as one connection is to carry, so that little is sent again if it breaks."""
-    batch: list[_File] = []
-    for file in files:
-        if batch and sum(each.num_bytes for each in batch) + file.num_bytes > BATCH_BYTES:
-            yield batch
-            batch = []
-        batch.append(file)
-    if batch:
-        yield batch
-
-
 def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
     """Write and close; if nobody reads to the end, the status of ssh says why."""
     with contextlib.suppress(BrokenPipeError), stream:
@@ -551,12 +295,3 @@ def _send(stream: IO[bytes], payload: Iterable[Payload]) -> None:
                 continue
             with part.open("rb") as file:
                 shutil.copyfileobj(file, stream)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _quoted(path: str) -> str:
-    """For the remote shell, which is to do nothing with it but find the home directory."""
-    return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)

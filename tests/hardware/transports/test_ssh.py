@@ -26,8 +26,9 @@ from ofa.hardware.journal import Journal
 from ofa.hardware.runner import Job
 from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
 from ofa.hardware.timing import TimedBlock, max_blocks
-from ofa.hardware.transports import HostError, Local, Ssh, ssh
+from ofa.hardware.transports import HostError, Local, Ssh
 from ofa.hardware.transports.bundle import build_bundle, bundle_name
+from ofa.hardware.transports.sent_runner import sent_files
 from ofa.setting import Setting
 from tests.hardware.fakes import time_with_journal
 from tests.hardware.transports.server import MISSING, SshServer, make_key
@@ -448,13 +449,13 @@ def test_the_weights_of_an_ir_go_with_it(tmp_path):
         (tmp_path / name / "model.xml").write_text("<net/>")
         (tmp_path / name / "model.bin").write_bytes(weights)
     openvino = RUNTIMES["openvino"]()
-    (first, _), (second, weights) = (ssh._files(name, tmp_path / name / "model.xml", openvino) for name in "ab")
+    (first, _), (second, weights) = (sent_files(name, tmp_path / name / "model.xml", openvino) for name in "ab")
     assert first.path.endswith(".xml") and first.path != second.path
     assert weights.path == second.path.removesuffix(".xml") + ".bin" and weights.num_bytes == 1
-    assert len(ssh._files("c", b"onnx", RUNTIMES["onnxruntime"]())) == 1
+    assert len(sent_files("c", b"onnx", RUNTIMES["onnxruntime"]())) == 1
     (tmp_path / "a" / "model.bin").unlink()
     with pytest.raises(ModelError, match=r"a: no model .*model\.bin; give the path of a \.bin file"):
-        ssh._files("a", tmp_path / "a" / "model.xml", openvino)
+        sent_files("a", tmp_path / "a" / "model.xml", openvino)
 
 
 def test_settings_are_checked():
