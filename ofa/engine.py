@@ -75,6 +75,7 @@ class Processes:
     def __init__(self, num: int) -> None:
         self.num_workers = check_workers(num)
         self._executor: Any = None
+        self._num_started = 0
 
     def map(self, call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         own = partial(tied, os.getpid(), call)
@@ -103,14 +104,17 @@ class Processes:
                 future.cancel()
 
     def _started(self, num_items: int) -> Any:
-        """The processes, which stay, and keep what they have loaded, until this is closed."""
+        """The processes, which stay, and keep what they have loaded, until this is closed or more are of use."""
+        num = min(self.num_workers, num_items)
+        if num > self._num_started:
+            self.close()
         if self._executor is None:
             from joblib import cpu_count
             from joblib.externals.loky import ProcessPoolExecutor
 
-            num = min(self.num_workers, num_items)
             threads = str(max(1, cpu_count() // num))
             self._executor = ProcessPoolExecutor(num, timeout=None, env=dict.fromkeys(SHARES, threads))
+            self._num_started = num
         return self._executor
 
     def close(self) -> None:
@@ -129,11 +133,12 @@ class Ray:
 
     def __init__(self, address: str, num_workers: int | None = None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_task_oom_retries", str(MAX_LOSSES - 1))  # without end, where memory runs out
         self._ray: Any = require("ray", extra("ray"))
         self._here = os.getcwd()
-        where = {"num_cpus": num_workers, "include_dashboard": False} if address == LOCAL else {"address": address}
+        own = {"num_cpus": num_workers, "include_dashboard": False} if address == LOCAL else {}
         try:
-            self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+            self._ray.init(address=address, **own, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"no Ray cluster answers at {address!r} ({error}); start one (`ray start --head`), or give --ray local"

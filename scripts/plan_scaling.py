@@ -69,7 +69,7 @@ CARDS_OF_A_NODE, LINK_BYTES, NETWORK_BYTES = (
 POLICIES = ("none", "timm:original", "timm:rand-m9-mstd0.5-inc1")
 NUM_RANKS, NUM_RANDOM = (1, 2, 4), (1, 4)
 NUM_HOSTS = (1, 10)
-SEARCHES = ((200, 50), (200, 500), (200, 5_000), (10_000, 20), (100_000, 5), (1_000_000, 2))
+SEARCHES = ((200, 50), (200, 500), (200, 5_000), (10_000, 20), (100_000, 5))
 NUM_BUNDLES = (1, 4, 12)
 NUM_DEVICES, NUM_BUDGETS = 1_000, 10
 

@@ -99,6 +99,17 @@ def test_calls_are_made_in_the_folder_of_who_asks(two: Any) -> None:
     assert set(two.map(where, [1, 2, 3])) == {os.getcwd()}
 
 
+def paused(item: int) -> int:
+    time.sleep(0.3)
+    return os.getpid()
+
+
+def test_there_are_more_processes_where_there_is_more_work(importable: None) -> None:
+    with engine.opened(2) as processes:
+        assert len(set(processes.map(paused, [0]))) == 1
+        assert len(set(processes.map(paused, [0, 1, 2, 3]))) == 2
+
+
 def test_an_error_is_that_of_the_call(two: Any) -> None:
     found = two.map(refused, list(range(6)))
     assert [next(found) for _ in range(3)] == [0, 1, 2]
@@ -116,6 +127,14 @@ def test_what_makes_no_sense_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.opened(1, "local"),
     ):
         pass
+
+
+@pytest.mark.alone
+def test_a_cluster_of_its_own_is_no_other(importable: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where Ray would look, were it not told
+    with engine.opened(1, "local") as cluster:
+        assert cluster.num_workers == 1 and list(cluster.map(where, [1])) == [os.getcwd()]
 
 
 @pytest.mark.alone

@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "cuda": "cuda-bindings",
     "google": "protobuf",
+    "mlflow": "mlflow-skinny",
     "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

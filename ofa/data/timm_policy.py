@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ofa.data.config import TIMM, DataError
 
-Color = tuple[int, int, int]
+Color = tuple[int, ...]
 Transform = Callable[[Image.Image], Image.Image]
 
 TRANSLATED = 0.45  # of the shorter side at most, as in timm's ``create_transform``

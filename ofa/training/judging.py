@@ -16,7 +16,7 @@ from ofa.training.evaluation import SubnetEvaluator
 from ofa.training.recipe import Recipe
 from ofa.training.run import REMEDY, Run, RunError
 
-LEFT = ("supernet.json", "metrics.csv", "report.html")
+LEFT = ("supernet.json", "metrics.csv", "report.html", "mlflow.json")
 
 
 def judged_by(run: Run, by: str, *, out: Path, data_root: str | None = None, progress: Progress | None = None) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,8 @@ class TrainConfig:
         eval_every_epochs: How often the bounds of the space are evaluated; 0 is only at the end.
         precision: As Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
         compile: ``torch.compile`` the largest and the smallest subnet, which are the same at every step.
+        sync_batch_norm: Of several processes, batch normalisation takes its statistics from the images of all; without,
+            from those of each. It costs a message per layer and pass.
         seed: Decides initial weights, the order of images and the subnets.
         keep_checkpoints: How many of the latest are kept.
         checkpoint_minutes: A checkpoint at least this often, besides the one after every epoch.
@@ -125,6 +128,8 @@ class TrainConfig:
             does not count.
         threads: That torch computes with on the CPU, in each process; not given or 0 is its default, or one where the
             machine is busy. A run may go on (``--resume``) with another number.
+        mlflow: Tracking server (``http://HOST:5000``) or folder of MLflow's that is to have the curves too, beside
+            TensorBoard. A run may go on (``--resume``) with another.
     """
 
     epochs: float = 30
@@ -140,12 +145,14 @@ class TrainConfig:
     eval_every_epochs: int = 5
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = False
+    sync_batch_norm: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     keep_checkpoints: int = 2
     checkpoint_minutes: float = 10.0
     max_hours: float | None = None
     threads: int | None = None
+    mlflow: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate", "keep_checkpoints"):
@@ -163,6 +170,13 @@ class TrainConfig:
             raise ConfigError(f"train.max_hours must be above 0, not {self.max_hours}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay must be from 0 to below 1, not {self.ema_decay}")
+        if self.compile and self.sync_batch_norm:
+            raise ConfigError("train.compile and train.sync_batch_norm do not go together; leave one of them out")
+        if self.mlflow is not None and re.search(r"//[^/]*:[^/]*@", self.mlflow):
+            raise ConfigError(
+                "train.mlflow holds a password, which the run would keep; give it in MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from timm.utils import ModelEmaV3
 from torch import Tensor, distributed, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from ofa.config import ConfigError
 from ofa.cost import CostModel, macs
@@ -45,6 +44,7 @@ from ofa.training.checkpoint import (
     save_checkpoint,
 )
 from ofa.training.compiled import CompiledSubnets
+from ofa.training.curves import curves_of, drawn
 from ofa.training.evaluation import SubnetEvaluator
 from ofa.training.memory import NotEnoughMemoryError, attempt, memory_explained, parts_that_fit, too_large
 from ofa.training.minibatch import in_parts, joined, mixed, nth_part, taken
@@ -55,28 +55,21 @@ from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
 from ofa.training.samplers import ROLES, Draw, Step
 from ofa.training.schedules import Stretch, stretch_at
-from ofa.training.signals import StopRequest, stop_on_signals
+from ofa.training.signals import StoppedError, StopRequest, stop_on_signals
+from ofa.training.sync_batch_norm import SyncBatchNorm
 from ofa.training.teacher import frozen_copy, load_teacher, without_dropout
 from ofa.training.threads import torch_threads
 from ofa.training.time_limit import TimeLimit
 from ofa.training.zero_init import zero_init
 
-FREE_TO_CHANGE = {"train": ("accumulate", "threads"), "data": ("num_workers",)}
-"""Keys that a run may go on with other values of: they say how it is computed, not what."""
+FREE_TO_CHANGE = {"train": ("accumulate", "threads", "mlflow"), "data": ("num_workers",)}
+"""Keys that a run may go on with other values of: they say how it is computed and where it is shown, not what."""
 PASSES = 3
 """A training pass counts as three forward passes, as usual: backward computes two gradients per multiplication."""
 
 
 class DivergedError(OfaError, ArithmeticError):
     """The loss is no longer a number."""
-
-
-class StoppedError(OfaError, RuntimeError):
-    """A signal asked for the end; what was trained is saved."""
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.exit_status = 128 + signum
 
 
 def train(
@@ -181,6 +174,11 @@ def _fabric(recipe: Recipe) -> Fabric:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("train.device is 'cuda', but torch sees no CUDA device; use train.device=cpu or auto")
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1 and not distributed.is_torchelastic_launched():
+        raise RunError(
+            f"WORLD_SIZE={num_processes} says that there are more processes, but this one was not started by torchrun; "
+            "start it with torchrun, or unset WORLD_SIZE"
+        )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) if num_processes > 1 else 1
     if config.device != "cpu" and 0 < torch.cuda.device_count() < here:
         raise RunError(
@@ -246,10 +244,16 @@ class _Trainer:
         self.limit = None if config.max_hours is None else TimeLimit(3600 * config.max_hours)
         self.elapsed = 0.0
         self.fabric = _fabric(recipe)
+        self.synced: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if config.sync_batch_norm and self.fabric.world_size > 1:
+            self.synced = SyncBatchNorm
+        elif config.sync_batch_norm:
+            notice(progress, "train.sync_batch_norm changes nothing in one process; torchrun starts several")
         # Whoever trains with a file of code runs it; checkpoints and the run say which it was.
         self.code_sha256 = code_sha256(recipe.model.name, is_trusted=self._is_first)
         outline = check_recipe(recipe, num_processes=self.fabric.world_size, resumes=resumes)
         space, sizes = outline.space, outline.largest_sizes
+        self.curves = curves_of(recipe, out, resumes=resumes, progress=progress) if self._is_first else []
         data = as_pretrained(recipe.data, recipe.model)
         with _first_before_others(self.fabric):
             self.data: TaskData = (
@@ -310,30 +314,30 @@ class _Trainer:
         done = self._restore(checkpoint) if checkpoint else 0
         if self._is_first and self.rows:
             self._write_metrics()  # an earlier version may have been killed before it did
-        writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=len(self.rows)) if self._is_first else None
-        try:
-            with stop_on_signals() as request:
-                while done < self.num_steps:
-                    done, stops = self._train_epoch(done, request)
-                    if done % self.steps_per_epoch == 0 or done == self.num_steps:
-                        self._end_epoch(done, writer)
-                    self._save(done)
-                    if stops:
-                        signum = request.signum or signal.SIGTERM
-                        raise StoppedError(
-                            f"stopped by {signal.Signals(signum).name} at step {done} of {self.num_steps}; everything "
-                            f"is saved in {self.out / 'checkpoints'}, continue with --resume",
-                            signum,
-                        )
-        finally:
-            if writer is not None:
-                writer.close()
-        if self._is_first:
-            Run.save(
-                self.out, recipe=self.recipe, supernet=self._result(), data=self.data, code_sha256=self.code_sha256
-            )
+        with drawn(self.curves, self.rows) as add:
+            self._train(done, add)
+            if self._is_first:
+                Run.save(
+                    self.out, recipe=self.recipe, supernet=self._result(), data=self.data, code_sha256=self.code_sha256
+                )
         self.fabric.barrier()
         return Run.open(self.out)
+
+    def _train(self, done: int, add: Callable[[Mapping[str, Any]], None]) -> None:
+        """From step ``done`` to the last, or until a signal; ``add`` takes what each epoch gives."""
+        with stop_on_signals() as request:
+            while done < self.num_steps:
+                done, stops = self._train_epoch(done, request)
+                if done % self.steps_per_epoch == 0 or done == self.num_steps:
+                    add(self._end_epoch(done))
+                self._save(done)
+                if stops:
+                    signum = request.signum or signal.SIGTERM
+                    raise StoppedError(
+                        f"stopped by {signal.Signals(signum).name} at step {done} of {self.num_steps}; everything "
+                        f"is saved in {self.out / 'checkpoints'}, continue with --resume",
+                        signum,
+                    )
 
     @property
     def _is_first(self) -> bool:
@@ -379,7 +383,8 @@ class _Trainer:
                 saved = time.perf_counter()
         return end, False
 
-    def _end_epoch(self, done: int, writer: SummaryWriter | None) -> None:
+    def _end_epoch(self, done: int) -> dict[str, Any]:
+        """Its row of ``metrics.csv``."""
         epochs = math.ceil(self.num_steps / self.steps_per_epoch)
         epoch = math.ceil(done / self.steps_per_epoch)
         sums, num_steps = self.epoch_sums, done - (epoch - 1) * self.steps_per_epoch
@@ -399,11 +404,7 @@ class _Trainer:
         }
         self.rows.append(row)
         self.epoch_sums = _EpochSums()
-        if writer is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "epoch":
-                    writer.add_scalar(name, value, epoch - 1)
-            writer.flush()
+        return row
 
     def _keep_time(self, done: int) -> None:
         """Shorten the run, once, to what fits into ``train.max_hours``."""
@@ -623,7 +624,7 @@ class _Trainer:
             without_dropout(subnet)
         spec = self.supernet.inputs
         inputs = spec.resize(inputs, spec.sizes(draw.arch))
-        with self.fabric.autocast():
+        with self.fabric.autocast(), self.synced():
             given = self.compiled(draw.arch, subnet, inputs) if draw.arch in self.compiled else inputs.call(subnet)
         return self.task.outputs(given, targets)
 

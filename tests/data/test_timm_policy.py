@@ -38,7 +38,7 @@ def test_equals_what_timm_makes_of_it(text: str) -> None:
             expected.append(np.asarray(made(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))))))
     before = pixels.copy()
     fill = tuple(round(255 * each) for each in MEAN)
-    TimmPolicy(text, fill).change(pixels, 7 * np.arange(12))  # type: ignore[arg-type]
+    TimmPolicy(text, fill).change(pixels, 7 * np.arange(12))
     assert np.array_equal(pixels.transpose(0, 2, 3, 1), expected)
     assert (pixels != before).any()
 

@@ -104,12 +104,21 @@ def test_choices_leave_out_what_was_not_given() -> None:
         ("train.average_epochs=-1", "train.average_epochs must not be negative, but is -1"),
         ("train.checkpoint_minutes=0", r"train.checkpoint_minutes must be a number above 0, not 0\.0"),
         ("train.batch_size=0", "train.batch_size must be at least 1, not 0"),
+        (
+            "train.mlflow=http://me:secret@host:5000",
+            r"^(?!.*secret).*train.mlflow holds a password",
+        ),
         ("data.lable_column=x", "data: unknown key 'lable_column'; did you mean 'label_column'"),
     ],
 )
 def test_wrong_words(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe("demo", [word])
+
+
+def test_compiled_subnets_are_not_synchronised() -> None:
+    with pytest.raises(ConfigError, match=r"train.compile and train.sync_batch_norm do not go together; leave one"):
+        load_recipe("demo", ["train.compile=true", "train.sync_batch_norm=true"])
 
 
 def test_a_wrong_value_of_the_data_says_where_it_stands() -> None:

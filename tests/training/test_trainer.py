@@ -464,6 +464,15 @@ def test_two_processes_train_as_one(recipe: str, model: str | None, tolerance: f
     assert alone.space == Run.open(tmp_path / "both").space
 
 
+def test_processes_that_torchrun_did_not_start_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a PyTorchJob of Kubeflow, for one, if its command is not torchrun."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        RunError, match=r"WORLD_SIZE=2 says .*not started by torchrun; start it with torchrun, or unset"
+    ):
+        train(tiny_recipe(), tmp_path / "run")
+
+
 def test_a_process_killed_among_several_is_restarted_to_the_same_weights(tmp_path: Path) -> None:
     """By torchrun, which counts restarts; nobody says --resume."""
     words = ["train.epochs=3", "data.limit=64", "train.average_epochs=0", "model.name=test_vit", "model.drop_rate=0"]
