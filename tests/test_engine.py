@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -130,11 +131,13 @@ def test_what_makes_no_sense_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.alone
-def test_a_cluster_of_its_own_is_no_other(importable: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_its_own_is_no_other() -> None:
+    """Wherever Ray would look, were it not told."""
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where Ray would look, were it not told
-    with engine.opened(1, "local") as cluster:
-        assert cluster.num_workers == 1 and list(cluster.map(where, [1])) == [os.getcwd()]
+    script = "from ofa.engine import opened\nwith opened(1, 'local') as own:\n    print(list(own.map(abs, [-3])))"
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout == "[3]\n", done.stderr
 
 
 @pytest.mark.alone
