@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ofa.config import ConfigError
-from ofa.errors import UsageError, shown, unknown_name_message
+from ofa.errors import OfaError, UsageError, shown, unknown_name_message
 from ofa.files import parse_json, write_text_atomic
 from ofa.hardware.fingerprint import identified
 from ofa.hardware.runner import ANCHOR, Job
@@ -172,7 +172,7 @@ class QaiHub(Host):
         return max(found, key=lambda phone: [int(part) for part in re.findall("[0-9]{1,9}", phone.os)])
 
 
-class _FullError(Exception):
+class _FullError(OfaError, RuntimeError):
     """The farm takes no more jobs at this moment."""
 
 
