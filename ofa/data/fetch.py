@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ PIPE = "pipe:"
 RECORD = "fetched.json"
 MAX_FILES = 100_000
 NUM_AT_ONCE, NUM_TRIES, TIMEOUT_SECONDS = 4, 3, 60
+PAUSE_SECONDS = 2.0  # before the next try
 CHUNK_BYTES = 1 << 20
 MAX_WORDS = 500  # characters of what a failed command said
 FILE_NAME = re.compile(r"[\w][\w.+=-]*")
@@ -193,6 +195,7 @@ def _fetch_one(wanted: _Wanted, out: Path) -> int:
             if not tries_left:
                 reason = getattr(error, "reason", error)
                 raise DataError(f"{wanted.place}: {reason}; the same command goes on where it stopped") from None
+        time.sleep(PAUSE_SECONDS)
     return path.stat().st_size
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import ofa.data.fetch
 from ofa.data import DataConfig, DataError, load_data
 from ofa.data.fetch import RECORD, expanded, fetch
 from ofa.data.readers import read_source
@@ -74,7 +75,10 @@ def test_shards_of_ours_come_as_a_whole_and_are_read(server: Any, tmp_path: Path
     assert fetch([f"{url}shards/"], tmp_path / "here") == found and len(handler.asked) == asked
 
 
-def test_what_breaks_off_is_tried_again_and_what_is_there_stays(server: Any, tmp_path: Path) -> None:
+def test_what_breaks_off_is_tried_again_and_what_is_there_stays(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ofa.data.fetch, "PAUSE_SECONDS", 0.01)
     url, handler = server
     for name in ("train-0.tar", "train-1.tar"):
         (tmp_path / "there" / name).write_bytes(name.encode() * 100)
