@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -81,3 +82,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where there is none."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    root = Path(os.environ.get("OFA_TEST_DATA", default))
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}; set OFA_TEST_DATA to a folder that has it")
+    return root

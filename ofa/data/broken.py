@@ -119,11 +119,10 @@ def leave_out(splits: Splits, broken: Sequence[int], source: Source) -> Splits:
     """
     parts: dict[str, Any] = {split: splits[split][~np.isin(splits[split], broken)] for split in SPLITS}
     kept = replace(splits, **parts)
-    counts = np.bincount(source.labels[kept.train], minlength=len(source.strata))
     for split in (split for split in SPLITS if not len(kept[split])):
         raise DataError(f"none of the {len(splits[split])} images of the {split} split can be read; replace them")
-    if not counts.all():
-        name = source.strata[int(counts.argmin())]
+    if len(gone := np.setdiff1d(source.labels[splits.train], source.labels[kept.train])):
+        name = source.strata[int(gone[0])]
         raise DataError(f"none of the training images of class {shown(name)} can be read; replace them")
     return kept
 

@@ -37,8 +37,8 @@ class DataConfig:
     calibration, 10,000 to search and 50,000 to test; 1 or more is a number of images.
 
     Args:
-        name: ``digits``, ``folder``, ``idx``, ``manifest``, ``parquet``, ``shards``, or a data set of timm's with its
-            prefix, ``torch/cifar10``; ``texts`` for tasks of texts, ``sounds`` for those of recordings.
+        name: ``digits``, ``folder``, ``idx``, ``imagenet``, ``manifest``, ``parquet``, ``shards``, or a data set of
+            timm's with its prefix, ``torch/cifar10``; ``texts`` for tasks of texts, ``sounds`` for those of recordings.
         root: Where the files are; ``digits`` needs none.
         calibration_share: Images set apart for BN statistics and INT8 ranges; ``None``: training images serve.
         search_share: Images that candidates are compared on.

@@ -97,7 +97,8 @@ def _shuffled(labels: npt.NDArray[np.int64], balance: float, rng: np.random.Gene
     if not balance:
         return order
     order = order[np.argsort(labels[order], kind="stable")]  # so that shares of classes are exact
-    ends = np.cumsum((np.bincount(labels)[labels] ** -balance)[order])
+    _, class_of, frequencies = np.unique(labels, return_inverse=True, return_counts=True)
+    ends = np.cumsum((frequencies[class_of] ** -float(balance))[order])
     ends *= num / ends[-1]
     counts = np.diff(np.floor(ends + rng.random()).clip(max=num), prepend=0).astype(np.int64)
     drawn = np.repeat(order, counts)

@@ -142,9 +142,8 @@ def make_splits(
     if num_test:
         found["test"] = num_pool + _stratified_order(labels[num_pool:], rng)
     train = order[: config.limit]
-    present = np.bincount(labels[train], minlength=len(classes)) > 0
-    if not present.all():
-        absent = classes[int(present.argmin())]
+    if len(missing := np.setdiff1d(pool, labels[train])):
+        absent = classes[int(missing[0])]
         asked = ", ".join(f"{split}_share {share}" for split, share in shares.items())
         raise DataError(
             f"{len(train)} of {num_pool} {what} are left for training and none of class {absent!r} "
@@ -164,7 +163,8 @@ def _shares(config: DataConfig, num_test: int) -> dict[str, float]:
 
 
 def _check_enough(counts: Indices, what: str, classes: Sequence[str], shares: Mapping[str, float]) -> None:
-    needed, rarest = len(shares) + 1, int(counts.argmin())
+    needed, present = len(shares) + 1, np.flatnonzero(counts)  # a list of classes may be longer than what is there
+    rarest = int(present[counts[present].argmin()])
     if counts[rarest] < needed:
         raise DataError(
             f"class {classes[rarest]!r} has {counts[rarest]} {what} to be split into train, {', '.join(shares)}; "

@@ -35,7 +35,8 @@ def describe(source: Labelled, splits: Splits) -> str:
 
 def _frequencies(source: Labelled, names: Sequence[str]) -> str:
     counts = np.bincount(source.labels, minlength=len(names))
-    rarest, commonest = int(counts.argmin()), int(counts.argmax())
+    present = np.flatnonzero(counts)
+    rarest, commonest = int(present[counts[present].argmin()]), int(counts.argmax())
     return (
         f"rarest class {_cut(names[rarest : rarest + 1])} {counts[rarest]:,}, commonest "
         f"{_cut(names[commonest : commonest + 1])} {counts[commonest]:,}: 1 to {counts[commonest] / counts[rarest]:.3g}"

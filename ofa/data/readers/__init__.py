@@ -9,6 +9,7 @@ from ofa.data.config import DataConfig, DataError
 from ofa.data.readers.digits import read_digits
 from ofa.data.readers.folder import read_folder
 from ofa.data.readers.idx import read_idx
+from ofa.data.readers.imagenet import read_imagenet
 from ofa.data.readers.manifest import is_manifest, read_manifest
 from ofa.data.readers.parquet import read_parquet
 from ofa.data.readers.shards import are_shards, read_shards
@@ -22,6 +23,7 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
     "digits": read_digits,
     "folder": read_folder,
     "idx": read_idx,
+    "imagenet": read_imagenet,
     "manifest": read_manifest,
     "parquet": read_parquet,
     "shards": read_shards,

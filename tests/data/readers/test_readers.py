@@ -19,9 +19,11 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 
 from ofa.data import READERS, DataConfig, DataError
+from ofa.data.order import train_order
 from ofa.data.readers import Source, read_source
 from ofa.data.settle import settle
 from ofa.data.shards import write_shards
+from ofa.data.splits import make_splits
 
 from ..helpers import encoded, idx_bytes, noise, write_folder, write_idx, write_manifest, write_parquet
 
@@ -44,6 +46,7 @@ def _one_of_each(root: Path) -> None:
     _idx(root / "idx")
     write_folder(root / "folder", {"cat": 4, "dog": 5})
     write_parquet(root / "parquet" / "train.parquet", 12, [0, 1])
+    write_folder(root / "imagenet", {"n01440764": 4, "n15075141": 5})
     write_manifest(root / "manifest", {"cat": 4, "dog": 5})
     write_shards(read_source(DataConfig(name="folder", root=str(root / "folder"))), root / "shards")
 
@@ -54,7 +57,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
     source = read_source(DataConfig(name=name, root=str(tmp_path / name)))
     assert len(source.images) == len(source.labels) == source.labels.shape[0]
     assert source.labels.dtype == np.int64
-    assert sorted(set(source.labels)) == list(range(len(source.classes)))
+    assert name == "imagenet" or sorted(set(source.labels)) == list(range(len(source.classes)))
     assert isinstance(source.images[len(source.labels) - 1], Image.Image)
     elsewhere = pickle.loads(pickle.dumps(source))  # as worker processes get it where they share no memory
     assert elsewhere.images[0].tobytes() == source.images[0].tobytes()
@@ -95,7 +98,7 @@ def test_missing_and_empty_root(name: str, tmp_path: Path) -> None:
 
 def test_unknown_name_lists_ours() -> None:
     with pytest.raises(
-        DataError, match=r"unknown data set 'digit'; did you mean 'digits'.*folder, idx, manifest, parquet"
+        DataError, match=r"unknown data set 'digit'; did you mean 'digits'.*folder, idx, imagenet, manifest, parquet"
     ):
         read_source(DataConfig(name="digit"))
 
@@ -479,3 +482,30 @@ def test_clothing(real_data: Path, tmp_path: Path) -> None:
     source = read_source(DataConfig(name="folder", root=str(tmp_path / "clothing-small-224")))
     assert (len(source.labels), source.num_test, len(source.classes)) == (3_068 + 341 + 372, 372, 10)
     assert min(source.images[0].size) == 224
+
+
+def test_some_classes_of_imagenet_keep_their_numbers(tmp_path: Path) -> None:
+    for synset in ("n15075141", "n01440764"):
+        (tmp_path / synset).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / synset / f"{number}.png")
+    config = DataConfig(name="imagenet", root=str(tmp_path))
+    source = read_source(config)
+    assert len(source.classes) == len(set(source.classes)) == 1000
+    assert source.classes[0] == "n01440764 tench"
+    assert source.labels.tolist() == [0, 0, 0, 999, 999, 999]
+    splits = make_splits(source.labels, source.strata, num_test=0, config=config)
+    assert sorted(source.labels[splits.train].tolist()) == [0, 999]
+    (tmp_path / "n15075141").rename(tmp_path / "n99999999")
+    with pytest.raises(DataError, match=r"unknown class of ImageNet 'n99999999'"):
+        read_source(config)
+
+
+def test_classes_without_pictures_weigh_nothing(tmp_path: Path) -> None:
+    for synset, num in (("n15075141", 2), ("n01440764", 8)):
+        (tmp_path / synset).mkdir()
+        for number in range(num):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / synset / f"{number}.png")
+    labels = read_source(DataConfig(name="imagenet", root=str(tmp_path))).labels
+    batches, _ = train_order(labels, balance=1, epoch=0, batch_size=10, seed=0, start=0, shard=(0, 1))
+    assert np.bincount(labels[batches[0]])[[0, 999]].tolist() == [5, 5]
