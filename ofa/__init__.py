@@ -20,6 +20,7 @@ _HOME = {
     "Supernet": "ofa.supernet",
     "create_supernet": "ofa.supernet",
     "elasticize": "ofa.supernet",
+    "published_arch": "ofa.supernet",
 }
 _PACKAGES = ("cost", "data", "deploy", "hardware", "nn", "report", "search", "space", "supernet", "training")
 
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
     from ofa.supernet import Supernet as Supernet
     from ofa.supernet import create_supernet as create_supernet
     from ofa.supernet import elasticize as elasticize
+    from ofa.supernet import published_arch as published_arch
     from ofa.training import Run as Run
 
-__all__ = ["Arch", "Dim", "Inputs", "LatencyTable", "Run", "SearchSpace", "Supernet", "create_supernet", "elasticize"]
+__all__ = [
+    *("Arch", "Dim", "Inputs", "LatencyTable", "Run", "SearchSpace", "Supernet"),
+    *("create_supernet", "elasticize", "published_arch"),
+]
 
 
 def __getattr__(name: str) -> Any:

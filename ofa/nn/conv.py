@@ -9,7 +9,8 @@ from torch.nn import functional
 from ofa.nn.structure import ModuleT
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSFORM = "kernel_transform_{}to{}"
+TRANSFORM = "kernel_transform_"
+"""What the parameters of :func:`add_kernel_transforms` are called, before their sizes."""
 
 
 def kernel_is_elastic(conv: nn.Module) -> bool:
@@ -57,7 +58,7 @@ def narrow_kernel(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, kernel_size: int) -> 
 def _through_transforms(conv: nn.Conv2d, weight: Tensor, kernel_size: int) -> Tensor:
     # Each smaller kernel is cut from the next larger one, so that the matrices chain: 7 -> 5 -> 3.
     for smaller in range(conv.kernel_size[0] - 2, kernel_size - 1, -2):
-        transform = conv._parameters.get(_TRANSFORM.format(weight.shape[-1], smaller))
+        transform = conv._parameters.get(f"{TRANSFORM}{weight.shape[-1]}to{smaller}")
         if transform is not None:  # without a matrix, cropping twice is cropping once
             margin = (weight.shape[-1] - smaller) // 2
             weight = weight[:, :, margin : margin + smaller, margin : margin + smaller]
@@ -73,12 +74,12 @@ def add_kernel_transforms(conv: nn.Conv2d, kernel_sizes: tuple[int, ...]) -> Non
     """
     for larger, smaller in zip(kernel_sizes[:0:-1], kernel_sizes[-2::-1], strict=True):
         identity = torch.eye(smaller * smaller, device=conv.weight.device, dtype=conv.weight.dtype)
-        conv.register_parameter(_TRANSFORM.format(larger, smaller), nn.Parameter(identity))
+        conv.register_parameter(f"{TRANSFORM}{larger}to{smaller}", nn.Parameter(identity))
 
 
 def remove_kernel_transforms(module: ModuleT) -> ModuleT:
     """Drop the matrices from every convolution of a clone: the largest kernel never uses them."""
     for child in module.modules():
-        for name in [name for name in child._parameters if name.startswith("kernel_transform_")]:
+        for name in [name for name in child._parameters if name.startswith(TRANSFORM)]:
             del child._parameters[name]
     return module

@@ -2,7 +2,7 @@
 
 from ofa.supernet.elasticize import elasticize
 from ofa.supernet.importance import sort_channels
-from ofa.supernet.presets import PRESETS, create_supernet
+from ofa.supernet.presets import PRESETS, create_supernet, published_arch
 from ofa.supernet.supernet import Supernet
 
-__all__ = ["PRESETS", "Supernet", "create_supernet", "elasticize", "sort_channels"]
+__all__ = ["PRESETS", "Supernet", "create_supernet", "elasticize", "published_arch", "sort_channels"]

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.errors import unknown_name_message
 from ofa.inputs import Inputs, as_size
-from ofa.nn.conv import CONVOLUTIONS, remove_kernel_transforms
+from ofa.nn.conv import CONVOLUTIONS, TRANSFORM, remove_kernel_transforms
 from ofa.nn.structure import clone_structure, digest_of, is_identity, own_hooks, own_tensors
 from ofa.space import SearchSpace
 from ofa.supernet.channels import Call, Step, sizes_at
@@ -416,7 +416,7 @@ def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str
         labels.setdefault(source.tensor, []).append(np.arange(source.first, source.first + source.num))
     for name, parameter in model.named_parameters():
         path, _, own = name.rpartition(".")
-        if not own.startswith("kernel_transform_"):
+        if not own.startswith(TRANSFORM):
             kind = "weight" if parameter.ndim > 1 else "bias"
             if own == "weight" and isinstance(analysis.modules[path], _BatchNorm):
                 kind = "norm scale"

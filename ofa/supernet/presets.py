@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Attention, make_divisible
-from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_blocks import ConvBnAct, SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
@@ -20,6 +20,8 @@ from torch import nn
 
 from ofa.errors import unknown_name_message
 from ofa.inputs import InputSpec
+from ofa.nn.conv import TRANSFORM
+from ofa.space import Arch
 from ofa.supernet.edsr import EDSR
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize, own_size
 from ofa.supernet.model_sources import (
@@ -29,9 +31,10 @@ from ofa.supernet.model_sources import (
     model_of_source,
     settings_text,
 )
+from ofa.supernet.published import own_notation, published_weights
 from ofa.supernet.sound_nets import NUM_BANDS, EcapaTdnn, KeywordNet
 from ofa.supernet.supernet import Supernet
-from ofa.supernet.weights import load_weights
+from ofa.supernet.weights import WeightsError, fit_weights, load_weights, read_weights
 
 
 def _of_stages(
@@ -93,6 +96,7 @@ PUBLISHED_CHOICES: dict[str, Sequence[Any]] = {
 
 
 RESNET50D_EXPAND = 0.35
+RESNET50D_STEM = 32  # channels
 
 
 def _resnet50d_bottleneck(inplanes: int, planes: int, *args: Any, **kwargs: Any) -> nn.Module:
@@ -104,6 +108,29 @@ def _resnet50d_bottleneck(inplanes: int, planes: int, *args: Any, **kwargs: Any)
 _resnet50d_bottleneck.expansion = Bottleneck.expansion  # type: ignore[attr-defined]  # timm asks the block for it
 
 
+_resnet50d_as_it_was = partial(
+    ResNet,
+    _resnet50d_bottleneck,  # type: ignore[arg-type]
+    layers=(4, 4, 6, 4),
+    stem_type="deep",
+    stem_width=RESNET50D_STEM,
+    avg_down=True,
+)
+
+
+def _resnet50d(**settings: Any) -> nn.Module:
+    """timm's ResNet50D with the published stem: a shortcut passes by its second convolution, which so can go."""
+    model, width = _resnet50d_as_it_was(**settings), RESNET50D_STEM
+    model.conv1 = nn.Sequential(
+        ConvBnAct(settings["in_chans"], width, 3, stride=2),
+        ConvBnAct(width, width, 3, skip=True),
+        ConvBnAct(width, 2 * width, 3),
+    )
+    model.bn1, model.act1 = nn.Identity(), nn.Identity()  # which are in the blocks
+    model.init_weights()
+    return model
+
+
 def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
     """timm's block with heads of 64 channels, whatever the width of the embedding."""
     block = Block(dim, num_heads, **kwargs)
@@ -113,23 +140,22 @@ def _autoformer_block(dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
 
 _autoformer = partial(VisionTransformer, patch_size=16, depth=14, mlp_ratio=4, block_fn=_autoformer_block)  # type: ignore[arg-type]
 
+_proxyless = partial(_of_stages, EfficientNet, OFA_PROXYLESS, width=1.3, stem_size=32, act_layer=nn.ReLU6)
+_RESNET50D_CHOICES = {
+    "expand": (0.2, 0.25, 0.35),
+    "width": ("65%", "80%", "100%"),
+    "resolution": PUBLISHED_CHOICES["resolution"],
+}
+
 PRESETS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "ofa_mobilenetv3_w1.0": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.0), PUBLISHED_CHOICES),
     "ofa_mobilenetv3_w1.2": (partial(_mobilenetv3, OFA_MOBILENETV3, width=1.2), PUBLISHED_CHOICES),
     "ofa_proxyless_w1.3": (
-        partial(_of_stages, EfficientNet, OFA_PROXYLESS, width=1.3, stem_size=32, act_layer=nn.ReLU6),
+        partial(_proxyless, norm_layer=partial(nn.BatchNorm2d, eps=1e-3)),
         PUBLISHED_CHOICES,
     ),
-    "ofa_resnet50d": (
-        partial(ResNet, _resnet50d_bottleneck, layers=(4, 4, 6, 4), stem_type="deep", stem_width=32, avg_down=True),  # type: ignore[arg-type]
-        {
-            # [2, 2, 4, 2] blocks and up to two more.
-            "depth": {"stage2": (4, 5, 6), "*": (2, 3, 4)},
-            "expand": (0.2, 0.25, 0.35),
-            "width": ("65%", "80%", "100%"),
-            "resolution": PUBLISHED_CHOICES["resolution"],
-        },
-    ),
+    # The stem is its first stage; then [2, 2, 4, 2] blocks and up to two more.
+    "ofa_resnet50d": (_resnet50d, {"depth": {"stage3": (4, 5, 6), "*": (2, 3, 4)}, **_RESNET50D_CHOICES}),
     "vit_tiny": (
         partial(_autoformer, embed_dim=240, num_heads=4),
         {"depth": (12, 13, 14), "heads": (3, 4), "mlp_ratio": (3.5, 4), "width": (192, 216, 240)},
@@ -161,7 +187,18 @@ PRESETS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
         partial(_mobilenetv3, OFA_MOBILENETV3_TINY, features=256),
         {"depth": (1, 2, 3), "kernel": (3, 5), "expand": (2, 3, 4), "resolution": (20, 24, 28, 32)},
     ),
+    "ofa_proxyless_w1.3_eps1e-5": (_proxyless, PUBLISHED_CHOICES),
+    "ofa_resnet50d_plain_stem": (
+        _resnet50d_as_it_was,
+        {"depth": {"stage2": (4, 5, 6), "*": (2, 3, 4)}, **_RESNET50D_CHOICES},
+    ),
 }
+
+BECAME = {
+    "ofa_proxyless_w1.3": "ofa_proxyless_w1.3_eps1e-5",
+    "ofa_resnet50d": "ofa_resnet50d_plain_stem",
+}
+"""Presets that are called otherwise since they compute what the published networks do: in runs of old."""
 
 
 def create_supernet(
@@ -183,7 +220,9 @@ def create_supernet(
             ``torchvision:NAME``, ``transformers:FOLDER``, or ``path/file.py:function``, which is executed.
         input_size: Height and width of images, in place of the model's own; ``resolution`` is the height, and the width
             keeps its proportion to it.
-        num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`.
+        num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`. Published
+            weights bring the matrices between their kernels along, unless ``kernel_transforms=False`` is among the
+            choices.
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
     Raises:
@@ -193,6 +232,8 @@ def create_supernet(
     if "inputs" not in choices and (inputs := inputs_of_source(name)) is not None:
         choices = {**choices, "inputs": inputs}
     own = PRESETS[name][1] if name in PRESETS else {}
+    if "kernel" in own and weights is not None and published_weights(weights) is not None:
+        own = {**own, "kernel_transforms": True}
     spec = choices.get("inputs", own.get("inputs"))
     axes = [axis.name for axis in spec.axes] if isinstance(spec, InputSpec) else ["resolution"]
     check_choices(choices, besides=(*OPTIONS, *(create_supernet.__kwdefaults__ or ())), axes=axes)
@@ -213,7 +254,7 @@ def create_supernet(
         own = {**own, "inputs": torch.empty(1, in_chans, height, width, device="meta")}
     supernet = elasticize(model, **{**own, **choices})
     if weights is not None:  # now, for those of a supernet hold what became of the model besides
-        load_weights(supernet.model, weights, optional=supernet.model.state_dict().keys() - names)
+        _begin_from(supernet.model, weights, optional=supernet.model.state_dict().keys() - names)
     return supernet
 
 
@@ -234,7 +275,8 @@ def create_model(
         num_classes: Outputs of the classifier.
         in_chans: Channels of the input images.
         pretrained: Load timm's or torchvision's weights; presets have none.
-        weights: Load this ``.safetensors`` file instead, see :func:`~ofa.supernet.weights.load_weights`.
+        weights: Load this ``.safetensors`` file instead, see :func:`~ofa.supernet.weights.load_weights`; or what others
+            published for a preset, ``once-for-all:FILE``, see :mod:`ofa.supernet.published`.
         needs_classifier: The file's classifier must be for the same classes.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block, growing linearly up to it; for models that have it.
@@ -269,5 +311,38 @@ def create_model(
             f"presets: {', '.join(PRESETS)})"
         )
     if weights is not None:
-        load_weights(model, weights, needs_classifier=needs_classifier)
+        _begin_from(model, weights, needs_classifier=needs_classifier)
     return model
+
+
+def published_arch(preset: str, config: Mapping[str, Any]) -> Arch:
+    """An architecture as others' code writes it, in the space of a preset.
+
+    Args:
+        config: Such as ``{"ks": [7, 5, …], "e": [3, 6, …], "d": [2, 3, …], "r": [224]}``, see
+            :func:`ofa.supernet.published.once_for_all.arch_of`.
+
+    Raises:
+        SpaceError: If it does not fit the space.
+    """
+    with torch.device("meta"):
+        space = create_supernet(preset).space
+    return space.arch(own_notation(space, config))
+
+
+def _begin_from(
+    model: nn.Module, weights: str | Path, *, needs_classifier: bool = False, optional: Collection[str] = ()
+) -> None:
+    """Load a file of our names, or one of :data:`~ofa.supernet.published.PUBLISHED`."""
+    found = published_weights(weights)
+    if found is None:
+        load_weights(model, weights, needs_classifier=needs_classifier, optional=optional)
+        return
+    published, path = found
+    tensors = published.converted(read_weights(path))
+    if TRANSFORM in " ".join(tensors) and TRANSFORM not in " ".join(model.state_dict()):
+        raise WeightsError(
+            f"weights {path} hold matrices that make small kernels of large ones, and the supernet has none: set "
+            "model.kernel_transforms=true (kernel_transforms=True in Python)"
+        )
+    fit_weights(model, tensors, source=f"weights {path}", needs_classifier=needs_classifier, optional=optional)

@@ -76,16 +76,17 @@ def test_resnet50d_has_the_published_choices() -> None:
     with torch.device("meta"):
         supernet = create_supernet("ofa_resnet50d")
     space = supernet.space
-    assert [space[f"stage{i}.depth"].values for i in range(4)] == [(2, 3, 4), (2, 3, 4), (4, 5, 6), (2, 3, 4)]
+    depths = [(2, 3), (2, 3, 4), (2, 3, 4), (4, 5, 6), (2, 3, 4)]  # of the stem first
+    assert [space[f"stage{i}.depth"].values for i in range(5)] == depths
     assert {dim.values for dim in space.dims if dim.name.endswith("expand")} == {(0.2, 0.25, 0.35)}
     # make_divisible(width * multiplier, 8) for 0.65, 0.8 and 1.
-    widths = [space[f"stage{i}.width"].values for i in range(4)]
+    widths = [space[f"stage{i}.width"].values for i in range(1, 5)]
     assert widths == [(168, 208, 256), (336, 408, 512), (664, 816, 1024), (1328, 1640, 2048)]
-    assert space["stem.width1"].values == (40, 48, 64) or space["stem.width"].values == (40, 48, 64)
+    assert (space["stage0.width"].values, space["stage0.width1"].values) == ((24, 32), (40, 48, 64))
     hidden = [conv.out_channels for path, conv in supernet.model.named_modules() if path.endswith("0.conv1")]
     assert hidden == [88, 176, 360, 720]  # make_divisible(0.35 * out, 8)
     # The ratio refers to the active width of the stage.
-    arch = {**space.largest(), "stage0.width": 168, "stage0.block1.expand": 0.25}
+    arch = {**space.largest(), "stage1.width": 168, "stage1.block1.expand": 0.25}
     assert supernet.subnet(arch).get_submodule("layer1.1.conv1").out_channels == 40  # 168 / 4 = 42
 
 

@@ -1,0 +1,87 @@
+"""Weights and architectures of others' supernets, in the names of our presets: ``once-for-all:FILE``.
+
+One file per project, and a line in :data:`PUBLISHED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ofa.space import Population, SearchSpace, Value
+from ofa.supernet.published import once_for_all
+from ofa.supernet.published.accuracy import accuracy_predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a project published.
+
+    Args:
+        presets: Ours -> its own name of the network.
+        converted: Its tensors by the names of our preset's parameters and buffers.
+        preset_of: The preset that tensors are of, by their shapes.
+        arch_of: An architecture in its notation, in the dims of a space.
+        accuracy_predictor: Of its own making, from a file, for a space: values in percent of architectures
+            ``(N, D)``; ``None`` if it published none.
+        notation: Keys that its notation has, and no other.
+        accuracies: What it says of networks from these weights, in words.
+        pictures: How its own evaluation makes inputs of pictures, in settings of :class:`~ofa.data.DataConfig`.
+        project: Its address.
+        where: Where its files are.
+    """
+
+    presets: Mapping[str, str]
+    converted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    preset_of: Callable[[Mapping[str, Tensor]], str]
+    arch_of: Callable[[SearchSpace, Mapping[str, Any]], dict[str, Value]]
+    accuracy_predictor: Callable[[SearchSpace, Path], Callable[[Population], npt.NDArray[np.float64]]] | None
+    notation: frozenset[str]
+    accuracies: Mapping[str, str]
+    pictures: Mapping[str, Any]
+    project: str
+    licence: str
+    where: str
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "once-for-all": Published(
+        presets=once_for_all.PRESETS,
+        converted=once_for_all.converted,
+        preset_of=once_for_all.preset_of,
+        arch_of=once_for_all.arch_of,
+        accuracy_predictor=accuracy_predictor,
+        notation=once_for_all.NOTATION,
+        accuracies=once_for_all.ACCURACIES,
+        pictures=once_for_all.PICTURES,
+        project="https://github.com/mit-han-lab/once-for-all",
+        licence="MIT",
+        where=once_for_all.WHERE,
+    ),
+}
+
+
+def published_weights(weights: str | Path) -> tuple[Published, Path] | None:
+    """The project and the file of ``once-for-all:FILE``; ``None`` for a file alone."""
+    name, _, file = str(weights).partition(":")
+    return (PUBLISHED[name], Path(file)) if file and name in PUBLISHED else None
+
+
+def own_notation(space: SearchSpace, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An architecture in our dims, of whatever notation it is in; as it is, if in none of :data:`PUBLISHED`.
+
+    Raises:
+        SpaceError: If it does not fit the space.
+    """
+    if not config or config.keys() & set(space.names):
+        return config
+    for published in PUBLISHED.values():
+        if config.keys() <= published.notation:
+            return published.arch_of(space, config)
+    return config
