@@ -200,7 +200,10 @@ def train(
     overrides: Sequence[str] = (),
     *,
     out: Path | str,
+    run: Path | str | None = None,
+    arch: str | None = None,
     resume: bool = False,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Train a supernet; leaves weights, metrics.csv, TensorBoard events and checkpoints in RUN.
@@ -213,14 +216,71 @@ def train(
         recipe: Packaged recipe, or a .yaml file; see `ofa recipes`.
         overrides: Settings to change: train.epochs=90 data.root=photos
         out: Run folder to make.
+        run: Begin from the supernet of this run: its model and weights in place of the recipe's.
+        arch: With --run: train this subnet of it alone.
         resume: Continue from the latest checkpoint.
 
     Raises:
+        UsageError: If ``arch`` is given without ``run``, or ``run`` with a recipe that is no name or file.
         RunError, ConfigError, DivergedError, StoppedError, NotEnoughMemoryError: See :func:`ofa.training.train`.
     """
-    if isinstance(recipe, (str, Path)):
+    from ofa.training.finetuning import model_of
+
+    if run is None and (arch is not None or recipe == "finetune"):
+        what = (
+            "--arch names a subnet of a run" if arch is not None else "recipe finetune begins from a trained supernet"
+        )
+        raise UsageError(f"{what}; say of which, as --run RUN")
+    if run is not None:
+        opened = ofa.Run.open(run, trust_code=trust_code)
+        model = model_of(opened, {} if arch is None else named_arch(opened.space, arch))
+        if not isinstance(recipe, (str, Path)):
+            raise UsageError("run goes with the name or file of a recipe, not with a Recipe, which has a model")
+        recipe = ofa.training.load_recipe(recipe, overrides, model=model)
+    elif isinstance(recipe, (str, Path)):
         recipe = ofa.training.load_recipe(recipe, overrides)
     return ofa.training.train(recipe, out, resume=resume, progress=progress)
+
+
+def import_(
+    project: str | None = None,
+    source: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | str | None = None,
+    data_root: str | None = None,
+    progress: Progress | None = None,
+) -> Run | list[dict[str, Any]]:
+    """Make a run of a supernet that others trained, or of a pretrained model; without PROJECT, list what is known.
+
+    Search, export and deploy take it as they take a run of `ofa train`. Nothing is trained: pictures serve for
+    statistics of batch normalisation, and to judge subnets.
+
+    Args:
+        project: once-for-all, or timm for any model that `ofa inspect` takes, with its own weights.
+        source: The project's file, or the model's name.
+        overrides: Settings of the run: data.name=folder model.weights=mine.safetensors
+        out: Run folder to make.
+        data_root: ImageNet's validation pictures, or any in folders called as its classes are: n01440764.
+
+    Raises:
+        UsageError: If the project is known, but not what of it, or where the run should be.
+        WeightsError: If the file is no network of the project.
+        RunError: If something is at ``out``.
+        DataError: If the pictures are of other classes.
+    """
+    from ofa.supernet.published import PUBLISHED
+    from ofa.training.importing import import_run, known_networks, library_recipe, published_recipe
+
+    if project is None:
+        return known_networks()
+    if project not in (*PUBLISHED, "timm"):
+        raise UsageError(unknown_name_message("project", project, [*PUBLISHED, "timm"]))
+    if source is None or out is None:
+        what = "NAME" if project == "timm" else "FILE"
+        raise UsageError(f"which network, and where to? ofa import {project} {what} --out RUN --data-root FOLDER")
+    make = library_recipe if project == "timm" else partial(published_recipe, project)
+    return import_run(*make(source, overrides, data_root=data_root), out, progress=progress)
 
 
 def finetune(
@@ -520,7 +580,8 @@ def search(
             or all cores of the cluster.
         ray: Evaluate them on a Ray cluster instead: its address, auto, or local to start one here.
         method: Search method: auto (one that suits the number of evaluations), linas, thompson, nsga2, local, random.
-        predictor: Predictor that the last candidates are proposed by; auto tries several.
+        predictor: Predictor that the last candidates are proposed by; auto tries several; once-for-all:FILE is the
+            one that was published for an imported supernet.
         limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.
         fleet: Also find the best single subnet for all devices together.
         precision: Search precision too, fp32 or INT8: of the whole network, or of each block (network, block).
@@ -535,6 +596,7 @@ def search(
     """
     _check_seed(seed)
     asked = _speed(state, percentile)
+    _know_published_predictor(predictor, run)
     if len({Path(device).stem for device in devices}) < len(devices):
         raise UsageError(f"two of the devices {', '.join(devices)} are called alike; leave one out, or rename its file")
     settings: dict[str, Any] = {
@@ -591,6 +653,20 @@ def search(
         **settings,
     )
     return Searched({pair[0].name: result.selected}, files=out / pair[0].name)
+
+
+def _know_published_predictor(name: str, run: Path | str) -> None:
+    """Make ``once-for-all:FILE`` a predictor like others, for the space of a run."""
+    if ":" not in name:
+        return
+    from ofa.search.predictors import PREDICTORS, Prior
+    from ofa.supernet.published import published_weights
+
+    found = published_weights(name)
+    if found is None or found[0].accuracy_predictor is None:
+        return  # which is said where names are checked
+    prior = found[0].accuracy_predictor(ofa.Run.open(run).space, found[1])
+    PREDICTORS[name] = lambda features: Prior(prior)
 
 
 def _search_devices(
@@ -1335,12 +1411,14 @@ def open_table(
 
 
 def named_arch(space: SearchSpace, text: str) -> Arch:
-    """The architecture that ``--arch`` says.
+    """The architecture that ``--arch`` says, in our dims or in the notation of a published supernet.
 
     Raises:
         UsageError: If it is neither JSON, nor a file of it, nor the name of a bound.
         SpaceError: If it is not of the space.
     """
+    from ofa.supernet.published import own_notation
+
     bounds = {"largest": space.largest, "smallest": space.smallest}
     if text in bounds:
         return bounds[text]()
@@ -1350,7 +1428,7 @@ def named_arch(space: SearchSpace, text: str) -> Arch:
         raise UsageError(f"--arch {shown(text)} is no JSON ({error}), nor largest, smallest or a .json file") from None
     if not isinstance(values, dict):
         raise UsageError(f"--arch must say dims and values, as in front.csv: {{...}}, not {shown(values)}")
-    return space.arch(values)
+    return space.arch(own_notation(space, values))
 
 
 def _candidates(

@@ -123,7 +123,7 @@ def test_every_call_with_a_destination_is_tried_here() -> None:
     calls = {name for name, call in vars(workflow).items() if inspect.isfunction(call) and not name.startswith("_")}
     found = {name for name in calls if "out" in inspect.signature(getattr(workflow, name)).parameters}
     others = {"train", "finetune", "profile", "fit", "report", "plot", "measure"}
-    others |= {"data_check", "data_shard", "data_fetch", "pull"}
+    others |= {"data_check", "data_shard", "data_fetch", "pull", "import_"}
     assert found == {*CALLS, *others}
 
 

@@ -112,6 +112,19 @@ def say_trained(result: Run, **_: Any) -> None:
 train, finetune = command_of(workflow.train)(say_trained), command_of(workflow.finetune)(say_trained)
 
 
+@command_of(workflow.import_)
+def import_(result: Run | list[dict[str, str]], **_: Any) -> None:
+    if isinstance(result, list):
+        print_table(["project", "network", "here", "licence", "published"], [list(row.values())[:-1] for row in result])
+        for project, where in {row["project"]: row["where"] for row in result}.items():
+            say(f"  {where}", head=project)
+        say("  any of its models, by name: ofa import timm NAME", head="timm")
+        return
+    say_trained(result)
+    if stated := result.info["origin"].get("published"):
+        say(f"published of fine-tuned subnets, which these weights are not: {stated}")
+
+
 judge = command_of(workflow.judge)(say_trained)
 
 

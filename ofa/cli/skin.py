@@ -37,7 +37,7 @@ OPTIONS = {
 """Parameters whose options are called otherwise: one that may be given several times is in the singular."""
 
 METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "limits": "COST=LIMIT"}
-ARGUMENTS = {name: name.upper() for name in ("bundle", "folder", "model", "recipe")}
+ARGUMENTS = {name: name.upper() for name in ("bundle", "folder", "model", "project", "recipe", "source")}
 ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT", "sources": "URL…", "repo": "OWNER/NAME"}
 """Parameters that are no options but arguments, with what stands for them in the help."""
 
@@ -88,7 +88,7 @@ def command(app: typer.Typer, call: Callable[..., Any]) -> Callable[[Callable[..
         options.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
         run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in options}
-        app.command(call.__name__.removeprefix(f"{app.info.name}_"), help=about, cls=ManyValues)(run)
+        app.command(call.__name__.removeprefix(f"{app.info.name}_").rstrip("_"), help=about, cls=ManyValues)(run)
         return run
 
     return decorate

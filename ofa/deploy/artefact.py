@@ -346,6 +346,7 @@ def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
         "data": {"name": run_info["data"]["name"], "num_train": run_info["data"]["num_train"]},
         "recipe": recipe,
         "weights_sha256": run_info["weights_sha256"],
+        **({"origin": run_info["origin"]} if "origin" in run_info else {}),
         "trained_with": run_info.get("versions", {}),
         "exported_with": versions(),
     }

@@ -78,6 +78,7 @@ def model_card(
         info=info,
         model=model,
         data=data,
+        origin=provenance.get("origin"),
         card=card,
         metric=metric,
         score=score,

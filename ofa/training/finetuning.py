@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ofa.config import apply_overrides
 from ofa.space import Value
@@ -12,6 +13,18 @@ from ofa.training.run import Run
 
 EPOCHS, LEARNING_RATE = 1 / 3, 0.1
 """Shares of what the run had."""
+
+
+def model_of(run: Run, arch: Mapping[str, Value]) -> dict[str, Any]:
+    """The section ``model`` of a recipe that begins from a run's weights.
+
+    Args:
+        arch: The subnet that is trained alone; all of them, if empty.
+    """
+    weights = str(run.path / "supernet.safetensors")
+    own: dict[str, Any] = run.recipe.to_json()["model"]
+    begins = {"pretrained": False, "weights": weights, "sort_channels": "none", "zero_init": False}
+    return {**own, **begins, "subnet": dict(arch) or own["subnet"]}
 
 
 def finetuning_recipe(
@@ -27,10 +40,6 @@ def finetuning_recipe(
         data_root: Where the data is now, if it moved.
     """
     before = run.recipe
-    weights = str(run.path / "supernet.safetensors")
-    model = dataclasses.replace(
-        before.model, pretrained=False, weights=weights, sort_channels="none", zero_init=False, subnet=dict(arch)
-    )
     config = before.train
     epochs = config.epochs * EPOCHS
     train = dataclasses.replace(
@@ -40,7 +49,7 @@ def finetuning_recipe(
         warmup_epochs=min(config.warmup_epochs, epochs / 10),
         average_epochs=0,
     )
-    values = dataclasses.replace(before, model=model, train=train).to_json()
+    values = {**dataclasses.replace(before, train=train).to_json(), "model": model_of(run, arch)}
     values["strategy"] = {
         "schedule": "one_stage",
         "sampler": "single",

@@ -10,6 +10,7 @@ import timm
 
 from ofa.data import DataConfig
 from ofa.files import read_json
+from ofa.supernet.published import published_weights
 from ofa.training.recipe import ModelConfig
 
 FITS = {"center": "crop", "squash": "squash", "border": "letterbox"}
@@ -22,11 +23,11 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     """What is left open of how pictures become inputs, settled as the model's weights were trained.
 
     Weights of a run of ours: as in that run. Weights of a timm or torchvision model, fetched or from a file: mean, std,
-    interpolation and crop of its ``pretrained_cfg`` or ``transforms``.
+    interpolation and crop of its ``pretrained_cfg`` or ``transforms``. Published weights: as its own evaluation does.
     """
     if not (model.pretrained or model.weights):
         return data
-    found = _of_run(model) if _is_of_run(model) else _of_library(model.name)
+    found = _of_project(model) or (_of_run(model) if _is_of_run(model) else _of_library(model.name))
     for name in ("mean", "std"):
         values = found.get(name, ())
         if values and len(values) != model.in_chans:
@@ -34,6 +35,11 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     return dataclasses.replace(
         data, **{name: value for name, value in found.items() if getattr(data, name) is None and value is not None}
     )
+
+
+def _of_project(model: ModelConfig) -> dict[str, Any]:
+    found = None if model.weights is None else published_weights(model.weights)
+    return {} if found is None else dict(found[0].pictures)
 
 
 def _is_of_run(model: ModelConfig) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -213,8 +213,13 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), *, model: Mapping[str, Any] | None = None
+) -> Recipe:
     """Read a packaged recipe by name, or a YAML file by path, with ``section.key=value`` words laid over it.
+
+    Args:
+        model: In place of the recipe's own, before words are laid over it.
 
     Raises:
         ConfigError: If there is no such recipe, or a key or value is wrong.
@@ -225,6 +230,6 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         if not path.is_file():
             raise ConfigError(unknown_name_message("recipe", str(name_or_path), list_recipes()) + ", or a .yaml file")
     values = {"name": path.stem, "task": Classification().name, **read_yaml(path, kind="recipe")}
-    values = apply_overrides(values, overrides)
+    values = apply_overrides(values if model is None else {**values, "model": dict(model)}, overrides)
     trust_classes_of(values)  # whoever trains with a file of code runs it
     return Recipe.from_json(values, where=f"recipe {path.name}")

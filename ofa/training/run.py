@@ -25,6 +25,7 @@ from ofa.progress import Progress
 from ofa.space import SearchSpace
 from ofa.supernet import Supernet, create_supernet
 from ofa.supernet.model_sources import check_code, code_of, files_of_model, is_source, name_in_files, name_in_run
+from ofa.supernet.presets import BECAME
 from ofa.supernet.weights import not_finite
 from ofa.tasks import Task, TaskData
 from ofa.tasks.own_code import files_of_classes, trust_classes_of
@@ -152,6 +153,7 @@ class Run:
             "recipe": recipe.to_json(),
             "versions": versions(),
             "weights_sha256": sha256_of_file(weights),
+            **({"preset": "as published"} if recipe.model.name in BECAME else {}),
             **({} if code_sha256 is None else {"code_sha256": code_sha256}),
         }
         run = cls(path, info)
@@ -161,7 +163,11 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.from_json(self.info["recipe"], where=f"recipe in {self.path / 'supernet.json'}")
+        recipe = Recipe.from_json(self.info["recipe"], where=f"recipe in {self.path / 'supernet.json'}")
+        name = recipe.model.name
+        if name not in BECAME or "preset" in self.info:
+            return recipe
+        return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, name=BECAME[name]))
 
     def to_json(self) -> dict[str, Any]:
         """What training left, in short."""
@@ -282,7 +288,7 @@ class Run:
 
 # -- what leaves this machine ------------------------------------------------------------------------------------------
 
-_ABSOLUTE = re.compile(r"(?P<source>\w+:)?[/~]")
+_ABSOLUTE = re.compile(r"(?P<source>[\w-]+:)?[/~]")
 
 
 def portable(info: Mapping[str, Any]) -> dict[str, Any]:

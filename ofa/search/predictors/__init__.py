@@ -13,6 +13,7 @@ from ofa.errors import UsageError, unknown_name_message
 from ofa.search.predictors.ensemble import Ensemble
 from ofa.search.predictors.features import Features
 from ofa.search.predictors.gaussian_process import GaussianProcess
+from ofa.search.predictors.prior import Prior as Prior
 from ofa.search.predictors.ridge import RidgePredictor
 from ofa.search.predictors.scikit import gradient_boosting, mlp, support_vectors
 from ofa.space import Population
