@@ -23,7 +23,7 @@ from ofa.report.explorer import explorer_data
 from ofa.report.numbers import fixed, fixed_range, ms, pretty_count, si
 from ofa.report.palette import PALETTE
 from ofa.report.run_files import DeviceResults, RunFiles, read_run
-from ofa.report.strategy import describe_recipe
+from ofa.report.strategy import describe_origin, describe_recipe
 from ofa.search.run import FLEET
 from ofa.supernet.model_sources import public_name
 from ofa.tasks import Classification, Task, task_from_json
@@ -99,7 +99,7 @@ def render(run: RunFiles) -> str:
         legend=legend_svgs(run.space),
         dims=run.dims,
         commands=_commands(run),
-        strategy=describe_recipe(run.supernet.get("recipe", {}), run.space),
+        strategy=describe_origin(run.origin) or describe_recipe(run.supernet.get("recipe", {}), run.space),
         recipe=dict(flatten(run.supernet.get("recipe", {}))),
         fingerprints={
             device.name: dict(flatten((device.table or {}).get("fingerprint", {}))) for device in run.devices

@@ -41,6 +41,7 @@ class _RunRecord(Record):
     recipe: RecipeRecord = field(default_factory=RecipeRecord)
     versions: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,11 @@ class RunFiles:
         """What reads the data, and the last part of where it lay."""
         data = self.supernet["data"]
         return " · ".join(filter(None, [data["name"], Path(data.get("root") or "").name]))
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Whose weights were imported; empty where they were trained here."""
+        return {name: str(value) for name, value in self.supernet.get("origin", {}).items()}
 
     @property
     def bounds(self) -> list[float]:

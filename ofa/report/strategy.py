@@ -38,6 +38,12 @@ class RecipeRecord(Record):
     model: dict[str, Any] = field(default_factory=dict)
 
 
+def describe_origin(origin: Mapping[str, str]) -> dict[str, str]:
+    """The same of weights that others trained, see :mod:`ofa.training.importing`; empty if nobody did."""
+    questions = {"project": "Imported from", "network": "Network", "licence": "Licence", "published": "Published"}
+    return {question: origin[name] for name, question in questions.items() if name in origin}
+
+
 def describe_recipe(recipe: Settings, space: SearchSpace) -> dict[str, str]:
     """Short answers to what one asks of a training run; what the recipe does not say is left out.
 

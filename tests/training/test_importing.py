@@ -80,6 +80,14 @@ def test_an_imported_run_is_a_run(imported: Run, published: Path) -> None:
     assert 0 <= run.bounds()[0] <= 100
 
 
+def test_its_page_does_not_say_that_it_was_trained(imported: Run) -> None:
+    (file,) = workflow.report(imported.path)
+    page = file.read_text(encoding="utf-8")
+    assert "imported from https://github.com/mit-han-lab/once-for-all and judged on" in page
+    assert "<dt>Licence</dt><dd>MIT</dd>" in page
+    assert "trained on" not in page and "after training" not in page and "No training curves" not in page
+
+
 @pytest.mark.parametrize("device", ["cpu-1t", "openvino-1t"])
 def test_an_architecture_in_its_notation_is_exported(
     imported: Run, pictures: Path, device: str, tmp_path: Path

@@ -22,7 +22,7 @@ PRESETS = {
     "ofa_mobilenetv3_w1.0": "ofa_mbv3_d234_e346_k357_w1.0",
     "ofa_mobilenetv3_w1.2": "ofa_mbv3_d234_e346_k357_w1.2",
     "ofa_proxyless_w1.3": "ofa_proxyless_d234_e346_k357_w1.3",
-    "ofa_resnet50d": "ofa_resnet50_d=0+1+2_e=0.2+0.25+0.35_w=0.65+0.8+1.0",
+    "ofa_resnet50d": "ofa_supernet_resnet50",
 }
 WHERE = "https://huggingface.co/han-cai/ofa, or what ofa_net(NAME, pretrained=True) of its own code leaves in .torch"
 ACCURACIES = {
