@@ -10,6 +10,7 @@ import torch
 from timm.layers import Attention, trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ofa.nn.query_key_value import QueryKeyValue
 
@@ -94,16 +95,16 @@ class AutoFormer(VisionTransformer):
 class RelativeAttention(Attention):
     """Attention that sees, besides what a token is, how far above and beside another it lies.
 
-    A learned vector for the vertical and one for the horizontal distance are added to each key and to each value. As the
-    sum of both is all that a product sees of them, it is taken with one vector for each row and one for each column of
-    patches, not with one for each token; the class token counts as a row and a column of its own.
+    A learned vector for the vertical and one for the horizontal distance are added to each key and to each value. A
+    product with both is the sum of two, of which one is the same for all patches of a row, one for all of a column: so
+    it is taken with ``R + C`` vectors, not with one for each patch.
 
     Shape:
         - x: ``(N, 1 + R * C, dim)`` for ``R`` rows and ``C`` columns of patches, the class token first
         - output: the same
 
     References:
-        Shaw et al., arXiv:1803.02155, eq. 3 and 4, in two dimensions as in iRPE (Wu et al., arXiv:2107.14222).
+        Shaw et al., arXiv:1803.02155, eq. 3 and 4, here in two dimensions (AutoFormer, sec. 4.1).
     """
 
     def __init__(self, dim: int, num_heads: int, **settings: Any) -> None:
@@ -114,39 +115,49 @@ class RelativeAttention(Attention):
     def set_grid(self, grid: Sequence[int]) -> None:
         """Say how many rows and columns of patches there are."""
         self.grid = tuple(grid)
-        rows, columns = torch.meshgrid(*map(torch.arange, self.grid), indexing="ij")
-        for positions in (self.keys, self.values):
-            positions.set_distances(rows.flatten(), columns.flatten(), self.grid)
+        self.keys.set_grid(self.grid)
+        self.values.set_grid(self.grid)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        assert attn_mask is None and not is_causal, "patches see all others"
+        assert attn_mask is None and not is_causal, "a token sees all others"
         num, num_tokens, _ = x.shape
         qkv = self.qkv(x).reshape(num, num_tokens, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query = query * self.scale
-        along = torch.einsum("bhnd,npd->bhnp", query, self.keys())
-        weights = self.attn_drop((query @ key.transpose(-2, -1) + self._of_tokens(along)).softmax(dim=-1))
-        found = weights @ value + torch.einsum("bhnp,npd->bhnd", self._of_places(weights), self.values())
+        weights = (query @ key.transpose(-2, -1) + self._relative_scores(query)).softmax(dim=-1)
+        weights = self.attn_drop(weights)
+        found = weights @ value + self._relative_values(weights)
         return self.proj_drop(self.proj(found.transpose(1, 2).reshape(num, num_tokens, self.attn_dim)))
 
-    def _of_tokens(self, along: Tensor) -> Tensor:
-        """From rows and columns to tokens, ``(..., 1 + R + 1 + C)`` to ``(..., 1 + R * C)``: the sum of both."""
-        rows, columns = along.split([1 + size for size in self.grid], dim=-1)
-        patches = rows[..., 1:].unsqueeze(-1) + columns[..., 1:].unsqueeze(-2)
-        return torch.cat([rows[..., :1] + columns[..., :1], patches.flatten(-2)], dim=-1)
+    def _relative_scores(self, query: Tensor) -> Tensor:
+        """Products of queries and positions, ``(N, heads, 1 + R * C, 1 + R * C)``."""
+        of_class, of_rows, of_columns = self.keys()
+        patches = query[:, :, 1:].unflatten(2, self.grid)
+        rows = torch.einsum("bhrcd,rsd->bhrcs", patches, of_rows).unsqueeze(-1)
+        columns = torch.einsum("bhrcd,csd->bhrcs", patches, of_columns).unsqueeze(-2)
+        to_class = torch.einsum("bhrcd,kd->bhrck", patches, of_class)
+        scores = torch.cat([to_class, (rows + columns).flatten(-2)], dim=-1)
+        # All are as far from the class token, which adds the same to all its scores: softmax would leave it out.
+        return functional.pad(scores.flatten(2, 3), (0, 0, 1, 0))
 
-    def _of_places(self, weights: Tensor) -> Tensor:
-        """From tokens to rows and columns, ``(..., 1 + R * C)`` to ``(..., 1 + R + 1 + C)``: sums over each."""
-        of_class, patches = weights[..., :1], weights[..., 1:].unflatten(-1, self.grid)
-        return torch.cat([of_class, patches.sum(dim=-1), of_class, patches.sum(dim=-2)], dim=-1)
+    def _relative_values(self, weights: Tensor) -> Tensor:
+        """Sums of positions, as far as they are attended to, ``(N, heads, 1 + R * C, head_dim)``."""
+        of_class, of_rows, of_columns = self.values()
+        patches = weights[:, :, 1:, 1:].unflatten(3, self.grid).unflatten(2, self.grid)
+        rows = torch.einsum("bhrcs,rsd->bhrcd", patches.sum(dim=-1), of_rows)
+        columns = torch.einsum("bhrcs,csd->bhrcd", patches.sum(dim=-2), of_columns)
+        by_class, to_class = weights[:, :, :1].sum(dim=-1, keepdim=True), weights[:, :, 1:, :1]
+        values = functional.pad((rows + columns).flatten(2, 3), (0, 0, 1, 0))
+        return values + torch.cat([by_class, to_class], dim=2) * of_class
 
 
 class RelativePositions(nn.Module):
-    """A learned vector for each vertical and for each horizontal distance, the first for what concerns the class token.
+    """A learned vector for each vertical and each horizontal distance, the first for what concerns the class token.
 
     Shape:
         - vertical, horizontal: ``(2 * MAX_DISTANCE + 2, HEAD_DIM)``; what lies further away counts as at that distance
-        - output: ``(1 + R * C, 1 + R + 1 + C, HEAD_DIM)``, for each token the vectors of all rows, then of all columns
+        - output: for the class token ``(1, HEAD_DIM)``, from each row to each ``(R, R, HEAD_DIM)``, and from each column
+          to each ``(C, C, HEAD_DIM)``
     """
 
     rows: Tensor
@@ -158,12 +169,13 @@ class RelativePositions(nn.Module):
             table = nn.Parameter(torch.empty(2 * MAX_DISTANCE + 2, HEAD_DIM))
             self.register_parameter(name, trunc_normal_(table, std=0.02))
 
-    def set_distances(self, rows: Tensor, columns: Tensor, grid: Sequence[int]) -> None:
-        """Say in which row and column of the grid each patch is."""
-        for name, own, size in (("rows", rows, grid[0]), ("columns", columns, grid[1])):
-            distance = torch.arange(size) - own.unsqueeze(1)
-            number = distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1
-            self.register_buffer(name, nn.functional.pad(number, (1, 0, 1, 0)), persistent=False)
+    def set_grid(self, grid: Sequence[int]) -> None:
+        """Say how many rows and columns of patches there are."""
+        for name, size in zip(("rows", "columns"), grid, strict=True):
+            places = torch.arange(size)
+            distances = (places - places.unsqueeze(1)).clamp(-MAX_DISTANCE, MAX_DISTANCE)
+            self.register_buffer(name, distances + MAX_DISTANCE + 1, persistent=False)
 
-    def forward(self) -> Tensor:
-        return torch.cat([self.vertical[self.rows], self.horizontal[self.columns]], dim=1)
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        of_class = self.vertical[:1] + self.horizontal[:1]
+        return of_class, self.vertical[self.rows], self.horizontal[self.columns]
