@@ -143,12 +143,12 @@ class RelativeAttention(Attention):
     def _relative_values(self, weights: Tensor) -> Tensor:
         """Sums of positions, as far as they are attended to, ``(N, heads, 1 + R * C, head_dim)``."""
         of_class, of_rows, of_columns = self.values()
-        patches = weights[:, :, 1:, 1:].unflatten(3, self.grid).unflatten(2, self.grid)
+        by_class, by_patches = weights[:, :, :1], weights[:, :, 1:]
+        to_class = torch.cat([by_class.sum(dim=-1, keepdim=True), by_patches[..., :1]], dim=2)
+        patches = by_patches[..., 1:].unflatten(3, self.grid).unflatten(2, self.grid)
         rows = torch.einsum("bhrcs,rsd->bhrcd", patches.sum(dim=-1), of_rows)
         columns = torch.einsum("bhrcs,csd->bhrcd", patches.sum(dim=-2), of_columns)
-        by_class, to_class = weights[:, :, :1].sum(dim=-1, keepdim=True), weights[:, :, 1:, :1]
-        values = functional.pad((rows + columns).flatten(2, 3), (0, 0, 1, 0))
-        return values + torch.cat([by_class, to_class], dim=2) * of_class
+        return to_class * of_class + functional.pad((rows + columns).flatten(2, 3), (0, 0, 1, 0))
 
 
 class RelativePositions(nn.Module):
