@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -67,6 +68,16 @@ def torch_device(request: pytest.FixtureRequest) -> str:
 def full_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions without cuDNN, which would round to TF32; torch's other products do not."""
     monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where there is none."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    root = Path(os.environ.get("OFA_TEST_DATA", default))
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}; set OFA_TEST_DATA to a folder that has it")
+    return root
 
 
 @pytest.fixture
