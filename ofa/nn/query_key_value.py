@@ -10,8 +10,8 @@ from torch import nn
 class QueryKeyValue(nn.Linear):
     """Queries, keys and values of all heads in one layer; with fewer heads its bias is a prefix of the whole one.
 
-    The weight of a head stays its own. What is added to a head's keys and values begins further in front the fewer heads
-    there are: AutoFormer's released supernets are trained so (arXiv:2107.00651, ``qkv_super.py``).
+    The weight of a head stays its own, but what is added to its keys and values begins further in front the fewer heads
+    there are. AutoFormer's released supernets are trained so (arXiv:2107.00651, ``qkv_super.py`` of its code).
 
     Shape:
         - weight: ``(3 * num_heads * head_dim, in_features)``, as ``(3, num_heads, head_dim, in_features)``
@@ -23,6 +23,6 @@ class QueryKeyValue(nn.Linear):
         self.num_heads = num_heads
 
     def bias_units(self) -> npt.NDArray[np.int64]:
-        """For each output, an entry of the bias that goes with its head, so that those of the last heads are the last."""
+        """For each output, an entry of the bias that goes when its head goes: of the last heads, the last entries."""
         entries = np.arange(self.out_features).reshape(self.num_heads, 3, -1)
         return entries.transpose(1, 0, 2).ravel()

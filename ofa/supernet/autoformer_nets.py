@@ -156,8 +156,8 @@ class RelativePositions(nn.Module):
 
     Shape:
         - vertical, horizontal: ``(2 * MAX_DISTANCE + 2, HEAD_DIM)``; what lies further away counts as at that distance
-        - output: for the class token ``(1, HEAD_DIM)``, from each row to each ``(R, R, HEAD_DIM)``, and from each column
-          to each ``(C, C, HEAD_DIM)``
+        - output: for the class token ``(1, HEAD_DIM)``, from each row to each ``(R, R, HEAD_DIM)``, from each column to
+          each ``(C, C, HEAD_DIM)``
     """
 
     rows: Tensor

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofa.errors import shown, unknown_name_message
+from ofa.errors import shown
 from ofa.space import SpaceError
 from ofa.supernet.autoformer_nets import SIZES
 from ofa.supernet.weights import WeightsError, not_finite
@@ -40,8 +40,8 @@ def preset_of(tensors: Mapping[str, Tensor]) -> str:
             return name
     widths = ", ".join(f"{size.released_width} ({name})" for name, size in SIZES.items())
     raise WeightsError(
-        f"the weights are of no released AutoFormer: 'pos_embed' is {shape or 'missing'}, and as wide as {widths} there; "
-        "give a supernet's file, such as supernet-tiny.pth"
+        f"the weights are of no released AutoFormer: 'pos_embed' is {shape or 'missing'}, and as wide as {widths} "
+        "there; give a supernet's file, such as supernet-tiny.pth"
     )
 
 
@@ -86,8 +86,8 @@ def _theirs(name: str) -> str:
 
 def _misfit(preset: str, name: str, wanted: object, found: object) -> WeightsError:
     return WeightsError(
-        f"the weights do not fit {preset!r}: {name!r} is {wanted} in the released file and {found} in this one; give the "
-        "supernet's file as it was published"
+        f"the weights do not fit {preset!r}: {name!r} is {wanted} in the released file and {found} in this one; give "
+        "the supernet's file as it was published"
     )
 
 
@@ -96,7 +96,7 @@ def arch_of(preset: str, config: Mapping[str, Any]) -> dict[str, int | float]:
 
     Args:
         preset: One of :data:`PRESETS`.
-        config: ``{"layer_num": 12, "embed_dim": [192, ...], "num_heads": [3, ...], "mlp_ratio": [3.5, ...]}``, the lists
+        config: ``{"layer_num": 12, "embed_dim": [192, ...], "num_heads": [3, ...], "mlp_ratio": [3.5, ...]}``, lists
             with one entry for each layer; the width is the same in all layers.
 
     Returns:
