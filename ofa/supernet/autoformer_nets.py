@@ -88,8 +88,9 @@ class AutoFormer(VisionTransformer):
         self._set_grid()
 
     def _set_grid(self) -> None:
-        for block in self.blocks:
-            block.attn.set_grid(self.patch_embed.grid_size)
+        for module in self.modules():
+            if isinstance(module, RelativeAttention):
+                module.set_grid(self.patch_embed.grid_size)
 
 
 class RelativeAttention(Attention):
@@ -165,9 +166,10 @@ class RelativePositions(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("vertical", "horizontal"):
-            table = nn.Parameter(torch.empty(2 * MAX_DISTANCE + 2, HEAD_DIM))
-            self.register_parameter(name, trunc_normal_(table, std=0.02))
+        shape = (2 * MAX_DISTANCE + 2, HEAD_DIM)
+        self.vertical, self.horizontal = nn.Parameter(torch.empty(shape)), nn.Parameter(torch.empty(shape))
+        trunc_normal_(self.vertical, std=0.02)
+        trunc_normal_(self.horizontal, std=0.02)
 
     def set_grid(self, grid: Sequence[int]) -> None:
         """Say how many rows and columns of patches there are."""
