@@ -71,6 +71,16 @@ def full_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where there is none."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    root = Path(os.environ.get("OFA_TEST_DATA", default))
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}; set OFA_TEST_DATA to a folder that has it")
+    return root
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MB; skipped where none can be mounted."""
     disk = tmp_path / "disk"
@@ -82,13 +92,3 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real data sets; the test is skipped where there is none."""
-    default = Path(__file__).parents[1].parent / "shared" / "data"
-    root = Path(os.environ.get("OFA_TEST_DATA", default))
-    if not root.is_dir():
-        pytest.skip(f"no real data in {root}; set OFA_TEST_DATA to a folder that has it")
-    return root

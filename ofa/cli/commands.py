@@ -122,7 +122,7 @@ def import_(result: Run | list[dict[str, str]], **_: Any) -> None:
         return
     say_trained(result)
     if stated := result.info["origin"].get("published"):
-        say(f"published of fine-tuned subnets, which these weights are not: {stated}")
+        say(f"published of this network: {stated}")
 
 
 judge = command_of(workflow.judge)(say_trained)

@@ -341,7 +341,7 @@ class _Labelled(fx.Interpreter):
 
 
 def _labelled(code: fx.GraphModule, flat: Sequence[Tensor], known: Sequence[Labels]) -> _NodeLabels:
-    tracer = Tracer({}, set())
+    tracer = Tracer({})
     tracer.graph.num_atoms = 1 << 60  # what is tied here is tied there already
     for tensor, labels in zip(flat, known, strict=True):
         tracer.set_labels(tensor, labels)

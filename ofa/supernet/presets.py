@@ -22,6 +22,7 @@ from ofa.errors import unknown_name_message
 from ofa.inputs import InputSpec
 from ofa.nn.conv import TRANSFORM
 from ofa.space import Arch
+from ofa.supernet.autoformer_nets import SIZES as AUTOFORMER_SIZES
 from ofa.supernet.edsr import EDSR
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize, own_size
 from ofa.supernet.model_sources import (
@@ -164,6 +165,7 @@ PRESETS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
         partial(_autoformer, embed_dim=448, num_heads=7),
         {"depth": (12, 13, 14), "heads": (5, 6, 7), "mlp_ratio": (3, 3.5, 4), "width": (320, 384, 448)},
     ),
+    **{name: (size.model, size.choices) for name, size in AUTOFORMER_SIZES.items()},
     "edsr": (EDSR, {"depth": (8, 12, 16), "expand": (0.5, 0.75, 1), "width": ("50%", "75%", "100%")}),
     "edsr_tiny": (
         partial(EDSR, num_blocks=6, num_channels=32),

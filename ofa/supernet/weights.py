@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from argparse import Namespace
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         with torch.device("cpu"):  # whatever device the model is being made on
             if Path(path).suffix == ".safetensors":
                 return safetensors.torch.load_file(path)
-            return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+            with torch.serialization.safe_globals([Namespace]):  # the options of a training program, which are let be
+                return _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
     except NOT_WEIGHTS as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(

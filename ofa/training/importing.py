@@ -75,7 +75,7 @@ def _recipe(model: Mapping[str, Any], overrides: Sequence[str], *, name: str, da
 
 
 def _origin(published: Published, preset: str, file: str) -> dict[str, Any]:
-    """Licence and source of weights, and what was published of them: of fine-tuned subnets, which these are not."""
+    """Licence and source of weights, and what was published of networks made of them."""
     stated = published.accuracies.get(preset)
     return {
         "project": published.project,

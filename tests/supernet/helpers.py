@@ -17,8 +17,8 @@ from ofa.supernet.channels import Trace
 from ofa.supernet.channels.groups import Groups, components
 from ofa.supernet.channels.labels import FIXED
 
-CLASSIFIERS = sorted(name for name in PRESETS if not name.startswith(("edsr", "keyword", "ecapa")))
-"""Presets that take pictures and give a class; others are in test_other_presets.py."""
+CLASSIFIERS = sorted(name for name in PRESETS if not name.startswith(("autoformer", "edsr", "keyword", "ecapa")))
+"""Presets of timm's own modules; others are in test_autoformer_nets.py and test_other_presets.py."""
 
 
 def create_without_weights(name: str, **options: Any) -> Supernet:

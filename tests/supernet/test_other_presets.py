@@ -8,6 +8,7 @@ import torch
 
 from ofa.cost import macs
 from ofa.supernet import Supernet, create_supernet
+from ofa.supernet.autoformer_nets import SIZES
 from ofa.supernet.model_sources import UnknownModelError
 
 from .helpers import CLASSIFIERS, PRESETS
@@ -32,7 +33,7 @@ def other(request: pytest.FixtureRequest) -> Supernet:
 
 
 def test_all_are_tried() -> None:
-    assert set(KINDS) | set(CLASSIFIERS) == set(PRESETS)
+    assert set(KINDS) | set(CLASSIFIERS) | set(SIZES) == set(PRESETS)
 
 
 def test_what_varies(other: Supernet) -> None:

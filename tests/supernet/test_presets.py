@@ -54,9 +54,9 @@ def test_published_widths(name: str, published: list[int]) -> None:
     assert [conv.out_channels for conv in (stem, *last_of_stage, head)] == published
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "autoformer_tiny"])
 def test_preset_takes_classes_channels_and_choices(name: str) -> None:
-    size = 224 if name.startswith("vit") else 32  # transformers keep their number of patches
+    size = 224 if name.startswith(("vit", "autoformer")) else 32  # transformers keep their number of patches
     with torch.random.fork_rng():
         supernet = create_supernet(name, num_classes=7, in_chans=1, resolution=[size], depth=["100%"]).eval()
     assert not [dim for dim in supernet.space.names if dim.endswith("depth")]
@@ -198,7 +198,7 @@ def test_presets_have_no_pretrained_weights() -> None:
         create_supernet("ofa_mobilenetv3_tiny", pretrained=True)
 
 
-@pytest.mark.parametrize("name", [*CLASSIFIERS, "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "autoformer_tiny", "mobilenetv3_small_050"])
 def test_drop_rates_reach_the_model(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=5, drop_rate=0.3, drop_path_rate=0.2)

@@ -7,7 +7,7 @@ scores, sentences as long as their mask) runs with those of its example.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +23,10 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from ofa.inputs import Inputs, tensors_in
+from ofa.nn.query_key_value import QueryKeyValue
 from ofa.nn.structure import clone_structure, own_hooks
 from ofa.nn.structure import without_values as module_without_values
-from ofa.supernet.channels.labels import AtomGraph, Labels
+from ofa.supernet.channels.labels import AtomGraph, Atoms, Labels
 from ofa.supernet.channels.rules import RULES, Operation, flat, pointwise, unknown
 
 _PASSES_SHORTCUTS = {
@@ -316,9 +317,20 @@ class _Run(QuickMeta):
 
 
 class Tracer(_Run):
-    """A run that follows channels through every operation; :func:`trace` does it."""
+    """A run that follows channels through every operation; :func:`trace` does it.
 
-    def __init__(self, tensors: Mapping[str, Tensor], convolution_weights: set[str]) -> None:
+    Args:
+        tensors: Parameters and buffers by name.
+        convolution_weights: Names of those whose first two axes alone are channels.
+        bias_units: Name -> for each place on its one axis, which entry stands for it when it is narrowed.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        convolution_weights: Set[str] = frozenset(),
+        bias_units: Mapping[str, Atoms] | None = None,
+    ) -> None:
         super().__init__(tensors.values())
         self.graph = AtomGraph()
         self.sources: list[Source] = []
@@ -326,7 +338,7 @@ class Tracer(_Run):
         self.products: list[tuple[str, Labels]] = []
         self.unknown_operations: set[str] = set()
         self._names = {tensor: name for name, tensor in tensors.items()}
-        self._convolution_weights = convolution_weights
+        self._convolution_weights, self._bias_units = convolution_weights, bias_units or {}
         self._labels: dict[Tensor, Labels] = {}
         self._shortcuts: dict[Tensor, frozenset[Tensor]] = {}
         self._normalised_shortcuts: dict[Tensor, frozenset[Tensor]] = {}
@@ -350,6 +362,9 @@ class Tracer(_Run):
             if num > 1:
                 atoms = self.graph.new_atoms(num)
                 self.sources.append(Source(name, axis, int(atoms[0]), num))
+                if name in self._bias_units:
+                    self.graph.ordered.append(atoms)  # which head has which entry depends on how many there are
+                    atoms = atoms[self._bias_units[name]]
                 labels.append(atoms.reshape([num if other == axis else 1 for other in range(tensor.ndim)]))
         return tuple(labels)
 
@@ -477,7 +492,12 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         for path, module in clone.named_modules()
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d))
     }
-    tracer = Tracer(tensors, convolutions)
+    bias_units = {
+        f"{path}.bias".removeprefix("."): module.bias_units()
+        for path, module in clone.named_modules()
+        if isinstance(module, QueryKeyValue)
+    }
+    tracer = Tracer(tensors, convolutions, bias_units)
     outputs = tensors_in(output := tracer.run(clone, inputs))
     if not outputs:
         raise TypeError(f"its output is a {type(output).__name__} without tensors")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ofa.space import Population, SearchSpace, Value
-from ofa.supernet.published import once_for_all
+from ofa.supernet.published import autoformer, once_for_all
 from ofa.supernet.published.accuracy import accuracy_predictor
 
 
@@ -63,6 +63,19 @@ PUBLISHED: Mapping[str, Published] = {
         project="https://github.com/mit-han-lab/once-for-all",
         licence="MIT",
         where=once_for_all.WHERE,
+    ),
+    "autoformer": Published(
+        presets=autoformer.NETWORKS,
+        converted=lambda tensors: autoformer.converted(autoformer.preset_of(tensors), tensors),
+        preset_of=autoformer.preset_of,
+        arch_of=lambda space, config: autoformer.arch_of(autoformer.preset_of_space(space), config),
+        accuracy_predictor=None,
+        notation=autoformer.NOTATION,
+        accuracies=autoformer.ACCURACIES,
+        pictures=autoformer.PICTURES,
+        project="https://github.com/microsoft/Cream",
+        licence="MIT",
+        where=autoformer.WHERE,
     ),
 }
 

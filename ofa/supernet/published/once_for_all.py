@@ -26,8 +26,8 @@ PRESETS = {
 }
 WHERE = "https://huggingface.co/han-cai/ofa, or what ofa_net(NAME, pretrained=True) of its own code leaves in .torch"
 ACCURACIES = {
-    "ofa_mobilenetv3_w1.2": "80.0, 79.6 and 79.1 % at 595, 482 and 389 million MACs, fine-tuned for 75 epochs each",
-    "ofa_resnet50d": "79.8 and 78.3 % at 4.1 and 1.8 thousand million MACs",
+    "ofa_mobilenetv3_w1.2": "80.0, 79.6 and 79.1 % at 595, 482 and 389 million MACs, each fine-tuned for 75 epochs",
+    "ofa_resnet50d": "79.8 and 78.3 % at 4.1 and 1.8 thousand million MACs, fine-tuned",
 }
 PICTURES = {
     "mean": (0.485, 0.456, 0.406),
