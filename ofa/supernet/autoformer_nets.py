@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import Attention, trunc_normal_
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -77,7 +77,7 @@ class AutoFormer(VisionTransformer):
             global_pool="avg",
             fc_norm=False,
             norm_layer=nn.LayerNorm,
-            attn_layer=RelativeAttention,
+            block_fn=_block,  # type: ignore[arg-type]
             **settings,
         )
         self._set_grid()
@@ -93,7 +93,14 @@ class AutoFormer(VisionTransformer):
                 module.set_grid(self.patch_embed.grid_size)
 
 
-class RelativeAttention(Attention):
+def _block(dim: int, num_heads: int, **settings: Any) -> nn.Module:
+    """timm's block around attention of ours."""
+    block = Block(dim, 1, **settings)
+    block.attn = RelativeAttention(dim, num_heads)
+    return block
+
+
+class RelativeAttention(nn.Module):
     """Attention that sees, besides what a token is, how far above and beside another it lies.
 
     A learned vector for the vertical and one for the horizontal distance are added to each key and to each value. A
@@ -108,10 +115,12 @@ class RelativeAttention(Attention):
         Shaw et al., arXiv:1803.02155, eq. 3 and 4, here in two dimensions (AutoFormer, sec. 4.1).
     """
 
-    def __init__(self, dim: int, num_heads: int, **settings: Any) -> None:
-        super().__init__(dim, num_heads, attn_head_dim=HEAD_DIM, **settings)
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
         self.qkv = QueryKeyValue(dim, num_heads, HEAD_DIM)
         self.keys, self.values = RelativePositions(), RelativePositions()
+        self.proj = nn.Linear(num_heads * HEAD_DIM, dim)
 
     def set_grid(self, grid: Sequence[int]) -> None:
         """Say how many rows and columns of patches there are."""
@@ -122,13 +131,12 @@ class RelativeAttention(Attention):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         assert attn_mask is None and not is_causal, "a token sees all others"
         num, num_tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(num, num_tokens, 3, self.num_heads, self.head_dim)
+        qkv = self.qkv(x).reshape(num, num_tokens, 3, self.num_heads, HEAD_DIM)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        query = query * self.scale
+        query = query * HEAD_DIM**-0.5
         weights = (query @ key.transpose(-2, -1) + self._relative_scores(query)).softmax(dim=-1)
-        weights = self.attn_drop(weights)
         found = weights @ value + self._relative_values(weights)
-        return self.proj_drop(self.proj(found.transpose(1, 2).reshape(num, num_tokens, self.attn_dim)))
+        return self.proj(found.transpose(1, 2).reshape(num, num_tokens, self.num_heads * HEAD_DIM))
 
     def _relative_scores(self, query: Tensor) -> Tensor:
         """Products of queries and positions, ``(N, heads, 1 + R * C, 1 + R * C)``."""
@@ -142,7 +150,7 @@ class RelativeAttention(Attention):
         return functional.pad(scores.flatten(2, 3), (0, 0, 1, 0))
 
     def _relative_values(self, weights: Tensor) -> Tensor:
-        """Sums of positions, as far as they are attended to, ``(N, heads, 1 + R * C, head_dim)``."""
+        """Sums of positions, as far as they are attended to, ``(N, heads, 1 + R * C, HEAD_DIM)``."""
         of_class, of_rows, of_columns = self.values()
         by_class, by_patches = weights[:, :, :1], weights[:, :, 1:]
         to_class = torch.cat([by_class.sum(dim=-1, keepdim=True), by_patches[..., :1]], dim=2)

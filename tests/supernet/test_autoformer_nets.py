@@ -97,7 +97,7 @@ def by_definition(attention: RelativeAttention, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("grid", [(3, 5), (17, 2), (1, 1)])  # 17 rows are farther apart than distances are learned for
 def test_attention_is_as_defined(grid: tuple[int, int]) -> None:
-    attention = RelativeAttention(24, 2, qkv_bias=True)
+    attention = RelativeAttention(24, 2)
     randomised(attention)
     attention.set_grid(grid)
     x = torch.randn(1, 1 + grid[0] * grid[1], 24, generator=torch.Generator().manual_seed(1))
