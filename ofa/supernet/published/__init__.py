@@ -40,7 +40,7 @@ class Published:
     presets: Mapping[str, str]
     converted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     preset_of: Callable[[Mapping[str, Tensor]], str]
-    arch_of: Callable[[SearchSpace, Mapping[str, Any]], dict[str, Value]]
+    arch_of: Callable[[SearchSpace, Mapping[str, Any]], Mapping[str, Value]]
     accuracy_predictor: Callable[[SearchSpace, Path], Callable[[Population], npt.NDArray[np.float64]]] | None
     notation: frozenset[str]
     accuracies: Mapping[str, str]
