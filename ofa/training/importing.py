@@ -13,6 +13,7 @@ from ofa.config import apply_overrides
 from ofa.errors import UsageError
 from ofa.files import resolved, sha256_of_file, write_csv_atomic, write_json_atomic
 from ofa.progress import Progress, notice
+from ofa.supernet import sort_channels
 from ofa.supernet.presets import PRESETS
 from ofa.supernet.published import PUBLISHED, Published
 from ofa.supernet.weights import read_weights
@@ -52,7 +53,9 @@ def published_recipe(
     published = PUBLISHED[project]
     preset = published.preset_of(read_weights(file))
     model: dict[str, Any] = {"name": preset, "weights": f"{project}:{file}"}
-    if "kernel" in PRESETS[preset][1]:
+    if preset not in PRESETS:
+        model["sort_channels"] = "l1"  # a plain network's, of which a narrow subnet takes the first
+    elif "kernel" in PRESETS[preset][1]:
         model["kernel_transforms"] = True
     name = f"{project} {published.presets[preset]}"
     return _recipe(model, overrides, name=name, data_root=data_root), _origin(published, preset, file)
@@ -109,6 +112,8 @@ def import_run(recipe: Recipe, origin: Mapping[str, Any], out: Path | str, *, pr
     task, data_config = recipe.task, as_pretrained(recipe.data, recipe.model)
     data = task.load(data_config, inputs=outline.inputs, sizes=outline.largest_sizes, progress=progress)
     supernet = build_supernet(recipe.model, num_classes=task.num_classes(data), inputs=task.inputs()).eval()
+    if recipe.model.sort_channels != "none":
+        sort_channels(supernet)
     notice(progress, "judging the largest and the smallest subnet")
     bounds = [supernet.space.largest(), supernet.space.smallest()]
     found = SubnetEvaluator(supernet, data, task).values(bounds, progress=progress)

@@ -6,7 +6,7 @@ One file per project, and a line in :data:`PUBLISHED`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ofa.space import Population, SearchSpace, Value
-from ofa.supernet.published import autoformer, once_for_all
+from ofa.supernet.published import autoformer, efficientnet_lite, once_for_all
 from ofa.supernet.published.accuracy import accuracy_predictor
 
 
@@ -40,14 +40,14 @@ class Published:
     presets: Mapping[str, str]
     converted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     preset_of: Callable[[Mapping[str, Tensor]], str]
-    arch_of: Callable[[SearchSpace, Mapping[str, Any]], Mapping[str, Value]]
-    accuracy_predictor: Callable[[SearchSpace, Path], Callable[[Population], npt.NDArray[np.float64]]] | None
-    notation: frozenset[str]
     accuracies: Mapping[str, str]
-    pictures: Mapping[str, Any]
     project: str
     licence: str
     where: str
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+    notation: frozenset[str] = frozenset()
+    arch_of: Callable[[SearchSpace, Mapping[str, Any]], Mapping[str, Value]] | None = None
+    accuracy_predictor: Callable[[SearchSpace, Path], Callable[[Population], npt.NDArray[np.float64]]] | None = None
 
 
 PUBLISHED: Mapping[str, Published] = {
@@ -69,13 +69,21 @@ PUBLISHED: Mapping[str, Published] = {
         converted=lambda tensors: autoformer.converted(autoformer.preset_of(tensors), tensors),
         preset_of=autoformer.preset_of,
         arch_of=lambda space, config: autoformer.arch_of(autoformer.preset_of_space(space), config),
-        accuracy_predictor=None,
         notation=autoformer.NOTATION,
         accuracies=autoformer.ACCURACIES,
         pictures=autoformer.PICTURES,
         project="https://github.com/microsoft/Cream",
         licence="MIT",
         where=autoformer.WHERE,
+    ),
+    "efficientnet-lite": Published(
+        presets=efficientnet_lite.NETWORKS,
+        converted=efficientnet_lite.converted,
+        preset_of=efficientnet_lite.preset_of,
+        accuracies=efficientnet_lite.ACCURACIES,
+        project="https://github.com/tensorflow/tpu",
+        licence="Apache-2.0",
+        where=efficientnet_lite.WHERE,
     ),
 }
 
@@ -95,6 +103,6 @@ def own_notation(space: SearchSpace, config: Mapping[str, Any]) -> Mapping[str, 
     if not config or config.keys() & set(space.names):
         return config
     for published in PUBLISHED.values():
-        if config.keys() <= published.notation:
+        if published.arch_of is not None and config.keys() <= published.notation:
             return published.arch_of(space, config)
     return config
