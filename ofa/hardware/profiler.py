@@ -368,10 +368,11 @@ def _sample(space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng
 
 def _num_subnets(space: SearchSpace, resolutions: Sequence[int] | None, *given: int | None) -> tuple[int, int]:
     of_one = len(resolutions or _values(space, "resolution")) == 1
-    defaults = NUM_SUBNETS_OF_ONE_RESOLUTION if of_one else NUM_SUBNETS
-    share = min(1.0, space.num_archs / sum(defaults))
+    to_fit, to_judge = NUM_SUBNETS_OF_ONE_RESOLUTION if of_one else NUM_SUBNETS
+    share = min(1.0, space.num_archs / (to_fit + to_judge))
+    defaults = int(share * to_fit), max(2, int(share * to_judge))
     num_fit, num_held_out = (
-        int(share * default) if number is None else number for number, default in zip(given, defaults, strict=True)
+        default if number is None else number for number, default in zip(given, defaults, strict=True)
     )
     return num_fit, num_held_out
 
