@@ -257,7 +257,8 @@ def import_(
     statistics of batch normalisation, and to judge subnets.
 
     Args:
-        project: once-for-all, autoformer, efficientnet-lite, or timm for any model that `ofa inspect` takes, with its own weights.
+        project: once-for-all, autoformer, efficientnet-lite, or timm for any model that `ofa inspect` takes, with its
+            own weights.
         source: The project's file, or the model's name.
         overrides: Settings of the run: data.name=folder model.weights=mine.safetensors
         out: Run folder to make.

@@ -104,7 +104,8 @@ def profile(
     Args:
         supernet: A supernet, trained or not: latency does not depend on the weights.
         rng: Draws subnets, inputs and the order of measurements.
-        num_fit: Whole subnets behind the correction, 36 or at one resolution 24; 0 leaves the sum of parts uncorrected.
+        num_fit: Whole subnets behind the correction, 36 or at one resolution 24, of a small space three fifths of all;
+            0 leaves the sum of parts uncorrected.
         num_held_out: Further subnets, at least 2, that the errors are reported on: 24, at one resolution 16.
         resolutions: Measure these only; architectures of other resolutions stay unknown to the table.
         num_resolutions: Measure parts at so many resolutions only, from the lowest to the highest, and interpolate
@@ -367,7 +368,9 @@ def _sample(space: SearchSpace, num: int, resolutions: Sequence[int] | None, rng
 
 def _num_subnets(space: SearchSpace, resolutions: Sequence[int] | None, *given: int | None) -> tuple[int, int]:
     of_one = len(resolutions or _values(space, "resolution")) == 1
-    defaults = NUM_SUBNETS_OF_ONE_RESOLUTION if of_one else NUM_SUBNETS
+    to_fit, to_judge = NUM_SUBNETS_OF_ONE_RESOLUTION if of_one else NUM_SUBNETS
+    share = min(1.0, space.num_archs / (to_fit + to_judge))
+    defaults = int(share * to_fit), max(2, int(share * to_judge))
     num_fit, num_held_out = (
         default if number is None else number for number, default in zip(given, defaults, strict=True)
     )

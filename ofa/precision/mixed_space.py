@@ -128,8 +128,8 @@ class Place:
     def presence(self) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
         """The dims that decide whether anything stands here, and whether it does for each of their values."""
         found = [without_idle_axes(slot.dims, (slot.keys != "").astype(float)) for slot in self.slots]
-        dims, is_there = next((one for one in found if not one[0]), found[0])  # one slot that is always there is enough
-        return dims, is_there > 0
+        dims, _ = next((one for one in found if not one[0]), found[0])  # one slot that is always there is enough
+        return dims, np.logical_or.reduce([is_there > 0 for others, is_there in found if others == dims])
 
 
 def places_of(slots: Sequence[SlotLike]) -> list[Place]:

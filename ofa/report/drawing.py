@@ -19,6 +19,9 @@ HEIGHT, SLOT, STAGE_GAP, LEFT, SCALE = 56.0, 24.0, 18.0, 86.0, 1.2
 RATIOS = ("expand", "mlp_ratio")
 MAX_SAMPLES = 6
 
+# Of stitched networks, whose blocks are not told: the way through them, in words.
+ROUTE, ROUTE_WIDTH = "anchors.route", 96.0
+
 
 Sizes = Mapping[str, Value]
 """What the dims of a block choose: kind of dim -> value."""
@@ -70,6 +73,7 @@ def describe_blocks(space: SearchSpace, arch: Mapping[str, Value]) -> str:
     """The drawing in words, for those who cannot see it."""
     parts = [f"resolution {arch['resolution']} pixels"] if "resolution" in arch else []
     parts += [f"{arch[axis]} {axis}" for axis in ("tokens", "seconds") if axis in arch]
+    parts += [f"route {arch[ROUTE]}"] if ROUTE in arch else []
     for stage, blocks in blocks_of(space, arch).items():
         active = [sizes for sizes in blocks if sizes is not None]
         parts.append(f"{stage}: {len(active)} of {len(blocks)} blocks" + "".join(map(_in_words, active)))
@@ -111,6 +115,9 @@ def architecture_svg(space: SearchSpace, arch: Mapping[str, Value]) -> Markup:
                 )
             )
         x += length + STAGE_GAP
+    if ROUTE in arch:
+        marks.append(Markup('<text x="{}" y="{}">{}</text>').format(x + ROUTE_WIDTH / 2, HEIGHT + 24, arch[ROUTE]))
+        x += ROUTE_WIDTH
     width, height = x - STAGE_GAP, HEIGHT + 30
     return Markup(
         '<svg class="architecture" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}" width="{:g}">{}</svg>'

@@ -12,9 +12,10 @@ from ofa.inputs import IMAGE_AXES, Inputs, InputSpec, as_size
 from ofa.space import Dim, SearchSpace, SpaceError
 from ofa.supernet.channels import sizes_at
 from ofa.supernet.choices import Allowed, Choices, Wanted, share_of
-from ofa.supernet.dims import DIM_KINDS, ElasticDim, Narrowing
+from ofa.supernet.dims import DIM_KINDS, ElasticDim
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.stages import Block, Stage
+from ofa.supernet.stitching import Stitched
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.trial import Shapes, are_alike, dims_that_run, failure_of, first_line
 
@@ -82,11 +83,15 @@ def elasticize(
     for name in coupled:
         if name not in inner:
             raise SpaceError(unknown_name_message("kind of dim to couple to the depth", name, inner))
+    kinds = _kinds_of(model)
+    for name in asked.wanted:
+        if name in DIM_KINDS and name not in kinds:
+            raise SpaceError(f"{name!r} does not vary in a {type(model).__name__}; it has {', '.join(kinds)}")
     candidates = {name: _candidates(name, size, asked.wanted.get(name)) for name, size in own.own.items()}
     analysis = _analyse(model, own, candidates)
     asked.check_places([name for name, _ in analysis.stages] + ["stem", "head"])
     found = _find_dims(analysis, asked, divisor)
-    fallbacks = {n: kind.fallback for n, kind in DIM_KINDS.items() if kind.fallback and n not in asked.wanted}
+    fallbacks = {n: kind.fallback for n, kind in kinds.items() if kind.fallback and n not in asked.wanted}
     if fallbacks and len({dim.kind for dim in found.values() if len(dim.values) > 1}) < 2:
         found = _find_dims(analysis, Choices({**asked.wanted, **fallbacks}), divisor)
     working = [_working_sizes(analysis, name, own.own[name], candidates[name], asked.wanted) for name in names]
@@ -123,11 +128,18 @@ def check_choices(
     return Choices(wanted)  # type: ignore[arg-type]  # as was checked
 
 
+def _kinds_of(model: nn.Module) -> dict[str, type[ElasticDim]]:
+    """The kinds of dims that a model can have."""
+    is_stitched = isinstance(model, Stitched)
+    return {name: kind for name, kind in DIM_KINDS.items() if kind.of_stitched is is_stitched}
+
+
 def _find_dims(analysis: GraphAnalysis, choices: Choices, divisor: int) -> dict[str, ElasticDim]:
     """Dims by name: of streams, since others refer to them, then of stages, then of blocks."""
     found: dict[str, ElasticDim] = {}
     analysis.notes.clear()
-    for kind in sorted(DIM_KINDS.values(), key=lambda kind: ("stream", "stage", "block").index(kind.scope)):
+    kinds = _kinds_of(analysis.model).values()
+    for kind in sorted(kinds, key=lambda kind: ("stream", "stage", "block").index(kind.scope)):
         found |= {dim.name: dim for dim in kind.find(analysis, choices, divisor, found)}
     return dims_that_run(analysis, found)
 
@@ -222,7 +234,7 @@ def _stage(name: str, blocks: Sequence[Block], found: Mapping[str, ElasticDim]) 
     depth = found.get(whole.depth_name)
     if depth is None or len(depth.values) == 1:
         return whole
-    removed = Narrowing.of([depth], {depth.name: 1}).removed
+    removed = depth.left_out(1)
     removable = tuple(position for position in range(len(blocks) - 1, 0, -1) if blocks[position].path in removed)
     return Stage(name, tuple(blocks), tuple(map(int, depth.values)), removable)
 

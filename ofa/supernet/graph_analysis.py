@@ -15,6 +15,7 @@ from ofa.supernet.channels.groups import Groups
 from ofa.supernet.channels.labels import Labels
 from ofa.supernet.graph_form import GraphForm
 from ofa.supernet.stages import Block, ancestors, common_ancestor, find_stages
+from ofa.supernet.stitching import Stitched
 
 
 @dataclass
@@ -49,7 +50,7 @@ class GraphAnalysis:
         except Exception:
             traced = trace(model, inputs.with_values(inputs.own))
         groups = find_groups(traced)
-        found = find_stages(model, traced, groups.all)
+        found = model.stages() if isinstance(model, Stitched) else find_stages(model, traced, groups.all)
         stages = [
             (f"stage{i}", [Block(f"stage{i}.block{j}", path) for j, path in enumerate(paths)])
             for i, paths in enumerate(found)

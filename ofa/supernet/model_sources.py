@@ -4,6 +4,7 @@
 - ``smp:ARCHITECTURE/ENCODER``: a segmentation model of segmentation-models-pytorch, as ``smp:unet/tu-resnet18``;
 - ``fcos:BACKBONE``: a detector without anchors on one of timm's models, as ``fcos:tf_efficientnet_lite0``;
 - ``transformers:FOLDER``, ``transformers:bert``: a classifier of texts;
+- ``stitch:ANCHOR,ANCHOR``: networks of any of these names, stitched, see :mod:`ofa.supernet.stitching`;
 - ``path/file.py:function`` of the user's: such a file is executed.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,9 @@ SINGLE_SHOT = ["ssdlite320_mobilenet_v3_large"]
 """Detectors of torchvision that have the same number of priors at every place, as our task takes them."""
 
 
+STITCHED = "stitch:"
+
+
 class UnknownModelError(OfaError, ValueError):
     """Nobody has a model of this name, or not with these settings."""
 
@@ -47,12 +51,29 @@ class ModelCode(NamedTuple):
     function: str
 
 
+def stitched_name(anchors: Sequence[str]) -> str:
+    """What stitched anchors are called: ``stitch:deit_tiny_patch16_224,deit_small_patch16_224``."""
+    return STITCHED + ",".join(anchors)
+
+
+def anchors_of(name: str) -> tuple[str, ...]:
+    """The inverse of :func:`stitched_name`; none of another name."""
+    return tuple(name.removeprefix(STITCHED).split(",")) if name.startswith(STITCHED) else ()
+
+
 def code_of(name: str) -> ModelCode | None:
     """What ``path/file.py:function`` says, the path relative to the current folder; ``None`` for other names.
 
     Raises:
-        UnknownModelError: If the function is missing.
+        UnknownModelError: If the function is missing, or anchors are in several files.
     """
+    if anchors := anchors_of(name):
+        found = [code_of(anchor) for anchor in anchors]
+        paths = {code.path for code in found if code is not None}
+        if len(paths) > 1:
+            raise UnknownModelError(f"anchors of {name!r} are in {len(paths)} files; put them into one")
+        functions = (each if code is None else code.function for each, code in zip(anchors, found, strict=True))
+        return ModelCode(paths.pop(), "-".join(functions)) if paths else None
     path, _, function = name.rpartition(":")
     if name.endswith(".py") or (path.endswith(".py") and not function.isidentifier()):
         raise UnknownModelError(f"model {name!r} must say which function of the file makes it: path/file.py:function")
@@ -100,6 +121,8 @@ def name_in_files(name: str, code: str | None = None) -> str:
 
 def public_name(name: str) -> str:
     """What a model is called in what is given to others: a file or folder without the folder that it is in."""
+    if anchors := anchors_of(name):
+        return stitched_name([public_name(anchor) for anchor in anchors])
     code = code_of(name)
     source, _, own = name.partition(":")
     if source == "transformers":
@@ -143,7 +166,7 @@ def model_of_source(name: str, **settings: Any) -> nn.Module:
         return _model_of_code(code, **settings)
     source, _, own_name = name.partition(":")
     if source not in _SOURCES:
-        known = unknown_name_message("source", source, _SOURCES)
+        known = unknown_name_message("source", source, (*_SOURCES, STITCHED.removesuffix(":")))
         raise UnknownModelError(f"model {name!r}: {known}, path/file.py")
     return _SOURCES[source](own_name, **settings)
 

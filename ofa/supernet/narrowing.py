@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -143,4 +144,8 @@ def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Modu
         parent, _, name = path.rpartition(".")
         del subnet.get_submodule(parent)._modules[name]
     narrower.narrow(narrowing, clones)
-    return subnet
+    if not narrowing.in_sequence:
+        return subnet
+    sequence = nn.Sequential(OrderedDict(subnet.named_children()))
+    sequence.training = subnet.training
+    return sequence

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
@@ -28,7 +28,7 @@ from ofa.errors import unknown_name_message
 from ofa.inputs import Inputs, as_size
 from ofa.nn.conv import CONVOLUTIONS, TRANSFORM, remove_kernel_transforms
 from ofa.nn.structure import clone_structure, digest_of, is_identity, own_hooks, own_tensors
-from ofa.space import SearchSpace
+from ofa.space import SearchSpace, Value
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
 from ofa.supernet.channels.rules import flat
@@ -96,8 +96,8 @@ class _Place:
 
     Args:
         paths: Modules that run here one after another.
-        dims: The dims that decide what stands here, without the inputs' axes and depth.
-        depth: The stage's depth dim, and which of its values keep the block.
+        dims: The dims that decide what stands here, without the inputs' axes and what leaves it out.
+        presence: The dim that can leave it out, a depth or a route, and the values with which it is there.
         runs_alone: Whether it can be measured as a part; what cannot (a block that takes tensors of several sizes) has
             costs but no slot.
     """
@@ -105,7 +105,7 @@ class _Place:
     name: str
     paths: tuple[str, ...]
     dims: tuple[ElasticDim, ...] = ()
-    depth: tuple[str, tuple[int, ...]] | None = None
+    presence: tuple[str, tuple[Value, ...]] | None = None
     runs_alone: bool = True
 
 
@@ -219,7 +219,7 @@ class PartIndex:
     def _tabulate(
         self, place: _Place, value: Callable[[_Place, Narrowing, int], Any], dtype: type[Any], absent: Any = 0
     ) -> tuple[tuple[str, ...], npt.NDArray[Any]]:
-        """``value`` of every choice of a place: an array over the inputs' axes, the stage's depth, its own dims."""
+        """``value`` of every choice of a place: an array over the inputs' axes, its presence, its own dims."""
         names = [dim.name for dim in place.dims]
         choices = [self.space[name].values for name in names]
         table: npt.NDArray[Any] = np.empty((len(self._sizes), *map(len, choices)), dtype=dtype)
@@ -228,12 +228,12 @@ class PartIndex:
             for r in range(len(self._sizes)):
                 table[r, *indices] = value(place, narrowing, r)
         table = table.reshape((*self._axes.values(), *map(len, choices)))
-        if place.depth is None:
+        if place.presence is None:
             return (*self._axes, *names), table
-        depth, present = place.depth
+        name, present = place.presence
         gone, axis = np.full_like(table, absent), len(self._axes)
-        table = np.stack([table if value in present else gone for value in self.space[depth].values], axis)
-        return (*self._axes, depth, *names), table
+        table = np.stack([table if value in present else gone for value in self.space[name].values], axis)
+        return (*self._axes, name, *names), table
 
     # -- what stands at a place ----------------------------------------------------------------------------------------
 
@@ -500,11 +500,9 @@ def _find_places(analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequenc
     calls = analysis.trace.calls
     places = []
     for stage in stages:
-        for position, block in enumerate(stage.blocks):
+        for block in stage.blocks:
             if block.path in calls:
-                runs_alone = _runs_alone(calls[block.path])
-                depth = stage.required(position)
-                places.append(_Place(block.name, (block.path,), depth=depth, runs_alone=runs_alone))
+                places.append(_Place(block.name, (block.path,), runs_alone=_runs_alone(calls[block.path])))
     blocks = {block.path for stage in stages for block in stage.blocks}
     starts = sorted((min(calls[b.path].order for b in s.blocks if b.path in calls), s.name) for s in stages)
     used: Counter[str] = Counter()
@@ -518,11 +516,32 @@ def _find_places(analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequenc
         used[region] += 1
         places.append(_Place(region + number, tuple(chain)))
     places.sort(key=lambda place: calls[place.paths[0]].order)
-    others = [dim for dim in dims if dim.name not in {stage.depth_name for stage in stages}]
+    leaving = {dim.name: {v: dim.left_out(v) for v in dim.values} for dim in dims if any(map(dim.left_out, dim.values))}
+    others = [dim for dim in dims if dim.name not in leaving]
     return [
-        dataclasses.replace(place, dims=_deciding(analysis, place, others, is_first=number == 0))
+        dataclasses.replace(
+            place,
+            dims=_deciding(analysis, place, others, is_first=number == 0),
+            presence=_presence(place.paths, leaving),
+        )
         for number, place in enumerate(places)
     ]
+
+
+def _presence(
+    paths: Sequence[str], leaving: Mapping[str, Mapping[Value, Set[str]]]
+) -> tuple[str, tuple[Value, ...]] | None:
+    """The first dim at some of whose values modules are left out, and its other values.
+
+    Args:
+        leaving: Name of a dim -> what it leaves out at each value.
+    """
+    within = {above for path in paths for above in (path, *ancestors(path))}
+    for name, left_out in leaving.items():
+        present = tuple(value for value, gone in left_out.items() if within.isdisjoint(gone))
+        if len(present) < len(left_out):
+            return name, present
+    return None
 
 
 def _deciding(

@@ -27,6 +27,7 @@ from ofa.supernet.edsr import EDSR
 from ofa.supernet.elasticize import OPTIONS, check_choices, elasticize, own_size
 from ofa.supernet.model_sources import (
     UnknownModelError,
+    anchors_of,
     inputs_of_source,
     is_source,
     model_of_source,
@@ -34,6 +35,7 @@ from ofa.supernet.model_sources import (
 )
 from ofa.supernet.published import own_notation, published_weights
 from ofa.supernet.sound_nets import NUM_BANDS, EcapaTdnn, KeywordNet
+from ofa.supernet.stitching import Stitched, StitchError
 from ofa.supernet.supernet import Supernet
 from ofa.supernet.weights import WeightsError, fit_weights, load_weights, read_weights
 
@@ -211,6 +213,7 @@ def create_supernet(
     input_size: Sequence[int] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    anchor_weights: Sequence[str | Path] = (),
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     **choices: Any,
@@ -219,17 +222,18 @@ def create_supernet(
 
     Args:
         name: A preset (see :data:`PRESETS`), or any model that :func:`ofa.elasticize` can convert: timm's,
-            ``torchvision:NAME``, ``transformers:FOLDER``, or ``path/file.py:function``, which is executed.
+            ``torchvision:NAME``, ``transformers:FOLDER``, or ``path/file.py:function``, which is executed; or
+            ``stitch:NAME,NAME`` of them.
         input_size: Height and width of images, in place of the model's own; ``resolution`` is the height, and the width
             keeps its proportion to it.
-        num_classes, in_chans, pretrained, weights, drop_rate, drop_path_rate: See :func:`create_model`. Published
-            weights bring the matrices between their kernels along, unless ``kernel_transforms=False`` is among the
-            choices.
+        num_classes, in_chans, pretrained, weights, anchor_weights, drop_rate, drop_path_rate: See :func:`create_model`.
+            Published weights bring the matrices between their kernels along, unless ``kernel_transforms=False`` is
+            among the choices.
         choices: Arguments of ``elasticize`` that replace the preset's own.
 
     Raises:
         SpaceError: If a choice is misspelt or malformed; before weights are fetched.
-        UnknownModelError, ModelCodeError, WeightsError: As :func:`create_model` does.
+        UnknownModelError, ModelCodeError, StitchError, WeightsError: As :func:`create_model` does.
     """
     if "inputs" not in choices and (inputs := inputs_of_source(name)) is not None:
         choices = {**choices, "inputs": inputs}
@@ -243,16 +247,15 @@ def create_supernet(
         name,
         num_classes=num_classes,
         in_chans=in_chans,
+        input_size=input_size,
         pretrained=pretrained,
+        anchor_weights=anchor_weights,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
     names = model.state_dict().keys()
     if "inputs" not in own and (input_size is not None or in_chans != 3):
         height, width = input_size or own_size(model)
-        resize: Any = getattr(model, "set_input_size", None)  # timm's, of models whose weights depend on it
-        if input_size is not None and resize is not None:
-            resize((height, width))
         own = {**own, "inputs": torch.empty(1, in_chans, height, width, device="meta")}
     supernet = elasticize(model, **{**own, **choices})
     if weights is not None:  # now, for those of a supernet hold what became of the model besides
@@ -265,8 +268,10 @@ def create_model(
     *,
     num_classes: int = 1000,
     in_chans: int = 3,
+    input_size: Sequence[int] | None = None,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    anchor_weights: Sequence[str | Path] = (),
     needs_classifier: bool = False,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
@@ -276,9 +281,11 @@ def create_model(
     Args:
         num_classes: Outputs of the classifier.
         in_chans: Channels of the input images.
+        input_size: Height and width of images, for models whose weights depend on it.
         pretrained: Load timm's or torchvision's weights; presets have none.
         weights: Load this ``.safetensors`` file instead, see :func:`~ofa.supernet.weights.load_weights`; or what others
             published for a preset, ``once-for-all:FILE``, see :mod:`ofa.supernet.published`.
+        anchor_weights: Such a file for each of stitched anchors, instead.
         needs_classifier: The file's classifier must be for the same classes.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block, growing linearly up to it; for models that have it.
@@ -286,12 +293,16 @@ def create_model(
     Raises:
         UnknownModelError: If the name is unknown; it names the nearest.
         ModelCodeError: If a file of the user's does not give a model.
+        StitchError: If anchors cannot be stitched, or have another number of files.
         WeightsError: If the weights cannot be read, or are another model's.
     """
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     settings |= {key: rate for key, rate in rates.items() if rate}
-    if is_source(name):
+    if anchors := anchors_of(name):
+        settings |= {"input_size": input_size, "needs_classifier": needs_classifier}
+        model = _stitched(anchors, anchor_weights, pretrained=pretrained, **settings)
+    elif is_source(name):
         settings |= rates
         model = model_of_source(name, pretrained=pretrained, needs_classifier=needs_classifier, **settings)
     elif name in PRESETS:
@@ -312,9 +323,23 @@ def create_model(
             f"{unknown_name_message('preset or timm model', name, known, max_listed=5)} (timm.list_models() has all; "
             f"presets: {', '.join(PRESETS)})"
         )
+    resize: Any = getattr(model, "set_input_size", None)  # timm's, of models whose weights depend on it
+    if input_size is not None and resize is not None:
+        resize(tuple(input_size))
     if weights is not None:
         _begin_from(model, weights, needs_classifier=needs_classifier)
     return model
+
+
+def _stitched(anchors: Sequence[str], weights: Sequence[str | Path], *, pretrained: bool, **settings: Any) -> nn.Module:
+    files: Sequence[str | Path | None] = weights or [None] * len(anchors)
+    if len(files) != len(anchors):
+        raise StitchError(f"there are {len(files)} files of weights for {len(anchors)} anchors; give one for each")
+    models = [
+        create_model(name, weights=file, pretrained=pretrained and file is None, **settings)
+        for name, file in zip(anchors, files, strict=True)
+    ]
+    return Stitched(models, anchors)
 
 
 def published_arch(preset: str, config: Mapping[str, Any]) -> Arch:

@@ -83,11 +83,17 @@ class Supernet(nn.Module):
         """
         arch = self.space.arch(arch)
         if arch == self._largest:
-            return self.model
+            return self.largest_subnet
         subnet = self._narrowed(arch)
         if self.training:
             detach_buffers(subnet)
         return subnet
+
+    @property
+    def largest_subnet(self) -> nn.Module:
+        """The model itself, or of stitched anchors the last: views of it."""
+        leaves_out = any(dim.left_out(dim.values[-1]) for dim in self.dims)
+        return self._narrowed(self._largest) if leaves_out else self.model
 
     def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
         return build(self.model, self._narrower, Narrowing.of(self.dims, arch))

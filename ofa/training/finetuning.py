@@ -21,10 +21,16 @@ def model_of(run: Run, arch: Mapping[str, Value]) -> dict[str, Any]:
     Args:
         arch: The subnet that is trained alone; all of them, if empty.
     """
-    weights = str(run.path / "supernet.safetensors")
-    own: dict[str, Any] = run.recipe.to_json()["model"]
-    begins = {"pretrained": False, "weights": weights, "sort_channels": "none", "zero_init": False}
-    return {**own, **begins, "subnet": dict(arch) or own["subnet"]}
+    recipe = run.recipe
+    model = dataclasses.replace(
+        recipe.model.untrained(),
+        weights=str(run.path / "supernet.safetensors"),
+        sort_channels="none",
+        zero_init=False,
+        subnet=dict(arch) or recipe.model.subnet,
+    )
+    plain: dict[str, Any] = dataclasses.replace(recipe, model=model).to_json()["model"]
+    return plain
 
 
 def finetuning_recipe(

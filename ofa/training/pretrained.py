@@ -23,11 +23,16 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     """What is left open of how pictures become inputs, settled as the model's weights were trained.
 
     Weights of a run of ours: as in that run. Weights of a timm or torchvision model, fetched or from a file: mean, std,
-    interpolation and crop of its ``pretrained_cfg`` or ``transforms``. Published weights: as its own evaluation does.
+    interpolation and crop of its ``pretrained_cfg`` or ``transforms``; of published ones, of its own evaluation. Of
+    stitched anchors the first decides.
     """
-    if not (model.pretrained or model.weights):
+    weights = (model.weights, *model.anchor_weights)
+    file = next(filter(None, weights), None)
+    if not (model.pretrained or file):
         return data
-    found = _of_project(model) or (_of_run(model) if _is_of_run(model) else _of_library(model.name))
+    name = (model.anchors or (model.name,))[0]
+    found = _of_project(file) if file else {}
+    found = found or (_of_run(file) if file and _is_of_run(file) else _of_library(name))
     for name in ("mean", "std"):
         values = found.get(name, ())
         if values and len(values) != model.in_chans:
@@ -37,17 +42,17 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     )
 
 
-def _of_project(model: ModelConfig) -> dict[str, Any]:
-    found = None if model.weights is None else published_weights(model.weights)
+def _of_project(weights: str) -> dict[str, Any]:
+    found = published_weights(weights)
     return {} if found is None else dict(found[0].pictures)
 
 
-def _is_of_run(model: ModelConfig) -> bool:
-    return model.weights is not None and (Path(model.weights).parent / RUN_FILE).is_file()
+def _is_of_run(weights: str) -> bool:
+    return (Path(weights).parent / RUN_FILE).is_file()
 
 
-def _of_run(model: ModelConfig) -> dict[str, Any]:
-    path = Path(str(model.weights)).parent / RUN_FILE
+def _of_run(weights: str) -> dict[str, Any]:
+    path = Path(weights).parent / RUN_FILE
     stored = read_json(path, kind="run folder", remedy="name other weights").get("data", {})
     found = {name: stored.get(name) for name in ("mean", "std", "fit", "crop_pct", "interpolation")}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}

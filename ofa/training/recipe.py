@@ -15,11 +15,13 @@ from ofa.data import DataConfig
 from ofa.data.timm_policy import TimmPolicy
 from ofa.errors import unknown_name_message
 from ofa.supernet.dims import DIM_KINDS
+from ofa.supernet.model_sources import anchors_of, stitched_name
 from ofa.tasks import Classification, Task
 from ofa.tasks.own_code import trust_classes_of
 from ofa.training.strategy import Strategy
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+DEFAULT_MODEL = "ofa_mobilenetv3_tiny"
 
 
 Values = dict[str, Any] | tuple[int | float | str, ...] | None
@@ -33,12 +35,15 @@ class ModelConfig:
         name: A preset, a timm model, ``torchvision:NAME``, ``transformers:FOLDER`` with a ``config.json``,
             ``transformers:bert`` (a small one), or ``path/file.py:function``, which is executed; paths are relative to
             the current folder.
+        anchors: Two models or more of one family, by such names, the smallest first, that are stitched
+            (:mod:`ofa.supernet.stitching`); ``name`` then follows from them.
         in_chans: Channels of the pictures: 1 is grey, 3 red, green and blue; with 2 and 4 alpha is one of them.
         input_size: Height and width that the model is made for, if not its own; ``resolution`` is the height, and the
             width keeps its proportion to it.
         pretrained: Begin from timm's or torchvision's weights, or those in the folder.
         weights: Begin from a file with the model's parameter names instead, ``.safetensors`` or a checkpoint of
             ``torch.save``; a classifier for other classes is left out.
+        anchor_weights: Such a file for each of the anchors.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
             ``activations`` on 512 training images.
         dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
@@ -54,11 +59,13 @@ class ModelConfig:
             identity (BigNAS, arXiv:2003.11142, sec. 3.2).
     """
 
-    name: str = "ofa_mobilenetv3_tiny"
+    name: str = DEFAULT_MODEL
+    anchors: tuple[str, ...] | None = None
     in_chans: int = 3
     input_size: tuple[int, ...] | None = None
     pretrained: bool = False
     weights: str | None = None
+    anchor_weights: tuple[str, ...] = ()
     sort_channels: Literal["none", "l1", "activations"] = "none"
     kernel_transforms: bool = False
     dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
@@ -73,6 +80,7 @@ class ModelConfig:
     zero_init: bool = False
 
     def __post_init__(self) -> None:
+        self._settle_anchors()
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be from 0 to below 1, not {getattr(self, name)}")
@@ -80,6 +88,22 @@ class ModelConfig:
             raise ConfigError(f"model.in_chans must be at least 1, not {self.in_chans}")
         if self.input_size is not None and (len(self.input_size) != 2 or min(self.input_size) < 1):
             raise ConfigError(f"model.input_size must be height and width in pixels, not {list(self.input_size)}")
+
+    def _settle_anchors(self) -> None:
+        """Let name and anchors say the same."""
+        anchors = anchors_of(self.name) if self.anchors is None else self.anchors
+        if self.anchors is not None and not (self.name == DEFAULT_MODEL or anchors_of(self.name)):
+            raise ConfigError(f"model.name={self.name} and model.anchors do not go together; leave one of them out")
+        if self.anchors is not None and len(anchors) < 2:
+            raise ConfigError(f"model.anchors must be two models or more, the smallest first, not {list(anchors)}")
+        if self.anchor_weights and len(self.anchor_weights) != len(anchors):
+            raise ConfigError(
+                f"model.anchor_weights has {len(self.anchor_weights)} files for {len(anchors)} anchors; give one for "
+                "each"
+            )
+        if anchors:
+            object.__setattr__(self, "anchors", tuple(anchors))
+            object.__setattr__(self, "name", stitched_name(anchors))
 
     def choices(self) -> dict[str, Any]:
         """The arguments that were given; the others are left to the preset."""
@@ -93,7 +117,7 @@ class ModelConfig:
         }
 
     def untrained(self) -> ModelConfig:
-        return dataclasses.replace(self, pretrained=False, weights=None)
+        return dataclasses.replace(self, pretrained=False, weights=None, anchor_weights=())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ def build_supernet(config: ModelConfig, *, num_classes: int, inputs: InputSpec |
         input_size=config.input_size,
         pretrained=config.pretrained,
         weights=config.weights,
+        anchor_weights=config.anchor_weights,
         drop_rate=config.drop_rate,
         drop_path_rate=config.drop_path_rate,
         **config.choices(),

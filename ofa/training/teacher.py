@@ -50,7 +50,7 @@ def load_teacher(strategy: Strategy, *, num_classes: int) -> nn.Module | None:
             raise ConfigError(
                 f"strategy.teacher {name} was trained for {run.num_classes} classes, not {num_classes}; name another"
             )
-        return run.supernet().model.requires_grad_(False)
+        return run.supernet().largest_subnet.requires_grad_(False)
     if strategy.teacher_weights is None:
         _check_own_weights(name, num_classes)
     teacher = create_model(
@@ -82,7 +82,7 @@ def frozen_copy(supernet: Supernet) -> nn.Module:
 
     Like the subnets it teaches, it normalises with the statistics of the batch, whose resolution may not be its own.
     """
-    model = copy.deepcopy(supernet.model)
+    model = copy.deepcopy(supernet.largest_subnet)
     without_dropout(model)
     return model.train().requires_grad_(False)
 

@@ -34,6 +34,7 @@ from ofa.progress import Progress, notice
 from ofa.space import Arch, Population
 from ofa.supernet import Supernet, sort_channels
 from ofa.supernet.model_sources import code_sha256
+from ofa.supernet.stitching import Stitched, fit_stitches
 from ofa.tasks import TaskData, mean_of
 from ofa.training import gradients
 from ofa.training.checkpoint import (
@@ -269,10 +270,8 @@ class _Trainer:
         model = recipe.model.untrained() if resumes else recipe.model
         supernet = build_supernet(model, num_classes=num_classes, inputs=self.task.inputs())
         self._check_outputs(supernet, num_classes)
-        if recipe.model.zero_init and not resumes:
-            zero_init(supernet)
         if not resumes:
-            self._sort_channels(supernet)
+            self._prepare(supernet)
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
@@ -297,16 +296,24 @@ class _Trainer:
         except ConfigError as error:
             raise ConfigError(f"model {self.recipe.model.name!r} does not fit the data: {error}") from None
 
-    def _sort_channels(self, supernet: Supernet) -> None:
-        how = self.recipe.model.sort_channels
-        if how == "none":
-            return
+    def _prepare(self, supernet: Supernet) -> None:
+        """What is done to the weights before the first step."""
+        model = self.recipe.model
+        if model.zero_init:
+            zero_init(supernet)
+        if model.sort_channels != "none":
+            by_activations = model.sort_channels == "activations"
+            sort_channels(supernet, inputs=self._few_inputs(512) if by_activations else None)
+        if isinstance(supernet.model, Stitched) and model.weights is None:
+            fit_stitches(supernet.model, self._few_inputs(128))
+
+    def _few_inputs(self, num: int) -> Iterator[Inputs]:
+        """Training batches of about so many inputs in all."""
         batch_size = min(self.config.batch_size, len(self.data.splits.train) // 2 * 2)
         batches = self.task.train_batches(
             self.data, epoch=0, batch_size=batch_size, seed=self.config.seed, device="cpu"
         )
-        few = (inputs for inputs, _ in itertools.islice(batches, max(1, 512 // batch_size)))
-        sort_channels(supernet, inputs=few if how == "activations" else None)
+        return (inputs for inputs, _ in itertools.islice(batches, max(1, num // batch_size)))
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 

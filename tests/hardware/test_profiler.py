@@ -17,7 +17,7 @@ from ofa.hardware import energy, load_device, profile
 from ofa.hardware import profiler as module
 from ofa.hardware.timing import TimedBlock, TimingResult
 from ofa.hardware.transports import Local, Ssh
-from ofa.space import Arch, Dim, SpaceError
+from ofa.space import Arch, Dim, SearchSpace, SpaceError
 
 from .fakes import FakeSupernet
 
@@ -386,3 +386,11 @@ def test_a_real_measurement_on_a_gpu(name, cuda, tmp_path):
     assert (table.predict_ms(every(supernet.space)) > 0).all()
     assert len(table.entries) == 8 and table.held_out["num"] == 4
     assert table.fingerprint["runtime"]["gpu"]
+
+
+def test_a_small_space_is_shared_by_what_fits_and_what_judges() -> None:
+    routes = Dim("anchors.route", tuple(map(str, range(24))))
+    assert module._num_subnets(SearchSpace((Dim("resolution", (32,)), routes)), None, None, None) == (14, 9)
+    assert module._num_subnets(SearchSpace((Dim("resolution", (32,)), routes)), None, 20, None) == (20, 9)
+    assert module._num_subnets(SearchSpace((Dim("resolution", tuple(range(9))), routes)), None, None, None) == (36, 24)
+    assert module._num_subnets(SearchSpace((Dim("resolution", (32,)),)), None, None, None) == (0, 2)

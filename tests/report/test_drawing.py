@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofa.report.drawing import architecture_svg, block_rect, blocks_of, legend_svgs
+from ofa.report.drawing import architecture_svg, block_rect, blocks_of, describe_blocks, legend_svgs
 from ofa.space import Dim, SearchSpace
 
 FIXED = SearchSpace((Dim("stage1.depth", (1, 3)), Dim("stage2.block0.kernel", (3, 5)), Dim("stage3.depth", (2, 4))))
@@ -59,6 +59,13 @@ def test_everything_stays_within_the_frame(space: SearchSpace) -> None:
 def test_the_drawing_says_in_words_what_it_shows(space: SearchSpace) -> None:
     label = ElementTree.fromstring(architecture_svg(space, space.smallest())).attrib["aria-label"]
     assert label.startswith("resolution 128 pixels; stage1: 2 of 4 blocks, kernel 3 expand 3, kernel 3 expand 3; ")
+
+
+def test_a_route_is_said() -> None:
+    space = SearchSpace((Dim("resolution", (32,)), Dim("anchors.route", ("anchor0", "0.1-1.2", "anchor1"))))
+    arch = space.arch({"resolution": 32, "anchors.route": "0.1-1.2"})
+    assert describe_blocks(space, arch) == "resolution 32 pixels; route 0.1-1.2"
+    assert [text.text for text in ElementTree.fromstring(architecture_svg(space, arch)).iter("text")][-1] == "0.1-1.2"
 
 
 def test_the_legend_names_every_choice(space: SearchSpace) -> None:

@@ -25,6 +25,7 @@ from ofa.supernet.channels import trace
 from ofa.supernet.channels.tracer import stand_in
 from ofa.supernet.dims import DIM_KINDS, Narrowing
 from ofa.supernet.narrowing import Narrower, build
+from ofa.supernet.stitching import Stitched
 
 from .helpers import batch_norms, disagreement, make_images, randomise
 
@@ -249,4 +250,7 @@ def test_different_models_show_every_kind_of_dim() -> None:
     for name in DIFFERENT:
         with torch.device("meta"):
             kinds |= {dim.kind for dim in elasticize(timm.create_model(name)).dims}
+    with torch.device("meta"):
+        anchors = [timm.create_model(f"vit_{size}_patch16_224") for size in ("tiny", "small")]
+        kinds |= {dim.kind for dim in elasticize(Stitched(anchors)).dims}
     assert kinds == set(DIM_KINDS)

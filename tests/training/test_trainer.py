@@ -276,7 +276,7 @@ SIMILAR = ("attentivenas", "compofa", "deps", "multi_arch", "sortednet")  # to o
     [
         pytest.param(name, marks=[pytest.mark.slow] * (name in SIMILAR))
         for name in list_recipes()
-        if name not in ("demo", "instatune")
+        if name not in ("demo", "instatune", "stitch")
         and not name.startswith("imagenet_")  # the same strategies, at rates for other data
         and load_recipe(name).task == Classification()
     ],

@@ -5,6 +5,7 @@ from ofa.supernet.dims.elastic import ElasticDim, Narrowing
 from ofa.supernet.dims.heads import ElasticHeads
 from ofa.supernet.dims.inner_width import ElasticExpand, ElasticMlpRatio
 from ofa.supernet.dims.kernel import ElasticKernel
+from ofa.supernet.dims.route import ElasticRoute
 from ofa.supernet.dims.width import ElasticWidth
 
 # Whoever names kinds asks here: elasticize() and `ofa inspect` what they take, recipes what they hold.
@@ -15,6 +16,7 @@ DIM_KINDS: dict[str, type[ElasticDim]] = {
     "mlp_ratio": ElasticMlpRatio,
     "heads": ElasticHeads,
     "width": ElasticWidth,
+    "route": ElasticRoute,
 }
 
 __all__ = ["DIM_KINDS", "ElasticDim", "Narrowing"]

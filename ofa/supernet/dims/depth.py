@@ -53,6 +53,8 @@ class ElasticDepth(ElasticDim):
             kept = sorted({depth for depth in depths if full - len(paths) <= depth < full})
             yield cls(f"{name}.depth", (*kept, full), paths)
 
+    def left_out(self, value: Value) -> frozenset[str]:
+        return frozenset(self.paths[: int(self.values[-1]) - int(value)])
+
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
-        depth = int(arch.get(self.name, self.values[-1]))
-        narrowing.removed.update(self.paths[: int(self.values[-1]) - depth])
+        narrowing.removed.update(self.left_out(arch.get(self.name, self.values[-1])))

@@ -26,11 +26,13 @@ class Narrowing:
         units: Group number -> units kept; groups that stay whole are absent.
         kernels: Path of a convolution -> the size to which its kernel shrinks.
         removed: Paths of the blocks that are left out.
+        in_sequence: The children that are left run one after another, whatever the model does with all of them.
     """
 
     units: dict[int, int] = field(default_factory=dict)
     kernels: dict[str, int] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
+    in_sequence: bool = False
 
     @classmethod
     def of(cls, dims: Iterable[ElasticDim], arch: Mapping[str, Value]) -> Narrowing:
@@ -50,6 +52,7 @@ class ElasticDim:
             stage), a ``stage``, or a ``block``. Kinds are found in this order.
         allowed: How lists of choices are checked.
         fallback: Choices where the user asks for none and fewer than two kinds vary; else the default holds.
+        of_stitched: Whether it is for :class:`~ofa.supernet.stitching.Stitched`, in which no other kind varies.
 
     Args:
         name: As in the space: ``stage1.block0.kernel``.
@@ -61,6 +64,7 @@ class ElasticDim:
     scope: ClassVar[Scope] = "block"
     allowed: ClassVar[Allowed] = Allowed()
     fallback: ClassVar[tuple[str, ...]] = ()
+    of_stitched: ClassVar[bool] = False
 
     name: str
     values: tuple[Value, ...]
@@ -91,6 +95,10 @@ class ElasticDim:
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         """Write into ``narrowing`` what the architecture chooses; leave alone what stays whole."""
         raise NotImplementedError
+
+    def left_out(self, value: Value) -> Set[str]:
+        """Paths of the modules that are not there at one of its values."""
+        return frozenset()
 
     def restricted(self, groups: Set[int]) -> Self:
         """The same dim for some of its groups; with none, one that has a single value."""
