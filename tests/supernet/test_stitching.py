@@ -454,6 +454,33 @@ def test_training_begins_with_fitted_stitches(run: Run, tmp_path: Path, monkeypa
     assert len(fitted) == 1
 
 
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    recipe = load_recipe("stitch", [ANCHORS, *QUICK, "train.epochs=2"])
+
+    def kill(done: int, total: int, what: str) -> None:
+        if what.startswith("epoch") and done == 6:
+            raise Killed
+
+    whole = train(recipe, tmp_path / "whole").supernet().model.state_dict()
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", progress=kill)
+    resumed = train(recipe, tmp_path / "run", resume=True).supernet().model.state_dict()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def test_training_moves_the_weights_of_both_anchors_and_of_stitches(run: Run, tmp_path: Path) -> None:
+    further = load_recipe("stitch", [ANCHORS, *QUICK, f"model.weights={run.path / 'supernet.safetensors'}"])
+    before, after = run.supernet().model.state_dict(), train(further, tmp_path / "run").supernet().model.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert {"anchor0.entry.cls_token", "anchor0.head.head.weight", "anchor1.entry.cls_token"} <= moved
+    assert {f"anchor{k}.blocks.{block}.mlp.fc1.weight" for k in range(2) for block in range(4)} <= moved
+    assert any(name.startswith("stitch0.") for name in moved)
+
+
 def test_the_last_anchor_teaches(run: Run) -> None:
     supernet = run.supernet()
     images = make_images(supernet, supernet.space.largest())
