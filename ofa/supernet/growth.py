@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ofa.errors import OfaError
-from ofa.inputs import tensors_in
+from ofa.inputs import Inputs, tensors_in
 from ofa.nn.conv import CONVOLUTIONS
 from ofa.nn.structure import is_identity
 from ofa.space import Arch, SpaceError, Value
@@ -193,7 +193,7 @@ class _Growth:
         """Whether a dim leaves just these sizes of what it has a say in."""
         made = Narrowing.of([dim], arch)
         least = Narrowing.of([dim], {**arch, dim.name: dim.values[0] if isinstance(dim.values[0], str) else 1})
-        kernels = {path: max(self.new_modules[path].kernel_size) for path in least.kernels} | made.kernels  # type: ignore[arg-type,type-var]
+        kernels = {path: max(self.new_modules[path].kernel_size) for path in least.kernels} | made.kernels  # type: ignore[arg-type]
         units = {number: self.new.analysis.groups.all[number].num_units for number in dim.groups} | made.units
         return (
             all(sizes.units.get(number, kept) == kept for number, kept in units.items())
@@ -209,7 +209,7 @@ class _Growth:
         for each in [name] if dim is None else [n for n, other in self.new_dims.items() if other.kind == kind]:
             place = each.rpartition(".")[0] if dim is not None and dim.scope == "stream" else "*"
             by_place.setdefault(place, set()).update(self.old_values.get(each, ()), self.new_values.get(each, ()))
-        lists = {place: sorted(values) for place, values in by_place.items()}  # type: ignore[type-var]
+        lists = {place: sorted(values) for place, values in by_place.items()}
         asked = lists.get("*") or "{" + ", ".join(f"{place}: {values}" for place, values in lists.items()) + "}"
         there = arch.get(name, self.old_values.get(name, ("of another size",))[-1])
         here = self.new_values.get(name, ())
@@ -264,12 +264,8 @@ class _Growth:
         sites = [site for group in self.new.analysis.streams for site in group.sites if is_within(site.tensor, block)]
         for site in sites:
             path = site.tensor.rpartition(".")[0]
-            weight = self.new_tensors[site.tensor]
-            if (
-                site.axis == _output_axis(self.new_modules[path])
-                and weight.ndim > 1
-                and weight.shape[1 - site.axis] > 1
-            ):
+            weight, outputs = self.new_tensors[site.tensor], _output_axis(self.new_modules[path])
+            if site.axis == outputs and weight.ndim > 1 and weight.shape[1 - outputs] > 1:
                 for parameter in self.new_modules[self._behind(path, block)].parameters(recurse=False):
                     parameter.zero_()
 
@@ -298,17 +294,14 @@ class _Growth:
             there = [path for path in paths if path not in self.added]
             if len(there) == len(paths):
                 continue
-            before = [path for path in there if self._shapes(path) == self._shapes(there[-1])]
-            if len(before) < 2:
-                raise GrowthError(f"{stage.name} has {len(before)} block to fit a line to, which takes two; {PRESERVE}")
-            if any(
-                isinstance(self.old_modules[path], _BatchNorm)
-                for path in self.old_modules
-                if is_within(path, there[-1])
-            ):
+            inside = [module for path, module in self.old_modules.items() if is_within(path, there[-1])]
+            if any(isinstance(module, _BatchNorm) for module in inside):
                 raise GrowthError(
                     f"{stage.name} has batch normalisation, whose statistics are of one depth; {PRESERVE}"
                 )
+            before = [path for path in there if self._shapes(path) == self._shapes(there[-1])]
+            if len(before) < 2:
+                raise GrowthError(f"{stage.name} has {len(before)} block to fit a line to, which takes two; {PRESERVE}")
             found.append((before, [*before, *paths[len(there) :]]))
         if not found:
             raise GrowthError(f"no stage is deeper than before, and a line is for depth; {PRESERVE}")
@@ -326,22 +319,29 @@ class _Growth:
             GrowthError: If they do not; the larger model has the smaller one's weights all the same.
         """
         largest = self.old.space.largest()
-        tensor = next(self.new.model.parameters())
-        inputs = self.old.inputs.with_values(self.old.inputs.sizes(largest)).map(
-            lambda each: each.to(tensor.device, tensor.dtype if each.is_floating_point() else None)
+        inputs = self.old.inputs.with_values(self.old.inputs.sizes(largest))
+        before, after = (
+            _outputs(supernet, inputs, arch) for supernet, arch in ((self.old, largest), (self.new, self.arch(largest)))
         )
-        outputs = []
-        for supernet, arch in ((self.old, largest), (self.new, self.arch(largest))):
-            was_training = supernet.training
-            outputs.append(supernet.eval()(*inputs.args, arch=arch, **inputs.kwargs))
-            supernet.train(was_training)
-        for before, after in zip(*map(tensors_in, outputs), strict=True):
-            scale = before.abs().max().item() if before.numel() else 0.0
-            if before.shape != after.shape or not torch.allclose(after, before.to(after), 1e-3, 1e-3 * scale, True):
+        for expected, found in zip(before, after, strict=True):
+            atol = 1e-3 * expected.abs().max().item() if expected.numel() else 0.0
+            if found.shape != expected.shape or not torch.allclose(
+                found, expected, rtol=1e-3, atol=atol, equal_nan=True
+            ):
                 raise self._strangers("the same weights compute something else; are settings of layers others?")
 
 
 PRESERVE = "use the initialisation `preserving`"
+
+
+def _outputs(supernet: Supernet, inputs: Inputs, arch: Arch) -> list[Tensor]:
+    """What a subnet gives in eval mode, on the CPU in double precision."""
+    like = next(supernet.model.parameters())
+    inputs = inputs.map(lambda each: each.to(like) if each.is_floating_point() else each.to(like.device))
+    was_training = supernet.training
+    outputs = supernet.eval()(*inputs.args, arch=arch, **inputs.kwargs)
+    supernet.train(was_training)
+    return [tensor.cpu().double() for tensor in tensors_in(outputs)]
 
 
 def _blocks(supernet: Supernet) -> Iterator[Block]:

@@ -172,7 +172,8 @@ def places(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> dict[s
         for name, tensor in itertools.chain(*held):
             before = found.setdefault(name, ())
             if axis < tensor.ndim:
-                found[name] = (*before, tensor[(*[0] * axis, slice(None), *[0] * (tensor.ndim - axis - 1))])
+                line = tuple(slice(None) if other == axis else 0 for other in range(tensor.ndim))
+                found[name] = (*before, tensor[line])
     return found
 
 

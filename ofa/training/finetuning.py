@@ -29,7 +29,7 @@ def finetuning_recipe(
     before = run.recipe
     weights = str(run.path / "supernet.safetensors")
     model = dataclasses.replace(
-        before.model, pretrained=False, weights=weights, sort_channels="none", zero_init=False, subnet=dict(arch)
+        before.model.untrained(), weights=weights, sort_channels="none", zero_init=False, subnet=dict(arch)
     )
     config = before.train
     epochs = config.epochs * EPOCHS

@@ -24,9 +24,10 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     Weights of a run of ours: as in that run. Weights of a timm or torchvision model, fetched or from a file: mean, std,
     interpolation and crop of its ``pretrained_cfg`` or ``transforms``.
     """
-    if not (model.pretrained or model.weights):
+    if not (model.pretrained or model.weights or model.grow_from):
         return data
-    found = _of_run(model) if _is_of_run(model) else _of_library(model.name)
+    run = _run_of(model)
+    found = _of_library(model.name) if run is None else _of_run(run)
     for name in ("mean", "std"):
         values = found.get(name, ())
         if values and len(values) != model.in_chans:
@@ -36,13 +37,16 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     )
 
 
-def _is_of_run(model: ModelConfig) -> bool:
-    return model.weights is not None and (Path(model.weights).parent / RUN_FILE).is_file()
+def _run_of(model: ModelConfig) -> Path | None:
+    """The run folder that the weights are from, if they are from one."""
+    if model.grow_from is not None:
+        return Path(model.grow_from)
+    folder = Path(model.weights or "").parent
+    return folder if model.weights is not None and (folder / RUN_FILE).is_file() else None
 
 
-def _of_run(model: ModelConfig) -> dict[str, Any]:
-    path = Path(str(model.weights)).parent / RUN_FILE
-    stored = read_json(path, kind="run folder", remedy="name other weights").get("data", {})
+def _of_run(run: Path) -> dict[str, Any]:
+    stored = read_json(run / RUN_FILE, kind="run folder", remedy="name other weights").get("data", {})
     found = {name: stored.get(name) for name in ("mean", "std", "fit", "crop_pct", "interpolation")}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 

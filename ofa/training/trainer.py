@@ -46,6 +46,7 @@ from ofa.training.checkpoint import (
 from ofa.training.compiled import CompiledSubnets
 from ofa.training.curves import curves_of, drawn
 from ofa.training.evaluation import SubnetEvaluator
+from ofa.training.growing import grow_from
 from ofa.training.memory import NotEnoughMemoryError, attempt, memory_explained, parts_that_fit, too_large
 from ofa.training.minibatch import in_parts, joined, mixed, nth_part, taken
 from ofa.training.optimizer import forget, make_optimizer
@@ -273,6 +274,7 @@ class _Trainer:
             zero_init(supernet)
         if not resumes:
             self._sort_channels(supernet)
+            grow_from(recipe, supernet, num_classes=num_classes)
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
