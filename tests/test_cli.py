@@ -69,6 +69,8 @@ def broken(run: Path, tmp_path: Path) -> Path:
         (["train", "demo", "train.epochs=many", "--out", "x"], "train: epochs must be a finite number, not 'many'"),
         (["train", "demo", "model.name=mobilenetv33", "--out", "x"], "unknown preset or timm model 'mobilenetv33'"),
         (["train", "demo", "model.name=resnet18", *WHOLE, "--out", "x"], "nothing in ResNet can be made elastic"),
+        (["train", "demo", "model.grow_from=nowhere/small", "--out", "x"], "no run folder at nowhere/small"),
+        (["train", "demo", "model.growth=linear", "--out", "x"], "needs a run to grow from; give model.grow_from"),
         (["train", "demo", "model.kernel=[4]", "--out", "x"], "choices of 'kernel' must be odd"),
         pytest.param(
             ["train", "demo", "train.device=cuda", "--out", "x"],

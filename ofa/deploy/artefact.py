@@ -336,7 +336,7 @@ def _provenance(run_info: Mapping[str, Any]) -> dict[str, Any]:
     name = public_name(run_info["model"]["name"])
     recipe = {**run_info["recipe"], "data": {**run_info["recipe"]["data"], "root": None}}
     if "model" in recipe:
-        recipe["model"] = _without_folders({**recipe["model"], "name": name}, "weights")
+        recipe["model"] = _without_folders({**recipe["model"], "name": name}, "weights", "grow_from")
     if "task" in recipe:
         recipe["task"] = _without_folders(recipe["task"], "tokenizer")
     if "strategy" in recipe:

@@ -83,7 +83,7 @@ def elasticize(
     for name in coupled:
         if name not in inner:
             raise SpaceError(unknown_name_message("kind of dim to couple to the depth", name, inner))
-    kinds = _kinds_of(model)
+    kinds = kinds_of(model)
     for name in asked.wanted:
         if name in DIM_KINDS and name not in kinds:
             raise SpaceError(f"{name!r} does not vary in a {type(model).__name__}; it has {', '.join(kinds)}")
@@ -128,7 +128,7 @@ def check_choices(
     return Choices(wanted)  # type: ignore[arg-type]  # as was checked
 
 
-def _kinds_of(model: nn.Module) -> dict[str, type[ElasticDim]]:
+def kinds_of(model: nn.Module) -> dict[str, type[ElasticDim]]:
     """The kinds of dims that a model can have."""
     is_stitched = isinstance(model, Stitched)
     return {name: kind for name, kind in DIM_KINDS.items() if kind.of_stitched is is_stitched}
@@ -138,7 +138,7 @@ def _find_dims(analysis: GraphAnalysis, choices: Choices, divisor: int) -> dict[
     """Dims by name: of streams, since others refer to them, then of stages, then of blocks."""
     found: dict[str, ElasticDim] = {}
     analysis.notes.clear()
-    kinds = _kinds_of(analysis.model).values()
+    kinds = kinds_of(analysis.model).values()
     for kind in sorted(kinds, key=lambda kind: ("stream", "stage", "block").index(kind.scope)):
         found |= {dim.name: dim for dim in kind.find(analysis, choices, divisor, found)}
     return dims_that_run(analysis, found)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ofa.nn.conv import CONVOLUTIONS, narrow_kernel
+from ofa.nn.conv import CONVOLUTIONS, narrow_kernel, remove_kernel_transforms
 from ofa.nn.layers import follow_tensors
 from ofa.nn.slicing import Selection
 from ofa.nn.structure import clone_structure, ties_of
@@ -136,16 +139,52 @@ class Narrower:
                 form.enter(module, narrowing.units)
 
 
-def build(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> nn.Module:
-    """A clone of the model's structure that holds only what was chosen."""
+def build(
+    model: nn.Module, narrower: Narrower, narrowing: Narrowing, stand_in: Callable[[Tensor], Tensor] | None = None
+) -> nn.Module:
+    """A clone of the model's structure that holds only what was chosen.
+
+    Args:
+        stand_in: What is narrowed in the place of a tensor. Matrices between kernel sizes then have no part in it.
+    """
     clones: dict[int, nn.Module] = {}
     subnet = clone_structure(model, clones)
     for path in narrowing.removed:
         parent, _, name = path.rpartition(".")
         del subnet.get_submodule(parent)._modules[name]
+    if stand_in is not None:
+        for module in remove_kernel_transforms(subnet).modules():
+            for tensors in (module._parameters, module._buffers):
+                tensors.update({name: stand_in(each) for name, each in tensors.items() if each is not None})  # type: ignore[misc]
     narrower.narrow(narrowing, clones)
     if not narrowing.in_sequence:
         return subnet
     sequence = nn.Sequential(OrderedDict(subnet.named_children()))
     sequence.training = subnet.training
     return sequence
+
+
+def places(model: nn.Module, narrower: Narrower, narrowing: Narrowing) -> dict[str, tuple[Tensor, ...]]:
+    """Where the tensors of a narrowed model are in those of the whole one.
+
+    Returns:
+        By full name, for each axis the indices that are kept of it, in order. Without matrices between kernel sizes.
+    """
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for axis in range(max(tensor.ndim for tensor in (*model.parameters(), *model.buffers()))):
+        narrowed = build(model, narrower, narrowing, partial(_numbers, axis))
+        held = (narrowed.named_parameters(remove_duplicate=False), narrowed.named_buffers(remove_duplicate=False))
+        for name, tensor in itertools.chain(*held):
+            before = found.setdefault(name, ())
+            if axis < tensor.ndim:
+                line = tuple(slice(None) if other == axis else 0 for other in range(tensor.ndim))
+                found[name] = (*before, tensor[line])
+    return found
+
+
+def _numbers(axis: int, tensor: Tensor) -> Tensor:
+    """The indices along one axis of a tensor, repeated over the others without memory; 0 without such an axis."""
+    if axis >= tensor.ndim:
+        return torch.zeros((), dtype=torch.int64, device="cpu").expand(tensor.shape)
+    along = torch.arange(tensor.shape[axis], device="cpu")
+    return along.view(-1, *[1] * (tensor.ndim - axis - 1)).expand(tensor.shape)

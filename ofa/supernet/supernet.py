@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.errors import UsageError
 from ofa.inputs import Inputs, InputSpec, Sizes
@@ -17,7 +17,7 @@ from ofa.nn.structure import detach_buffers, own_hooks, own_tensors
 from ofa.space import Arch, SearchSpace, Value
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
-from ofa.supernet.narrowing import Narrower, build
+from ofa.supernet.narrowing import Narrower, build, places
 from ofa.supernet.parts import Part, PartIndex, Slot
 from ofa.supernet.stages import Stage
 
@@ -97,6 +97,10 @@ class Supernet(nn.Module):
 
     def _narrowed(self, arch: Mapping[str, Value]) -> nn.Module:
         return build(self.model, self._narrower, Narrowing.of(self.dims, arch))
+
+    def places(self, arch: Arch | Mapping[str, Value]) -> dict[str, tuple[Tensor, ...]]:
+        """Where a subnet's tensors are in the model's: by full name, for each axis the indices that it has of it."""
+        return places(self.model, self._narrower, Narrowing.of(self.dims, self.space.arch(arch)))
 
     def extract(self, arch: Arch | Mapping[str, Value]) -> nn.Module:
         """The subnet as a module of its own: plain timm and torch layers, contiguous copies of the weights, eval mode.

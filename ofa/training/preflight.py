@@ -10,6 +10,7 @@ import torch
 
 from ofa.config import ConfigError
 from ofa.supernet import Supernet
+from ofa.training.growing import check_grow_from
 from ofa.training.optimizer import check_optimizer
 from ofa.training.recipe import Recipe
 from ofa.training.run import build_supernet
@@ -30,7 +31,8 @@ def check_recipe(recipe: Recipe, *, num_processes: int = 1, resumes: bool = Fals
         The supernet without weights, for one class, on the meta device: no memory, nothing drawn.
 
     Raises:
-        ConfigError, SpaceError, UnknownModelError, ModelCodeError, WeightsError: They name what is wrong.
+        ConfigError, SpaceError, UnknownModelError, ModelCodeError, WeightsError, GrowthError, RunError,
+            FileFormatError: They name what is wrong.
     """
     check_optimizer(recipe.train)
     _check_batch(recipe, num_processes)
@@ -40,6 +42,8 @@ def check_recipe(recipe: Recipe, *, num_processes: int = 1, resumes: bool = Fals
     if model.pretrained:  # fetched now; the next time they come from the disk
         with torch.random.fork_rng(devices=[]):
             build_supernet(model, num_classes=1, inputs=inputs)
+    if not resumes:
+        check_grow_from(recipe)
     schedule = recipe.strategy.schedule
     plan = schedule.plan(outline.space, len(schedule.phases(outline.space)))
     _check_teacher(recipe, plan)

@@ -26,13 +26,12 @@ def as_pretrained(data: DataConfig, model: ModelConfig) -> DataConfig:
     interpolation and crop of its ``pretrained_cfg`` or ``transforms``; of published ones, of its own evaluation. Of
     stitched anchors the first decides.
     """
-    weights = (model.weights, *model.anchor_weights)
-    file = next(filter(None, weights), None)
-    if not (model.pretrained or file):
+    file = next(filter(None, (model.weights, *model.anchor_weights)), None)
+    if not (model.pretrained or file or model.grow_from):
         return data
-    name = (model.anchors or (model.name,))[0]
+    run, name = _run_of(model.grow_from, file), (model.anchors or (model.name,))[0]
     found = _of_project(file) if file else {}
-    found = found or (_of_run(file) if file and _is_of_run(file) else _of_library(name))
+    found = found or (_of_library(name) if run is None else _of_run(run))
     for name in ("mean", "std"):
         values = found.get(name, ())
         if values and len(values) != model.in_chans:
@@ -47,13 +46,16 @@ def _of_project(weights: str) -> dict[str, Any]:
     return {} if found is None else dict(found[0].pictures)
 
 
-def _is_of_run(weights: str) -> bool:
-    return (Path(weights).parent / RUN_FILE).is_file()
+def _run_of(grow_from: str | None, weights: str | None) -> Path | None:
+    """The run folder that the weights are from, if they are from one."""
+    if grow_from is not None:
+        return Path(grow_from)
+    folder = Path(weights or "").parent
+    return folder if weights is not None and (folder / RUN_FILE).is_file() else None
 
 
-def _of_run(weights: str) -> dict[str, Any]:
-    path = Path(weights).parent / RUN_FILE
-    stored = read_json(path, kind="run folder", remedy="name other weights").get("data", {})
+def _of_run(run: Path) -> dict[str, Any]:
+    stored = read_json(run / RUN_FILE, kind="run folder", remedy="name other weights").get("data", {})
     found = {name: stored.get(name) for name in ("mean", "std", "fit", "crop_pct", "interpolation")}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 

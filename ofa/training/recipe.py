@@ -44,6 +44,8 @@ class ModelConfig:
         weights: Begin from a file with the model's parameter names instead, ``.safetensors`` or a checkpoint of
             ``torch.save``; a classifier for other classes is left out.
         anchor_weights: Such a file for each of the anchors.
+        grow_from: Begin from a run folder of a smaller supernet instead, see :func:`ofa.supernet.grow`.
+        growth: With it: ``preserving`` what was learnt, or the blocks of deeper stages ``linear`` in their position.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
             ``activations`` on 512 training images.
         dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
@@ -66,6 +68,8 @@ class ModelConfig:
     pretrained: bool = False
     weights: str | None = None
     anchor_weights: tuple[str, ...] = ()
+    grow_from: str | None = None
+    growth: Literal["preserving", "linear"] = "preserving"
     sort_channels: Literal["none", "l1", "activations"] = "none"
     kernel_transforms: bool = False
     dims: dict[str, Values] = field(default_factory=dict, metadata=keys_of(DIM_KINDS))
@@ -88,6 +92,13 @@ class ModelConfig:
             raise ConfigError(f"model.in_chans must be at least 1, not {self.in_chans}")
         if self.input_size is not None and (len(self.input_size) != 2 or min(self.input_size) < 1):
             raise ConfigError(f"model.input_size must be height and width in pixels, not {list(self.input_size)}")
+        if self.grow_from is None and self.growth != "preserving":
+            raise ConfigError(f"model.growth={self.growth} needs a run to grow from; give model.grow_from")
+        if self.grow_from is not None:
+            own = ModelConfig()
+            for name in ("pretrained", "weights", "sort_channels", "zero_init", "subnet"):
+                if getattr(self, name) != getattr(own, name):
+                    raise ConfigError(f"model.grow_from brings weights, which model.{name} would change; leave one out")
 
     def _settle_anchors(self) -> None:
         """Let name and anchors say the same."""
@@ -117,7 +128,8 @@ class ModelConfig:
         }
 
     def untrained(self) -> ModelConfig:
-        return dataclasses.replace(self, pretrained=False, weights=None, anchor_weights=())
+        begins: dict[str, Any] = {"pretrained": False, "weights": None, "anchor_weights": ()}
+        return dataclasses.replace(self, **begins, grow_from=None, growth="preserving")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ from ofa.training.checkpoint import (
 from ofa.training.compiled import CompiledSubnets
 from ofa.training.curves import curves_of, drawn
 from ofa.training.evaluation import SubnetEvaluator
+from ofa.training.growing import grow_from
 from ofa.training.memory import NotEnoughMemoryError, attempt, memory_explained, parts_that_fit, too_large
 from ofa.training.minibatch import in_parts, joined, mixed, nth_part, taken
 from ofa.training.optimizer import forget, make_optimizer
@@ -306,6 +307,7 @@ class _Trainer:
             sort_channels(supernet, inputs=self._few_inputs(512) if by_activations else None)
         if isinstance(supernet.model, Stitched) and model.weights is None:
             fit_stitches(supernet.model, self._few_inputs(128))
+        grow_from(self.recipe, supernet, num_classes=self.task.num_classes(self.data))
 
     def _few_inputs(self, num: int) -> Iterator[Inputs]:
         """Training batches of about so many inputs in all."""
