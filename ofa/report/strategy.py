@@ -78,7 +78,7 @@ def _part(kind: str, settings: Settings | str) -> Any:
 
 def _start(model: Settings) -> str:
     if model.get("grow_from"):
-        return "Those of a smaller supernet."
+        return "The weights of a smaller supernet."
     if model.get("weights"):
         return "Weights from a file."
     return "timm's pretrained weights." if model.get("pretrained") else "Random weights."

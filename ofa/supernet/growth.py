@@ -202,8 +202,10 @@ class _Growth:
             and made.removed == least.removed & sizes.removed
         )
 
-    def _lacks(self, name: str, arch: Arch) -> SpaceError:
+    def _lacks(self, name: str, arch: Arch) -> SpaceError | GrowthError:
         """What to say of a dim that cannot have the value that it has in an architecture of the smaller space."""
+        if name not in self.old_values:  # one head alone is none that could vary
+            return self._strangers(f"there is no {name} there")
         dim = self.new_dims.get(name)
         kind = name if dim is None else dim.kind
         by_place: dict[str, set[Value]] = {}
@@ -212,7 +214,7 @@ class _Growth:
             by_place.setdefault(place, set()).update(self.old_values.get(each, ()), self.new_values.get(each, ()))
         lists = {place: sorted(values) for place, values in by_place.items()}
         asked = lists.get("*") or "{" + ", ".join(f"{place}: {values}" for place, values in lists.items()) + "}"
-        there = arch.get(name, self.old_values.get(name, ("of another size",))[-1])
+        there = arch.get(name, self.old_values[name][-1])
         here = self.new_values.get(name, ())
         if there in here:  # a ratio to a width that varies, of a hidden width that does not, for one
             return SpaceError(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ofa.config import Named
-from ofa.report.strategy import describe_recipe
+from ofa.report.strategy import _start, describe_recipe
 from ofa.space import Dim, SearchSpace
 from ofa.tasks.losses import LOSSES
 from ofa.training.recipe import list_recipes, load_recipe
@@ -51,3 +51,16 @@ def test_what_is_not_known_stands_for_itself() -> None:
     assert words["Which part trains when"] == "Largest first."  # of a version whose settings had other names
     assert words["What they learn from"] == "Their teacher's soft labels."
     assert "Teacher" not in words
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({}, "Random weights."),
+        ({"weights": "mine.safetensors"}, "Weights from a file."),
+        ({"pretrained": True}, "timm's pretrained weights."),
+        ({"grow_from": "runs/small", "growth": "preserving"}, "The weights of a smaller supernet."),
+    ],
+)
+def test_where_weights_begin(model: dict[str, object], words: str) -> None:
+    assert _start(model) == words

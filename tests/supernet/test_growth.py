@@ -327,6 +327,11 @@ def test_others_are_refused(other: Callable[[], Supernet], message: str) -> None
         grow(small_mobilenet(), other())
 
 
+def test_one_head_has_no_counterpart_among_several() -> None:
+    with pytest.raises(GrowthError, match=r"there is no stage0\.block0\.heads there"):
+        grow(vit(16, 1, 2, 2, depth=[1, 2]), vit(32, 2, 2, 2, depth=[1, 2], heads=[1, 2], width=[16, 32]))
+
+
 def test_kernel_transforms_need_a_place() -> None:
     with pytest.raises(GrowthError, match="kernel_transform_5to3' is missing here; pass kernel_transforms=True"):
         grow(large_mobilenet(kernel_transforms=True), large_mobilenet())
