@@ -45,7 +45,7 @@ class ModelConfig:
             lists of values or shares (``"75%"``), or mappings from stages to lists; see
             :class:`~ofa.supernet.choices.Choices`.
         resolution, tokens, seconds: Lists of values or shares: sizes of pictures, lengths of texts and recordings.
-        divisor: Channels are rounded to multiples of it; by default of the preset's, or 8.
+        divisor: Channels are rounded to multiples of it; 8 leaves it to a preset that has its own.
         subnet: An architecture, which alone is then in the space: `ofa finetune` says which.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
         drop_rate, drop_path_rate: Dropout before the classifier and stochastic depth, of the largest subnet only (see
@@ -65,7 +65,7 @@ class ModelConfig:
     resolution: tuple[int | str, ...] | None = None
     tokens: tuple[int | str, ...] | None = None
     seconds: tuple[float | str, ...] | None = None
-    divisor: int | None = None
+    divisor: int = 8
     subnet: dict[str, Any] = field(default_factory=dict)
     coupled: tuple[str, ...] = ()
     drop_rate: float = 0.0
@@ -87,7 +87,7 @@ class ModelConfig:
         return {
             **self.dims,
             **{name: sizes for name, sizes in axes.items() if sizes is not None},
-            **({} if self.divisor is None else {"divisor": self.divisor}),
+            **({} if self.divisor == ModelConfig.divisor else {"divisor": self.divisor}),
             "kernel_transforms": self.kernel_transforms,
             "coupled": self.coupled,
         }

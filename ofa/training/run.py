@@ -193,8 +193,7 @@ class Run:
         name = name_in_files(model.name, self.info.get("code_sha256"))
         if model.in_chans != 3 or model.input_size is not None:
             name += "-" + "x".join(map(str, (model.in_chans, *(model.input_size or ()))))
-        rounds = model.divisor not in (None, 8)
-        changed = rounds or model.coupled or model.dims or model.resolution is not None or model.subnet
+        changed = model.divisor != 8 or model.coupled or model.dims or model.resolution is not None or model.subnet
         if not changed and self.task.inputs() is None:  # whose size the task decides
             return name
         return f"{name}-{self.space.fingerprint[:6]}"
