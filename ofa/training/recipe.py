@@ -52,7 +52,7 @@ class ModelConfig:
             lists of values or shares (``"75%"``), or mappings from stages to lists; see
             :class:`~ofa.supernet.choices.Choices`.
         resolution, tokens, seconds: Lists of values or shares: sizes of pictures, lengths of texts and recordings.
-        divisor: Channels are rounded to multiples of it.
+        divisor: Channels are rounded to multiples of it; 8 leaves it to a preset that has its own.
         subnet: An architecture, which alone is then in the space: `ofa finetune` says which.
         coupled: Kinds of dims that follow the depth of their stage, see :func:`ofa.elasticize`.
         drop_rate, drop_path_rate: Dropout before the classifier and stochastic depth, of the largest subnet only (see
@@ -122,8 +122,8 @@ class ModelConfig:
         return {
             **self.dims,
             **{name: sizes for name, sizes in axes.items() if sizes is not None},
+            **({} if self.divisor == ModelConfig.divisor else {"divisor": self.divisor}),
             "kernel_transforms": self.kernel_transforms,
-            "divisor": self.divisor,
             "coupled": self.coupled,
         }
 

@@ -620,6 +620,7 @@ def train_transforms(model: nn.Module) -> None:
         ("ofa_mobilenetv3_w1.0", 128, {}),
         ("ofa_resnet50d", 128, {}),
         ("vit_tiny", 224, {}),
+        ("autoformer_tiny", 224, {}),
         ("convnext_atto", 64, {"resolution": (64,)}),
         ("regnety_002", 64, {"resolution": (64,)}),
         ("resnetv2_50", 64, {"resolution": (64,)}),

@@ -13,6 +13,8 @@ from ofa.formats.onnx import export_for_timing, to_bytes, to_onnx
 from ofa.space import Arch
 from ofa.supernet import Supernet, create_supernet, sort_channels
 from ofa.supernet.autoformer_nets import SIZES, RelativeAttention
+from ofa.training.recipe import ModelConfig
+from ofa.training.run import build_supernet
 
 from .helpers import create_without_weights, make_images
 from .test_parts import assert_costs_equal_counts, assert_peak_is_that_of_the_plan
@@ -190,3 +192,10 @@ def test_a_part_runs_alone(supernet: Supernet) -> None:
     with torch.no_grad():
         expected = part.module(tokens)
     torch.testing.assert_close(logits_of(export_for_timing(part.module, part.input_shape), tokens), expected)
+
+
+def test_a_recipe_leaves_hidden_widths_as_published() -> None:
+    with torch.device("meta"):
+        supernet = build_supernet(ModelConfig(name="autoformer_tiny"), num_classes=10)
+    arch = {**supernet.space.largest(), "stem.width": 216, "stage0.block0.mlp_ratio": 3.5}
+    assert supernet.subnet(arch).get_submodule("blocks.0.mlp.fc1").out_features == 756  # no multiple of 8

@@ -74,9 +74,9 @@ def test_choices_leave_out_what_was_not_given() -> None:
     assert recipe.model.choices() == {
         "depth": (1, 2),
         "kernel_transforms": False,
-        "divisor": 8,
         "coupled": (),
     }
+    assert load_recipe("bignas", ["model.divisor=16"]).model.choices()["divisor"] == 16
 
 
 @pytest.mark.parametrize(
