@@ -88,7 +88,7 @@ def test_its_page_does_not_say_that_it_was_trained(imported: Run) -> None:
     assert "trained on" not in page and "after training" not in page and "No training curves" not in page
 
 
-@pytest.mark.parametrize("device", ["cpu-1t", "openvino-1t"])
+@pytest.mark.parametrize("device", ["cpu-1t", pytest.param("openvino-1t", marks=pytest.mark.alone)])
 def test_an_architecture_in_its_notation_is_exported(
     imported: Run, pictures: Path, device: str, tmp_path: Path
 ) -> None:
