@@ -70,14 +70,16 @@ def test_all_architectures_compute_what_its_own_code_does(
         arch = whole if config is None else ofa.published_arch(preset, {**config, "r": [SIZE]})
         subnet, largest = supernet.extract(arch), np.abs(expected).max()
         with torch.no_grad():
-            found, active = subnet(image).numpy()[0], supernet(image, arch).numpy()[0]
-            exactly = subnet.double()(image.double()).numpy()[0]
-        # With weights that nobody trained a few networks amplify their own rounding, in which no two machines agree.
-        tolerance = max(1e-5, 3 * np.abs(found - exactly).max() / largest)
-        assert tolerance < 5e-3
-        assert np.abs(found - expected).max() / largest < tolerance
-        assert np.abs(active - expected).max() / largest < tolerance
+            found = subnet(image).numpy()[0]
         assert sum(each.numel() for each in subnet.parameters()) == num_parameters
+        difference = np.abs(found - expected).max() / largest
+        if difference >= 1e-5:
+            # With weights that nobody trained a few networks amplify their own rounding, in which no machines agree.
+            with torch.no_grad():
+                exactly = subnet.double()(image.double()).numpy()[0]
+            assert difference < min(5e-3, 3 * np.abs(found - exactly).max() / largest)
+    with torch.no_grad():
+        np.testing.assert_allclose(supernet(image, arch).numpy()[0], found, rtol=1e-4, atol=1e-5 * largest)
 
 
 def test_old_and_new_names_are_the_same() -> None:
