@@ -224,18 +224,18 @@ def train(
         UsageError: If ``arch`` is given without ``run``, or ``run`` with a recipe that is no name or file.
         RunError, ConfigError, DivergedError, StoppedError, NotEnoughMemoryError: See :func:`ofa.training.train`.
     """
-    from ofa.training.finetuning import model_of
-
     if run is None and (arch is not None or recipe == "finetune"):
         what = (
             "--arch names a subnet of a run" if arch is not None else "recipe finetune begins from a trained supernet"
         )
         raise UsageError(f"{what}; say of which, as --run RUN")
     if run is not None:
-        opened = ofa.Run.open(run, trust_code=trust_code)
-        model = model_of(opened, {} if arch is None else named_arch(opened.space, arch))
+        from ofa.training.finetuning import model_of
+
         if not isinstance(recipe, (str, Path)):
             raise UsageError("run goes with the name or file of a recipe, not with a Recipe, which has a model")
+        opened = ofa.Run.open(run, trust_code=trust_code)
+        model = model_of(opened, {} if arch is None else named_arch(opened.space, arch))
         recipe = ofa.training.load_recipe(recipe, overrides, model=model)
     elif isinstance(recipe, (str, Path)):
         recipe = ofa.training.load_recipe(recipe, overrides)
@@ -270,8 +270,7 @@ def import_(
         RunError: If something is at ``out``.
         DataError: If the pictures are of other classes.
     """
-    from ofa.supernet.published import PUBLISHED
-    from ofa.training.importing import import_run, known_networks, library_recipe, published_recipe
+    from ofa.supernet.published import PUBLISHED, known_networks
 
     if project is None:
         return known_networks()
@@ -280,6 +279,8 @@ def import_(
     if source is None or out is None:
         what = "NAME" if project == "timm" else "FILE"
         raise UsageError(f"which network, and where to? ofa import {project} {what} --out RUN --data-root FOLDER")
+    from ofa.training.importing import import_run, library_recipe, published_recipe
+
     make = library_recipe if project == "timm" else partial(published_recipe, project)
     return import_run(*make(source, overrides, data_root=data_root), out, progress=progress)
 
@@ -666,7 +667,10 @@ def _know_published_predictor(name: str, run: Path | str) -> None:
     found = published_weights(name)
     if found is None or found[0].accuracy_predictor is None:
         return  # which is said where names are checked
-    prior = found[0].accuracy_predictor(ofa.Run.open(run).space, found[1])
+    opened = ofa.Run.open(run)
+    if "origin" not in opened.info:
+        raise UsageError(f"{name} predicts accuracies of imported weights, and those of {run} were trained since")
+    prior = found[0].accuracy_predictor(opened.recipe.model.name, opened.space, found[1])
     PREDICTORS[name] = lambda features: Prior(prior)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import pandas as pd
 
 from ofa.config import apply_overrides
 from ofa.errors import UsageError
-from ofa.files import resolved, sha256_of_file, write_csv_atomic, write_json_atomic
+from ofa.files import resolved, sha256_of_file, write_csv_atomic
 from ofa.progress import Progress, notice
 from ofa.supernet import sort_channels
+from ofa.supernet.model_sources import code_sha256
 from ofa.supernet.presets import PRESETS
 from ofa.supernet.published import PUBLISHED, Published
 from ofa.supernet.weights import read_weights
@@ -24,22 +24,6 @@ from ofa.training.recipe import Recipe
 from ofa.training.run import Run, RunError, build_supernet
 
 PHASE = "imported"
-
-
-def known_networks() -> list[dict[str, Any]]:
-    """What can be imported, of whose making, under which licence, and where it is had."""
-    return [
-        {
-            "project": name,
-            "network": network,
-            "preset": preset,
-            "licence": published.licence,
-            "published": published.accuracies.get(preset, ""),
-            "where": published.where,
-        }
-        for name, published in PUBLISHED.items()
-        for preset, network in published.presets.items()
-    ]
 
 
 def published_recipe(
@@ -57,7 +41,7 @@ def published_recipe(
         model["sort_channels"] = "l1"  # a plain network's, of which a narrow subnet takes the first
     elif "kernel" in PRESETS[preset][1]:
         model["kernel_transforms"] = True
-    name = f"{project} {published.presets[preset]}"
+    name = f"{project} {published.networks[preset]}"
     return _recipe(model, overrides, name=name, data_root=data_root), _origin(published, preset, file)
 
 
@@ -82,7 +66,7 @@ def _origin(published: Published, preset: str, file: str) -> dict[str, Any]:
     stated = published.accuracies.get(preset)
     return {
         "project": published.project,
-        "network": published.presets[preset],
+        "network": published.networks[preset],
         "licence": published.licence,
         "file_sha256": sha256_of_file(file),
         **({} if stated is None else {"published": stated}),
@@ -108,6 +92,9 @@ def import_run(recipe: Recipe, origin: Mapping[str, Any], out: Path | str, *, pr
             "an imported supernet needs pictures, for its statistics and to be judged by: --data-root FOLDER, "
             "ImageNet's validation pictures or any in folders that are called as its classes, n01440764"
         )
+    if recipe.model.sort_channels == "activations":
+        raise UsageError("model.sort_channels is activations, which is for training; give l1 or none here")
+    code = code_sha256(recipe.model.name, is_trusted=True)  # whoever imports a file of code runs it
     outline = check_recipe(recipe)
     task, data_config = recipe.task, as_pretrained(recipe.data, recipe.model)
     data = task.load(data_config, inputs=outline.inputs, sizes=outline.largest_sizes, progress=progress)
@@ -120,7 +107,4 @@ def import_run(recipe: Recipe, origin: Mapping[str, Any], out: Path | str, *, pr
     columns = [task.metric.of(which) for which in ("largest", "smallest")]
     row = {"epoch": 0, "step": 0, "phase": PHASE, **dict(zip(columns, found, strict=True))}
     write_csv_atomic(out / "metrics.csv", pd.DataFrame([row]))
-    run = Run.save(out, recipe=recipe, supernet=supernet, data=data)
-    info = {**run.info, "origin": dict(origin)}
-    write_json_atomic(out / "supernet.json", info, indent=None)
-    return dataclasses.replace(run, info=info)
+    return Run.save(out, recipe=recipe, supernet=supernet, data=data, code_sha256=code, origin=origin)

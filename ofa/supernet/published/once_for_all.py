@@ -16,6 +16,8 @@ from torch import Tensor
 from ofa.errors import shown
 from ofa.nn.conv import TRANSFORM
 from ofa.space import SearchSpace, SpaceError, Value
+from ofa.supernet.published.accuracy import accuracy_predictor
+from ofa.supernet.published.project import Published
 from ofa.supernet.weights import WeightsError
 
 PRESETS = {
@@ -24,18 +26,6 @@ PRESETS = {
     "ofa_proxyless_w1.3": "ofa_proxyless_d234_e346_k357_w1.3",
     "ofa_resnet50d": "ofa_supernet_resnet50",
 }
-WHERE = "https://huggingface.co/han-cai/ofa, or what ofa_net(NAME, pretrained=True) of its own code leaves in .torch"
-ACCURACIES = {
-    "ofa_mobilenetv3_w1.2": "80.0, 79.6 and 79.1 % at 595, 482 and 389 million MACs, each fine-tuned for 75 epochs",
-    "ofa_resnet50d": "79.8 and 78.3 % at 4.1 and 1.8 thousand million MACs, fine-tuned",
-}
-PICTURES = {
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "crop_pct": 0.875,
-    "interpolation": "bilinear",
-}
-NOTATION = frozenset({"ks", "e", "d", "w", "r", "wid"})
 
 _STEMS = {16: "ofa_mobilenetv3_w1.0", 24: "ofa_mobilenetv3_w1.2", 40: "ofa_proxyless_w1.3"}
 """By the channels of the first convolution."""
@@ -155,6 +145,7 @@ def arch_of(space: SearchSpace, config: Mapping[str, Any]) -> dict[str, Value]:
             (of the stem, 2 if its second convolution is there, then blocks beyond two, two, four and two) and ``w``
             (numbers of the widths 0.65, 0.8 and 1: of the stem, of what leaves it, of each stage). ``ks`` and ``e``
             have an entry for each block of the largest subnet, and may be single numbers, which hold for all.
+            ``wid``, which its older files have, says nothing.
 
     Raises:
         SpaceError: If a list has another length, a value is no choice, or the resolution is missing.
@@ -187,7 +178,7 @@ def _resnet_stages(space: SearchSpace, config: Mapping[str, Any], stages: Sequen
     for name, number in zip(names, widths, strict=True):
         if number not in range(len(_RESNET_WIDTHS)):
             raise SpaceError(f"'w' holds {shown(number)}; its entries are 0, 1 and 2, for {_RESNET_WIDTHS}")
-        values[name] = make_divisible(int(space[name].values[-1]) * _RESNET_WIDTHS[number], 8)
+        values[name] = make_divisible(int(space[name].values[-1]) * _RESNET_WIDTHS[int(number)], 8)
     return values
 
 
@@ -206,3 +197,26 @@ def _listed(config: Mapping[str, Any], key: str, num: int, *, least: int | None 
 def _is_active(space: SearchSpace, name: str, values: Mapping[str, Value]) -> bool:
     requires = space[name].requires if name in space.names else None
     return requires is None or values.get(requires[0]) in requires[1]
+
+
+PUBLISHED = Published(
+    networks=PRESETS,
+    preset_of=preset_of,
+    converted=converted,
+    arch_of=arch_of,
+    notation=frozenset({"ks", "e", "d", "w", "r", "wid"}),
+    accuracy_predictor=accuracy_predictor,
+    project="https://github.com/mit-han-lab/once-for-all",
+    licence="MIT",
+    where="https://huggingface.co/han-cai/ofa, or what ofa_net(NAME, pretrained=True) of its own code leaves in .torch",
+    accuracies={
+        "ofa_mobilenetv3_w1.2": "80.0, 79.6 and 79.1 % at 595, 482 and 389 million MACs, each fine-tuned for 75 epochs",
+        "ofa_resnet50d": "79.8 and 78.3 % at 4.1 and 1.8 thousand million MACs, fine-tuned",
+    },
+    pictures={
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+    },
+)

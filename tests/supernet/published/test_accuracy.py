@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from ofa import workflow
+from ofa.errors import UsageError
 from ofa.search.predictors import PREDICTORS, Features, Prior
 from ofa.space import SearchSpace, SpaceError
 from ofa.supernet import create_supernet
 from ofa.supernet.published.accuracy import accuracy_predictor
 from ofa.supernet.published.once_for_all import arch_of
 from ofa.supernet.weights import WeightsError
+from ofa.training.recipe import ModelConfig, Recipe
 
 KNOWN = (160, 176, 192, 224)
 
@@ -51,7 +54,7 @@ def test_inputs_are_in_the_order_of_its_own_code(tmp_path: Path) -> None:
     space = space_of("ofa_mobilenetv3_w1.2")
     # Kernel 5 of the first block; ratio 6 of the fourth block of the first stage; resolution 192.
     file = counting(tmp_path / "p", {1: 0.1, 60 + 3 * 3 + 2: 0.2, 120 + 5: 0.4}, num_inputs=128)
-    predict = accuracy_predictor(space, file)
+    predict = accuracy_predictor("ofa_mobilenetv3_w1.2", space, file)
 
     def value(**config: object) -> float:
         arch = space.arch(arch_of(space, {"ks": 3, "e": 6, "d": 4, "r": 160, **config}))
@@ -68,7 +71,7 @@ def test_inputs_of_the_resnets(tmp_path: Path) -> None:
     space = space_of("ofa_resnet50d")
     # Resolution 224; the stem as it is; width 1 of the last stage; ratio 0.2 of the sixteenth block.
     weights = {5: 0.01, 9: 0.02, 10 + 15 + 2: 0.04, 28 + 3 * 15: 0.08}
-    predict = accuracy_predictor(space, counting(tmp_path / "p", weights, num_inputs=82))
+    predict = accuracy_predictor("ofa_resnet50d", space, counting(tmp_path / "p", weights, num_inputs=82))
 
     def value(**config: object) -> float:
         arch = space.arch(arch_of(space, {"e": 0.35, "d": 0, "w": 0, "r": 160, **config}))
@@ -83,15 +86,15 @@ def test_inputs_of_the_resnets(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     file = counting(tmp_path / "p", {}, num_inputs=128)
-    with pytest.raises(SpaceError, match=r"of another space"):
-        accuracy_predictor(space_of("ofa_resnet50d"), file)
+    with pytest.raises(SpaceError, match=r"of ofa_mobilenetv3_w1.2's subnets, not of ofa_mobilenetv3_w1.0's"):
+        accuracy_predictor("ofa_mobilenetv3_w1.0", space_of("ofa_mobilenetv3_w1.0"), file)
     with torch.device("meta"):
         every = create_supernet("ofa_mobilenetv3_w1.2").space
     with pytest.raises(SpaceError, match=r"and not 128, 132, 136, 140: import again with model.resolution=\[160, 176"):
-        accuracy_predictor(every, file)
+        accuracy_predictor("ofa_mobilenetv3_w1.2", every, file)
     torch.save({"a": torch.zeros(3)}, tmp_path / "q")
     with pytest.raises(WeightsError, match=r"no accuracy predictor of Once-for-All's: it holds a"):
-        accuracy_predictor(every, tmp_path / "q")
+        accuracy_predictor("ofa_mobilenetv3_w1.2", every, tmp_path / "q")
 
 
 def test_a_prior_keeps_its_order_on_the_scale_of_what_was_evaluated() -> None:
@@ -106,9 +109,14 @@ def test_a_prior_keeps_its_order_on_the_scale_of_what_was_evaluated() -> None:
 def test_a_search_knows_it_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = space_of("ofa_mobilenetv3_w1.2")
     file = counting(tmp_path / "p", {1: 0.1}, num_inputs=128)
-    monkeypatch.setattr("ofa.Run.open", lambda run: type("Run", (), {"space": space}))
+    recipe = Recipe(model=ModelConfig(name="ofa_mobilenetv3_w1.2"))
+    run = SimpleNamespace(space=space, recipe=recipe, info={"origin": {}})
+    monkeypatch.setattr("ofa.Run.open", lambda folder: run)
     name = f"once-for-all:{file}"
     workflow._know_published_predictor(name, tmp_path)
     made = PREDICTORS.pop(name)(Features(space))
     population = space.sample_population(50, np.random.default_rng(0))
     assert made.fit(population, np.zeros(50)).predict(population).shape == (50,)
+    run.info = {}
+    with pytest.raises(UsageError, match="predicts accuracies of imported weights"):
+        workflow._know_published_predictor(name, tmp_path)

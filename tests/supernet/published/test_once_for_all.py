@@ -16,6 +16,7 @@ from torch import Tensor
 import ofa
 from ofa.space import SpaceError
 from ofa.supernet import create_supernet
+from ofa.supernet.published import own_notation
 from ofa.supernet.published.once_for_all import arch_of, converted, preset_of
 from ofa.supernet.weights import WeightsError
 
@@ -137,6 +138,9 @@ def test_single_numbers_hold_for_all() -> None:
     assert mobile.arch(arch_of(mobile, {"ks": 7, "e": 6, "d": 4, "r": [224]})) == mobile.largest()
     assert mobile.arch(arch_of(mobile, {"ks": 3, "e": 3, "d": 2, "r": 128})) == mobile.smallest()
     assert resnet.arch(arch_of(resnet, {"d": 2, "e": 0.35, "w": 2, "r": 224})) == resnet.largest()
+    older = {"wid": None, "ks": 7, "e": 6, "d": 4, "r": [224]}
+    assert mobile.arch(own_notation(mobile, older)) == mobile.largest()
+    assert resnet.arch(arch_of(resnet, {"d": 2, "e": 0.35, "w": 2.0, "r": 224})) == resnet.largest()
     assert resnet.arch(arch_of(resnet, {"d": 0, "e": 0.2, "w": 0, "r": 128})) == resnet.smallest()
 
 
