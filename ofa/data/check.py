@@ -78,10 +78,11 @@ class DataCheck:
         return [int(group) for group in several[several].index]
 
     def counts(self) -> pd.DataFrame:
-        """Images of each class (rows) in each split (columns) and in all."""
+        """Images of each class that has some (rows) in each split (columns) and in all."""
         table = pd.crosstab(self.images["class"], self.images["split"])
         columns = [split for split in (*SPLITS, "") if split in table]
-        table = table.reindex(index=list(dict.fromkeys(self.classes)), columns=columns, fill_value=0)
+        present = [name for name in dict.fromkeys(self.classes) if name in table.index]
+        table = table.reindex(index=present, columns=columns, fill_value=0)
         return table.rename(columns={"": "unused"}).assign(all=table.sum(axis=1))
 
     def sizes(self) -> dict[str, tuple[float, float, float]]:

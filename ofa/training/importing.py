@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ofa.config import apply_overrides
 from ofa.errors import UsageError
@@ -101,6 +104,7 @@ def import_run(recipe: Recipe, origin: Mapping[str, Any], out: Path | str, *, pr
     supernet = build_supernet(recipe.model, num_classes=task.num_classes(data), inputs=task.inputs()).eval()
     if recipe.model.sort_channels != "none":
         sort_channels(supernet)
+    _warn_of_few_classes(supernet.model, data, progress)
     notice(progress, "judging the largest and the smallest subnet")
     bounds = [supernet.space.largest(), supernet.space.smallest()]
     found = SubnetEvaluator(supernet, data, task).values(bounds, progress=progress)
@@ -108,3 +112,15 @@ def import_run(recipe: Recipe, origin: Mapping[str, Any], out: Path | str, *, pr
     row = {"epoch": 0, "step": 0, "phase": PHASE, **dict(zip(columns, found, strict=True))}
     write_csv_atomic(out / "metrics.csv", pd.DataFrame([row]))
     return Run.save(out, recipe=recipe, supernet=supernet, data=data, code_sha256=code, origin=origin)
+
+
+def _warn_of_few_classes(model: nn.Module, data: Any, progress: Progress | None) -> None:
+    """Say so where the pictures for statistics are not what the network was trained on."""
+    labels = data.source.labels[data.splits.calibration]
+    found, num = len(np.unique(labels)), len(data.source.classes)
+    if 2 * found < num and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        notice(
+            progress,
+            f"statistics of batch normalisation come from {len(labels)} pictures of {found} of {num} classes: a "
+            "network that was trained on all of them then fails on most; give pictures of many classes, or fine-tune",
+        )

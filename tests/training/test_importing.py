@@ -59,8 +59,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imported(published: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("imported") / "run"
-    run = workflow.import_("once-for-all", str(published), SMALL, out=out, data_root=str(pictures))
+    said: list[str] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        said.append(what)
+
+    run = workflow.import_("once-for-all", str(published), SMALL, out=out, data_root=str(pictures), progress=progress)
     assert isinstance(run, Run)
+    assert any("come from 12 pictures of 3 of 1000 classes" in line for line in said)
     return run
 
 
