@@ -182,8 +182,9 @@ def check_data(config: DataConfig, *, workers: int | None = None, progress: Prog
 
 
 def _to_be_shown(source: Source, rng: np.random.Generator) -> Iterator[int]:
-    num = max(2, min(NUM_THUMBNAILS, MAX_THUMBNAILS // len(source.classes)))
-    for label in range(min(len(source.classes), MAX_THUMBNAILS // num)):
+    present = np.unique(source.labels)
+    num = max(2, min(NUM_THUMBNAILS, MAX_THUMBNAILS // len(present)))
+    for label in present[: MAX_THUMBNAILS // num]:
         yield from sorted(rng.permutation(np.flatnonzero(source.labels == label))[:num].tolist())
 
 

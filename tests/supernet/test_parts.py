@@ -251,10 +251,15 @@ def test_unknown_cost_and_part(tiny: Supernet) -> None:
 # -- slots and parts ---------------------------------------------------------------------------------------------------
 
 
+def first_part(supernet: Supernet) -> str:
+    """The stem, or its first block where it is a stage, whose depth varies."""
+    return "stage0.block0" if "stage0.width1" in supernet.space.names else "stem"
+
+
 def assert_slots_fit_the_space(supernet: Supernet) -> None:
     space = supernet.space
     slots = supernet.slots
-    assert [slots[0].name, slots[-1].name.partition(".")[0]] == ["stem", "head"]
+    assert [slots[0].name, slots[-1].name.partition(".")[0]] == [first_part(supernet), "head"]
     assert len({slot.name for slot in slots}) == len(slots)
     read = {name for slot in slots for name in slot.dims}
     assert read == set(space.names)  # no dim is without effect
@@ -276,7 +281,9 @@ def assert_parts_are_those_of_the_subnets(supernet: Supernet, num: int) -> None:
             extracted(torch.zeros(1, *supernet.input_shape(arch)))
         keys = keys_of(supernet, arch)
         assert [name for name in keys if name in blocks] == list(blocks)
-        assert {name.partition(".")[0] for name in keys if name not in blocks} == {"stem", "head"}
+        # A stem that is a stage has the pooling behind it.
+        before = "stem" if first_part(supernet) == "stem" else "stage1"
+        assert {name.partition(".")[0] for name in keys if name not in blocks} == {before, "head"}
         for name, block in blocks.items():
             part = supernet.part(keys[name])
             assert part.key == keys[name]

@@ -495,7 +495,7 @@ def test_some_classes_of_imagenet_keep_their_numbers(tmp_path: Path) -> None:
     assert source.classes[0] == "n01440764 tench"
     assert source.labels.tolist() == [0, 0, 0, 999, 999, 999]
     splits = make_splits(source.labels, source.strata, num_test=0, config=config)
-    assert sorted(source.labels[splits.train].tolist()) == [0, 999]
+    assert set(source.labels[splits.train].tolist()) == {0, 999}
     (tmp_path / "n15075141").rename(tmp_path / "n99999999")
     with pytest.raises(DataError, match=r"unknown class of ImageNet 'n99999999'"):
         read_source(config)
