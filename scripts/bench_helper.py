@@ -1,4 +1,4 @@
-"""What the benchmarks share: sections, rows that are kept, timing, and pages made of a template and tables.
+"""What the benchmarks share: sections, commands that end in time, rows that are kept, pages of a template and tables.
 
 The words of a page are in ``templates/<name>``, with the places of numbers and tables; a script fills them in.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
+import signal
+import subprocess
 import sys
+import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ import pandas as pd
 import timm
 import torch
 
+from ofa.files import write_csv_atomic
 from ofa.hardware.fingerprint import cpu_model
+from ofa.training import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = 120
@@ -62,6 +67,63 @@ def read_rows(path: Path, **types: type) -> list[dict[str, Any]]:
         return []
     rows = pd.read_csv(path, dtype=types).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def add_row(path: Path, row: Mapping[str, Any]) -> None:
+    write_csv_atomic(path, pd.DataFrame([*read_rows(path), row]))
+
+
+def known(path: Path, **key: Any) -> dict[str, Any] | None:
+    """The row of what was done already."""
+    return next((row for row in read_rows(path) if all(row[each] == value for each, value in key.items())), None)
+
+
+class OutOfTimeError(Exception):
+    """The rest is for another call."""
+
+
+def ofa(options: argparse.Namespace, *words: str) -> str:
+    """A command of ours, ended at ``options.until``; what it prints."""
+    left = options.until - time.monotonic()
+    if left <= 0:
+        raise OutOfTimeError
+    say("ofa " + " ".join(words))
+    process = subprocess.Popen([sys.executable, "-m", "ofa", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        printed, _ = process.communicate(timeout=left)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise OutOfTimeError from None
+    if process.returncode:
+        raise SystemExit(f"ofa {' '.join(words)} ended with {process.returncode}")
+    return printed
+
+
+def trained(options: argparse.Namespace, name: str, recipe: str, words: Sequence[str]) -> Run:
+    """A run in ``options.work``, trained on from where it was."""
+    folder = options.work / name
+    if not (folder / "supernet.json").exists():
+        resume = ["--resume"] if (folder / "checkpoints").exists() else []
+        ofa(options, "train", recipe, *words, "--out", str(folder), *resume)
+    return Run.open(folder)
+
+
+def seconds_of(run: Run) -> float:
+    """Of its training."""
+    return float(pd.read_csv(run.path / "metrics.csv")["seconds"].sum())
+
+
+def unpacked(options: argparse.Namespace, archive: str, folder: str) -> Path:
+    """A folder of ``options.work`` that an archive of ``options.data`` holds."""
+    if not (options.work / folder).exists():
+        with tarfile.open(options.data / archive) as tar:
+            tar.extractall(options.work, filter="data")
+    return options.work / folder
+
+
+def photographs(options: argparse.Namespace) -> Path:
+    return unpacked(options, "clothing-small-224.tar", "clothing-small-224")
 
 
 def seconds(action: Callable[[], object], *, repeats: int = 5, percentile: float = 0) -> float:

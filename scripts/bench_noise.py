@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from bench_helper import page, parsed, parser_of, read_rows, say, table_text
+from bench_helper import OutOfTimeError, page, parsed, parser_of, read_rows, say, table_text
 
 from ofa import workflow
 from ofa.cost import LatencyTable, macs
@@ -51,10 +51,6 @@ RESOLUTION = 224
 NUM_PROFILES, NUM_FRESH, NUM_BUSY, NUM_COMPARED = 10, 60, 100, 500
 NUM_BUNDLES, NUM_VERIFIED, MINUTES_APART = 12, 20, 6.0
 BUSY = "while True: sum(range(100_000))"
-
-
-class OutOfTimeError(Exception):
-    """The rest is for another call."""
 
 
 def make_table(

@@ -19,23 +19,35 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from bench_helper import page, parsed, parser_of, read_rows, say, table_text
+from bench_helper import (
+    OutOfTimeError,
+    add_row,
+    known,
+    page,
+    parsed,
+    parser_of,
+    photographs,
+    read_rows,
+    say,
+    seconds_of,
+    table_text,
+    trained,
+)
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -48,7 +60,7 @@ from ofa.data.image_data import look_of
 from ofa.data.readers import read_source
 from ofa.data.readers.source import FileImages, Source
 from ofa.data.shards import write_shards
-from ofa.files import write_csv_atomic, write_text_atomic
+from ofa.files import write_text_atomic
 from ofa.search import search as search_space
 from ofa.search.evaluation_cache import ROUND, Scores
 from ofa.training import Run, SubnetEvaluator
@@ -97,14 +109,6 @@ class Parts(FileImages):
         return len(self.file(index))
 
 
-def photographs(options: argparse.Namespace) -> Path:
-    folder = options.work / "clothing-small-224"
-    if not folder.exists():
-        with tarfile.open(options.data / "clothing-small-224.tar") as tar:
-            tar.extractall(options.work, filter="data")
-    return folder
-
-
 def shards(options: argparse.Namespace) -> Path:
     return options.work / "shards"
 
@@ -127,13 +131,8 @@ def make(options: argparse.Namespace) -> None:
     write_shards(source, shards(options), progress=progress)
 
 
-class OutOfTimeError(Exception):
-    """The rest is for another call."""
-
-
-def add_row(options: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
-    path = options.out / "scale" / f"{name}.csv"
-    write_csv_atomic(path, pd.DataFrame([*read_rows(path), row]))
+def rows_path(options: argparse.Namespace, name: str) -> Path:
+    return options.out / "scale" / f"{name}.csv"
 
 
 def decoding_of(source: Source) -> Decoding:
@@ -152,7 +151,7 @@ def rate(options: argparse.Namespace) -> None:
         for row, own in zip(rows.tolist(), numbers, strict=True):
             cropped(source.images, row, own, size=(SIZE, SIZE), look=decoding.look, least=LEAST)
         alone = NUM_ALONE / (time.perf_counter() - started)
-        add_row(options, "rate", {"repeat": repeat, "workers": 0, "images_per_second": round(alone, 1)})
+        add_row(rows_path(options, "rate"), {"repeat": repeat, "workers": 0, "images_per_second": round(alone, 1)})
         for num in WORKERS:
             order = [
                 Wanted(rng.integers(0, NUM_IMAGES, BATCH), rng.random((BATCH, 4)))
@@ -165,7 +164,9 @@ def rate(options: argparse.Namespace) -> None:
             for batch in batches:
                 taken += len(batch)
             found = taken / (time.perf_counter() - started)
-            add_row(options, "rate", {"repeat": repeat, "workers": num, "images_per_second": round(found, 1)})
+            add_row(
+                rows_path(options, "rate"), {"repeat": repeat, "workers": num, "images_per_second": round(found, 1)}
+            )
             say(f"{num} workers: {found:.0f} images/s, {found / num / alone:.2f} of {alone:.0f} alone, for each")
 
 
@@ -191,7 +192,7 @@ def memory(options: argparse.Namespace) -> None:
         if before // every != taken // every or before == 0:
             seconds = time.perf_counter() - started
             row = {"images": taken, "seconds": round(seconds, 1), "mb": round(held_bytes() / 1e6, 1)}
-            add_row(options, "memory", row)
+            add_row(rows_path(options, "memory"), row)
             say(f"{taken} images, {taken / seconds:.0f}/s: {row['mb']} MB")
 
 
@@ -212,11 +213,11 @@ def killed(options: argparse.Namespace) -> None:
                 time.sleep(2)
                 process.send_signal(signal.SIGKILL)
             step = sorted((out / "checkpoints").glob("step-*"))[-1].stem
-            add_row(options, "killed", {"killed_after": step, "steps_of_an_epoch": 80})
+            add_row(rows_path(options, "killed"), {"killed_after": step, "steps_of_an_epoch": 80})
         subprocess.run(command, check=True)
     one, other = (load_file(options.work / name / "supernet.safetensors") for name in ("whole", "killed"))
     same = all(torch.equal(one[key], other[key]) for key in one)
-    add_row(options, "killed", {"same_weights": same})
+    add_row(rows_path(options, "killed"), {"same_weights": same})
     say(f"same weights: {same}")
 
 
@@ -255,7 +256,7 @@ def search(options: argparse.Namespace) -> None:
             seconds = time.perf_counter() - started
         first, firsts = (found, seconds) if first is None else (first, firsts)
         row = {"where": name, "workers": workers, "seconds": round(seconds, 2), "faster": round(firsts / seconds, 2)}
-        add_row(options, "search", row | {"same": found.equals(first)})
+        add_row(rows_path(options, "search"), row | {"same": found.equals(first)})
         say(str(row | {"same": found.equals(first)}))
 
 
@@ -268,33 +269,20 @@ def kill_a_worker() -> None:
 
 
 def crops(options: argparse.Namespace) -> None:
-    known = read_rows(options.out / "scale" / "crops.csv")
-    for seed in SEEDS:
-        for crop_from in ("original", "stored"):
-            if any((row["seed"], row["crop_from"]) == (seed, crop_from) for row in known):
-                continue
-            out = options.work / f"crops-{crop_from}-{seed}"
-            words = [
-                *("train", "plain", f"data.root={photographs(options)}", "data.name=folder", f"train.seed={seed}"),
-                *("model.name=lcnet_050", "model.resolution=[96]", f"train.epochs={CROP_EPOCHS}", "train.threads=1"),
-                *("data.crop_scale=0.2", f"data.crop_from={crop_from}", "data.crop_padding=0"),
-                *("data.horizontal_flip=true", "train.eval_every_epochs=0", "data.search_share=0.1"),
-            ]
-            left = options.until - time.monotonic()
-            if left <= 0:
-                raise OutOfTimeError
-            try:
-                subprocess.run(
-                    [sys.executable, "-m", "ofa", *words, "--out", str(out), "--resume"], check=True, timeout=left
-                )
-            except subprocess.TimeoutExpired:
-                raise OutOfTimeError from None
-            run = Run.open(out)
-            evaluator = SubnetEvaluator(run.supernet(), run.data(), run.task)
-            (score,) = evaluator.values([run.space.largest()], split="test")
-            seconds = float(pd.read_csv(out / "metrics.csv")["seconds"].sum())
-            row = {"seed": seed, "crop_from": crop_from, "top1_percent": round(float(score), 2), "seconds": seconds}
-            add_row(options, "crops", row)
+    for seed, crop_from in itertools.product(SEEDS, ("original", "stored")):
+        key = {"seed": seed, "crop_from": crop_from}
+        if known(rows_path(options, "crops"), **key) is not None:
+            continue
+        words = [
+            *("model.name=lcnet_050", "model.resolution=[96]", f"train.epochs={CROP_EPOCHS}", "train.threads=1"),
+            *("data.crop_scale=0.2", f"data.crop_from={crop_from}", "data.crop_padding=0", "data.horizontal_flip=true"),
+            *("data.name=folder", f"data.root={photographs(options)}", "data.search_share=0.1"),
+            *("train.eval_every_epochs=0", f"train.seed={seed}"),
+        ]
+        run = trained(options, f"crops-{crop_from}-{seed}", "plain", words)
+        (score,) = SubnetEvaluator(run.supernet(), run.data(), run.task).values([run.space.largest()], split="test")
+        row = {**key, "top1_percent": round(float(score), 2), "seconds": seconds_of(run)}
+        add_row(rows_path(options, "crops"), row)
 
 
 def search_text(options: argparse.Namespace) -> str:

@@ -19,9 +19,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bench_helper import page, parsed, parser_of, read_rows, say, table_text
+from bench_helper import OutOfTimeError, page, parsed, parser_of, read_rows, say, table_text, trained
 from scipy.stats import spearmanr
 
 from ofa.cost import macs
@@ -46,32 +43,6 @@ NUM_FITTED = 256
 ROUTE = "anchors.route"
 
 
-class OutOfTimeError(Exception):
-    """The rest is for another call."""
-
-
-def trained(options: argparse.Namespace, name: str, recipe: str, *words: str) -> Run:
-    """A run, trained on from where it was."""
-    folder = options.work / name
-    if not (folder / "supernet.json").exists():
-        resume = ["--resume"] if (folder / "checkpoints").exists() else []
-        left = options.until - time.monotonic()
-        if left <= 0:
-            raise OutOfTimeError
-        command = ["train", recipe, *words, "--out", str(folder), *resume]
-        say("ofa " + " ".join(command))
-        process = subprocess.Popen([sys.executable, "-m", "ofa", *command])
-        try:
-            process.wait(timeout=left)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise OutOfTimeError from None
-        if process.returncode:
-            raise SystemExit(f"ofa {' '.join(command)} ended with {process.returncode}")
-    return Run.open(folder)
-
-
 def settings(options: argparse.Namespace, seed: int) -> tuple[str, ...]:
     """What all runs have in common."""
     return (
@@ -85,11 +56,11 @@ def alone(options: argparse.Namespace, seed: int, net: str) -> Run:
     """One network, and the same trained further."""
     own = (*settings(options, seed), f"model.name={NETS}:{net}")
     words = (f"train.learning_rate={RATE}", f"train.epochs={options.epochs}", "train.warmup_epochs=2")
-    run = trained(options, f"{seed}-{net}", "plain", *own, *words)
+    run = trained(options, f"{seed}-{net}", "plain", (*own, *words))
     add_scores(options, run, run.supernet(), [run.space.largest()], seed=seed, what="alone", net=net)
     words = (f"train.learning_rate={STITCH_RATE}", f"train.epochs={options.stitch_epochs}", "train.warmup_epochs=1")
     weights = f"model.weights={run.path / 'supernet.safetensors'}"
-    further = trained(options, f"{seed}-{net}-further", "plain", *own, *words, weights)
+    further = trained(options, f"{seed}-{net}-further", "plain", (*own, *words, weights))
     add_scores(options, further, further.supernet(), [run.space.largest()], seed=seed, what="further", net=net)
     return run
 
@@ -101,11 +72,13 @@ def stitched(options: argparse.Namespace, seed: int, anchors: Sequence[Run]) -> 
         options,
         f"{seed}-stitched",
         "stitch",
-        *settings(options, seed),
-        f"model.anchors=[{','.join(f'{NETS}:{net}' for net in ANCHORS)}]",
-        "model.pretrained=false",
-        f"model.anchor_weights=[{files}]",
-        *(f"train.learning_rate={STITCH_RATE}", f"train.epochs={options.stitch_epochs}", "train.warmup_epochs=1"),
+        (
+            *settings(options, seed),
+            f"model.anchors=[{','.join(f'{NETS}:{net}' for net in ANCHORS)}]",
+            "model.pretrained=false",
+            f"model.anchor_weights=[{files}]",
+            *(f"train.learning_rate={STITCH_RATE}", f"train.epochs={options.stitch_epochs}", "train.warmup_epochs=1"),
+        ),
     )
     archs = [run.space.arch({**run.space.largest(), ROUTE: route}) for route in run.space[ROUTE].values]
     add_scores(options, run, run.supernet(), archs, seed=seed, what="stitched")

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
 import subprocess
 import sys
 import tarfile
@@ -34,12 +33,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from bench_helper import page, parsed, parser_of, read_rows, say, table_text
+from bench_helper import (
+    OutOfTimeError,
+    add_row,
+    known,
+    ofa,
+    page,
+    parsed,
+    parser_of,
+    photographs,
+    read_rows,
+    say,
+    seconds_of,
+    table_text,
+    trained,
+    unpacked,
+)
 
 import ofa as ofa_package
 from ofa.cost import LatencyTable, macs
@@ -95,10 +108,6 @@ import runpy, sys
 sys.modules["ofa"], sys.argv = None, sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-class OutOfTimeError(Exception):
-    """The rest is for another call."""
 
 
 @dataclass(frozen=True)
@@ -194,33 +203,6 @@ def cases(options: argparse.Namespace) -> dict[str, Case]:
 # -- steps -------------------------------------------------------------------------------------------------------------
 
 
-def ofa(options: argparse.Namespace, *words: str) -> str:
-    """A command of ours, ended when time is up; what it prints."""
-    left = options.until - time.monotonic()
-    if left <= 0:
-        raise OutOfTimeError
-    say("ofa " + " ".join(words))
-    process = subprocess.Popen([sys.executable, "-m", "ofa", *words], stdout=subprocess.PIPE, text=True)
-    try:
-        printed, _ = process.communicate(timeout=left)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        raise OutOfTimeError from None
-    if process.returncode:
-        raise SystemExit(f"ofa {' '.join(words)} ended with {process.returncode}")
-    return printed
-
-
-def trained(options: argparse.Namespace, name: str, recipe: str, words: Sequence[str]) -> Run:
-    """A run, trained on from where it was."""
-    folder = options.work / name
-    if not (folder / "supernet.json").exists():
-        resume = ["--resume"] if (folder / "checkpoints").exists() else []
-        ofa(options, "train", recipe, *words, "--out", str(folder), *resume)
-    return Run.open(folder)
-
-
 def test_score(options: argparse.Namespace, run: Run, archs: Sequence[Arch], split: str = "test") -> list[float]:
     evaluator = SubnetEvaluator(run.supernet().to(options.train_device), run.data(), run.task)
     return evaluator.values(list(archs), split=split).tolist()
@@ -236,19 +218,8 @@ def at_half(options: argparse.Namespace, run: Run, arch: Arch) -> dict[str, floa
     return {"at_half": run.task.details(scorer, evaluator.data)["map50_percent"]}
 
 
-def seconds_of(run: Run) -> float:
-    return float(pd.read_csv(run.path / "metrics.csv")["seconds"].sum())
-
-
-def add_row(options: argparse.Namespace, name: str, row: Mapping[str, Any]) -> None:
-    path = options.out / "tasks" / f"{name}.csv"
-    write_csv_atomic(path, pd.DataFrame([*read_rows(path), row]))
-
-
-def known(options: argparse.Namespace, name: str, **key: Any) -> dict[str, Any] | None:
-    """The row of what was done already."""
-    rows = read_rows(options.out / "tasks" / f"{name}.csv")
-    return next((row for row in rows if all(row[each] == value for each, value in key.items())), None)
+def rows_path(options: argparse.Namespace, name: str) -> Path:
+    return options.out / "tasks" / f"{name}.csv"
 
 
 # -- both tasks the whole way ------------------------------------------------------------------------------------------
@@ -269,11 +240,11 @@ def whole_way(options: argparse.Namespace, case: Case) -> None:
     if not all(path.exists() for path in bundles):
         ofa(options, "deploy", "--run", folder, "--device", DEVICE, "--budget-ms", *(f"{ms:g}" for ms in budgets_ms))
     ofa(options, "report", "--run", folder, "--tables", str(tables))
-    if known(options, case.name, what="largest") is None:
+    if known(rows_path(options, case.name), what="largest") is None:
         (score,) = test_score(options, run, [run.space.largest()])
         row = {"what": "largest", "score": score, "seconds": seconds_of(run)}
         row |= at_half(options, run, run.space.largest())
-        add_row(options, case.name, {**row, "arch": run.space.largest().to_json()})
+        add_row(rows_path(options, case.name), {**row, "arch": run.space.largest().to_json()})
     picks_and_random(options, case, run, LatencyTable.load(table_path), bundles, budgets_ms)
     alone(options, case, run, bundles)
 
@@ -294,7 +265,7 @@ def picks_and_random(
     drawn = run.space.to_archs(run.space.sample_population(NUM_EVALUATIONS, np.random.default_rng(0)))
     found: list[float] = []
     for path, budget_ms in zip(bundles, budgets_ms, strict=True):
-        if known(options, case.name, what="pick", budget_ms=budget_ms) is not None:
+        if known(rows_path(options, case.name), what="pick", budget_ms=budget_ms) is not None:
             continue
         found = found or test_score(options, run, drawn, "search")
         info, within = read_bundle(path), table.predict_ms(drawn) <= budget_ms
@@ -303,8 +274,7 @@ def picks_and_random(
         samples = sorted(str(file) for file in (path / "samples").glob(f"*{info.task.sample_suffix}"))[:2]
         bare = subprocess.run([sys.executable, "-c", NOT_OFA, str(path / "predict.py"), *samples], capture_output=True)
         add_row(
-            options,
-            case.name,
+            rows_path(options, case.name),
             {
                 "what": "pick",
                 "budget_ms": budget_ms,
@@ -324,18 +294,16 @@ def alone(options: argparse.Namespace, case: Case, run: Run, bundles: Sequence[P
     """The picks, each trained alone for as many epochs as the supernet was."""
     archs = [run.space.arch(read_bundle(path).arch) for path in bundles]
     for number, arch in enumerate([*archs, *([run.space.largest()] if case.is_plain_too else [])]):
-        if known(options, case.name, what="alone", arch=arch.to_json()) is None:
+        if known(rows_path(options, case.name), what="alone", arch=arch.to_json()) is None:
             words = (*case.words, *case.alone, f"strategy.sampler.arch={arch.to_json()}")
             other = trained(options, f"{case.name}-alone-{number}", case.recipe, words)
             (score,) = test_score(options, other, [arch])
             row = {"what": "alone", "score": score, "seconds": seconds_of(other), "arch": arch.to_json()}
-            add_row(options, case.name, row | at_half(options, other, arch))
+            add_row(rows_path(options, case.name), row | at_half(options, other, arch))
 
 
 def segmentation(options: argparse.Namespace) -> None:
-    if not (options.work / "camvid").exists():
-        with tarfile.open(options.data / "camvid-240x180.tar") as tar:
-            tar.extractall(options.work, filter="data")
+    unpacked(options, "camvid-240x180.tar", "camvid")
     whole_way(options, cases(options)["segmentation"])
 
 
@@ -344,9 +312,7 @@ def text(options: argparse.Namespace) -> None:
 
 
 def detection(options: argparse.Namespace) -> None:
-    if not (options.work / "BCCD").exists():
-        with tarfile.open(options.data / "bccd.tar") as tar:
-            tar.extractall(options.work, filter="data")
+    unpacked(options, "bccd.tar", "BCCD")
     whole_way(options, cases(options)["detection"])
 
 
@@ -384,9 +350,7 @@ def voices(options: argparse.Namespace) -> None:
 
 
 def super_resolution(options: argparse.Namespace) -> None:
-    if not (options.work / "clothing-small-224").exists():
-        with tarfile.open(options.data / "clothing-small-224.tar") as tar:
-            tar.extractall(options.work, filter="data")
+    photographs(options)
     whole_way(options, cases(options)["super_resolution"])
 
 
@@ -421,7 +385,7 @@ def minilm(options: argparse.Namespace) -> None:
     case = cases(options)["minilm"]
     for seed, rate, method in itertools.product(options.seeds, options.rates, options.methods):
         key = {"method": method, "seed": seed, "rate": rate}
-        if known(options, "minilm", **key) is not None:
+        if known(rows_path(options, "minilm"), **key) is not None:
             continue
         words = (*case.words, f"train.seed={seed}", f"train.learning_rate={rate:g}")
         untrained = untrained_of(case, words)
@@ -441,7 +405,7 @@ def minilm(options: argparse.Namespace) -> None:
         for number, (what, each) in enumerate(archs.items()):
             row = {**key, "what": what or method, **{split: found[number] for split, found in scores.items()}}
             row |= {"macs_percent": macs_percent(untrained, each), "seconds": seconds_of(run)}
-            add_row(options, "minilm", {**row, "trained_on": name_of(options), "arch": each.to_json()})
+            add_row(rows_path(options, "minilm"), {**row, "trained_on": name_of(options), "arch": each.to_json()})
 
 
 def name_of(options: argparse.Namespace) -> str:

@@ -283,6 +283,15 @@ def test_ctrl_c_while_it_runs_and_while_nobody_looks_it_finishes(cluster, host, 
     assert are_whole(result.blocks, models, 2) and len(cluster.numbers) == 2
 
 
+@pytest.fixture
+def interruptible():
+    """Where the tests run in a shell's background, which ignores SIGINT, their processes do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_command_says_what_becomes_of_the_job(cluster, settings, tmp_path):
     (tmp_path / "node.yaml").write_text(
         yaml.safe_dump({"runtime": "onnxruntime", "host": {"name": "slurm", **settings, "poll_seconds": 0.2}})
