@@ -203,7 +203,7 @@ print(num_killed, sorted(found))
 """
 
 
-@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [47, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_killed_at_any_line_the_old_or_the_new_one_is_there(can_exchange: bool, step: int, tmp_path: Path) -> None:
     root = Path(__file__).parents[1]

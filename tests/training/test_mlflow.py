@@ -212,7 +212,7 @@ def test_every_setting_has_a_name_that_mlflow_takes() -> None:
 # -- runs that are interrupted -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [2, 5])
+@pytest.mark.parametrize("step", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_in_the_same_one(step: int, server: Server, tmp_path: Path) -> None:
     recipe, out = tiny_recipe("train.epochs=3", f"train.mlflow={URI}"), tmp_path / "run"
     with pytest.raises(Killed):

@@ -176,6 +176,7 @@ def test_in_one_process_it_says_that_it_changes_nothing(tmp_path: Path, monkeypa
 # -- in training -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """One step, after which rounding grows: of torch's own kernel it is a thousandth of the first layer's gradient."""
     words = ["train.epochs=0.34", "train.warmup_epochs=0", "train.ema_decay=0", "model.drop_rate=0"]

@@ -45,6 +45,7 @@ def recipe(*words: str) -> Recipe:
     return load_recipe("bignas", (*SMALL, "train.epochs=90", "train.average_epochs=0", "model.resolution=[16]", *words))
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock(monkeypatch)
     run = train(recipe("train.max_hours=0.2"), tmp_path / "run", progress=clock)
