@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,32 +40,3 @@ def without_conflict(gradients: Gradients, others: Gradients) -> Gradients:
         a if b is None else (b * -factor if a is None else a.sub(b, alpha=factor))
         for a, b in zip(gradients, others, strict=True)
     ]
-
-
-def all_reduce_mean(
-    gradients: Sequence[Gradients],
-    numbers: Tensor,
-    reduce: Callable[[Tensor], Tensor],
-    num_processes: int,
-) -> tuple[list[Gradients], Tensor]:
-    """Average several sets of gradients, and a few numbers, over processes in one call.
-
-    A parameter that no subnet of this step used has no gradient in any process, since all draw the same subnets.
-
-    Args:
-        numbers: ``(K,)``; losses and flags that all processes must agree on.
-        reduce: Sums a tensor over the processes.
-    """
-    pieces = [gradient for named in gradients for gradient in named if gradient is not None]
-    flat = torch.cat([*(piece.reshape(-1).float() for piece in pieces), numbers.float()])
-    flat = reduce(flat).div_(num_processes)
-    *parts, numbers = flat.split([*(piece.numel() for piece in pieces), len(numbers)])
-    fresh = iter(parts)
-    return [
-        [
-            # In the gradient's own layout: fused optimisers step through memory, not through indices.
-            None if gradient is None else torch.empty_like(gradient).copy_(next(fresh).view(gradient.shape))
-            for gradient in named
-        ]
-        for named in gradients
-    ], numbers

@@ -54,6 +54,7 @@ from ofa.training.optimizer import forget, make_optimizer
 from ofa.training.preflight import check_recipe, step_weights
 from ofa.training.pretrained import as_pretrained
 from ofa.training.recipe import Recipe
+from ofa.training.reduction import Reduction
 from ofa.training.run import Run, RunError, build_supernet
 from ofa.training.samplers import ROLES, Draw, Step
 from ofa.training.schedules import Stretch, stretch_at
@@ -276,6 +277,8 @@ class _Trainer:
         self.fabric.to_device(supernet)
         self.supernet = supernet
         self.parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
+        num_processes = self.fabric.world_size
+        self.reduction = Reduction(self.parameters, num_processes=num_processes) if num_processes > 1 else None
         self.optimizer = cast(_FabricOptimizer, self.fabric.setup_optimizers(make_optimizer(config, supernet)))
         self.ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.average: dict[str, Tensor] = {}
@@ -539,28 +542,37 @@ class _Trainer:
         for draw in draws:
             mine = nth_part(everything, draw.part)
             is_largest, shown, shares = draw.role == "largest", [], []
+            is_apart = is_largest and self.strategy.remove_conflicts
             for rows in in_parts(mine, num_parts):
                 own, *learnt = (taken(values, rows) for values in (targets, taught, in_place))
                 outputs = self._outputs(_some(inputs, rows), own, draw)
                 loss = self._loss(draw, outputs, own, *learnt) * (len(rows) / len(mine))
                 shares.append(loss.detach())
                 weighted = loss if is_largest else loss * others_weight
+                is_last = draw is draws[-1] and rows[-1] == mine[-1] and not is_apart
                 if not self.strategy.sampler.joint_backward:
-                    self.fabric.backward(weighted)
+                    self._add_gradients(weighted, is_last=is_last)
                 elif num_parts == 1:
                     joint.append(weighted * (len(mine) / len(inputs)))
                 else:  # one backward pass would need the memory of all parts
-                    self.fabric.backward(weighted * (len(mine) / len(inputs)))
+                    self._add_gradients(weighted * (len(mine) / len(inputs)), is_last=is_last)
                 if is_largest and self.strategy.loss.needs_teacher:
                     shown.append(self.task.teaching(outputs))
             losses.append(torch.stack(shares).sum())
             in_place = joined(shown) if shown else in_place
-            if is_largest and self.strategy.remove_conflicts:
+            if is_apart:
                 set_aside = gradients.take(self.parameters)
+                if self.reduction is not None:
+                    self.reduction.send_apart(set_aside)
             self._count_macs(draw.arch, PASSES * len(mine))
         if joint:
-            self.fabric.backward(torch.stack(joint).sum())
+            self._add_gradients(torch.stack(joint).sum(), is_last=True)
         return torch.stack(losses), set_aside
+
+    def _add_gradients(self, loss: Tensor, *, is_last: bool) -> None:
+        """What the last backward pass of a step is done with is averaged over processes while it goes on."""
+        with self.reduction.last_pass(loss) if self.reduction is not None and is_last else nullcontext():
+            self.fabric.backward(loss)
 
     def _loss(self, draw: Draw, outputs: Any, targets: Any, taught: Any, in_place: Any) -> Tensor:
         """The largest subnet learns from the targets or from another model, the rest from whatever teaches."""
@@ -574,13 +586,16 @@ class _Trainer:
     def _finish(
         self, losses: Tensor, set_aside: gradients.Gradients | None, stops: bool
     ) -> tuple[Sequence[float], bool]:
-        """Average over processes, in one call, and put the gradients together; gives losses and whether to stop."""
-        parts = [gradients.take(self.parameters)] if set_aside is None else [set_aside, gradients.take(self.parameters)]
+        """Average over processes and put the gradients together; gives losses and whether to stop."""
         self.elapsed = 0.0 if self.limit is None else self.limit.elapsed
-        if self.fabric.world_size > 1:
+        parts = [] if set_aside is None else [set_aside]
+        if self.reduction is not None:
             numbers = torch.cat([losses, losses.new_tensor([float(stops), self.elapsed])])
-            parts, numbers = gradients.all_reduce_mean(parts, numbers, self._sum_over_processes, self.fabric.world_size)
+            parts, numbers = self.reduction.finish(numbers)
             losses, stops, self.elapsed = numbers[:-2], bool(numbers[-2] > 0), float(numbers[-1])
+            gradients.take(self.parameters)
+        else:
+            parts.append(gradients.take(self.parameters))
         if set_aside is not None:
             parts[0] = gradients.without_conflict(parts[0], parts[1])
         for part in parts:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ofa.training.gradients import add, all_reduce_mean, take, without_conflict
+from ofa.training.gradients import add, take, without_conflict
 
 
 def flat(gradients: list[Tensor | None]) -> Tensor:
@@ -33,36 +31,6 @@ def test_what_is_left_opposes_nothing(seed: int) -> None:
         assert float(flat(result) @ flat(others)) == pytest.approx(0, abs=1e-5)
         removed = flat(largest) - flat(result)
         assert float(removed @ flat(result)) == pytest.approx(0, abs=1e-5)  # a projection
-
-
-def test_one_call_averages_gradients_and_numbers() -> None:
-    calls: list[int] = []
-
-    def doubled(tensor: Tensor) -> Tensor:  # two processes with the same values
-        calls.append(tensor.numel())
-        return tensor * 2
-
-    sets: list[list[Tensor | None]] = [[torch.ones(2, 3), None], [torch.full((2, 3), 2.0), torch.zeros(())]]
-    averaged, numbers = all_reduce_mean(sets, torch.tensor([5.0, 1.0]), doubled, 2)
-    assert calls == [6 + 6 + 1 + 2]
-    assert numbers.tolist() == [5, 1]
-    for before, after in zip(itertools.chain(*sets), itertools.chain(*averaged), strict=True):
-        assert (before is None) == (after is None)
-        if before is not None and after is not None:
-            torch.testing.assert_close(after, before)
-
-
-def test_averages_have_the_layout_of_the_gradients() -> None:
-    """torch's fused SGD would pair the elements of a parameter with others of its gradient, and say nothing."""
-    parameter = nn.Parameter(torch.zeros(4, 3, 3, 3).contiguous(memory_format=torch.channels_last))
-    optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
-    gradient = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
-    mine: list[Tensor | None] = [gradient.contiguous(memory_format=torch.channels_last)]
-    ((averaged,),), _ = all_reduce_mean([mine], torch.zeros(1), lambda flat: flat, 1)
-    assert averaged is not None
-    parameter.grad = averaged
-    optimizer.step()
-    torch.testing.assert_close(parameter.detach(), -gradient)
 
 
 def test_taken_gradients_can_be_added_again() -> None:
@@ -97,23 +65,6 @@ def test_removing_a_conflict_changes_neither_input() -> None:
     others: list[Tensor | None] = [torch.tensor([0.0, 2.0])]
     without_conflict(largest, others)
     assert [largest[0].tolist(), others[0].tolist()] == [[1, -1], [0, 2]]  # type: ignore[union-attr]
-
-
-def test_averages_over_processes_that_differ() -> None:
-    """Three processes: this one and two with twice and three times its values."""
-    mine: list[Tensor | None] = [torch.tensor([[3.0, 6.0]]), None, torch.tensor(9.0, dtype=torch.bfloat16)]
-    (averaged,), numbers = all_reduce_mean([mine], torch.tensor([1.0]), lambda flat: flat * (1 + 2 + 3), 3)
-    assert averaged[0] is not None and averaged[2] is not None
-    assert averaged[0].tolist() == [[6, 12]]
-    assert averaged[1] is None
-    assert (averaged[2].item(), averaged[2].dtype, averaged[2].shape) == (18, torch.bfloat16, ())
-    assert numbers.tolist() == [2]
-
-
-def test_numbers_are_averaged_where_nothing_has_a_gradient() -> None:
-    averaged, numbers = all_reduce_mean([[None]], torch.tensor([4.0]), lambda flat: flat * 2, 2)
-    assert averaged == [[None]]
-    assert numbers.tolist() == [4]
 
 
 def test_a_conflict_is_removed_where_the_gradients_are(torch_device: str) -> None:
