@@ -1262,6 +1262,14 @@ class Fitted:
     table: LatencyTable | None
     proposals: list[dict[str, Any]]
 
+    @property
+    def is_limited_by_noise(self) -> bool:
+        """Whether errors are hardly larger than the scatter of what they are measured by."""
+        if self.table is None:
+            return False
+        mean_of_noise = 0.8 * float(self.table.details["noise_percent"])  # mean of a normal deviation without its sign
+        return float(self.table.held_out["mape_percent"]) < 1.3 * mean_of_noise
+
     def to_json(self) -> Any:
         if self.table is None:
             return self.proposals
@@ -1274,6 +1282,7 @@ def fit(
     device: str,
     *,
     out: Path | str = TABLES,
+    prior: Path | str | None = None,
     propose: int = 0,
     overwrite: bool = False,
     seed: int = 0,
@@ -1288,6 +1297,7 @@ def fit(
         csv: Columns arch (JSON) and latency_ms.
         device: What to call the device.
         out: Folder of latency tables to add to.
+        prior: latency table (.csv) of the space on another device, where fewer networks then do.
         propose: Also name so many subnets to measure next.
 
     Raises:
@@ -1299,6 +1309,7 @@ def fit(
     from ofa.training.run import open_named
 
     check_file_name("device", device)
+    prior_table = None if prior is None else ofa.cost.LatencyTable.load(prior)
     supernet, space_name = open_named(space, trust_code=trust_code)
     rng, csv_path = _generator(seed), resolved(out) / device / f"{space_name}.csv"
     if propose and not len(read_latencies(csv, supernet.space)[0]):
@@ -1309,7 +1320,7 @@ def fit(
             raise UsageError(
                 f"{csv_path} is there already; replace it with --overwrite, or give another --device or --out"
             )
-        fitted = fit_latency_csv(supernet, csv, device=device)
+        fitted = fit_latency_csv(supernet, csv, device=device, prior=prior_table)
         fitted.table.save(csv_path)
     return Fitted(csv_path, fitted.table, [dict(arch) for arch in fitted.propose(propose, rng=rng)] if propose else [])
 

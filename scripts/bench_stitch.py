@@ -154,14 +154,18 @@ def routes_text(rows: pd.DataFrame) -> str:
 def facts(rows: pd.DataFrame) -> dict[str, Any]:
     """How stitches lie between their anchors."""
     found: dict[str, Any] = {"num": 0, "above": "–", "share_above": "–", "rank": "–", "least": "–", "between": "–"}
+    found |= {"best": "–", "middle": "–"}
     after = rows[rows["what"] == "stitched"]
     differences, ranks, shares = [], [], []
-    for _, own in after.groupby("seed"):
+    for seed, own in after.groupby("seed"):
         ends = own[own["net"].isin(["anchor0", "anchor1"])].sort_values("macs")
         stitches = own.drop(ends.index)
         line = np.interp(stitches["macs"], ends["macs"], ends["top1_percent"])
         differences += (stitches["top1_percent"] - line).tolist()
         shares += stitches["top1_percent"].between(*ends["top1_percent"]).tolist()
+        of_middle = rows[(rows["net"] == BETWEEN) & (rows["what"] == "further") & (rows["seed"] == seed)].iloc[0]
+        as_cheap = stitches[stitches["macs"] <= of_middle["macs"]]
+        found |= {"best": f"{as_cheap['top1_percent'].max():.2f}", "middle": f"{of_middle['top1_percent']:.2f}"}
         ranks.append(float(spearmanr(own["macs"], own["top1_percent"]).statistic))
         found["num"] = len(stitches)
     if differences:
@@ -178,9 +182,9 @@ def facts(rows: pd.DataFrame) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--limit", type=int, default=20_000, help="pictures that are used")
-    parser.add_argument("--epochs", type=float, default=20)
-    parser.add_argument("--stitch-epochs", type=float, default=10)
+    parser.add_argument("--limit", type=int, default=10_000, help="pictures that are used")
+    parser.add_argument("--epochs", type=float, default=14)
+    parser.add_argument("--stitch-epochs", type=float, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
     parser.add_argument("--train-device", default="cpu")
     parser.add_argument("--minutes", type=float, default=25.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,13 +143,20 @@ def profile(result: workflow.Profiled | workflow.ProfiledFleet, **_: Any) -> boo
         say(f"{result.csv_path} has every part already; --fresh measures it anew")
     say(
         f"{len(table.entries)} parts; {held_out['num']} unseen whole subnets predicted with "
-        f"{held_out['mape_percent']:.1f} % mean error, rank correlation {correlation(held_out['spearman'])} "
-        f"(MACs alone {correlation(held_out['macs_only_spearman'])}); 90 of 100 lie within "
-        f"{table.interval_percent:.1f} % of it; {result.states_text}"
+        f"{held_out['mape_percent']:.1f} % mean error{_shares_within(held_out)}, rank correlation "
+        f"{correlation(held_out['spearman'])} (MACs alone {correlation(held_out['macs_only_spearman'])}); "
+        f"90 of 100 lie within {table.interval_percent:.1f} % of it; {result.states_text}"
     )
     if table.refused:
         say(head="that is too wide to search with; measure in a quieter hour, or keep the table with --force")
     return not table.refused
+
+
+def _shares_within(held_out: Mapping[str, Any]) -> str:
+    """How many are near; tables of earlier versions do not say."""
+    shares = {limit: held_out.get(f"within_{limit}_percent") for limit in (5, 10)}
+    told = ", ".join(f"{share:.0f} % within {limit} %" for limit, share in shares.items() if share is not None)
+    return f" ({told})" if told else ""
 
 
 def _say_fleet(fleet: workflow.ProfiledFleet) -> bool:
@@ -306,9 +314,12 @@ def fit(result: workflow.Fitted, as_json: bool, **_: Any) -> None:
     held_out = result.table.held_out
     say(
         f"{result.csv_path}: {held_out['num']} networks, each predicted without it: {held_out['mape_percent']:.1f} % "
-        f"mean error, rank correlation {correlation(held_out['spearman'])} (MACs alone "
+        f"mean error{_shares_within(held_out)}, rank correlation {correlation(held_out['spearman'])} (MACs alone "
         f"{held_out['macs_only_mape_percent']:.1f} %, {correlation(held_out['macs_only_spearman'])})"
     )
+    noise_percent = result.table.details["noise_percent"]
+    limited = ", which limits the table: measure each network more often rather than more of them"
+    say(f"measurements scatter by {noise_percent:.1f} %{limited if result.is_limited_by_noise else ''}")
     for arch in result.proposals:
         say(f"measure next: {arch}")
 

@@ -2,7 +2,8 @@
 
 A network takes what its parts take, so a few dozen to a few hundred networks say something about thousands of parts,
 if these are not taken for strangers. Every part begins at a prior: a non-negative combination of its multiply-
-accumulates, its parameters and one call, fitted on all networks. What the prior misses is explained by deviations that
+accumulates, its parameters, one call and, if there is a table of another device, what it takes there (as in HELP, the
+other device's latencies are features), fitted on all networks. What the prior misses is explained by deviations that
 parts share: all of a stage, all with a kernel size there, all at a resolution, and so on. Each family of deviations
 has a strength of its own, the most probable one given the measurements, so that what does not matter is left at
 nothing. That is a Gaussian process over networks whose covariance comes from the parts they have in common; its mean
@@ -10,14 +11,15 @@ on every part makes the table, its variance on networks says which to measure ne
 
 References:
     Rasmussen and Williams, Gaussian Processes for Machine Learning, sec. 2.2 (posterior) and 5.4.1 (marginal
-    likelihood), with a linear covariance over the parts of a network. Deviations are relative to the prior, and errors
-    relative to the latency. Strengths have a wide prior, which helps below some 50 networks. Latencies are not made to
-    rise with kernel, expand ratio or resolution: on simulated devices that lowered the error by 3 % of itself at best,
-    and raised it by a third where latency truly falls at some resolutions.
+    likelihood), with a linear covariance over the parts of a network. Lee et al., HELP, arXiv:2106.08630. Deviations
+    are relative to the prior, errors relative to the latency. Strengths have a wide prior, which helps below some 50
+    networks. Latencies are not made to rise with kernel, expand ratio or resolution: on simulated devices that lowered
+    the error by 3 % of itself at best, and raised it by a third where latency truly falls at some resolutions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ from scipy.optimize import minimize, nnls
 from ofa.cost.correction import Correction, Floats
 from ofa.cost.cost_model import HasFactors, macs
 from ofa.cost.held_out import held_out_errors
-from ofa.cost.latency_table import LATENCIES, LatencyTable, SlotLike, stage_of
+from ofa.cost.latency_table import LATENCIES, REMEDY, LatencyTable, SlotLike, stage_of
 from ofa.errors import OfaError, UsageError
 from ofa.files import sha256_of_file
 from ofa.space import Arch, Population, SearchSpace, SpaceError
@@ -46,6 +48,8 @@ LIKELY_STRENGTH, LIKELY_NOISE = 0.05, 0.01  # standard deviations, relative
 WIDTH = 3.0  # of what is likely, in the logarithm of their squares
 STRENGTHS = (1e-6, 10.0)  # bounds of the squares of standard deviations
 NOISES = (1e-6, 0.1)
+CALL = "call"
+LEAST_VARIANCE = 1e-6  # of what is known of a part, relative
 
 
 class FitError(OfaError, ValueError):
@@ -106,6 +110,7 @@ def fit_latency(
     *,
     device: str = "unknown",
     source: Mapping[str, Any] | None = None,
+    prior: LatencyTable | None = None,
 ) -> LatencyFit:
     """Fit a latency table from whole networks.
 
@@ -115,10 +120,12 @@ def fit_latency(
         latency_ms: Their latencies, shape ``(N,)``.
         device: Name of the device, for the table.
         source: Where the latencies are from, as JSON data, for the table's fingerprint.
+        prior: Table of the same space on another device: what its parts take there is a cost besides multiply-
+            accumulates and parameters.
 
     Raises:
-        FitError: If there are too few architectures, if a latency is not a positive number, or if a bare search space
-            stands in place of the supernet.
+        FitError: If there are too few architectures, if a latency is not a positive number, if a bare search space
+            stands in place of the supernet, or if the prior is of another space or lacks parts.
         SpaceError: If an architecture is not of the space.
     """
     if isinstance(supernet, SearchSpace):
@@ -129,7 +136,7 @@ def fit_latency(
     population = space.to_population(archs)
     measured_ms = np.asarray(latency_ms, dtype=np.float64)
     _check(population, measured_ms)
-    parts = _Parts.of(supernet)
+    parts = _Parts.of(supernet, prior)
     different, which = np.unique(population, axis=0, return_inverse=True)  # all measurements of one share a fold
     shuffled = np.random.default_rng(0).permutation(len(different))
     fold_of = (shuffled % NUM_FOLDS)[which.ravel()]
@@ -158,6 +165,7 @@ def fit_latency(
         held_out={**errors, "num_folds": NUM_FOLDS},
         details={
             "method": "fitted on whole networks",
+            **({} if prior is None else {"prior": prior.device}),
             "num_archs": len(population),
             "deviations_percent": {name: round(100 * value, 3) for name, value in posterior.strengths.items()},
             "noise_percent": round(100 * posterior.noise, 3),
@@ -199,11 +207,13 @@ def read_latencies(csv_path: Path | str, space: SearchSpace) -> tuple[Population
     return space.to_population(archs), latency_ms
 
 
-def fit_latency_csv(supernet: FromSupernet, csv_path: Path | str, *, device: str) -> LatencyFit:
+def fit_latency_csv(
+    supernet: FromSupernet, csv_path: Path | str, *, device: str, prior: LatencyTable | None = None
+) -> LatencyFit:
     """:func:`fit_latency` of a CSV file; see :func:`read_latencies`."""
     population, latency_ms = read_latencies(csv_path, supernet.space)
     source = {"kind": "whole networks", "sha256": sha256_of_file(csv_path)}
-    return fit_latency(supernet, population, latency_ms, device=device, source=source)
+    return fit_latency(supernet, population, latency_ms, device=device, source=source, prior=prior)
 
 
 def _check(population: Population, latency_ms: Floats) -> None:
@@ -247,8 +257,9 @@ class _Parts:
     families: Mapping[str, tuple[Ints, Floats]]
 
     @classmethod
-    def of(cls, supernet: FromSupernet) -> _Parts:
+    def of(cls, supernet: FromSupernet, prior: LatencyTable | None = None) -> _Parts:
         space, slots = supernet.space, supernet.slots
+        elsewhere = None if prior is None else _part_ms(prior, space)
         # Places that cannot be measured alone have factors too, but no slot.
         factors = [iter(supernet.factors(name)) for name in ("macs", "params")]
         keys: dict[str, int] = {}
@@ -264,6 +275,8 @@ class _Parts:
                 keys[key] = len(keys)
                 index = np.unravel_index(position, slot.keys.shape)
                 costs.append([1.0, *(float(array[index]) for array in arrays)])
+                if elsewhere is not None:
+                    costs[-1].append(elsewhere[key])
                 own = {dim: space[dim].values[i] for dim, i in zip(slot.dims, index, strict=True)}
                 resolutions.append(float(own.pop("resolution", 0)))
                 labels.append(_labels(slot, own, resolutions[-1]))
@@ -294,6 +307,22 @@ class _Parts:
         return total
 
 
+def _part_ms(table: LatencyTable, space: SearchSpace) -> dict[str, float]:
+    """What each part adds to a network on the table's device."""
+    if table.space != space:
+        raise FitError(f"the prior, the table of device {table.device!r}, is of another space; give one of this space")
+    found = {
+        key: float(ms)
+        for slot in table.slots
+        for key, ms in zip(slot.keys.ravel().tolist(), table.in_network_ms(slot).ravel().tolist(), strict=True)
+        if key
+    }
+    missing = next((key for key, ms in found.items() if math.isnan(ms)), None)
+    if missing is not None:
+        raise FitError(f"the prior, the table of device {table.device!r}, has no block {missing!r}; {REMEDY}")
+    return found
+
+
 def _labels(slot: SlotLike, own: Mapping[str, Any], resolution: float) -> dict[str, Any]:
     """What a part has in common with others, by family."""
     stage = stage_of(slot)
@@ -318,8 +347,9 @@ class _Posterior:
 
     Args:
         prior_ms: Of each part.
+        prior_call_ms: Of a network, beside its parts.
         part_ms: Of each part: the prior, and its mean deviation.
-        call_ms: Of a network, beside its parts.
+        call_ms: Likewise.
         strengths: Standard deviation of each family, relative to the prior.
         noise: Standard deviation of a measurement, relative to the latency.
         covariance: Of the weights, shape ``(F, F)``.
@@ -327,6 +357,7 @@ class _Posterior:
 
     parts: _Parts
     prior_ms: Floats
+    prior_call_ms: float
     part_ms: Floats
     call_ms: float
     strengths: Mapping[str, float]
@@ -339,13 +370,13 @@ class _Posterior:
 
     def features(self, population: Population) -> Floats:
         """Of networks, relative to their prior latency, shape ``(N, F)``."""
-        blocks = _family_sums(self.parts, self.prior_ms, population)
-        total = self.parts.sums(self.prior_ms[:, None], population) + self.call_ms
+        blocks = _family_sums(self.parts, self.prior_ms, self.prior_call_ms, population)
+        total = self.parts.sums(self.prior_ms[:, None], population) + self.prior_call_ms
         return np.hstack([self.strengths[name] * block for name, block in blocks.items()]) / total
 
 
-def _family_sums(parts: _Parts, prior_ms: Floats, population: Population) -> dict[str, Floats]:
-    """For each family, what the prior says that a network's parts with each deviation take together."""
+def _family_sums(parts: _Parts, prior_ms: Floats, call_ms: float, population: Population) -> dict[str, Floats]:
+    """For each family, what the prior says that a network's parts with each deviation take together; and the call."""
     numbers = parts.numbers(population)
     rows = np.arange(len(population))[:, None]
     blocks = {}
@@ -353,28 +384,52 @@ def _family_sums(parts: _Parts, prior_ms: Floats, population: Population) -> dic
         total = np.zeros((len(population), deviation.max() + 2))  # the last is of what deviates in no such way
         np.add.at(total, (rows, np.append(deviation, -1)[numbers]), np.append(prior_ms * amount, 0.0)[numbers])
         blocks[name] = total[:, :-1]
-    return blocks
+    return blocks | {CALL: np.full((len(population), 1), call_ms)}
 
 
 def _fit(parts: _Parts, population: Population, measured_ms: Floats) -> _Posterior:
     prior_ms, call_ms = _prior(parts, population, measured_ms)
-    blocks = _family_sums(parts, prior_ms, population)
+    blocks = _family_sums(parts, prior_ms, call_ms, population)
     scaled = {name: block / measured_ms[:, None] for name, block in blocks.items()}
     target = 1 - (parts.sums(prior_ms[:, None], population)[:, 0] + call_ms) / measured_ms
     strengths, noise = _most_probable(list(scaled.values()), target)
     by_name = dict(zip(scaled, strengths.tolist(), strict=True))
     features = np.hstack([by_name[name] * block for name, block in scaled.items()])
-    # With few networks the dual is the small system; the posterior of the weights follows from it.
-    factor = cho_factor(features @ features.T + noise**2 * np.eye(len(target)))
-    weights = features.T @ cho_solve(factor, target)
+    variances = np.full(len(target), noise**2)
+    deviations = _deviations(parts, by_name)
+    is_least = np.zeros(len(deviations), dtype=bool)
+    while True:
+        # With few networks the dual is the small system; the posterior of the weights follows from it.
+        factor = cho_factor(features @ features.T + np.diag(variances))
+        weights = features.T @ cho_solve(factor, target)
+        shares = 1 + deviations @ weights
+        falls = (shares < MIN_SHARE_OF_PRIOR) & ~is_least
+        if not falls.any():
+            break
+        # Parts that would be nearly free are known to take the least: what that leaves unexplained, others explain.
+        is_least |= falls
+        features = np.vstack([features, deviations[falls]])
+        target = np.append(target, np.full(falls.sum(), MIN_SHARE_OF_PRIOR - 1))
+        variances = np.append(variances, np.full(falls.sum(), LEAST_VARIANCE))
     covariance = np.eye(features.shape[1]) - features.T @ cho_solve(factor, features)
-    ends = np.cumsum([block.shape[1] for block in blocks.values()])
-    shift = np.zeros(len(parts.keys))
-    for name, own in zip(blocks, np.split(weights, ends[:-1]), strict=True):
-        deviation, amount = parts.families[name]
-        shift += np.where(deviation >= 0, by_name[name] * own[deviation] * amount, 0.0)
-    part_ms = prior_ms * np.maximum(1 + shift, MIN_SHARE_OF_PRIOR)
-    return _Posterior(parts, prior_ms, part_ms, call_ms, by_name, noise, covariance)
+    *part_ms, call_posterior_ms = np.append(prior_ms, call_ms) * np.maximum(shares, MIN_SHARE_OF_PRIOR)
+    return _Posterior(parts, prior_ms, call_ms, np.array(part_ms), float(call_posterior_ms), by_name, noise, covariance)
+
+
+def _deviations(parts: _Parts, strengths: Mapping[str, float]) -> Floats:
+    """What the weights of :class:`_Posterior` make of each part and, last, of the call, relative to its prior.
+
+    Returns:
+        Shape ``(K + 1, F)``.
+    """
+    blocks = []
+    for name, (deviation, amount) in parts.families.items():
+        block = np.zeros((len(deviation) + 1, deviation.max() + 2))  # the last column: what deviates in no such way
+        block[np.arange(len(deviation)), deviation] = strengths[name] * amount
+        blocks.append(block[:, :-1])
+    of_call = np.zeros((len(blocks[0]), 1))
+    of_call[-1] = strengths[CALL]
+    return np.hstack([*blocks, of_call])
 
 
 def _prior(parts: _Parts, population: Population, measured_ms: Floats) -> tuple[Floats, float]:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from ofa.cost.correction import Floats
 
+LIMITS = (5, 10)
+
 
 def held_out_errors(
     predicted_ms: Floats, measured_ms: Floats, *, baselines: Mapping[str, Floats], fit_ms: Floats
@@ -23,7 +25,8 @@ def held_out_errors(
         fit_ms: Latencies that a straight line through each baseline is fitted on, shape ``(F,)``.
 
     Returns:
-        ``bias_percent`` is positive if the table predicts too much. A rank correlation is ``None`` if one side is
+        ``bias_percent`` is positive if the table predicts too much; ``within_5_percent`` and ``within_10_percent``
+        say of how many percent of the subnets the error is at most that. A rank correlation is ``None`` if one side is
         constant.
     """
     errors_percent = (predicted_ms / measured_ms - 1) * 100
@@ -32,6 +35,7 @@ def held_out_errors(
         "mape_percent": float(np.abs(errors_percent).mean()),
         "bias_percent": float(errors_percent.mean()),
         "worst_percent": float(np.abs(errors_percent).max()),
+        **{f"within_{limit}_percent": 100 * float((np.abs(errors_percent) <= limit + 1e-9).mean()) for limit in LIMITS},
         "spearman": spearman(predicted_ms, measured_ms),
     }
     for name, quantity in baselines.items():

@@ -334,6 +334,8 @@ class _HeldOut(Record):
     spearman: float | None = None
     mape_percent: float | None = None
     worst_percent: float | None = None
+    within_5_percent: float | None = None
+    within_10_percent: float | None = None
     bias_percent: float = 0.0
     macs_only_spearman: float | None = None
     macs_only_mape_percent: float | None = None

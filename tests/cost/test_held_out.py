@@ -22,6 +22,8 @@ def test_errors_by_hand():
     assert errors["mape_percent"] == pytest.approx(5.0)
     assert errors["bias_percent"] == pytest.approx(5 / 3)
     assert errors["worst_percent"] == pytest.approx(10.0)
+    assert errors["within_5_percent"] == pytest.approx(200 / 3)  # ten percent too much, five too little, none
+    assert errors["within_10_percent"] == pytest.approx(100)
     assert errors["spearman"] == pytest.approx(1.0)
     assert errors["macs_only_spearman"] == pytest.approx(1.0)
     assert errors["macs_only_mape_percent"] == pytest.approx(0.0)  # the line is macs / 10
