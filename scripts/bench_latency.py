@@ -1,12 +1,13 @@
 """Measure latency tables: how well they predict, how long they take, what specialisation for a device gains.
 
-    python scripts/bench_latency.py [tables] [fit] [matrix] [--devices cpu-1t ...] [--run RUN] [--out docs/results]
+    python scripts/bench_latency.py [tables] [fit] [gpus] [matrix] [--devices cpu-1t ...] [--run RUN] [--out DIR]
 
 Leaves ``latency.md`` in ``--out`` and its rows in ``--out``/latency/*.csv. Stopped at any moment, the same command goes
 on: tables and rows that are there are not measured again.
 
 - tables: for each device a table of ``ofa_mobilenetv3_w1.0``; its errors on whole subnets that had no part in it.
 - fit: whole subnets of that space on the first device; error of tables fitted on some of them, against one-hot ridge.
+- gpus: the same, and with more networks, on five settings of GPUs that others measured (``--gpus FILE``: HELP's 5,000).
 - matrix: for each pair of devices and three budgets, the subnet that the one device's table chooses, measured on the
   other beside the subnet that the other's own table chooses at the same predicted accuracy.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import sys
 import time
@@ -26,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from bench_helper import page, parsed, parser_of, read_rows, say, table_text
+from bench_helper import add_row, known, page, parsed, parser_of, read_rows, say, table_text
 from sklearn.linear_model import RidgeCV
 
 from ofa.cost import LatencyTable, fit_latency, macs
-from ofa.cost.held_out import spearman
+from ofa.cost.held_out import held_out_errors, spearman
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import Device, load_device, measure, profile
 from ofa.hardware.timed_models import export_model
@@ -40,15 +42,17 @@ from ofa.search.predictors import Features, held_out_kendall_tau
 from ofa.search.predictors.ridge import RidgePredictor
 from ofa.search.problem import Problem
 from ofa.search.sampling import sample_distinct
-from ofa.space import Population
+from ofa.space import Arch, Population
 from ofa.supernet import Supernet, create_supernet
 from ofa.training import Run, SubnetEvaluator
 
-SECTIONS = ("tables", "fit", "matrix")
+SECTIONS = ("tables", "fit", "gpus", "matrix")
 SPACE = "ofa_mobilenetv3_w1.0"
 DEVICES = ("cpu-1t", "cpu-int8-1t", "openvino-1t", "executorch-1t")
 FIT_SIZES = (25, 50, 100, 200, 400)
+GPU_SIZES = (50, 100, 200, 400, 800)
 NUM_SPLITS = 5
+SAID = ("mape_percent", "bias_percent", "within_5_percent", "within_10_percent", "spearman")
 FIT_BATCH = 100  # subnets measured against each other at once
 BUDGET_SHARES = (0.25, 0.5, 0.75)  # of the way from the fastest to the slowest subnet, on a logarithmic scale
 
@@ -129,27 +133,75 @@ def fit(options: argparse.Namespace) -> None:
     write_csv_atomic(options.out / "latency" / "fit.csv", pd.DataFrame(fit_errors(supernet, population, measured_ms)))
 
 
+def predictions_of_fits(
+    supernet: Supernet, population: Population, measured_ms: npt.NDArray[np.float64], seen: npt.NDArray[np.intp]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """What fits on some networks say of all, shape ``(N,)``."""
+    encoded, num_macs = supernet.space.encode(population), macs(supernet).predict(population)
+    ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(encoded[seen], measured_ms[seen])
+    line = np.polyfit(num_macs[seen], measured_ms[seen], 1)
+    return {
+        "ours": fit_latency(supernet, population[seen], measured_ms[seen]).table.predict_ms(population),
+        "one_hot_ridge": ridge.predict(encoded),
+        "macs_only": np.polyval(line, num_macs),
+    }
+
+
+def gpus(options: argparse.Namespace) -> None:
+    supernet = create_supernet(SPACE)
+    measured = pd.read_csv(options.gpus)
+    archs = [Arch.from_json(text) for text in measured.pop("arch")]
+    population, path = supernet.space.to_population(archs), options.out / "latency" / "gpus.csv"
+    for gpu, size, split in itertools.product(measured, GPU_SIZES, range(NUM_SPLITS)):
+        key = {"gpu": gpu.removesuffix("_ms"), "num_samples": size, "split": split}
+        if known(path, **key) is not None:
+            continue
+        order = np.random.default_rng(split).permutation(len(population))
+        seen, unseen, measured_ms = order[:size], order[max(GPU_SIZES) :], measured[gpu].to_numpy()
+        row: dict[str, Any] = {}
+        for name, predicted in predictions_of_fits(supernet, population, measured_ms, seen).items():
+            errors = held_out_errors(predicted[unseen], measured_ms[unseen], baselines={}, fit_ms=measured_ms[:0])
+            row |= {f"{name}_{what}": round(errors[what], 4) for what in SAID}
+        say(f"{key}: {row['ours_mape_percent']:.2f} %")
+        add_row(path, key | row)
+
+
+def gpus_table(rows: pd.DataFrame) -> str:
+    """A line for each GPU and number of networks, with what doubling them changed."""
+    cells = []
+    for gpu, own in rows.groupby("gpu", sort=False):
+        errors = own.pivot(index="split", columns="num_samples", values="ours_mape_percent")
+        for size, each in own.groupby("num_samples"):
+            change = errors[size] - errors[size // 2] if size // 2 in errors else pd.Series(dtype=float)
+            twice = 2 * change.std() / max(len(change), 1) ** 0.5
+            mean = each.mean(numeric_only=True)
+            cells.append(
+                [
+                    *(gpu, size),
+                    f"{mean['ours_mape_percent']:.2f} %",
+                    "" if change.empty else f"{change.mean():+.2f} ± {twice:.2f}",
+                    *(f"{mean[f'ours_{what}']:.0f} %" for what in ("within_5_percent", "within_10_percent")),
+                    f"{mean['ours_spearman']:.4f}",
+                    *(f"{mean[f'{name}_mape_percent']:.1f} %" for name in ("one_hot_ridge", "macs_only")),
+                ]
+            )
+    header = ["GPU, batch", "samples", "`fit_latency`", "against half as many", "within 5 %", "within 10 %", "Spearman"]
+    return table_text([*header, "one-hot ridge", "MACs only"], cells)
+
+
 def fit_errors(
     supernet: Supernet, population: Population, measured_ms: npt.NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """Errors on what each of several random subsets leaves out."""
-    encoded, num_macs = supernet.space.encode(population), macs(supernet).predict(population)
     rows = []
     for size in (size for size in FIT_SIZES if size < len(population)):
         errors: dict[str, list[tuple[float, float]]] = {"ours": [], "one_hot_ridge": [], "macs_only": []}
         for split in range(NUM_SPLITS):
             order = np.random.default_rng(split).permutation(len(population))
             seen, unseen = order[:size], order[size:]
-            ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(encoded[seen], measured_ms[seen])
-            line = np.polyfit(num_macs[seen], measured_ms[seen], 1)
-            predictions = {
-                "ours": fit_latency(supernet, population[seen], measured_ms[seen]).table.predict_ms(population[unseen]),
-                "one_hot_ridge": ridge.predict(encoded[unseen]),
-                "macs_only": np.polyval(line, num_macs[unseen]),
-            }
-            for name, predicted in predictions.items():
-                error = 100 * float(np.abs(predicted / measured_ms[unseen] - 1).mean())
-                errors[name].append((error, spearman(predicted, measured_ms[unseen]) or 0.0))
+            for name, predicted in predictions_of_fits(supernet, population, measured_ms, seen).items():
+                error = 100 * float(np.abs(predicted[unseen] / measured_ms[unseen] - 1).mean())
+                errors[name].append((error, spearman(predicted[unseen], measured_ms[unseen]) or 0.0))
         means = {name: np.mean(values, axis=0) for name, values in errors.items()}
         row: dict[str, Any] = {"num_samples": size}
         for name, (error, correlation) in means.items():
@@ -301,7 +353,7 @@ def measure_population(
 def page_text(options: argparse.Namespace) -> str:
     """Everything that is known."""
     folder = options.out / "latency"
-    errors, samples, pairs = (read_rows(folder / f"{name}.csv") for name in ("tables", "fit", "matrix"))
+    errors, samples, by_gpu, pairs = (read_rows(folder / f"{name}.csv") for name in SECTIONS)
     return page(
         "latency.md",
         words=options.words,
@@ -309,6 +361,7 @@ def page_text(options: argparse.Namespace) -> str:
         tables=error_table(errors) if errors else "",
         num_splits=NUM_SPLITS,
         fit=fit_table(samples) if samples else "",
+        gpus=gpus_table(pd.DataFrame(by_gpu)) if by_gpu else "",
         matrix=matrix_part(pd.DataFrame(pairs)) if pairs else None,
     )
 
@@ -369,6 +422,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--num-whole", type=int, default=500, help="whole subnets measured for fit")
     parser.add_argument("--num-samples", type=int, default=200, help="subnets that the accuracy predictor learns from")
+    parser.add_argument("--gpus", type=Path, default=Path("ofa_mobilenetv3_gpus.csv.gz"), help="file of gpus")
     parser.add_argument("--run", type=Path, default=Path("runs/fashion"), help="run folder, for matrix")
     parser.add_argument("--data", help="where its data is now")
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
@@ -381,7 +435,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     torch.set_num_threads(1)
-    doing = {"tables": tables, "fit": fit, "matrix": matrix}
+    doing = {"tables": tables, "fit": fit, "gpus": gpus, "matrix": matrix}
     for name in options.sections:
         doing[name](options)
         write_text_atomic(options.out / "latency.md", page_text(options))
