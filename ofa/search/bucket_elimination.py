@@ -183,8 +183,9 @@ def _sum(fronts: Sequence[Evaluations | None]) -> Evaluations | None:
     found.sort(key=lambda front: -len(front.values))  # few pairs are added to many last
     total = Evaluations(found[0].population.copy(), found[0].values)
     for front in found[1:]:
-        best = _undominated(*(np.add.outer(total.values[:, i], front.values[:, i]).ravel() for i in range(2)))
-        rows, others = np.divmod(best, len(front.values))
+        # Costs ascend in both: few long ascending runs are sorted fastest.
+        best = _undominated(*(np.add.outer(front.values[:, i], total.values[:, i]).ravel() for i in range(2)))
+        others, rows = np.divmod(best, len(total.values))
         total = Evaluations(*(whole[rows] + more[others] for whole, more in zip(total, front, strict=True)))
     return total
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ofa.cost.cost_model import CostModel
 from ofa.errors import UsageError, unknown_name_message
 from ofa.metrics import TOP1
 from ofa.progress import Progress
@@ -34,7 +33,6 @@ def search(
     seed: int = 0,
     objectives: Sequence[str] = (TOP1.error_name, "latency_ms"),
     free: Mapping[str, Callable[[Population], Values]] | None = None,
-    sums: Mapping[str, CostModel] | None = None,
     statistics: Sequence[Callable[[Population], Values]] = (),
     constraints: Sequence[Constraint] = (),
     initial: Sequence[Arch] | Population | pd.DataFrame = (),
@@ -57,8 +55,6 @@ def search(
         objectives: Names of the ``M`` values.
         free: Objective -> a function that gives it at no cost, such as a latency table's ``predict_ms``; methods that
             learn need not learn it.
-        sums: Free objective -> the same as a sum of factors, such as a latency table's ``cost_model``, so that exact
-            search proposes beside NSGA-II.
         statistics: Functions of ``(N, D)`` architectures that are free and positive, and help to predict what is not:
             MACs, parameters.
         constraints: Every evaluated architecture satisfies them; see :meth:`Constraint.of`.
@@ -76,7 +72,7 @@ def search(
         InfeasibleError: If nothing satisfies the constraints; at once, before anything is evaluated.
         ValueError: If a number or name makes no sense, or if ``evaluate`` does not give finite ``(N, M)`` values.
     """
-    free, sums = free or {}, sums or {}
+    free = free or {}
     if num_evaluations < 1:
         raise UsageError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
     if method not in (*METHODS, "auto"):
@@ -85,12 +81,8 @@ def search(
     for name in free:
         if name not in objectives:
             raise UsageError(unknown_name_message("objective", name, objectives))
-    for name in sums:
-        if name not in free:
-            raise UsageError(unknown_name_message("free objective", name, free))
     columns = {list(objectives).index(name): function for name, function in free.items()}
-    of_factors = {list(objectives).index(name): cost for name, cost in sums.items()}
-    problem = Problem(space, len(objectives), columns, constraints, predictor, statistics, of_factors)
+    problem = Problem(space, len(objectives), columns, constraints, predictor, statistics)
     rng = np.random.default_rng(seed)
     known, given = _initial(problem, initial, objectives)
     run = _Run(problem, evaluate, EvaluationCache(cache, values=objectives), num_evaluations, chunk_size, progress)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from ofa.cost.cost_model import CostModel
-from ofa.search.bucket_elimination import TooWideError, exact_front
+from ofa.search.bucket_elimination import Gap, TooWideError, exact_front, gap
 from ofa.search.cells import has_factors, split_limits
 from ofa.search.integer_program import exact_best
+from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations
 from ofa.search.predictors import Features, RidgePredictor
 from ofa.search.problem import Constraint, Evaluate, Problem, Values
@@ -18,9 +21,7 @@ NUM_BUDGETS = 12
 MAX_NODES = 1000
 
 
-def exact_proposals(
-    problem: Problem, predict: Evaluate, evolved: Evaluations, *, value: CostModel | None = None
-) -> Evaluations:
+def exact_proposals(problem: Problem, predict: Evaluate, evolved: Evaluations) -> Evaluations:
     """The front of a cost and of a sum that comes near what is predicted.
 
     Any predictor is near a sum where it matters: a ridge regression of what it says of those that NSGA-II went
@@ -29,7 +30,6 @@ def exact_proposals(
     Args:
         predict: Gives all columns.
         evolved: What NSGA-II found, and its predicted values.
-        value: What is learnt, if the predictor is a sum itself.
 
     Returns:
         Feasible architectures, and what is predicted of them. With limits of further sums the best within each of 12
@@ -42,8 +42,7 @@ def exact_proposals(
         return nothing
     if not all(map(has_factors, problem.constraints)):
         return nothing
-    if value is None:
-        value = RidgePredictor(Features(problem.space)).fit(evolved.population, evolved.values[:, columns[0]]).as_sum
+    value = RidgePredictor(Features(problem.space)).fit(evolved.population, evolved.values[:, columns[0]]).as_sum
     assert value is not None
     cost = problem.sums[1 - columns[0]]
     if split_limits(problem.constraints)[0]:
@@ -55,6 +54,38 @@ def exact_proposals(
             return nothing
     population = population[problem.is_feasible(population)]  # a limit may be exceeded by a rounding
     return Evaluations(population, predict(population))
+
+
+class Predicted(NamedTuple):
+    """A search at predicted values.
+
+    Attributes:
+        evaluations: What NSGA-II went through the last time; the front of all that was tried is in it.
+        gap: How far NSGA-II alone was from that front, where exact search proposed too: from what is best, if the
+            predictor is a sum; at least so far from it otherwise.
+    """
+
+    evaluations: Evaluations
+    gap: Gap | None = None
+
+
+def search_predicted(
+    problem: Problem, predict: Evaluate, *, rng: np.random.Generator, initial: Population, **settings: Any
+) -> Predicted:
+    """NSGA-II at predicted values; then what exact search proposes; then NSGA-II from the front of both.
+
+    Args:
+        predict: Gives all columns.
+        settings: Of each :func:`nsga2`.
+    """
+    evolved = nsga2(problem, predict, rng=rng, initial=initial, **settings)
+    exact = exact_proposals(problem, predict, evolved)
+    if not len(exact.population):
+        return Predicted(evolved)
+    best = evolved.and_(exact).front()
+    (column,) = problem.sums
+    found, front = (values[:, [column, 1 - column]] for values in (evolved.values, best.values))
+    return Predicted(nsga2(problem, predict, rng=rng, initial=best.population, **settings), gap(found, front))
 
 
 def _within_budgets(problem: Problem, cost: CostModel, value: CostModel, budgets: Values) -> Population:

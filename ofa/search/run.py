@@ -23,7 +23,8 @@ from ofa.progress import Progress
 from ofa.search.bucket_elimination import Gap
 from ofa.search.driver import search
 from ofa.search.evaluation_cache import Scores
-from ofa.search.methods.linas import PredictedValues, search_predicted
+from ofa.search.exact_proposals import search_predicted
+from ofa.search.methods.linas import PredictedValues
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
 from ofa.search.pick import (
     HEADROOM,
@@ -259,7 +260,6 @@ class TargetSearch:
             self._values_of(target),
             objectives=(self.metric.error_name, "latency_ms"),
             free={"latency_ms": target.predict_ms},
-            sums={} if target.cost_model is None else {"latency_ms": target.cost_model},
             predictor=self.predictor,
             statistics=self.statistics,
             constraints=self.constraints,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 
 from ofa.cost import CostModel, Factor
-from ofa.errors import UsageError
-from ofa.search import Constraint, hypervolume, search
+from ofa.search import Constraint, hypervolume
 from ofa.search.bucket_elimination import exact_front, gap
-from ofa.search.exact_proposals import exact_proposals
-from ofa.search.methods.linas import PredictedValues, search_predicted
+from ofa.search.exact_proposals import exact_proposals, search_predicted
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations
 from ofa.search.predictors import PREDICTORS, Features
@@ -44,20 +40,17 @@ class Case:
     def values(self, population):
         return np.column_stack([self.predictor.predict(population), self.world.predict_ms(population)])
 
-    def proposals(self, **changes):
-        return exact_proposals(self.problem, self.values, self.evolved, **changes)
+    def proposals(self):
+        return exact_proposals(self.problem, self.values, self.evolved)
 
 
 def test_of_a_predictor_that_is_a_sum_they_are_the_front():
+    """The sum that comes nearest is the predictor itself, up to the pull of its ridge."""
     case = Case()
-    value = case.predictor.as_sum
-    found = case.proposals(value=value)
+    found = case.proposals()
     assert np.array_equal(found.values, case.values(found.population))
-    expected = exact_front(case.latency, value)
-    assert found.values[:, ::-1] == pytest.approx(expected.values)
-    # The sum that comes nearest is the predictor itself, up to the pull of its ridge.
-    near = case.proposals()
-    assert gap(near.values[:, ::-1], expected.values).hypervolume_percent > 99.9
+    far = gap(found.values[:, ::-1], exact_front(case.latency, case.predictor.as_sum).values)
+    assert far.hypervolume_percent > 99.9 and far.largest < 0.01
 
 
 @pytest.mark.parametrize("predictor", ["ridge", "gaussian_process", "gradient_boosting"])
@@ -72,12 +65,12 @@ def test_beside_any_predictor_they_add_to_what_was_found(predictor):
 def test_with_limits_of_sums_the_best_within_each_of_some_budgets():
     limit = random_sum(make_space(), [(name,) for name in make_space().names], 3)
     case = Case(constraints=[Constraint("macs", limit, 8.0)])
-    found = case.proposals(value=case.predictor.as_sum)
+    found = case.proposals()
     assert 4 < len(found.population) <= 12
     assert (limit.predict(found.population) <= 8.0).all()
     for error, latency_ms in found.values:
         evolved = case.evolved.values[case.evolved.values[:, 1] <= latency_ms]
-        assert error <= evolved[:, 0].min(initial=np.inf) + 1e-9
+        assert error <= evolved[:, 0].min(initial=np.inf) + 0.01
 
 
 def test_maxima_are_kept_within_their_limit():
@@ -107,19 +100,15 @@ def test_nothing_is_proposed_where_nothing_is_exact():
 
 def test_a_search_at_predicted_values_says_how_far_nsga2_was():
     case = Case()
-    rng = np.random.default_rng(0)
-    known = case.world.space.sample_population(150, rng)
-    values = np.column_stack([100 - case.world.exact_top1(known), case.world.predict_ms(known)])
-    model = PredictedValues(case.problem, Evaluations(known, values), "ridge", rng)
-    assert model.as_sum is None  # it sees the latency too
-    settings = {"initial": known[:5], "population_size": 40, "num_generations": 5}
-    found, far = search_predicted(case.problem, model, rng=np.random.default_rng(1), **settings)
-    alone = nsga2(case.problem, model, rng=np.random.default_rng(1), **settings)
+    known = case.world.space.sample_population(5, np.random.default_rng(0))
+    settings = {"initial": known, "population_size": 40, "num_generations": 5}
+    found, far = search_predicted(case.problem, case.values, rng=np.random.default_rng(1), **settings)
+    alone = nsga2(case.problem, case.values, rng=np.random.default_rng(1), **settings)
     reference = alone.values.max(axis=0)
     assert hypervolume(found.values, reference) > 1.005 * hypervolume(alone.values, reference)
     assert far.hypervolume_percent < 99.9 and far.largest > far.mean > 0
     without = Problem(case.problem.space, 2, case.problem.free)
-    again, nothing = search_predicted(without, model, rng=np.random.default_rng(1), **settings)
+    again, nothing = search_predicted(without, case.values, rng=np.random.default_rng(1), **settings)
     assert nothing is None and np.array_equal(again.population, alone.population)
 
 
@@ -141,29 +130,6 @@ def test_ridge_as_a_sum():
     assert case.predictor.as_sum.predict(population) == pytest.approx(case.predictor.predict(population))
     assert PREDICTORS["ridge"](Features(case.world.space)).as_sum is None
     assert Case(statistics=(case.world.predict_ms,)).predictor.as_sum is None
-
-
-@pytest.mark.parametrize("method", ["linas", "thompson"])
-def test_a_search_takes_them_and_is_as_long(method, monkeypatch):
-    case, asked = Case(), []
-    module = importlib.import_module("ofa.search.methods.linas")
-    monkeypatch.setattr(
-        module, "exact_proposals", lambda *args, **more: asked.append(0) or exact_proposals(*args, **more)
-    )
-    world = case.world
-
-    def evaluate(population):
-        return np.column_stack([100 - world.exact_top1(population), world.predict_ms(population)])
-
-    free = {"latency_ms": world.predict_ms}
-    settings = {"num_evaluations": 21, "free": free, "method": method, "predictor": "ridge"}
-    without, found = (
-        search(world.space, evaluate, **settings, **more) for more in ({}, {"sums": {"latency_ms": case.latency}})
-    )
-    assert len(found) == found["arch"].nunique() == len(without) == 21
-    assert len(asked) == 2  # when the first 16 are known, and a quarter more
-    with pytest.raises(UsageError, match="unknown free objective 'latency'; did you mean 'latency_ms'"):
-        search(world.space, evaluate, **settings, sums={"latency": case.latency})
 
 
 def test_a_cost_that_was_not_measured_everywhere_is_no_obstacle():

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ofa.cost.cost_model import CostModel
-from ofa.search.bucket_elimination import Gap, gap
-from ofa.search.exact_proposals import exact_proposals
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, best_first, hypervolume
 from ofa.search.predictors import PREDICTORS, Chosen, Features, choose
@@ -55,12 +52,6 @@ class PredictedValues:
             population, {column: one.predictor.predict(population) for column, one in self.chosen.items()}
         )
 
-    @property
-    def as_sum(self) -> CostModel | None:
-        """What is learnt, if that is one column, by a predictor that is a sum of factors."""
-        sums = [getattr(one.predictor, "as_sum", None) for one in self.chosen.values()]
-        return sums[0] if len(sums) == 1 else None
-
     def draw(self, population: Population, num: int, rng: np.random.Generator) -> list[Values]:
         """Values under ``num`` functions drawn from what the predictors hold for possible, each of shape ``(N, M)``."""
         drawn: dict[int, Any] = {
@@ -74,37 +65,6 @@ class PredictedValues:
     def _with(self, population: Population, costly: dict[int, Values]) -> Values:
         free = {column: function(population) for column, function in self.problem.free.items()}
         return np.stack([(free | costly)[column] for column in range(self.problem.num_objectives)], axis=1)
-
-
-class Predicted(NamedTuple):
-    """A search at predicted values.
-
-    Attributes:
-        evaluations: What NSGA-II went through the last time; the front of all that was tried is in it.
-        gap: How far NSGA-II alone was from that front, where exact search proposed too: from the best there is, if the
-            predictor is a sum; at least from that otherwise.
-    """
-
-    evaluations: Evaluations
-    gap: Gap | None = None
-
-
-def search_predicted(
-    problem: Problem, model: PredictedValues, *, rng: np.random.Generator, initial: Population, **settings: Any
-) -> Predicted:
-    """NSGA-II at predicted values; then what exact search proposes; then NSGA-II from the front of both.
-
-    Args:
-        settings: Of each :func:`nsga2`.
-    """
-    evolved = nsga2(problem, model, rng=rng, initial=initial, **settings)
-    exact = exact_proposals(problem, model, evolved, value=model.as_sum)
-    if not len(exact.population):
-        return Predicted(evolved)
-    best = evolved.and_(exact).front()
-    (column,) = problem.sums
-    found, front = (values[:, [column, 1 - column]] for values in (evolved.values, best.values))
-    return Predicted(nsga2(problem, model, rng=rng, initial=best.population, **settings), gap(found, front))
 
 
 def linas(
@@ -121,8 +81,7 @@ def linas(
     A sixth of the evaluations (16 to 60) are spread over the size of the architectures; then, batch by batch, a
     predictor is fitted for each column that only an evaluation tells, NSGA-II searches the predicted values (a small
     space is predicted as a whole), and the batch is chosen greedily from its best by the hypervolume that each adds to
-    the evaluated front. Where a free column is a sum of factors, NSGA-II also begins with what exact search proposed
-    when a quarter less was known.
+    the evaluated front.
 
     Args:
         predictor: Instead of the problem's; ``auto`` is chosen anew whenever a quarter more is known.
@@ -139,17 +98,13 @@ def linas(
         known = known.and_((yield problem.spread_sample(missing, rng, seen)))
     batch_size = int(np.clip(num / NUM_BATCHES, 1, MAX_BATCH))
     names: str | dict[int, str] = predictor
-    chosen_at, exact = 0, known.population[:0]
+    chosen_at = 0
     while True:
-        is_renewed = len(known.population) >= 1.25 * chosen_at
-        if is_renewed:
+        if len(known.population) >= 1.25 * chosen_at:
             names, chosen_at = predictor, len(known.population)
         model = PredictedValues(problem, known, names, rng)
         names = {column: one.name for column, one in model.chosen.items()}
-        start = np.concatenate([_best(known), exact])
-        if is_renewed and problem.sums and problem.space.num_archs > MAX_ENUMERATED:
-            exact = _best(search_predicted(problem, model, rng=rng, initial=start, **INNER).evaluations)
-        candidates = _candidates(problem, start, model, seen, rng)
+        candidates = _candidates(problem, known, model, seen, rng)
         if not len(candidates.population):
             return
         predictions = model.draw(candidates.population, batch_size, rng) if draws else [candidates.values] * batch_size
@@ -159,13 +114,8 @@ def linas(
         known = known.and_((yield proposed))
 
 
-def _best(evaluations: Evaluations) -> Population:
-    """As many of the best as NSGA-II begins with."""
-    return evaluations.take(best_first(evaluations.values)[: INNER["population_size"]]).population
-
-
 def _candidates(
-    problem: Problem, start: Population, model: PredictedValues, seen: set[bytes], rng: np.random.Generator
+    problem: Problem, known: Evaluations, model: PredictedValues, seen: set[bytes], rng: np.random.Generator
 ) -> Evaluations:
     """The best architectures, by prediction, that were not evaluated yet, and their predicted values."""
     if problem.space.num_archs <= MAX_ENUMERATED:
@@ -173,6 +123,7 @@ def _candidates(
         every = every[problem.is_feasible(every)]
         evolved = Evaluations(every, model(every))
     else:
+        start = known.take(best_first(known.values)[: INNER["population_size"]]).population
         evolved = nsga2(problem, model, rng=rng, initial=start, **INNER)
     is_unseen = [key not in seen for key in problem.space.row_keys(evolved.population).tolist()]
     unseen = evolved.take(np.array(is_unseen, dtype=np.bool_))
