@@ -138,7 +138,7 @@ def _without_own_dims(space: SearchSpace, cells: Cells, everything: Sequence[Cel
     axes = [1 + cells.columns.index(column) for column in (*kept, *own)]
     shape = tuple(space.num_values[list(kept)])
     choices = np.zeros((int(space.num_values[own].prod()), len(space)), dtype=GENE_DTYPE)
-    choices[:, own] = np.indices(space.num_values[own]).reshape(len(own), len(choices)).T
+    choices[:, own] = np.indices(space.num_values[own].tolist()).reshape(len(own), len(choices)).T
     values = cells.values.transpose(0, *axes).reshape(2, *shape, len(choices))
     fronts = {}
     for cell in np.ndindex(shape):
@@ -186,7 +186,8 @@ def _sum(fronts: Sequence[Evaluations | None]) -> Evaluations | None:
         # Costs ascend in both: few long ascending runs are sorted fastest.
         best = _undominated(*(np.add.outer(front.values[:, i], total.values[:, i]).ravel() for i in range(2)))
         others, rows = np.divmod(best, len(total.values))
-        total = Evaluations(*(whole[rows] + more[others] for whole, more in zip(total, front, strict=True)))
+        more = front.take(others)
+        total = Evaluations(total.population[rows] + more.population, total.values[rows] + more.values)
     return total
 
 
