@@ -790,6 +790,7 @@ def _search_anew(
             own_costs,
             speed,
             table.interval_percent if table.held_out else 0.0,
+            table.cost_model,
         )
         for device, table, own_costs, speed in zip(devices, measured, bytes_on, here, strict=True)
     ]

@@ -1,11 +1,13 @@
 """Measure the search: its speed at predicted cost, and how much it gets out of each evaluation.
 
-    python scripts/bench_search.py [speed] [efficiency] [predictors] [precision] [--run RUN] [--data-root DIR]
+    python scripts/bench_search.py [speed] [exact] [efficiency] [predictors] [precision] [--run RUN] [--data-root DIR]
 
 Leaves ``search.md`` in ``--out`` and its rows in ``--out``/search/*.csv. Stopped at any moment, the same command goes
 on: accuracies that were evaluated are kept in ``--work``.
 
 - speed: architectures priced a second on ``ofa_mobilenetv3_w1.0``; seconds for a whole Pareto front at predicted cost.
+- exact: the whole front of latency and a sum of factors on each device with a table of ``ofa_mobilenetv3_w1.0``;
+  seconds, and how far NSGA-II is from it at the same values; the best within limits of two devices at once.
 - efficiency: a part of the run's space (2,592 subnets) is evaluated as a whole, so that its true front of accuracy and
   MACs is known; share of the true hypervolume after 50 to 500 evaluations, for every method, ten seeds.
 - predictors: held-out Kendall tau against the number of samples, for every predictor, with and without MACs and
@@ -32,28 +34,31 @@ import pandas as pd
 from bench_helper import page, parsed, parser_of, read_rows, say, seconds, table_text
 from scipy.stats import kendalltau
 
-from ofa.cost import LatencyTable, macs, params
+from ofa.cost import CostModel, LatencyTable, macs, params
 from ofa.files import write_csv_atomic, write_text_atomic
 from ofa.hardware import load_device, measure
 from ofa.precision import MixedLatency
 from ofa.precision.quantized_subnets import MixedPrecisionEvaluator
 from ofa.progress import progress_bar
 from ofa.search import hypervolume, search
+from ofa.search.bucket_elimination import exact_front, gap
 from ofa.search.evaluation_cache import EvaluationCache
+from ofa.search.integer_program import exact_best
 from ofa.search.methods import METHODS
 from ofa.search.methods.nsga2 import nsga2
 from ofa.search.predictors import PREDICTORS, Features
 from ofa.search.predictors.ridge import RidgePredictor
-from ofa.search.problem import Problem
+from ofa.search.problem import Constraint, Problem
 from ofa.space import Arch, Population, SearchSpace
 from ofa.supernet import Supernet
 from ofa.training import Run, SubnetEvaluator
 
-SECTIONS = ("speed", "efficiency", "predictors", "precision")
+SECTIONS = ("speed", "exact", "efficiency", "predictors", "precision")
 OBJECTIVES = ("top1_error_percent", "million_macs")
 NUM_EVALUATIONS = (50, 100, 250, 500)
 SHORT = 100  # evaluations, up to which everything is tried
 NUM_SEEDS = 10
+NUM_GENERATIONS = (40, 200)
 NUM_SAMPLES = (25, 50, 100, 200, 400, 800)
 NUM_TEST = 200
 NUM_SPLITS = 5
@@ -90,6 +95,72 @@ def speed(options: argparse.Namespace) -> None:
         {"what": "seconds for the front (population 200, 40,000 evaluations)", "value": seconds(front)},
     ]
     write_csv_atomic(options.out / "search" / "speed.csv", pd.DataFrame(rows).assign(date=str(datetime.date.today())))
+
+
+# -- exact -------------------------------------------------------------------------------------------------------------
+
+
+def exact(options: argparse.Namespace) -> None:
+    """Fill ``exact.csv``: one row per device."""
+    tables = [LatencyTable.load(path, force=True) for path in sorted(options.tables.glob(f"*/{options.table.name}"))]
+    whole = [table for table in tables if not np.isnan(table.cost_model.predict(ends(table.space))).any()]
+    rows = [exact_row(table, whole[number - 1]) for number, table in enumerate(whole)]
+    rows = [row | {"date": str(datetime.date.today())} for row in rows]
+    write_csv_atomic(options.out / "search" / "exact.csv", pd.DataFrame(rows).round(4))
+
+
+def exact_row(table: LatencyTable, other: LatencyTable) -> dict[str, Any]:
+    value = RidgePredictor(Features(table.space)).fit(*made_up_errors(table.space)).as_sum
+    assert value is not None
+    front = exact_front(table.cost_model, value)
+    limits = [
+        Constraint(each.device, each.cost_model, float(np.median(each.predict_ms(front.population))))
+        for each in (table, other)
+    ]
+    best = exact_best(value, limits)
+    row: dict[str, Any] = {
+        "device": table.device,
+        "points": len(front.values),
+        "front_seconds": seconds(lambda: exact_front(table.cost_model, value)),
+        "other_device": other.device,
+        "two_limits_seconds": seconds(lambda: exact_best(value, limits)),
+        "two_limits_gap_points": best.value - best.bound,
+    }
+    for num in NUM_GENERATIONS:
+        gaps = [gap(evolved(table, value, num, seed), front.values) for seed in range(NUM_SEEDS)]
+        share, largest, mean = np.mean(gaps, axis=0)
+        row |= {f"hypervolume_percent_{num}": share, f"mean_points_{num}": mean, f"largest_points_{num}": largest}
+    return row
+
+
+def ends(space: SearchSpace) -> Population:
+    """The smallest and the largest subnet at every resolution."""
+    values = space["resolution"].values
+    return space.to_population(
+        [space.arch({**arch, "resolution": value}) for arch in (space.smallest(), space.largest()) for value in values]
+    )
+
+
+def made_up_errors(space: SearchSpace) -> tuple[Population, npt.NDArray[np.float64]]:
+    """200 subnets, and errors that span ten points: what larger values of each dim gain is drawn at random."""
+    rng = np.random.default_rng(0)
+    gains = np.concatenate([np.sort(rng.exponential(1.0, num)) for num in space.num_values])
+    largest, smallest = (space.encode(arch)[0] @ gains for arch in (space.largest(), space.smallest()))
+    samples = space.sample_population(200, rng)
+    return samples, 30 - 10 * (space.encode(samples) @ gains - smallest) / (largest - smallest) + rng.normal(
+        0, 0.1, 200
+    )
+
+
+def evolved(table: LatencyTable, value: CostModel, num_generations: int, seed: int) -> npt.NDArray[np.float64]:
+    """Latencies and errors that NSGA-II finds, of 200 subnets a generation."""
+
+    def pairs(archs: Population) -> npt.NDArray[np.float64]:
+        return np.column_stack([value.predict(archs), table.predict_ms(archs)])
+
+    problem = Problem(table.space, 2, {1: table.predict_ms})
+    found = nsga2(problem, pairs, rng=np.random.default_rng(seed), num_generations=num_generations)
+    return found.values[:, ::-1]
 
 
 # -- accuracies --------------------------------------------------------------------------------------------------------
@@ -382,6 +453,29 @@ def efficiency_tables(rows: pd.DataFrame) -> dict[str, str]:
     return tables
 
 
+def exact_table(rows: pd.DataFrame) -> str:
+    """What NSGA-II has of the hypervolume, and how many points its subnets lack: on average, and at most."""
+
+    def far(row: Any, num: int) -> str:
+        share, mean, largest = (
+            row[f"{name}_{num}"] for name in ("hypervolume_percent", "mean_points", "largest_points")
+        )
+        return f"{share:.1f} %, {mean:.2f} ({largest:.2f})"
+
+    cells = [
+        [
+            row["device"],
+            row["points"],
+            f"{row['front_seconds']:.2f}",
+            *(far(row, num) for num in NUM_GENERATIONS),
+            f"{row['two_limits_seconds']:.2f} (and {row['other_device']})",
+        ]
+        for _, row in rows.iterrows()
+    ]
+    evaluations = [f"NSGA-II of {200 * num:,}" for num in NUM_GENERATIONS]
+    return table_text(["device", "points", "front, s", *evaluations, "best within two limits, s"], cells)
+
+
 def predictor_table(rows: pd.DataFrame) -> str:
     taus = rows.pivot_table("kendall_tau", ["predictor", "inputs"], "num_samples", sort=False)
     times = rows[rows["num_samples"] == max(NUM_SAMPLES)].set_index(["predictor", "inputs"])["fit_seconds"]
@@ -417,9 +511,11 @@ def write_page(options: argparse.Namespace) -> None:
     speeds = [[row["what"], f"{row['value']:,.2f}"] for row in read_rows(folder / "speed.csv")]
     shares = read_rows(folder / "efficiency.csv")
     scores = read_rows(folder / "predictors.csv")
+    fronts = read_rows(folder / "exact.csv")
     text = page(
         "search.md",
         speed=table_text(["", ""], speeds) if speeds else "",
+        exact=exact_table(pd.DataFrame(fronts)) if fronts else "",
         efficiency=efficiency_tables(pd.DataFrame(shares + read_rows(folder / "dynast.csv"))) if shares else {},
         num_test=NUM_TEST,
         num_splits=NUM_SPLITS,
@@ -434,16 +530,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run folder of a Fashion-MNIST supernet (ofa_mobilenetv3_tiny)")
     parser.add_argument("--data-root", help="where the run's data is, if it moved")
     parser.add_argument("--table", type=Path, default=Path("latency_tables/cpu-1t/ofa_mobilenetv3_w1.0.csv"))
-    parser.add_argument("--tables", type=Path, default=Path("latency_tables"), help="of the run's space, for precision")
+    parser.add_argument("--tables", type=Path, default=Path("latency_tables"), help="of all devices")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path("runs/bench_search"))
     parser.add_argument("--jobs", type=int, default=-1, help="processes that evaluate; -1 is one per core")
     options = parsed(parser, None, SECTIONS)
     for name in options.sections:
-        if name != "speed" and options.run is None:
+        if name not in ("speed", "exact") and options.run is None:
             parser.error(f"section {name} needs --run, a trained supernet")
     for name in options.sections:
-        {"speed": speed, "efficiency": efficiency, "predictors": predictors, "precision": precision}[name](options)
+        {"speed": speed, "exact": exact, "efficiency": efficiency, "predictors": predictors, "precision": precision}[
+            name
+        ](options)
         write_page(options)
     say(f"done; see {options.out / 'search.md'}")
 

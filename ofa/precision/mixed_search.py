@@ -87,7 +87,7 @@ def search_mixed(
     results = TargetSearch(
         space=mixed.space,
         scores=Scores(evaluator.metric, lambda archs, floors: mixed.values(archs), num_images, cache),
-        targets=[Target(device.name, latency.predict_ms, measure_ms, speed=speed)],
+        targets=[Target(device.name, latency.predict_ms, measure_ms, speed=speed, cost_model=latency.cost_model)],
         costs={
             key: CostModel(mixed.space, cost.factors, name=cost.name, reduce=cost.reduce) for key, cost in costs.items()
         },

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ofa.cost.cost_model import CostModel
 from ofa.errors import OfaError, UsageError
 from ofa.search.pareto import Evaluations
 from ofa.search.sampling import MAX_ROUNDS, sample_distinct, spread, take_unseen
@@ -109,6 +110,7 @@ class Problem:
             the prediction of a latency table. Methods need not learn those.
         constraints: Hold for every architecture that is proposed.
         predictor: What methods learn costly columns with: one of :data:`ofa.search.predictors.PREDICTORS`, or ``auto``.
+        sums: Those of the free columns that are sums of factors, as such: their front can be found exactly.
         statistics: Positive and free like ``free``; not minimised, but known to tell of what is: MACs, parameters.
     """
 
@@ -118,6 +120,7 @@ class Problem:
     constraints: Sequence[Constraint] = ()
     predictor: str = "auto"
     statistics: Sequence[Callable[[Population], Values]] = ()
+    sums: Mapping[int, CostModel] = field(default_factory=dict)
 
     def violation(self, population: Population) -> Values:
         """By what share the limits are exceeded, summed over the constraints, shape ``(N,)``; 0 where all hold."""
@@ -159,8 +162,7 @@ class Problem:
         if not len(found):
             nearest, violated = descend(self.space, self.violation, rng)
             if violated:
-                costs = [float(constraint.cost.predict(nearest)[0]) for constraint in self.constraints]
-                raise InfeasibleError(self.constraints, costs)
+                raise _infeasible(self.constraints, nearest)
             found = take_unseen(self.space, nearest, seen)
         seen.difference_update(self.space.row_keys(found[num:]).tolist())
         return found[:num]
@@ -184,6 +186,18 @@ class Problem:
         if self.constraints:
             return self.constraints[0].cost.predict(population)
         return (population / np.maximum(self.space.num_values - 1, 1)).sum(axis=1)
+
+
+def nothing_within(space: SearchSpace, constraints: Sequence[Constraint]) -> OfaError:
+    """The error about constraints that nothing satisfies, where that is known already."""
+    if not constraints:
+        return UsageError("every architecture of this space holds a part that was not measured; measure all of them")
+    nearest, _ = descend(space, Problem(space, 1, constraints=constraints).violation, np.random.default_rng(0))
+    return _infeasible(constraints, nearest)
+
+
+def _infeasible(constraints: Sequence[Constraint], nearest: Population) -> InfeasibleError:
+    return InfeasibleError(constraints, [float(constraint.cost.predict(nearest)[0]) for constraint in constraints])
 
 
 def carry_out(proposals: Proposals, evaluate: Evaluate, num: int) -> list[Evaluations]:

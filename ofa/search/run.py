@@ -14,15 +14,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from ofa.config import to_plain
+from ofa.cost.cost_model import CostModel
 from ofa.errors import UsageError
 from ofa.files import FORMAT, write_csv_atomic, write_json_atomic
 from ofa.locks import only_writer
 from ofa.metrics import Metric, name_in_file
 from ofa.progress import Progress
+from ofa.search.bucket_elimination import Gap
 from ofa.search.driver import search
 from ofa.search.evaluation_cache import Scores
+from ofa.search.exact_proposals import search_predicted
 from ofa.search.methods.linas import PredictedValues
-from ofa.search.methods.nsga2 import nsga2
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
 from ofa.search.pick import (
     HEADROOM,
@@ -53,6 +55,7 @@ class Target:
         costs: By name, for its result files: what is another number on each device, such as bytes.
         speed: What ``predict_ms`` and ``measure_ms`` are stated at, and which percentile must keep a budget.
         interval_percent: 90 of 100 subnets take within so many percent of what is predicted; 0 where nothing says.
+        cost_model: ``predict_ms`` as a sum of factors, if it is one; exact search then proposes too.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Target:
     costs: Mapping[str, Cost] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
     interval_percent: float = 0.0
+    cost_model: CostModel | None = None
 
 
 def fleet(targets: Sequence[Target]) -> Target:
@@ -141,7 +145,7 @@ class TargetSearch:
     1. :func:`ofa.search.search` with ``num_evaluations``, for the first device. Each further device begins with what is
        known already and spends a quarter as many.
     2. Random search with as many evaluations, shared by the devices: the yardstick.
-    3. From all that is known, a predictor and NSGA-II propose candidates beyond what was evaluated.
+    3. From all that is known, a predictor, NSGA-II and exact search propose candidates beyond what was evaluated.
     4. The best candidates of each budget, and up to 16 of the front, are evaluated and measured on the device; picks
        are taken from what was measured (:func:`pick_within_budgets`).
 
@@ -301,7 +305,7 @@ class TargetSearch:
         metric = self.metric
         errors = found.everything[metric.error_name].to_numpy(dtype=np.float64)
         measured = dict(zip(found.everything["arch"], metric.value(errors).tolist(), strict=True))
-        candidates, model = self._candidates(target, found, errors, measured)
+        candidates, model, nsga2_gap = self._candidates(target, found, errors, measured)
         candidates, picks = pick_within_budgets(
             candidates,
             self.budgets_ms,
@@ -329,6 +333,7 @@ class TargetSearch:
                 "kendall_tau_of_all": dict(chosen.kendall_tau),
                 "num_samples": len(errors),
             },
+            **({} if nsga2_gap is None else {"nsga2_gap": nsga2_gap._asdict()}),
             **self._compare(target, measured, front=found.searched[target.name], random=found.random),
             "headroom_percent": 100 * HEADROOM,
             "interval_percent": round(target.interval_percent, 2),
@@ -343,14 +348,21 @@ class TargetSearch:
 
     def _candidates(
         self, target: Target, found: _Found, errors: npt.NDArray[np.float64], measured: Mapping[Arch, float]
-    ) -> tuple[pd.DataFrame, PredictedValues]:
+    ) -> tuple[pd.DataFrame, PredictedValues, Gap | None]:
         """All that is known, and what a predictor learns from it to propose beyond."""
         rng = np.random.default_rng([self.seed, 1])
         metric, known = self.metric, self.space.to_population(list(found.everything["arch"]))
-        problem = Problem(self.space, 2, {1: target.predict_ms}, self.constraints, statistics=self.statistics)
+        problem = Problem(
+            self.space,
+            2,
+            {1: target.predict_ms},
+            self.constraints,
+            statistics=self.statistics,
+            sums={} if target.cost_model is None else {1: target.cost_model},
+        )
         values = np.column_stack([errors, target.predict_ms(known)])
         model = PredictedValues(problem, Evaluations(known, values), self.predictor, rng)
-        evolved = nsga2(problem, model, rng=rng, initial=known[non_dominated(values)])
+        evolved, nsga2_gap = search_predicted(problem, model, rng=rng, initial=known[non_dominated(values)])
         distinct = take_unseen(self.space, np.concatenate([known, evolved.front().population]), set())
         archs, predicted = self.space.to_archs(distinct), model(distinct)
         searched, random = set(found.searched[target.name]), set(found.random)
@@ -365,7 +377,7 @@ class TargetSearch:
                 "is_front": [arch in searched or arch not in random for arch in archs],
             }
         )
-        return table, model
+        return table, model, nsga2_gap
 
     def _spread_front(self, candidates: pd.DataFrame) -> list[int]:
         """Rows of the evaluated front, spread over its latencies, that are measured in any case."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from ofa.files import read_json
 from ofa.metrics import TOP1
 from ofa.search.answer import answer
+from ofa.search.bucket_elimination import exact_front
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.pareto import non_dominated
 from ofa.search.pick import InfeasibleBudgetError
+from ofa.search.predictors.ridge import additive
 from ofa.search.problem import Constraint, Dearest, InfeasibleError
 from ofa.search.run import Target, TargetSearch
 from ofa.space import Dim, SearchSpace
@@ -91,6 +94,22 @@ def test_files(world, tmp_path):
     for pick in selected["picks"]:
         low, high = pick["top1_interval_percent"]
         assert low < pick["measured_top1_percent"] < high and pick["num_images"] == 1000
+
+
+def test_exact_search_proposes_where_the_latency_is_a_sum(world, tmp_path):
+    """It adds to what is evaluated at the end; the searches before it are the same."""
+    exact = dataclasses.replace(target(world), cost_model=additive(world.space, world.costs_ms, 0.0))
+    with_it = search(world, tmp_path / "with", targets=[exact])
+    without = search(world, tmp_path / "without")
+    assert "nsga2_gap" not in without.selected
+    far = with_it.selected["nsga2_gap"]
+    assert 90 < far["hypervolume_percent"] <= 100 and 0 <= far["mean"] <= far["largest"] < 1
+    assert with_it.selected["hypervolume"] == without.selected["hypervolume"]
+    best = exact_front(exact.cost_model, additive(world.space, -world.gains, 20.0)).values
+    for pick in with_it.selected["picks"]:
+        arch = world.space.to_population(world.space.arch(pick["arch"]))
+        limit = pick["budget_ms"] / 1.03 / world.slowdown
+        assert 100 - world.exact_top1(arch)[0] < best[best[:, 0] <= limit, 1].min() + 0.5
 
 
 def test_random_search_had_as_many_evaluations_and_is_beaten(world, tmp_path):

@@ -47,6 +47,11 @@ class RidgePredictor:
         self._additive = additive(self.features.space, self.weights, self.offset)
         return self
 
+    @property
+    def as_sum(self) -> CostModel | None:
+        """The prediction as a sum of factors; none before :meth:`fit`, or with statistics, whose logarithms are not."""
+        return None if self.features.statistics else self._additive
+
     def predict(self, population: Population) -> npt.NDArray[np.float64]:
         if self._additive is None:
             raise ValueError(NOT_FITTED)
