@@ -196,7 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--devices", nargs="+", default=DEVICES)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
     parser.add_argument("--epochs", type=float, default=6)
-    parser.add_argument("--num", type=int, default=40, help="subnets that a search evaluates")
+    parser.add_argument("--num", type=int, default=20, help="subnets that a search evaluates")
     parser.add_argument("--train-device", default="cpu")
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--work", type=Path, default=Path("runs/pretrained"), help="where runs and tables are kept")
