@@ -1298,7 +1298,7 @@ def fit(
         csv: Columns arch (JSON) and latency_ms.
         device: What to call the device.
         out: Folder of latency tables to add to.
-        prior: latency table (.csv) of the space on another device, where fewer networks then do.
+        prior: Latency table (.csv) of the space on another device, where fewer networks then do.
         propose: Also name so many subnets to measure next.
 
     Raises:

@@ -412,8 +412,8 @@ def _fit(parts: _Parts, population: Population, measured_ms: Floats) -> _Posteri
         target = np.append(target, np.full(falls.sum(), MIN_SHARE_OF_PRIOR - 1))
         variances = np.append(variances, np.full(falls.sum(), LEAST_VARIANCE))
     covariance = np.eye(features.shape[1]) - features.T @ cho_solve(factor, features)
-    *part_ms, call_posterior_ms = np.append(prior_ms, call_ms) * np.maximum(shares, MIN_SHARE_OF_PRIOR)
-    return _Posterior(parts, prior_ms, call_ms, np.array(part_ms), float(call_posterior_ms), by_name, noise, covariance)
+    posterior_ms = np.append(prior_ms, call_ms) * np.maximum(shares, MIN_SHARE_OF_PRIOR)
+    return _Posterior(parts, prior_ms, call_ms, posterior_ms[:-1], float(posterior_ms[-1]), by_name, noise, covariance)
 
 
 def _deviations(parts: _Parts, strengths: Mapping[str, float]) -> Floats:

@@ -263,6 +263,8 @@ class LatencyTable:
             RefusedTableError: If the measurements do not repeat well enough, and ``force`` is not set.
         """
         csv_path = Path(csv_path)
+        if not csv_path.is_file():
+            raise LatencyTableError(f"no latency table at {csv_path}; {REMEDY}")
         path = csv_path.with_suffix(".json")
         record = check_table(read_json(path, kind="latency table", remedy=REMEDY), where=f"latency table {path}")
         try:
@@ -403,8 +405,6 @@ _NUMBER = re.compile(r"-1|[0-9]{1,9}")
 
 
 def _read_entries(csv_path: Path, expected: _CsvRecord) -> pd.DataFrame:
-    if not csv_path.is_file():
-        raise LatencyTableError(f"no latency table at {csv_path}; {REMEDY}")
     num_rows = max(csv_path.read_bytes().count(b"\n") - 1, 0)
     if num_rows != expected.num_rows:
         raise LatencyTableError(
