@@ -166,10 +166,11 @@ def uniform(op: Operation) -> Labels | list[Labels]:
         return ()
     if rule in (expand, repeat):
         source = op.operand(op.args[0])
-        return (*_moved(op, rule), *_new_axes(op.graph, op.output.shape, source.sizes))  # type: ignore[arg-type]
+        new = _new_axes(op.graph, op.output.shape, source.sizes)
+        return (*_moved(op, rule), *new)
     if not any(map(op.uniform_of, op.tensors)):
         return ()
-    if rule in _MOVING:
+    if rule is not None and rule in _MOVING:
         return _moved(op, rule)
     if rule in (None, pointwise) and torch.Tag.pointwise in op.func.tags and isinstance(op.output, Tensor):
         result, *others = (op.operand(tensor) for tensor in op.tensors)
@@ -302,7 +303,8 @@ def _concatenated(graph: AtomGraph, operands: Sequence[Operand], axis: int) -> L
 
 def _indexed(op: Operation) -> list[int]:
     """Axes of the first operand to which there are indices; a mask takes as many as it has."""
-    places, axis = [], 0
+    places: list[int] = []
+    axis = 0
     for entry in op["indices"]:
         is_mask = entry is not None and entry.dtype in (torch.bool, torch.uint8)
         num = entry.ndim if is_mask else 1

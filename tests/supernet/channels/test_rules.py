@@ -46,6 +46,7 @@ def shuffle(x: Tensor) -> Tensor:
 
 MAP, TOKENS, VOLUME = (1, 6, 4, 4), (1, 5, 6), (1, 3, 4, 4, 4)
 INDEX = torch.tensor([2, 0, 1])
+BAGS = torch.tensor([0, 1])
 ENDS = torch.tensor([2, 4], dtype=torch.int32)
 
 
@@ -153,8 +154,8 @@ ROWS = [
     row("index_put_in_zeros", lambda x: torch.zeros(5, 6, dtype=x.dtype, device=x.device).index_put_((constant(INDEX,
         x),), x), (3, 6), free="x1", fixed="x0"),
     row("index_add", lambda x, y: x.index_add(0, constant(INDEX, x), y), (5, 6), (3, 6), free="x1 y1", fixed="x0 y0"),
-    row("embedding_bag", lambda x: functional.embedding_bag(constant(INDEX, x).view(1, 3), x), (5, 6), free="x1",
-        fixed="x0"),
+    row("bags", lambda x: aten._embedding_bag(x, constant(INDEX, x), constant(BAGS, x))[0]
+        + aten._embedding_bag_forward_only(x, constant(INDEX, x), constant(BAGS, x))[0], (5, 6), free="x1", fixed="x0"),
     row("packed", lambda x: aten._pack_padded_sequence(x, torch.tensor([5, 3]), True)[0], (2, 5, 6), free="x2",
         fixed="x0 x1"),
     row("embedding", lambda x: functional.embedding(constant(INDEX, x), x), (5, 6), free="x1", fixed="x0"),
