@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
 from ofa.errors import UsageError
 from ofa.space import SearchSpace, Value
@@ -20,7 +20,24 @@ Movable = TypeVar("Movable", bound="Tensor | nn.Module | Inputs")
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors of a pytree, in the order of its leaves: of arguments, or of what a model gives."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(opened(value)) if isinstance(leaf, Tensor)]
+
+
+def opened(value: Any) -> Any:
+    """A pytree in which mappings from its fields stand for every dataclass, which torch takes for a leaf."""
+    if not any(map(_is_record, leaves := tree_leaves(value))):
+        return value
+    fields = [
+        opened({field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf)})
+        if _is_record(leaf)
+        else leaf
+        for leaf in leaves
+    ]
+    return tree_unflatten(fields, tree_structure(value))
+
+
+def _is_record(leaf: Any) -> bool:
+    return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
 
 
 class Inputs:

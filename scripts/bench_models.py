@@ -74,6 +74,7 @@ def counted_macs(module: nn.Module, inputs: Inputs) -> float:
         return 2 * first[0] * first[1] * second[-1]
 
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel that the counter does not know
+    module.requires_grad_(False)  # the counter hangs hooks on what has gradients, also where there are none
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: grouped})
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         inputs.call(module if not inputs.tensors[0].is_meta else without_values(module))

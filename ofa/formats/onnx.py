@@ -11,7 +11,8 @@ import copy
 import inspect
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, 
 from ofa.errors import OfaError, UsageError, unknown_name_message
 from ofa.files import atomic_path
 from ofa.formats.quiet import without_log
-from ofa.inputs import Inputs, InputSpec, tensors_in
+from ofa.inputs import Inputs, InputSpec, opened, tensors_in
 from ofa.nn.structure import clone_structure, own_tensors
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def _free_axes(inputs: InputSpec, free: Sequence[str], *, is_batch_free: bool) -
 
 def _names_of_outputs(outputs: Any, name: str) -> list[str]:
     """As they lie in a pytree; the only tensor has a name of its own."""
-    found = [path for path, leaf in tree_flatten_with_path(outputs)[0] if isinstance(leaf, Tensor)]
+    found = [path for path, leaf in tree_flatten_with_path(opened(outputs))[0] if isinstance(leaf, Tensor)]
     if len(found) == 1:
         return [name]
     return ["_".join(str(getattr(key, "key", getattr(key, "idx", ""))) for key in path) for path in found]
@@ -315,7 +316,7 @@ def _export_by_dynamo(
     def export(*, optimize: bool) -> ModelProto:
         program = torch.onnx.export(
             module,
-            example.args,
+            example.args if example.kwargs else (*example.args, {}),  # a last mapping is taken for named arguments
             kwargs=example.kwargs,
             dynamo=True,
             opset_version=DYNAMO_OPSET,
@@ -332,7 +333,7 @@ def _export_by_dynamo(
 
     # Traced with gradients, attention takes another kernel than where the graph is lowered, and views of its output, in
     # MaxViT for one, do not fit.
-    with torch.no_grad(), without_log(), warnings.catch_warnings():
+    with torch.no_grad(), without_log(), _opening(module), warnings.catch_warnings():
         # Which of its own functions torch will drop is not the caller's concern (2.11 warns, and names other packages).
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -353,6 +354,16 @@ def _export_by_dynamo(
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")
     return model
+
+
+@contextmanager
+def _opening(module: nn.Module) -> Iterator[None]:
+    """Let a module give mappings for dataclasses, of which the exporter knows nothing."""
+    hook = module.register_forward_hook(lambda _, inputs, output: opened(output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def pool_instead_of_mean(model: ModelProto) -> None:

@@ -6,8 +6,10 @@ import functools
 from typing import Any
 
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 # Written past ``Module.__setattr__``, which takes longer than all the rest.
 
@@ -56,12 +58,28 @@ def _(norm: Any) -> None:
 def _(layer: Any) -> None:
     weights = [layer._parameters[name] for name in layer._flat_weights_names]  # which it hands to the kernel
     input_size, hidden_size = layer.weight_ih_l0.shape[1], layer.weight_hh_l0.shape[1]
+    if layer.proj_size:  # which is what the layer hears of itself, then
+        vars(layer).update(proj_size=hidden_size)
+        hidden_size = layer.weight_hr_l0.shape[1]
     vars(layer).update(input_size=input_size, hidden_size=hidden_size, _flat_weights=weights)
+
+
+@follow_tensors.register(nn.RNNCellBase)
+def _(cell: Any) -> None:
+    vars(cell).update(input_size=cell.weight_ih.shape[1], hidden_size=cell.weight_hh.shape[1])
 
 
 @follow_tensors.register(nn.MultiheadAttention)
 def _(attention: Any) -> None:
     vars(attention).update(_qkv_same_embed_dim=False)  # or a TransformerEncoderLayer hands it to a kernel for all heads
+
+
+@follow_tensors.register(_SpectralNorm)
+def _(parametrisation: Any) -> None:
+    for name in ("_u", "_v"):  # parts of what were unit vectors
+        vector = parametrisation._buffers.get(name)
+        if vector is not None and vector.is_floating_point():
+            parametrisation._buffers[name] = functional.normalize(vector, dim=0, eps=parametrisation.eps)
 
 
 @follow_tensors.register(nn.PReLU)

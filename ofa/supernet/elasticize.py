@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -261,7 +262,9 @@ def _nothing_elastic(analysis: GraphAnalysis) -> str:
         {type(module).__name__ for module in analysis.modules.values() if any(True for _ in module.children())}
     )
     found = f"blocks of type {', '.join(blocks)}" if blocks else f"no blocks, only {', '.join(modules)}"
-    reasons = sorted(set(analysis.notes.values()))
+    reasons = sorted(set(analysis.notes.values())) or [
+        reason for reason, _ in Counter(analysis.groups.reasons.values()).most_common(4)
+    ]
     return f"nothing in {type(analysis.model).__name__} can be made elastic: found {found}" + (
         f" ({'; '.join(reasons[:4])})" if reasons else ""
     )

@@ -10,11 +10,12 @@ narrowed subnets run the graph, the largest runs the code.
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import MethodType
+from types import CodeType, MethodType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +29,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ofa.errors import UsageError
 from ofa.nn.structure import clone_structure, digest_of, own_hooks
-from ofa.supernet.channels.groups import Groups
-from ofa.supernet.channels.labels import Atoms, Labels, axes_of
+from ofa.supernet.channels.groups import Groups, components
+from ofa.supernet.channels.labels import FIXED, AtomGraph, Atoms, Labels, axes_of
 from ofa.supernet.channels.tracer import Tracer, attention, quiet
 
 Kept = npt.NDArray[np.bool_]
@@ -224,6 +225,16 @@ class _Code:
         self.form, self.units = form, dict(units)
         self._sizes: dict[_Variant, list[int]] = {}
 
+    # An exporter asks the method of a whole model for its arguments.
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(type(self.form.module).forward)
+
+    @property
+    def __code__(self) -> CodeType:
+        return type(self.form.module).forward.__code__
+
     def is_kept(self, atoms: Atoms) -> Kept:
         groups, unit_of = self.form.groups.group_of[atoms], self.form.groups.unit_of[atoms]
         kept = np.ones(atoms.shape, dtype=bool)
@@ -331,7 +342,9 @@ class _Labelled(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         tensors = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
-        self.labels[n] = [(tuple(tensor.shape), self.tracer.labels(tensor)) for tensor in tensors]
+        self.labels[n] = [
+            (tuple(tensor.shape), (*self.tracer.labels(tensor), *self.tracer.uniform(tensor))) for tensor in tensors
+        ]
         return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -340,15 +353,42 @@ class _Labelled(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
+_FIRST_NEW = 1 << 60
+"""Atoms from here on are of axes along which all entries are alike; what is tied of others is tied there already."""
+
+
 def _labelled(code: fx.GraphModule, flat: Sequence[Tensor], known: Sequence[Labels]) -> _NodeLabels:
     tracer = Tracer({})
-    tracer.graph.num_atoms = 1 << 60  # what is tied here is tied there already
+    tracer.graph.num_atoms = _FIRST_NEW
     for tensor, labels in zip(flat, known, strict=True):
         tracer.set_labels(tensor, labels)
     interpreter = _Labelled(code, tracer)
     with quiet(), tracer:
         interpreter.run(*flat)
-    return interpreter.labels
+    twins = _twins(tracer.graph)
+    return {
+        node: [(shape, tuple(map(twins, labels))) for shape, labels in found]
+        for node, found in interpreter.labels.items()
+    }
+
+
+def _twins(graph: AtomGraph) -> Callable[[Atoms], Atoms]:
+    """Puts in the place of new atoms those of the model that they are tied to, or what must stay if there are none."""
+    edges = [np.stack(pair) for pair in graph.edges if any((atoms >= _FIRST_NEW).any() for atoms in pair)]
+    numbers, ends = np.unique(np.concatenate([np.full((2, 1), FIXED), *edges], 1), return_inverse=True)
+    component = components(len(numbers), [tuple(ends.reshape(2, -1))])  # type: ignore[list-item]
+    first = np.full(len(numbers), _FIRST_NEW)
+    np.minimum.at(first, component, numbers)  # the model's own atoms have the lower numbers
+
+    def twin(atoms: Atoms) -> Atoms:
+        is_new = atoms >= _FIRST_NEW
+        if not is_new.any():
+            return atoms
+        tied = np.isin(atoms, numbers)
+        found = np.where(tied, first[component[np.searchsorted(numbers, np.where(tied, atoms, numbers[:1]))]], FIXED)
+        return np.where(is_new, np.where(found < _FIRST_NEW, found, FIXED), atoms)
+
+    return twin
 
 
 # -- numbers that become inputs ----------------------------------------------------------------------------------------
@@ -356,7 +396,15 @@ def _labelled(code: fx.GraphModule, flat: Sequence[Tensor], known: Sequence[Labe
 _SIZES_AT = {  # operator -> where in its arguments the sizes of all axes of its result are
     **dict.fromkeys((aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default), 1),
     **dict.fromkeys((aten.new_zeros.default, aten.new_empty.default, aten.new_ones.default), 1),
-    aten.new_full.default: 1,
+    **dict.fromkeys((aten.new_full.default, aten.repeat.default), 1),
+    **dict.fromkeys((aten.zeros.default, aten.ones.default, aten.full.default), 0),
+}
+
+
+_GROUPS_AT = {  # operator -> where in its arguments it is how many groups the channels of its result are in
+    **dict.fromkeys((aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), 6),
+    **dict.fromkeys((aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding), 6),
+    aten.group_norm.default: 1,
 }
 
 
@@ -437,6 +485,10 @@ def _with_sizes(code: fx.GraphModule, labels: _NodeLabels, groups: Groups) -> li
         if node.target in _SIZES_AT and labels.get(node):
             at, found = _SIZES_AT[node.target], labels[node][0][1]
             args[at] = [writer.scaled(value, _axis_atoms(found, axis), node) for axis, value in enumerate(args[at])]
+        elif node.target is aten.repeat_interleave.self_int and labels.get(node):
+            shape, found = labels[node][0]
+            atoms = _axis_atoms(found, args[2] % len(shape)) if len(args) > 2 else None
+            args[1] = writer.scaled(args[1], None if atoms is None else atoms[: args[1]], node)
         elif node.target is aten.unflatten.int:
             shape, found = labels[node][0]
             axis = args[1] % (len(shape) - len(args[2]) + 1)
@@ -461,7 +513,11 @@ def _with_sizes(code: fx.GraphModule, labels: _NodeLabels, groups: Groups) -> li
             start, length = args[2], args[3]
             args[2] = writer.place(start, atoms)
             args[3] = writer.scaled(length, _axis_atoms(labels[node][0][1], args[1] % len(shape)), node)
-        elif node.target is aten.layer_norm.default:
+        elif node.target in _GROUPS_AT and labels.get(node):
+            at, atoms = _GROUPS_AT[node.target], _axis_atoms(labels[node][0][1], 1)
+            if len(args) > at and args[at] > 1 and atoms is not None:
+                args[at] = writer.scaled(args[at], atoms.reshape(args[at], -1), node)
+        elif node.target in (aten.layer_norm.default, aten.rms_norm.default):
             shape, found = labels[args[0]][0]
             first = len(shape) - len(args[1])
             args[1] = [writer.scaled(value, _axis_atoms(found, first + i), node) for i, value in enumerate(args[1])]

@@ -516,6 +516,7 @@ def _find_places(analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequenc
         used[region] += 1
         places.append(_Place(region + number, tuple(chain)))
     places.sort(key=lambda place: calls[place.paths[0]].order)
+    places += [_Place(path, (path,), runs_alone=False) for path in _layers_elsewhere(analysis, places)]
     leaving = {dim.name: {v: dim.left_out(v) for v in dim.values} for dim in dims if any(map(dim.left_out, dim.values))}
     others = [dim for dim in dims if dim.name not in leaving]
     return [
@@ -525,6 +526,16 @@ def _find_places(analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequenc
             presence=_presence(place.paths, leaving),
         )
         for number, place in enumerate(places)
+    ]
+
+
+def _layers_elsewhere(analysis: GraphAnalysis, places: Iterable[_Place]) -> list[str]:
+    """Paths of the layers that are in no place, such as those that are called several times."""
+    taken = {path for place in places for path in place.paths}
+    return [
+        path
+        for path in analysis.trace.calls
+        if path and analysis.modules[path]._parameters and taken.isdisjoint((path, *ancestors(path)))
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -72,7 +72,7 @@ def above(paths: Iterable[str]) -> set[str]:
     return {ancestor for path in paths for ancestor in ancestors(path)}
 
 
-def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) -> list[list[str]]:
+def find_stages(model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) -> list[list[str]]:
     """Paths of the blocks of each stage, in the order of the model.
 
     A block is an element of a container around which a shortcut passes, or inside which some channels stay. The
@@ -100,7 +100,12 @@ def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) 
     holding = candidates | above(candidates)
     whole = skippable | {path for path in holding if path and type(modules[path]) in kinds and element(path) == path}
     candidates |= whole
-    innermost = (candidates - whole - above(candidates)) | (whole - above(whole))
+    inner = whole - above(whole)
+    # What has channels of its own beside them (its attention in one place, its shortcuts in another) is the block.
+    beside = [group.modules for group in groups if inner.isdisjoint(group.modules | above(group.modules))]
+    inner |= {path for path in whole - inner if any(is_within(common_ancestor(each), path) for each in beside)}
+    inner = {path for path in inner if inner.isdisjoint(ancestors(path))}
+    innermost = (candidates - whole - above(candidates)) | inner
     blocks = {path for path in innermost if not (innermost & whole).intersection(ancestors(path))}
     containers = {path.rpartition(".")[0] for path in blocks}
     for parent in {path.rpartition(".")[0] for path in containers if path} & chains:

@@ -77,8 +77,9 @@ def dims_that_run(analysis: GraphAnalysis, found: dict[str, ElasticDim]) -> dict
             kept |= {dim.name: dim for dim in dims}
             continue
         for dim in dims:
-            message = check.whole([*kept.values(), dim])
-            if message is None:
+            run = partial(check.whole, [*kept.values(), dim])
+            message = run()
+            if message is None or (scope == "stream" and check.runs_as_graphs(dim, "", run)):
                 kept[dim.name] = dim
             else:
                 analysis.notes[dim.name] = _fixed_sizes(message)
@@ -88,14 +89,19 @@ def dims_that_run(analysis: GraphAnalysis, found: dict[str, ElasticDim]) -> dict
 def _graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
     """The form of one module; ``None`` if it cannot have one.
 
-    What runs several times has none, what has kernels that may shrink, or what is called with objects of its own kind.
+    What runs several times has none, what has kernels that may shrink or blocks that may go, or what is called with
+    objects of its own kind.
 
     Args:
         whole: The model without values.
     """
     call, module = analysis.trace.calls.get(path), analysis.modules[path]
-    has_kernels = any(isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules())
-    if not path or call is None or call.num_calls > 1 or has_kernels:
+    blocks = [block.path for block in analysis.all_blocks()]
+    holds_blocks = any(block != path and is_within(block, path) for block in blocks)
+    has_kernels = any(is_within(path, block) for block in blocks) and any(
+        isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules()
+    )
+    if call is None or call.num_calls > 1 or has_kernels or holds_blocks:
         return None
     if other_than_plain(call.args, call.kwargs) is not None:
         return None
@@ -186,18 +192,20 @@ class _Check:
 
         return self._failure(self.of_blocks, run, dims, expected.__eq__, whole_groups)
 
-    def _runs_as_graphs(self, block: Block, dims: Sequence[ElasticDim]) -> bool:
-        """Whether a block runs once the modules that hold the last dim's channels do so as graphs."""
+    def runs_as_graphs(self, dim: ElasticDim, within: str, run: Callable[[], str | None]) -> bool:
+        """Whether something runs once the modules in it that hold a dim's channels do so as graphs."""
         before = dict(self.analysis.forms)
-        for group in dims[-1].members:
+        for group in dim.members:
             owner = common_ancestor(group.modules)
             is_layer = owner in group.modules and not any(True for _ in self.modules[owner].children())
             owner = owner.rpartition(".")[0] if is_layer else owner
-            if owner not in self.analysis.forms and is_within(owner, block.path):
+            while owner and owner not in self.analysis.trace.calls:  # a list of layers is in what calls them
+                owner = owner.rpartition(".")[0]
+            if owner not in self.analysis.forms and is_within(owner, within):
                 form = _graph_form(self.analysis, owner, self.of_blocks)
                 if form is not None:
                     self.analysis.forms[owner] = form
-        if len(self.analysis.forms) > len(before) and self.block(block, dims) is None:
+        if len(self.analysis.forms) > len(before) and run() is None:
             return True
         self.analysis.forms = before
         return False
@@ -208,8 +216,9 @@ class _Check:
             return list(dims)
         working: list[ElasticDim] = []
         for dim in dims:
-            message = self.block(block, [*working, dim])
-            if message is not None and self._runs_as_graphs(block, [*working, dim]):
+            run = partial(self.block, block, [*working, dim])
+            message = run()
+            if message is not None and self.runs_as_graphs(dim, block.path, run):
                 message = None
             if message is not None and len(dim.groups) > 1:
                 every = frozenset(dim.groups)

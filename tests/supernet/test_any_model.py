@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,8 @@ from ofa.formats.onnx import to_bytes, to_onnx
 from ofa.inputs import Axis, Inputs, InputSpec, tensors_in
 from ofa.space import Arch, Dim, SearchSpace
 from ofa.supernet import Supernet, elasticize, graph_form
-from ofa.supernet.elasticize import NotTraceableError
+from ofa.supernet.channels import sizes_at
+from ofa.supernet.elasticize import NothingElasticError, NotTraceableError
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +184,54 @@ def test_an_output_without_tensors() -> None:
         elasticize(Silent(), torch.zeros(1, 3, 8, 8))
 
 
+@dataclass
+class Answer:
+    logits: Tensor
+    hidden: list[Tensor]
+    loss: Tensor | None = None
+
+
+class Answering(nn.Module):
+    """A mapping in, as the only argument; a dataclass out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Residual(16, 32) for _ in range(3)))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, batch: dict[str, Tensor]) -> Answer:
+        x = self.layers(batch["values"] + batch["offsets"])
+        return Answer(self.head(x), [x])
+
+
+def test_a_mapping_as_the_last_argument_and_a_dataclass_given_back() -> None:
+    given = Inputs({"values": torch.randn(1, 4, 16), "offsets": torch.randn(1, 4, 16)})
+    supernet = check(Answering(), given)
+    assert kinds(supernet) == {"depth", "mlp_ratio"}
+    subnet = supernet.extract(supernet.space.smallest())
+    assert isinstance(given.call(subnet), Answer)
+    graph = to_onnx(subnet, InputSpec(given, ()))
+    assert isinstance(given.call(subnet), Answer)
+    assert [each.name for each in graph.graph.output] == ["logits", "hidden_0"]
+    session = onnxruntime.InferenceSession(to_bytes(graph), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    feeds = {name: tensor.numpy() for name, tensor in zip(names, given.tensors, strict=True)}
+    assert_same([torch.from_numpy(each) for each in session.run(None, feeds)], given.call(subnet), atol=1e-5)
+
+
+def test_why_nothing_can_vary() -> None:
+    class Inverse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.inv(self.first(x))
+
+    with pytest.raises(NothingElasticError, match=r"only Inverse \(operation linalg_inv_ex"):
+        elasticize(Inverse(), torch.randn(1, 16, 8))
+
+
 # -- what varies in them -----------------------------------------------------------------------------------------------
 
 
@@ -255,6 +305,112 @@ def test_the_hidden_width_of_recurrent_layers(layer: type[nn.RNNBase], settings:
     per_step = gates * (12 * 32 + 3 * 32 * 32)
     largest = macs(supernet).predict(supernet.space.to_population([supernet.space.largest()]))
     assert largest.item() == 7 * per_step + 32 * 5
+
+
+class Projected(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(12, 32, 2, batch_first=True, bidirectional=True, proj_size=16)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0].amax(1))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # which take another kernel
+def test_the_projection_of_an_lstm_varies_and_what_it_projects_stays_wider() -> None:
+    supernet = check(Projected(), torch.randn(1, 7, 12), width=["50%", "100%"])
+    subnet = supernet.extract(supernet.space.smallest())
+    assert (subnet.layer.hidden_size, subnet.layer.proj_size) == (32, 8)
+
+
+class Packed(nn.Module):
+    """Sentences of their own lengths, which takes values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(50, 24), nn.GRU(24, 32, 2, batch_first=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x = nn.utils.rnn.pack_padded_sequence(self.embedding(ids), lengths, batch_first=True, enforce_sorted=False)
+        steps, last = self.layer(x)
+        steps, _ = nn.utils.rnn.pad_packed_sequence(steps, batch_first=True)
+        return self.head(last[-1]), self.head(steps)
+
+
+def test_recurrent_layers_on_packed_sequences() -> None:
+    supernet = check(Packed(), (torch.randint(0, 50, (2, 7)), torch.tensor([5, 7])), width=["50%", "100%"])
+    assert kinds(supernet) == {"width"} and smallest_share(supernet) < 0.4
+    assert supernet.extract(supernet.space.smallest()).layer.hidden_size == 16
+
+
+def test_cells_begin_with_zeros_of_their_width() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(6, 32), nn.Linear(32, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = None
+            for step in x.unbind(1):
+                state = self.cell(step, state)
+            return self.head(state[0])
+
+    supernet = check(Net(), torch.randn(1, 4, 6), width=["50%", "100%"])
+    assert supernet.extract(supernet.space.smallest()).cell.hidden_size == 16
+
+
+def test_spectral_normalisation_of_a_narrower_layer() -> None:
+    norm = nn.utils.parametrizations.spectral_norm
+    first, second = norm(nn.Conv2d(3, 32, 3, 2, 1)), norm(nn.Conv2d(32, 64, 3, 2, 1))
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
+    supernet = check(model, torch.randn(1, 3, 16, 16), width=["50%", "100%"])
+    subnet = supernet.extract(supernet.space.smallest())
+    assert subnet[2].weight.shape == (32, 16, 3, 3)
+    for vector in (subnet[2].parametrizations.weight[0]._u, subnet[2].parametrizations.weight[0]._v):
+        torch.testing.assert_close(vector.norm(), torch.tensor(1.0))
+
+
+class Routed(nn.Module):
+    """Each token goes to one expert, which takes values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(16, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, 1)
+        weight, chosen = self.gate(flat).softmax(-1).max(-1)
+        out = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            mine = chosen == number
+            if mine.any():
+                out[mine] = expert(flat[mine]) * weight[mine, None]
+        return x + out.view_as(x)
+
+
+def test_experts_that_see_some_of_the_tokens() -> None:
+    model = nn.Sequential(nn.Embedding(50, 16), *(Routed() for _ in range(3)), nn.Linear(16, 2))
+    supernet = check(model, torch.randint(0, 50, (1, 24)))
+    assert kinds(supernet) == {"depth", "mlp_ratio"}
+
+
+class Dense(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(width, 32, 1), nn.Conv2d(32, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.last(self.first(x).relu())], 1)
+
+
+def test_why_blocks_whose_outputs_are_concatenated_stay() -> None:
+    layers = [nn.Conv2d(3, 8, 1), nn.Sequential(*(Dense(8 + 8 * i) for i in range(3)))]
+    supernet = check(nn.Sequential(*layers, nn.Conv2d(32, 4, 1)), torch.randn(1, 3, 8, 8))
+    assert "outputs are concatenated" in supernet.analysis.notes["stage0.depth"]
+    assert "expand" in kinds(supernet)
 
 
 class Tied(nn.Module):
@@ -508,6 +664,226 @@ def test_dropout_in_a_graph_is_on_in_training_only() -> None:
     assert torch.equal(supernet(ids, arch), supernet(ids, arch))
 
 
+class PaddedEncoder(nn.Module):
+    """torch's own encoder; a causal mask in the code, if wanted, beside that of the padding."""
+
+    def __init__(self, *, is_causal: bool, batch_first: bool = True) -> None:
+        super().__init__()
+        self.is_causal, self.batch_first = is_causal, batch_first
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=batch_first, norm_first=True)
+        self.embedding = nn.Embedding(50, 32)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        ones = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device)
+        mask = ones.triu(1) if self.is_causal else None
+        x = self.embedding(ids) if self.batch_first else self.embedding(ids).transpose(0, 1)
+        x = self.encoder(x, mask=mask, src_key_padding_mask=ids == 0)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_first": False}, {"is_causal": True}])
+def test_heads_of_attention_that_is_told_of_padding(settings: dict[str, bool]) -> None:
+    """The mask is spread over the heads: over fewer in a subnet, in any batch."""
+    ids = torch.randint(1, 50, (1, 9))
+    model = PaddedEncoder(**{"is_causal": False, **settings})
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    supernet = check(model, ids)
+    assert kinds(supernet) == {"depth", "heads", "mlp_ratio"}
+    arch = supernet.space.arch(
+        {**supernet.space.largest(), "stage0.block0.heads": 2, "stage0.block1.heads": 3, "stage0.block1.mlp_ratio": 1}
+    )
+    twin = PaddedEncoder(**{"is_causal": False, **settings}).eval()
+    twin.load_state_dict(state)
+    for layer, heads in zip(twin.encoder.layers, (2, 3), strict=True):
+        layer.self_attn.out_proj.weight.data[:, heads * 8 :] = 0
+    twin.encoder.layers[1].linear2.weight.data[:, 32:] = 0
+    for shape in ((1, 9), (3, 9), (5, 6)):
+        ids = torch.randint(1, 50, shape)
+        ids[-1, 4:] = 0
+        assert_same(supernet(ids, arch), twin(ids), atol=1e-5)
+        assert_same(supernet.extract(arch)(ids), twin(ids), atol=1e-5)
+
+
+class MaskOverHeads(nn.Module):
+    """Attention whose batch is sequences × heads, and whose mask is repeated for each of them."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.count = how, 4
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.count, 8).permute(2, 0, 3, 1, 4).reshape(3, n * self.count, t, 8)
+        bias = mask.masked_fill(mask > 0, -1e4)[:, None, None]
+        if self.how == "repeat":
+            bias = bias.repeat(1, self.count, t, 1).view(n * self.count, t, t)
+        elif self.how == "expand":
+            bias = bias.expand(n, self.count, t, t).reshape(n * self.count, t, t)
+        else:
+            bias = bias[:, 0].repeat_interleave(self.count, 0)
+        y = torch.baddbmm(bias.expand(-1, t, -1), q, k.transpose(1, 2)).softmax(-1) @ v
+        return x + self.out(y.view(n, self.count, t, 8).transpose(1, 2).reshape(n, t, 32))
+
+
+@pytest.mark.parametrize("how", ["repeat", "expand", "repeat_interleave"])
+def test_masks_that_code_repeats_for_every_head(how: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(MaskOverHeads(how) for _ in range(2))
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x, mask)
+            return x
+
+    supernet = check(Net(), (torch.randn(1, 6, 32), torch.zeros(1, 6)))
+    assert kinds(supernet) == {"depth", "heads"} and len(supernet.analysis.forms) == 2
+    arch = supernet.space.arch({**supernet.space.largest(), "stage0.block1.heads": 2})
+    x, mask = torch.randn(3, 5, 32), torch.tensor([[0.0, 0, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
+    found = supernet(x, mask, arch)
+    supernet.model.layers[1].out.weight.data[:, 16:] = 0
+    assert_same(found, supernet.model(x, mask), atol=1e-5)
+
+
+class HandWrittenLSTM(nn.Module):
+    """Its states begin as zeros of a width that its code says; it is no element of anything, and no block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 32
+        self.inputs, self.states = nn.Linear(8, 128), nn.Linear(32, 128, bias=False)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = torch.zeros(len(x), self.width, device=x.device)
+        for step in x.unbind(1):
+            i, f, g, o = (self.inputs(step) + self.states(h)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.head(h)
+
+
+def test_a_recurrent_network_by_hand_runs_as_one_graph() -> None:
+    supernet = check(HandWrittenLSTM(), torch.randn(1, 5, 8))
+    assert kinds(supernet) == {"width"} and set(supernet.analysis.forms) == {""}
+    arch, x = supernet.space.smallest(), torch.randn(3, 7, 8)
+    found = supernet(x, arch)
+    for name in ("inputs.weight", "inputs.bias", "states.weight"):
+        supernet.model.get_parameter(name).data.unflatten(0, (4, 32))[:, 16:] = 0
+    supernet.model.states.weight.data[:, 16:] = 0
+    supernet.model.head.weight.data[:, 16:] = 0
+    assert_same(found, supernet.model(x))
+    graph = to_onnx(supernet.extract(arch), InputSpec(Inputs(torch.randn(1, 5, 8)), ()))
+    assert [each.name for each in graph.graph.input] == ["x"]
+
+
+class RecurrentMaps(nn.Module):
+    """States of convolutions in groups, normalised in groups, concatenated to what comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.norm = nn.Conv2d(3 + 32, 32, 3, padding=1), nn.GroupNorm(4, 32)
+        self.depthwise, self.head = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 2, 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        n, t, _, height, width = frames.shape
+        state = torch.zeros(n, 32, height, width, device=frames.device)
+        for i in range(t):
+            state = self.norm(self.depthwise(self.mix(torch.cat([frames[:, i], state], 1)))).tanh()
+        return self.head(state)
+
+
+def test_groups_of_convolutions_and_norms_in_a_graph() -> None:
+    supernet = check(RecurrentMaps(), torch.randn(1, 3, 3, 8, 8))
+    assert set(supernet.analysis.forms) == {""} and supernet.space["stem.width"].values == (16, 24, 32)
+    frames, model = torch.randn(2, 4, 3, 6, 6), supernet.model
+    found = supernet(frames, supernet.space.smallest())
+    for tensor in (model.mix.weight, model.mix.bias, model.norm.weight, model.norm.bias, model.depthwise.weight):
+        tensor.data[16:] = 0
+    model.depthwise.bias.data[16:] = 0
+    model.mix.weight.data[:, 19:] = 0
+    model.head.weight.data[:, 16:] = 0
+    assert_same(found, model(frames))
+
+
+class Scanned(nn.Module):
+    """A state that begins as zeros of the width of what it is added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+        self.decay = nn.Parameter(torch.rand(48))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(self.norm(x))
+        state, states = torch.zeros(len(x), hidden.shape[-1], device=x.device), []
+        for step in hidden.unbind(1):
+            state = self.decay * state + step
+            states.append(state)
+        return x + self.down(torch.stack(states, 1).relu())
+
+
+def test_states_that_begin_as_zeros() -> None:
+    supernet = check(nn.Sequential(nn.Linear(6, 24), *(Scanned() for _ in range(3))), torch.randn(1, 5, 6))
+    assert {"depth", "mlp_ratio"} <= kinds(supernet) and not supernet.analysis.forms
+
+
+class Annotated(nn.Module):
+    """The Annotated Transformer's way: layers in a list, shortcuts in modules of their own that are given functions."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linears = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            n = x.size(0)
+            q, k, v = (f(x).view(n, -1, 4, 8).transpose(1, 2) for f in self.linears[:3])
+            weights = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(mask[:, None, None] == 0, -1e9).softmax(-1)
+            return self.linears[3]((weights @ v).transpose(1, 2).contiguous().view(n, -1, 32))
+
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(32)
+
+        def forward(self, x: Tensor, function: Any) -> Tensor:
+            return x + function(self.norm(x))
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Annotated.Attention()
+            self.mlp = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+            self.shortcuts = nn.ModuleList(Annotated.Shortcut() for _ in range(2))
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            x = self.shortcuts[0](x, lambda x: self.attention(x, mask))
+            return self.shortcuts[1](x, self.mlp)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layers = nn.Embedding(50, 32), nn.ModuleList(Annotated.Layer() for _ in range(3))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+def test_shortcuts_in_modules_of_their_own() -> None:
+    supernet = check(Annotated(), {"ids": torch.randint(0, 50, (1, 7)), "mask": torch.ones(1, 7)})
+    (stage,) = supernet.stages
+    assert [block.path for block in stage.blocks] == ["layers.0", "layers.1", "layers.2"]
+    assert kinds(supernet) == {"depth", "heads", "mlp_ratio"}
+    assert set(supernet.analysis.forms) == {f"layers.{i}.attention" for i in range(3)}
+
+
 # -- costs and parts ---------------------------------------------------------------------------------------------------
 
 
@@ -530,6 +906,30 @@ def test_the_share_of_a_network_that_parts_stand_for() -> None:
     )
     assert once.measurable_share == 1
     assert check(Twice(), torch.randn(1, 3, 16, 16)).measurable_share < 0.3
+
+
+class Towers(nn.Module):
+    """All of its layers run twice, and are in no block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.first, self.second, self.last = nn.Linear(32, 64), nn.Linear(64, 48), nn.Linear(48, 16)
+
+    def tower(self, ids: Tensor) -> Tensor:
+        return self.last(self.second(self.first(self.embedding(ids).mean(1)).relu()).relu())
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return (self.tower(left) * self.tower(right)).sum(1)
+
+
+def test_costs_of_layers_that_run_twice_follow_all_their_widths() -> None:
+    ids = torch.randint(0, 50, (1, 6))
+    supernet = check(Towers(), (ids, ids), width=["50%", "75%", "100%"])
+    archs = [supernet.space.smallest(), supernet.space.largest(), supernet.space.sample(np.random.default_rng(1))]
+    predicted = macs(supernet).predict(supernet.space.to_population(archs))
+    for arch, found in zip(archs, predicted.tolist(), strict=True):
+        assert found == sum(sizes_at(supernet.extract(arch), supernet.analysis.example()).macs)
 
 
 def test_a_space_of_before_more_was_found() -> None:

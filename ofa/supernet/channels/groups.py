@@ -85,8 +85,9 @@ def find_groups(trace: Trace) -> Groups:
         {int(n) for atoms in arrays for n in component[atoms.ravel()]} for arrays in (graph.heads, graph.ordered)
     )
 
-    group_of = np.full(graph.num_atoms, -1, dtype=np.int64)
-    unit_of = np.zeros(graph.num_atoms, dtype=np.int64)
+    # By component, as atoms of no parameter (axes whose entries are alike) are in some of them too.
+    group_of = np.full(component.max() + 1, -1, dtype=np.int64)
+    unit_of = np.zeros(component.max() + 1, dtype=np.int64)
     groups: list[ChannelGroup] = []
     members = [np.flatnonzero(kind == k) for k in range(kind.max() + 1)] if len(kind) else []
     members.sort(key=lambda units: int(first_place[units].min()))
@@ -100,12 +101,12 @@ def find_groups(trace: Trace) -> Groups:
             columns = np.flatnonzero(source_of[entries[0]] == number)
             source = trace.sources[int(number)]
             sites.append(Site(source.tensor, source.axis, position[entries[:, columns]]))
-        group_of[atom[entries]] = len(groups)
-        unit_of[atom[entries]] = np.arange(len(units))[:, None]
+        group_of[entry_component[starts[units]]] = len(groups)
+        unit_of[entry_component[starts[units]]] = np.arange(len(units))
         first = int(entry_component[starts[units[0]]])
         groups.append(ChannelGroup(len(groups), len(units), tuple(sites), first in of_heads, first in ordered))
-    # Atoms of activations only ever come from parameters, so every atom is among the sources.
-    return Groups(tuple(groups), group_of, unit_of, _reasons(graph, trace.sources, component, component[FIXED]))
+    reasons = _reasons(graph, trace.sources, component, component[FIXED])
+    return Groups(tuple(groups), group_of[component], unit_of[component], reasons)
 
 
 def _free_entries(sources: Sequence[Source], component: Ints) -> tuple[Ints, Ints, Ints]:

@@ -7,6 +7,9 @@ atoms of the weight's output axis. After ``view(B, N, 3, heads, head_dim)`` thre
 
 While a model runs, operations tie atoms: the operands of an addition, the channels that one head mixes. Atoms that end
 up tied are kept or removed together. Atom 0 stands for everything that must stay.
+
+Along some axes all entries are alike, as ``expand`` and ``zeros`` make them: however many there are, it is the same
+tensor. Their atoms belong to no parameter. They count only where such an axis meets a labelled one, and are tied to it.
 """
 
 from __future__ import annotations
@@ -35,10 +38,21 @@ def covers(labels: Labels, axis: int) -> bool:
 
 @dataclass(frozen=True)
 class Operand:
-    """Labels of a tensor and its sizes, on the axes of the result (broadcast axes have size 1)."""
+    """Labels of a tensor and its sizes, on the axes of the result (broadcast axes have size 1).
+
+    Args:
+        uniform: What labels the axes along which all entries are alike.
+    """
 
     labels: Labels
     sizes: tuple[int, ...]
+    uniform: Labels = ()
+
+    def meeting(self, other: Labels) -> Operand:
+        """The same, its uniform axes labelled where those of another are."""
+        mine, theirs = ({axis for atoms in labels for axis in axes_of(atoms)} for labels in (self.labels, other))
+        met = tuple(each for each in self.uniform if (axes := set(axes_of(each))) & theirs and not axes & mine)
+        return Operand((*self.labels, *met), self.sizes, self.uniform) if met else self
 
 
 @dataclass
@@ -116,14 +130,31 @@ class AtomGraph:
         head size, common to all heads).
         """
         result = operands[0]
-        for operand in operands[1:]:
+        for given in operands[1:]:
+            uniform = self.alike(result, given)
+            result, operand = result.meeting(given.labels), given.meeting(result.labels)
             mine = self._without_opaque(result, operand, reason)
             theirs = list(self._without_opaque(operand, result, reason))
             for atoms in mine:
                 theirs = self._insert(theirs, atoms, reason)
             sizes = tuple(max(pair) for pair in zip(result.sizes, operand.sizes, strict=True))
-            result = Operand(tuple(theirs), sizes)
+            result = Operand(tuple(theirs), sizes, uniform)
         return result.labels
+
+    def alike(self, first: Operand, second: Operand) -> Labels:
+        """What labels the axes along which all entries of an elementwise result are alike."""
+        uniform = [
+            atoms
+            for mine, other in ((first, second), (second, first))
+            for atoms in mine.uniform
+            if all(other.sizes[axis] == 1 for axis in axes_of(atoms))
+        ]
+        for atoms in first.uniform:
+            for other in second.uniform:
+                if atoms.shape == other.shape:
+                    self.tie(atoms, other)
+                    uniform.append(atoms)
+        return tuple(uniform)
 
     def _without_opaque(self, operand: Operand, other: Operand, reason: str) -> Labels:
         """Collapse what meets an axis of full size without labels: a constant that cannot be narrowed."""
@@ -171,12 +202,11 @@ class AtomGraph:
         return atoms
 
 
-def align(labels: Labels, sizes: Sequence[int], num_axes: int) -> Operand:
+def align(labels: Labels, sizes: Sequence[int], num_axes: int, uniform: Labels = ()) -> Operand:
     """Labels and sizes with axes of size 1 in front, as broadcasting puts them."""
-    missing = num_axes - len(sizes)
-    return Operand(
-        tuple(atoms.reshape((1,) * missing + atoms.shape) for atoms in labels), (1,) * missing + tuple(sizes)
-    )
+    front = (1,) * (num_axes - len(sizes))
+    own, alike = (tuple(atoms.reshape(front + atoms.shape) for atoms in each) for each in (labels, uniform))
+    return Operand(own, front + tuple(sizes), alike)
 
 
 def reshape(graph: AtomGraph, labels: Labels, before: Sequence[int], after: Sequence[int], reason: str) -> Labels:

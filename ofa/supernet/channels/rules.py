@@ -6,6 +6,7 @@ tags them. An operator without a rule fixes the channels that enter it, which is
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ class Operation:
     Args:
         output: What it gave: a tensor, or several.
         labels_of: Labels of any operand.
+        uniform_of: What labels the axes of an operand along which all entries are alike.
         product: What labels the axes of a matrix product or convolution, summed ones included; set by its rule.
     """
 
@@ -38,6 +40,7 @@ class Operation:
     output: Any
     graph: AtomGraph
     labels_of: Callable[[Tensor], Labels]
+    uniform_of: Callable[[Tensor], Labels] = lambda tensor: ()
     product: Labels = ()
 
     @property
@@ -73,7 +76,7 @@ class Operation:
     def operand(self, tensor: Tensor) -> Operand:
         """A tensor on the axes of the (first) output."""
         output = self.output if isinstance(self.output, Tensor) else self.output[0]
-        return align(self.labels_of(tensor), tensor.shape, output.ndim)
+        return align(self.labels_of(tensor), tensor.shape, output.ndim, self.uniform_of(tensor))
 
     def per_channel(self, vector: Tensor, x: Tensor) -> Operand:
         """A vector on the channel axis of ``x``."""
@@ -123,9 +126,11 @@ def unlabelled(op: Operation) -> Labels:
 
 
 def copy_into(op: Operation) -> Labels:
-    for atoms in op.labels_of(op.args[1]):  # the target may be a view of something larger
-        op.graph.fix(atoms, "written into another tensor")
-    return op.labels
+    """What is written belongs to what it is written into, if need be a view of something larger."""
+    target, source = op.operand(op.args[0]), op.operand(op.args[1])
+    target = target.meeting(source.labels)
+    op.graph.join([target, source], "written into another tensor")
+    return target.labels
 
 
 # -- moving data -----------------------------------------------------------------------------------------------------
@@ -149,6 +154,45 @@ def squeeze(op: Operation) -> Labels:
     wanted = range(x.ndim) if op["dim"] is None else op.axes()
     axes = tuple(axis for axis in wanted if x.shape[axis] == 1)
     return tuple(np.squeeze(atoms, axes) for atoms in op.labels)
+
+
+def uniform(op: Operation) -> Labels | list[Labels]:
+    """What labels the axes of the output along which all entries are alike; of several outputs a list."""
+    rule = RULES.get(op.name)
+    if op.name in _FILLED:
+        return _new_axes(op.graph, op.output.shape, [1] * op.output.ndim)
+    is_drawn = torch.Tag.nondeterministic_seeded in op.func.tags or op.name.startswith("empty")
+    if op.func._schema.is_mutable or is_drawn:  # what is written or drawn may differ
+        return ()
+    if rule in (expand, repeat):
+        source = op.operand(op.args[0])
+        new = _new_axes(op.graph, op.output.shape, source.sizes)
+        return (*_moved(op, rule), *new)
+    if not any(map(op.uniform_of, op.tensors)):
+        return ()
+    if rule is not None and rule in _MOVING:
+        return _moved(op, rule)
+    if rule in (None, pointwise) and torch.Tag.pointwise in op.func.tags and isinstance(op.output, Tensor):
+        result, *others = (op.operand(tensor) for tensor in op.tensors)
+        for operand in others:
+            sizes = tuple(map(max, result.sizes, operand.sizes))
+            result = Operand((), sizes, op.graph.alike(result, operand))
+        return result.uniform
+    return ()
+
+
+def _moved(op: Operation, rule: Rule) -> Labels | list[Labels]:
+    """Uniform axes go where a rule takes labelled ones; what it ties or fixes does not count for them."""
+    return rule(dataclasses.replace(op, graph=AtomGraph(), labels_of=op.uniform_of))
+
+
+def _new_axes(graph: AtomGraph, shape: Sequence[int], before: Sequence[int]) -> Labels:
+    """Atoms of axes that had one entry, and have more."""
+    return tuple(
+        graph.new_atoms(size).reshape([size if other == axis else 1 for other in range(len(shape))])
+        for axis, size in enumerate(shape)
+        if size > before[axis] == 1
+    )
 
 
 def _pick(graph: AtomGraph, labels: Labels, axis: int, indices: Sequence[int] | Atoms) -> Labels:
@@ -223,7 +267,7 @@ def glu(op: Operation) -> Labels:
 
 def cat(op: Operation) -> Labels:
     tensors = [tensor for tensor in op.args[0] if tensor.ndim == op.output.ndim]
-    operands = [Operand(op.labels_of(tensor), tuple(tensor.shape)) for tensor in tensors]
+    operands = [Operand(op.labels_of(tensor), tuple(tensor.shape), op.uniform_of(tensor)) for tensor in tensors]
     return _concatenated(op.graph, operands, op["dim"] % op.output.ndim)
 
 
@@ -244,31 +288,79 @@ def _concatenated(graph: AtomGraph, operands: Sequence[Operand], axis: int) -> L
     for operand in operands:
         labels, sizes = operand.labels, operand.sizes
         along = [atoms for atoms in labels if atoms.shape[axis] > 1]
+        along = along or [atoms for atoms in operand.uniform if axes_of(atoms) == (axis,)]
         if along and len(axes_of(along[0])) > 1:  # heads × head size after another: keep what is common
             labels, along = graph.whole(labels, [axis], reason), []
         is_labelled |= bool(along)
         size = [1] * len(sizes)
         size[axis] = sizes[axis]
         pieces.append(along[0] if along else np.full(size, FIXED, dtype=np.int64))
-        rest = tuple(atoms for atoms in labels if atoms.shape[axis] == 1)
-        others.append(Operand(rest, (*sizes[:axis], 1, *sizes[axis + 1 :])))
+        rest, alike = (tuple(x for x in each if x.shape[axis] == 1) for each in (labels, operand.uniform))
+        others.append(Operand(rest, (*sizes[:axis], 1, *sizes[axis + 1 :]), alike))
     result = graph.join(others, reason)
     return (*result, np.concatenate(pieces, axis)) if is_labelled else result
 
 
-def index(op: Operation) -> Labels:
-    """Advanced indexing with constants: indexed axes are fixed, the others move along."""
-    x, indices = op.args[0], list(op.args[1])
-    places = [axis for axis, entry in enumerate(indices) if entry is not None]
-    adjacent = places == list(range(places[0], places[-1] + 1)) if places else True
-    if any(entry is not None and entry.dtype in (torch.bool, torch.uint8) for entry in indices) or not adjacent:
-        return unknown(op)
-    num_new = op.output.ndim - (x.ndim - len(places))
+def _indexed(op: Operation) -> list[int]:
+    """Axes of the first operand to which there are indices; a mask takes as many as it has."""
+    places: list[int] = []
+    axis = 0
+    for entry in op["indices"]:
+        is_mask = entry is not None and entry.dtype in (torch.bool, torch.uint8)
+        num = entry.ndim if is_mask else 1
+        places += [] if entry is None else range(axis, axis + num)
+        axis += num
+    return places
+
+
+def _picked(labels: Labels, places: Sequence[int], num_axes: int) -> Labels:
+    """Labels, of which none is on the indexed axes, once these stand together as others."""
     start = places[0] if places else 0
     return tuple(
-        atoms.reshape(atoms.shape[:start] + (1,) * num_new + atoms.shape[start + len(places) :])
-        for atoms in op.whole(places, "picked by constant indices")
+        atoms.reshape(
+            atoms.shape[:start] + (1,) * (num_axes - atoms.ndim + len(places)) + atoms.shape[start + len(places) :]
+        )
+        for atoms in labels
     )
+
+
+def index(op: Operation) -> Labels:
+    """Advanced indexing with constants or masks: indexed axes are fixed, the others move along."""
+    places = _indexed(op)
+    if places and places != list(range(places[0], places[-1] + 1)):
+        return unknown(op)
+    return _picked(op.whole(places, "picked by constant indices"), places, op.output.ndim)
+
+
+def index_put(op: Operation) -> Labels:
+    """Written at some indices: the other axes of what is written are those of the whole."""
+    places, x, values = _indexed(op), op.args[0], op["values"]
+    num_axes = x.ndim - len(places) + max(values.ndim - x.ndim + len(places), 1)
+    if places != list(range(len(places))):
+        return unknown(op)
+    mine, alike = (op.graph.whole(each, places, "picked by constant indices") for each in (op.labels, op.uniform_of(x)))
+    theirs = align(op.labels_of(values), values.shape, num_axes)
+    sizes = (*theirs.sizes[: num_axes - x.ndim + len(places)], *x.shape[len(places) :])
+    whole = Operand(_picked(mine, places, num_axes), sizes, _picked(alike, places, num_axes)).meeting(theirs.labels)
+    op.graph.join([whole, theirs], "written into another tensor")
+    return tuple(
+        atoms.reshape((1,) * len(places) + atoms.shape[num_axes - x.ndim + len(places) :]) for atoms in whole.labels
+    )
+
+
+def index_add(op: Operation) -> Labels:
+    """Added at some indices of one axis."""
+    axis = op.axis()
+
+    def without_axis(tensor: Tensor) -> Operand:
+        sizes = (*tensor.shape[:axis], 1, *tensor.shape[axis + 1 :])
+        labels, alike = (
+            op.graph.whole(each, [axis], "picked by constant indices")
+            for each in (op.labels_of(tensor), op.uniform_of(tensor))
+        )
+        return Operand(labels, sizes, alike)
+
+    return op.graph.join([without_axis(op.args[0]), without_axis(op["source"])], "added to another tensor")
 
 
 def index_axis(op: Operation) -> Labels:
@@ -283,6 +375,16 @@ def gather(op: Operation) -> Labels:
 def embedding(op: Operation) -> Labels:
     labels = op.whole([0], "picked by constant indices")
     return align(tuple(atoms[0] for atoms in labels), op.output.shape[-1:], op.output.ndim).labels
+
+
+def embedding_bag(op: Operation) -> list[Labels]:
+    """Rows of a table, added up for each bag."""
+    return [op.whole([0], "picked by constant indices")]
+
+
+def pack_sequence(op: Operation) -> list[Labels]:
+    """``(N, T, ...)`` or ``(T, N, ...)`` to the steps of all sequences one after another."""
+    return [tuple(atoms[0] for atoms in op.whole([0, 1], "packed sequences"))]
 
 
 def pad(op: Operation) -> Labels:
@@ -332,6 +434,37 @@ def pixel_shuffle(op: Operation) -> Labels:
             atoms = grouped[:, :, :1]
         result.append(atoms)
     return tuple(atoms for atoms in result if atoms.size > 1)
+
+
+def pixel_unshuffle(op: Operation) -> Labels:
+    """``(N, C, H * r, W * r)`` to ``(N, C * r * r, H, W)``: a channel becomes ``r * r`` of its own."""
+    times = int(op.args[1]) ** 2
+    return tuple(np.repeat(atoms, times, axis=1) for atoms in op.whole([2, 3], "pixels shuffled"))
+
+
+def col2im(op: Operation) -> Labels:
+    """``(N, C * k * k, positions)`` to ``(N, C, H, W)``: the ``k * k`` channels of an output channel are tied."""
+    times = prod(op["kernel_size"])
+    result = []
+    for atoms in op.whole([2], "put together from patches"):
+        if atoms.shape[1] > 1:
+            grouped = atoms.reshape(atoms.shape[0], -1, times)
+            op.graph.tie(grouped, grouped[..., :1])
+            atoms = grouped[..., :1]
+        if atoms.size == 1:
+            op.graph.fix(atoms, "put together into one channel")
+        else:
+            result.append(atoms[..., None])
+    return tuple(result)
+
+
+def as_complex(op: Operation) -> Labels:
+    """Pairs on the last axis become complex numbers."""
+    return tuple(atoms[..., 0] for atoms in op.whole([op.args[0].ndim - 1], "pairs as complex numbers"))
+
+
+def as_real(op: Operation) -> Labels:
+    return tuple(atoms[..., None] for atoms in op.labels)
 
 
 def as_strided(op: Operation) -> Labels:
@@ -428,16 +561,21 @@ def contract(op: Operation, equation: str, first: Tensor, second: Tensor) -> Lab
     letters = "".join(dict.fromkeys(a + b))
     sizes = {**dict(zip(a, first.shape, strict=True)), **dict(zip(b, second.shape, strict=True))}
 
-    def spread(own: str, tensor: Tensor) -> list[Atoms]:
-        """Labels of an operand on one axis per letter."""
+    def spread(own: str, tensor: Tensor) -> Operand:
+        """An operand on one axis per letter."""
         order = [own.index(letter) for letter in letters if letter in own]
         where = tuple(index for index, letter in enumerate(letters) if letter not in own)
-        return [np.expand_dims(atoms.transpose(order), where) for atoms in op.labels_of(tensor)]
+        labels, uniform = (
+            tuple(np.expand_dims(atoms.transpose(order), where) for atoms in each)
+            for each in (op.labels_of(tensor), op.uniform_of(tensor))
+        )
+        return Operand(labels, (), uniform)
 
     summed = [index for index, letter in enumerate(letters) if letter not in out]
     free = {i for i, letter in enumerate(letters) if letter in out and (letter in a) != (letter in b)}
     reason = "multiplied with something of fixed size"
-    both = [spread(a, first), spread(b, second)]
+    left, right = spread(a, first), spread(b, second)
+    both = [list(left.meeting(right.labels).labels), list(right.meeting(left.labels).labels)]
     whole: list[Atoms] = []  # labels of summed axes that can be narrowed alone
     for axis in summed:
         mine, theirs = ([atoms for atoms in side if atoms.shape[axis] > 1] for side in both)
@@ -474,6 +612,10 @@ def grouped_product(op: Operation) -> Labels:
     return contract(op, "mk,gkn->mn", first, second) if (first.ndim, second.ndim) == (2, 3) else unknown(op)
 
 
+def vector_product(op: Operation) -> Labels:
+    return contract(op, "mk,k->m" if op.output.ndim else "k,k->", *op.args[:2])
+
+
 def added_product(op: Operation) -> Labels:
     equation = "mk,kn->mn" if op.output.ndim == 2 else "bmk,bkn->bmn"
     product = Operand(contract(op, equation, *op.args[1:3]), tuple(op.output.shape))
@@ -503,10 +645,10 @@ def convolution(op: Operation) -> Labels:
                 graph.fix(atoms, "slides over channels")
             op.product = labels
             return labels
-        labels = op.whole(range(2, x.ndim), "convolved over channels")
+        labels = op.whole(_slid_over(op), "convolved over channels")
     if any(len(axes_of(atoms)) > 1 for atoms in labels):  # heads as part of the batch
         labels = graph.whole(labels, [1], "convolved over channels")
-    of_batch = tuple(atoms for atoms in labels if atoms.shape[1] == 1)
+    of_batch = tuple(atoms for atoms in labels if atoms.shape[1] == 1)  # and of axes with a window of one
     inputs = next((atoms.reshape(-1) for atoms in labels if atoms.shape[1] > 1), None)
     by_axis = {axes_of(atoms)[0]: atoms.reshape(-1) for atoms in weights if len(axes_of(atoms)) == 1}
     outputs, summed = _tie_convolution(graph, inputs, by_axis, op["groups"], op["transposed"])
@@ -559,6 +701,12 @@ def _slides_over_channels(op: Operation) -> bool:
     return shape == op.output.shape and shape[1] == 1 and op["stride"] == [1] and len(op.labels) == 1
 
 
+def _slid_over(op: Operation) -> list[int]:
+    """Axes of the input, behind its channels, along which places mix or change in number."""
+    settings = zip(op.args[1].shape[2:], op["stride"], op["padding"], strict=True)
+    return [axis for axis, setting in enumerate(settings, start=2) if setting != (1, 1, 0)]
+
+
 def unknown(op: Operation) -> Labels:
     """An operation that no rule knows: what enters it must stay as it is."""
     for tensor in op.tensors:
@@ -566,6 +714,9 @@ def unknown(op: Operation) -> Labels:
             op.graph.fix(atoms, f"operation {op.name}")
     return ()
 
+
+_FILLED = {"zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
+_MOVING: set[Rule | None] = {same, view, moved, squeeze, select, slice_, split, unbind, index, index_axis}
 
 RULES: dict[str, Rule] = {
     # copies and constants
@@ -593,8 +744,12 @@ RULES: dict[str, Rule] = {
     "stack": stack,
     "index": index,
     "index_select": index_axis,
+    "index_put": index_put,
+    "index_add": index_add,
     "gather": gather,
     "embedding": embedding,
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
+    "_pack_padded_sequence": pack_sequence,
     "constant_pad_nd": pad,
     **dict.fromkeys(("reflection_pad2d", "replication_pad2d"), spatial),
     "repeat": repeat,
@@ -602,6 +757,10 @@ RULES: dict[str, Rule] = {
     "unfold": sliding_window,
     "im2col": im2col,
     "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "col2im": col2im,
+    "view_as_complex": as_complex,
+    "view_as_real": as_real,
     # reductions and normalisation
     **dict.fromkeys(
         ("mean", "sum", "amax", "amin", "logsumexp", "max", "min", "linalg_vector_norm", "norm"), reduction
@@ -620,10 +779,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"), spatial),
     **dict.fromkeys(("avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "adaptive_max_pool3d"), spatial),
     **dict.fromkeys(("upsample_nearest1d", "upsample_linear1d", "upsample_nearest3d", "upsample_trilinear3d"), spatial),
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), spatial),
     **dict.fromkeys(("reflection_pad1d", "replication_pad1d", "reflection_pad3d", "replication_pad3d"), spatial),
     **dict.fromkeys(("prelu", "_prelu_kernel"), prelu),
     # contractions
     **dict.fromkeys(("mm", "bmm"), matrix_product),
+    **dict.fromkeys(("mv", "dot", "vdot"), vector_product),
     **dict.fromkeys(("addmm", "baddbmm"), added_product),
     "_grouped_mm": grouped_product,
     "linear": linear,

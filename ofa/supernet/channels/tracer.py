@@ -7,6 +7,7 @@ scores, sentences as long as their mask) runs with those of its example.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from functools import partial
 from math import prod
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -27,7 +31,7 @@ from ofa.nn.query_key_value import QueryKeyValue
 from ofa.nn.structure import clone_structure, own_hooks
 from ofa.nn.structure import without_values as module_without_values
 from ofa.supernet.channels.labels import AtomGraph, Atoms, Labels
-from ofa.supernet.channels.rules import RULES, Operation, flat, pointwise, unknown
+from ofa.supernet.channels.rules import RULES, Operation, flat, pointwise, uniform, unknown
 
 _PASSES_SHORTCUTS = {
     *("add", "sub", "clone", "detach", "alias", "_to_copy", "contiguous", "view", "_unsafe_view", "reshape", "flatten"),
@@ -153,8 +157,7 @@ class _Functions(TorchFunctionMode):
     """What only a function's name tells, not the operations that it consists of.
 
     Attention runs as its two products, since fused kernels hide which heads belong together. Chunks keep equal sizes
-    when there are fewer channels, which a split at fixed places does not: they are handed to ``on_chunks``. Recurrent
-    layers begin with zeros of their hidden width, which is no constant: a narrower layer has fewer.
+    when there are fewer channels, which a split at fixed places does not: they are handed to ``on_chunks``.
     """
 
     def __init__(self, on_chunks: Callable[[Sequence[Tensor]], None]) -> None:
@@ -165,23 +168,10 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention:
             return attention(*args, **kwargs)
-        if getattr(func, "__name__", "") in _RECURRENT and isinstance(args[2], list) and args[0].is_meta:
-            state = args[1][0] if func.__name__ == "lstm" else args[1]
-            width = _of_hidden_width(state, args[2], has_biases=args[3])
-            args = (args[0], (width, width) if func.__name__ == "lstm" else width, *args[2:])
         output = func(*args, **kwargs)
         if func in _CHUNKS and not any(isinstance(value, (list, tuple)) for value in (*args, *kwargs.values())):
             self.on_chunks(output)
         return output
-
-
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-
-
-def _of_hidden_width(state: Tensor, weights: Sequence[Tensor], *, has_biases: bool) -> Tensor:
-    """A state before the first step, ``(layers, N, hidden)``, from each layer's own recurrent weights."""
-    recurrent = weights[1 :: 4 if has_biases else 2]
-    return torch.stack([weight.sum(0) for weight in recurrent]).unsqueeze(1).expand(state.shape)
 
 
 def attention(
@@ -340,6 +330,9 @@ class Tracer(_Run):
         self._names = {tensor: name for name, tensor in tensors.items()}
         self._convolution_weights, self._bias_units = convolution_weights, bias_units or {}
         self._labels: dict[Tensor, Labels] = {}
+        self._uniform: dict[Tensor, tuple[Labels, int]] = {}  # and how often it had been written into by then
+        self._num_writes: Counter[int] = Counter()  # by storage
+        self._sharing: dict[int, list[Tensor]] = {}  # those with uniform axes, by storage
         self._shortcuts: dict[Tensor, frozenset[Tensor]] = {}
         self._normalised_shortcuts: dict[Tensor, frozenset[Tensor]] = {}
 
@@ -351,6 +344,11 @@ class Tracer(_Run):
             name = self._names.get(tensor)
             self._labels[tensor] = () if name is None else self._of_parameter(name, tensor)
         return self._labels[tensor]
+
+    def uniform(self, tensor: Tensor) -> Labels:
+        """What labels the axes along which all entries are alike; none once something was written into the tensor."""
+        labels, num_writes = self._uniform.get(tensor, ((), 0))
+        return labels if labels and num_writes == self._num_writes[tensor.untyped_storage()._cdata] else ()
 
     def _of_parameter(self, name: str, tensor: Tensor) -> Labels:
         if not tensor.is_floating_point():
@@ -407,7 +405,7 @@ class Tracer(_Run):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
-        op = Operation(func, args, kwargs or {}, output, self.graph, self.labels)
+        op = Operation(func, args, kwargs or {}, output, self.graph, self.labels, self.uniform)
         plain = op.name.removesuffix("_")
         rule = RULES.get(op.name) or RULES.get(plain)
         if rule is None and torch.Tag.pointwise in func.tags:
@@ -419,6 +417,7 @@ class Tracer(_Run):
         for tensor, each in zip(outputs, labels if isinstance(labels, list) else [labels] * len(outputs), strict=False):
             if isinstance(tensor, Tensor):
                 self._labels[tensor] = each
+        self._note_uniform(op, outputs)
         if isinstance(output, Tensor):
             passes = plain in _PASSES_SHORTCUTS
             self._pass_shortcuts(self._shortcuts, args, output, passes=passes, is_pointwise=rule is pointwise)
@@ -430,6 +429,25 @@ class Tracer(_Run):
         if len(self.products) < len(self.macs):
             self.products.append((self.stack[-1], op.product))
         return output
+
+    def _note_uniform(self, op: Operation, outputs: Sequence[Any]) -> None:
+        if op.func._schema.is_mutable and isinstance(op.args[0], Tensor):
+            self._note_write(op.args[0])
+        found = uniform(op)
+        for tensor, each in zip(outputs, found if isinstance(found, list) else [found], strict=False):
+            if each and isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()._cdata
+                self._uniform[tensor] = each, self._num_writes[storage]
+                self._sharing.setdefault(storage, []).append(tensor)
+
+    def _note_write(self, target: Tensor) -> None:
+        """Uniform axes of a tensor are so no longer; where what was written has channels, they are these channels."""
+        storage = target.untyped_storage()._cdata
+        written = [atoms.ravel() for atoms in self.labels(target)]
+        for tensor in self._sharing.pop(storage, []) if written else []:
+            met = (atoms for atoms in self.uniform(tensor) if np.isin(atoms, np.concatenate(written)).any())
+            self._labels[tensor] = (*self.labels(tensor), *met)
+        self._num_writes[storage] += 1
 
     @staticmethod
     def _pass_shortcuts(
@@ -449,8 +467,12 @@ class Tracer(_Run):
 
 
 def without_values(value: Any) -> Any:
-    """A pytree with its tensors on the meta device."""
-    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), value)
+    """A pytree with its tensors on the meta device; packed sequences, which cannot be there, as they are."""
+
+    def is_packed(value: Any) -> bool:
+        return isinstance(value, PackedSequence)
+
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), value, is_leaf=is_packed)
 
 
 def stand_in(model: nn.Module, *, has_values: bool = False) -> nn.Module:
@@ -487,10 +509,12 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     has_values = not all(tensor.is_meta for tensor in inputs.tensors)
     clone = stand_in(model, has_values=has_values)
     tensors = {**dict(clone.named_parameters()), **dict(clone.named_buffers())}
-    convolutions = {
-        f"{path}.weight".removeprefix(".")
+    convolutions = {  # or what their weights are computed from
+        f"{path}.{name}".removeprefix(".")
         for path, module in clone.named_modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d))
+        if isinstance(module, _ConvNd)
+        for name, parameter in module.named_parameters()
+        if parameter.ndim > 2
     }
     bias_units = {
         f"{path}.bias".removeprefix("."): module.bias_units()
@@ -504,6 +528,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     for tensor in outputs:
         for atoms in tracer.labels(tensor):
             tracer.graph.fix(atoms, "the output of the model")
+    _fix_what_projections_narrow(clone, tracer)
     if has_values:
         for call in tracer.calls.values():
             call.args, call.kwargs = without_values((call.args, call.kwargs))
@@ -519,6 +544,15 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         [tracer.labels(tensor) for tensor in tracer.tensors],
         has_values,
     )
+
+
+def _fix_what_projections_narrow(model: nn.Module, tracer: Tracer) -> None:
+    """The hidden width of an LSTM with a projection: torch tells such a layer by its being wider than that."""
+    for module in model.modules():
+        for name, weight in module._parameters.items() if isinstance(module, nn.LSTM) and module.proj_size else ():
+            for atoms in tracer.labels(weight) if weight is not None and name.startswith("weight_hr") else ():
+                if atoms.shape[1] > 1:
+                    tracer.graph.fix(atoms, "must stay wider than its projection")
 
 
 @dataclass(frozen=True)

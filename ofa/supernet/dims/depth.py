@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,7 +12,7 @@ from ofa.space import Value
 from ofa.supernet.choices import Allowed, Choices, amounts
 from ofa.supernet.dims.elastic import ElasticDim, Found, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
-from ofa.supernet.stages import is_skippable
+from ofa.supernet.stages import Block, is_skippable
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ElasticDepth(ElasticDim):
                     if normalised
                     else "one block alone"
                     if full == 1
+                    else "each block hears all before it: their outputs are concatenated, and none can be left out"
+                    if _are_concatenated(analysis, blocks)
                     else "no block beyond the first has a shortcut"
                 )
             depths = range(math.ceil(full / 2), full) if wanted is None else map(math.ceil, amounts(wanted, full))
@@ -58,3 +61,12 @@ class ElasticDepth(ElasticDim):
 
     def apply(self, arch: Mapping[str, Value], narrowing: Narrowing) -> None:
         narrowing.removed.update(self.left_out(arch.get(self.name, self.values[-1])))
+
+
+def _are_concatenated(analysis: GraphAnalysis, blocks: Sequence[Block]) -> bool:
+    """Whether the inputs of every block are among those of the next, beside others, as in DenseNet."""
+    calls = [analysis.trace.calls.get(block.path) for block in blocks]
+    heard = [{int(n) for _, labels in call.inputs for atoms in labels for n in atoms.flat} for call in calls if call]
+    return len(heard) == len(blocks) > 1 and all(
+        first and first < second for first, second in itertools.pairwise(heard)
+    )

@@ -153,10 +153,13 @@ def kind_of(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> str:
 def is_pooled(analysis: GraphAnalysis, block: Block, group: ChannelGroup) -> bool:
     """Whether channels in a block are computed from a spatial mean, as in squeeze-and-excitation."""
     call = analysis.trace.calls.get(block.path)
-    if call is not None and call.inputs and _is_pooled_shape(call.inputs[0][0]):
+    entering = call.inputs[0][0] if call is not None and call.inputs else ()
+    if _is_pooled_shape(entering):
         return False  # everything looks pooled there
     calls = [analysis.trace.calls.get(path) for path in group.modules]
     shapes = [call.output for call in calls if call is not None and call.output is not None]
+    if any(len(shape) == 2 and shape[0] > min(entering[:2], default=shape[0]) for shape in shapes):
+        return False  # the tokens of all samples, one after another
     return bool(shapes) and all(map(_is_pooled_shape, shapes))
 
 

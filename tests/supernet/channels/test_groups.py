@@ -730,7 +730,7 @@ PINNED: dict[str, tuple[Net, str]] = {
         "a constant of fixed size",
     ),
     "multiplied_with_a_constant": (
-        between(lambda x: torch.einsum("bchw,cd->bdhw", x, torch.ones(8, 8, device=x.device))),
+        between(lambda x: torch.einsum("bchw,cd->bdhw", x, torch.eye(8, device=x.device))),
         "multiplied with something of fixed size",
     ),
     "unknown_operation": (
@@ -750,7 +750,7 @@ PINNED: dict[str, tuple[Net, str]] = {
     ),
     "group_norm_without_weights": (between(nn.GroupNorm(4, 8, affine=False)), "group normalisation without weights"),
     "written_into_another_tensor": (
-        between(lambda x: torch.zeros(x.shape, device=x.device).copy_(x)),
+        between(lambda x: torch.empty(x.shape, device=x.device).copy_(x)),
         "written into another tensor",
     ),
     "windows_over_channels": (between(lambda x: x.unfold(1, 4, 4).mean(-1), after=2), "cut into windows"),

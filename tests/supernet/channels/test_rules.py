@@ -46,7 +46,21 @@ def shuffle(x: Tensor) -> Tensor:
 
 MAP, TOKENS, VOLUME = (1, 6, 4, 4), (1, 5, 6), (1, 3, 4, 4, 4)
 INDEX = torch.tensor([2, 0, 1])
+BAGS = torch.tensor([0, 1])
 ENDS = torch.tensor([2, 4], dtype=torch.int32)
+
+
+def written_in_part(x: Tensor) -> Tensor:
+    ones = torch.ones(6, device=x.device)
+    ones[:2].mul_(2)
+    return x + ones
+
+
+def copied_into_zeros(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    both = x.new_zeros(1, 5, 6)
+    both[..., :3] = x
+    both[..., 3:] = y
+    return both + z
 
 
 def constant(values: Tensor, like: Tensor) -> Tensor:
@@ -62,16 +76,27 @@ ROWS = [
     row("like", lambda x: x + torch.zeros_like(x) + torch.ones_like(x), TOKENS, free="x1 x2"),
     row("full_like", lambda x: x + torch.full_like(x, 2.0) + torch.empty_like(x).fill_(3.0), TOKENS, free="x1 x2"),
     row("zeroed", lambda x: x + x.clone().zero_(), TOKENS, free="x1 x2"),
-    row("new", lambda x: x * x.new_ones(1, 1, 6) + x.new_full((1, 1, 1), 2.0), TOKENS, free="x1", fixed="x2"),
-    row("zeros", lambda x: x + x.new_zeros(5, 1), TOKENS, free="x2", fixed="x1"),
+    row("new", lambda x: x * x.new_ones(1, 1, 6) + x.new_full((1, 1, 1), 2.0), TOKENS, free="x1 x2"),
+    row("zeros", lambda x: x + x.new_zeros(5, 1), TOKENS, free="x1 x2"),
     row("arange", lambda x: x + torch.arange(6.0, device=x.device), TOKENS, free="x1", fixed="x2"),
     row("linspace", lambda x: x * torch.linspace(1, 2, 6, device=x.device), TOKENS, free="x1", fixed="x2"),
     row("copied_into", lambda x: x.new_empty(1, 5, 6).copy_(x), TOKENS, free="", fixed="x1 x2"),
     row("lifted", lambda x: aten.lift_fresh(aten.alias(x)), TOKENS, free="x1 x2"),
     row("dropout", lambda x: aten.native_dropout(x, 0.5, False), TOKENS, free="x1 x2"),
     row("ones", lambda x: x + torch.ones(5, 1, device=x.device) * torch.zeros(1, 1, device=x.device), TOKENS,
-        free="x2", fixed="x1"),
-    row("full", lambda x: x + torch.full((6,), 2.0, device=x.device), TOKENS, free="x1", fixed="x2"),
+        free="x1 x2"),
+    row("full", lambda x: x + torch.full((6,), 2.0, device=x.device), TOKENS, free="x1 x2"),
+    row("written_later", lambda x: x + torch.zeros(6, device=x.device).fill_(1), TOKENS, free="x1", fixed="x2"),
+    row("written_in_part", written_in_part, TOKENS, free="x1", fixed="x2"),
+    row("expanded", lambda x, y: x + y.expand(4, 5, 6).reshape(20, 6).unflatten(0, (4, 5)), (1, 4, 5, 6), (5, 1),
+        free="x1 x2 x3 y0"),
+    row("repeated_over_heads", lambda x, y: (x.view(2, 3, 4) + y.repeat(2, 1, 1)).view(6, 4), (6, 4), (1, 1, 4),
+        free="x0 x1 y2"),
+    row("copied_into_zeros", copied_into_zeros, (1, 5, 3), (1, 5, 3), TOKENS, free="x1 x2 y1 y2 z1 z2"),
+    row("sum_of_alike", lambda x: x + torch.ones(6, 1, device=x.device).mul(3).add(torch.zeros(4, device=x.device)),
+        (6, 4), free="x0 x1"),
+    row("unlike_sum", lambda x: x + torch.ones(6, device=x.device) * torch.arange(6.0, device=x.device), TOKENS,
+        free="x1", fixed="x2"),
     row("eye", lambda x: x * (1 + torch.eye(5, 6, device=x.device)), TOKENS, free="", fixed="x1 x2"),
     row("empty_strided", lambda x: x + x.new_empty_strided((6,), (1,)).zero_(), TOKENS, free="x1", fixed="x2"),
     row("scalar", lambda x: x * torch.scalar_tensor(2.0, device=x.device), TOKENS, free="x1 x2"),
@@ -112,7 +137,11 @@ ROWS = [
     row("unbound_one_by_one", lambda x: x.unbind(1), TOKENS, free="x2", fixed="x1"),
     row("gate", lambda x: functional.glu(x, 2), TOKENS, free="x1 x2"),
     row("cat", lambda x, y: torch.cat([x, y], 2), TOKENS, (1, 5, 3), free="x1 x2 y1 y2"),
-    row("cat_with_constant", lambda x: torch.cat([x, x.new_ones(1, 5, 2)], -1), TOKENS, free="x2", fixed="x1"),
+    row("cat_with_constant", lambda x: torch.cat([x, x.new_ones(1, 5, 2)], -1), TOKENS, free="x1 x2"),
+    row("cat_with_numbers", lambda x: torch.cat([x, torch.arange(5.0, device=x.device).view(1, 5, 1)], -1), TOKENS,
+        free="x2", fixed="x1"),
+    row("cat_with_alike", lambda x, y: torch.cat([x, x.new_zeros(1, 5, 2)], -1) + y, TOKENS, (1, 5, 8),
+        free="x1 x2 y1 y2"),
     row("stack", lambda x, y: torch.stack([x, y], -2), TOKENS, TOKENS, free="x1 x2 y1 y2"),
     row("index", lambda x: x[:, constant(INDEX, x)], TOKENS, free="x2", fixed="x1"),
     row("index_by_two", lambda x: x[0, constant(INDEX, x), constant(INDEX, x)], (2, 5, 6, 4), free="x3", fixed="x1 x2"),
@@ -121,6 +150,14 @@ ROWS = [
         fixed="x1"),
     row("gather_fewer", lambda x: x.gather(1, constant(INDEX, x).view(1, 3, 1).expand(-1, -1, 2)), TOKENS, free="",
         fixed="x1 x2"),
+    row("index_put", lambda x, y: x.index_put((constant(INDEX, x),), y), (5, 6), (3, 6), free="x1 y1", fixed="x0 y0"),
+    row("index_put_in_zeros", lambda x: torch.zeros(5, 6, dtype=x.dtype, device=x.device).index_put_((constant(INDEX,
+        x),), x), (3, 6), free="x1", fixed="x0"),
+    row("index_add", lambda x, y: x.index_add(0, constant(INDEX, x), y), (5, 6), (3, 6), free="x1 y1", fixed="x0 y0"),
+    row("bags", lambda x: aten._embedding_bag(x, constant(INDEX, x), constant(BAGS, x))[0]
+        + aten._embedding_bag_forward_only(x, constant(INDEX, x), constant(BAGS, x))[0], (5, 6), free="x1", fixed="x0"),
+    row("packed", lambda x: aten._pack_padded_sequence(x, torch.tensor([5, 3]), True)[0], (2, 5, 6), free="x2",
+        fixed="x0 x1"),
     row("embedding", lambda x: functional.embedding(constant(INDEX, x), x), (5, 6), free="x1", fixed="x0"),
     row("pad", lambda x: functional.pad(x, (1, 2, 0, 0, 2, 1)), (1, 6, 4, 3), free="x1 x2 x3"),
     row("pad_less", lambda x: functional.pad(x, (-1, 0)), TOKENS, free="x1 x2"),
@@ -133,6 +170,11 @@ ROWS = [
     row("windows", lambda x: x.unfold(1, 3, 2), TOKENS, free="x2", fixed="x1"),
     row("patches", lambda x: functional.unfold(x, 2), MAP, free="x1", fixed="x2 x3"),
     row("pixel_shuffle", lambda x: functional.pixel_shuffle(x, 2), (1, 8, 3, 3), free="x1", fixed="x2 x3"),
+    row("pixel_unshuffle", lambda x: functional.pixel_unshuffle(x, 2), (1, 3, 4, 4), free="x1", fixed="x2 x3"),
+    row("fold", lambda x: functional.fold(x, (4, 4), 2, stride=2), (1, 8, 4), free="x1", fixed="x2"),
+    row("fold_to_one_channel", lambda x: functional.fold(x, (4, 4), 2, stride=2), (1, 4, 4), free="", fixed="x1 x2"),
+    row("turned", lambda x: torch.view_as_real(torch.view_as_complex(x.view(5, 3, 2)) * 1j).flatten(1), (5, 6),
+        free="x0 x1"),
     row("as_strided", lambda x: x.as_strided(x.shape, x.stride()), TOKENS, free="x1 x2"),
     row("as_strided_otherwise", lambda x: x.as_strided((1, 6, 5), (30, 5, 1)), TOKENS, free="", fixed="x1 x2"),
     # reductions
@@ -179,6 +221,10 @@ ROWS = [
     row("avg_pool", lambda x: functional.avg_pool2d(x, 2), MAP, free="x1", fixed="x2 x3"),
     row("avg_pool_of_one_axis", lambda x: functional.avg_pool1d(x, 2), (1, 6, 4), free="x1", fixed="x2"),
     row("max_pool", lambda x: functional.max_pool2d(x, 2), MAP, free="x1", fixed="x2 x3"),
+    row("unpooled", lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, return_indices=True), 2), MAP,
+        free="x1", fixed="x2 x3"),
+    row("unpooled_volumes", lambda x: functional.max_unpool3d(*functional.max_pool3d(x, 2, return_indices=True), 2),
+        VOLUME, free="x1", fixed="x2 x3 x4"),
     row("adaptive", lambda x: functional.adaptive_avg_pool2d(x, 2) + functional.adaptive_max_pool2d(x, 2), MAP,
         free="x1", fixed="x2 x3"),
     row("global", lambda x: functional.adaptive_avg_pool2d(x, 1), MAP, free="x1 x2 x3"),
@@ -201,7 +247,11 @@ ROWS = [
         + functional.interpolate(x, size=3, mode="bilinear", antialias=True), MAP, free="x1", fixed="x2 x3"),
     # contractions
     row("mm", lambda x, y: x @ y, (5, 6), (6, 4), free="x0 x1 y0 y1"),
-    row("mm_with_constant", lambda x: x @ x.new_ones(6, 3), (5, 6), free="x0", fixed="x1"),
+    row("mm_with_constant", lambda x: x @ x.new_ones(6, 3), (5, 6), free="x0 x1"),
+    row("mm_with_numbers", lambda x: x @ torch.arange(18, dtype=x.dtype, device=x.device).view(6, 3), (5, 6), free="x0",
+        fixed="x1"),
+    row("mv", lambda x, y: torch.mv(x, y), (5, 6), (6,), free="x0 x1 y0"),
+    row("dot", lambda x, y: torch.dot(x, y) + torch.vdot(y, x), (6,), (6,), free="x0 y0"),
     row("bmm", lambda x, y: x @ y, (3, 5, 6), (3, 6, 4), free="x0 x1 x2 y0 y1 y2"),
     row("baddbmm", lambda x, y, z: torch.baddbmm(z, x, y), (3, 5, 6), (3, 6, 4), (4,),
         free="x0 x1 x2 y0 y1 y2 z0"),
@@ -215,6 +265,7 @@ ROWS = [
         free="x1 y0 y1 z0", fixed="x2 x3", weights="y"),
     row("strided_sequence", lambda x, y: functional.conv1d(x, y, stride=2), (1, 6, 5), (8, 6, 2), free="x1 y0 y1",
         fixed="x2", weights="y"),
+    row("window_of_one", lambda x, y: functional.conv1d(x, y), (1, 6, 5), (8, 6, 1), free="x1 x2 y0 y1", weights="y"),
     row("depthwise", lambda x, y: functional.conv2d(x, y, groups=6), MAP, (6, 1, 3, 3), free="x1 y0", fixed="x2 x3",
         weights="y"),
     row("groups", lambda x, y: functional.conv2d(x, y, groups=3), MAP, (9, 2, 3, 3), free="x1 y0", fixed="x2 x3 y1",
@@ -359,6 +410,12 @@ def test_every_rule_is_tried() -> None:
             operation(*(torch.empty(shape, device="meta") for shape in shapes))
     random = {"rand_like", "randn_like", "bernoulli"}
     assert {name for name in set(RULES) - names.seen - random if not is_made_of_others(name)} == set()
+
+
+def test_what_is_drawn_is_not_alike() -> None:
+    followed = Followed(lambda x: x + torch.rand_like(torch.ones(6, device=x.device)), [TOKENS], "")
+    channels = followed.channels()
+    assert set(channels["x2"]) == {FIXED} and FIXED not in channels["x1"]
 
 
 def test_random_tensors_take_labels_from_their_model() -> None:
