@@ -38,12 +38,12 @@ def nsga2_search(
         if len(proposed):
             everyone = alive.and_((yield proposed))
             alive = everyone.take(best_first(everyone.values)[:size])
-        proposed = _children(problem, alive.population, size, rng, seen)
+        proposed = children_of(problem, alive.population, size, rng, seen)
         if not len(proposed):
             return
 
 
-def _children(
+def children_of(
     problem: Problem, parents: Population, num: int, rng: np.random.Generator, seen: set[bytes]
 ) -> Population:
     """New feasible architectures from parents that stand in the order of their fitness."""
