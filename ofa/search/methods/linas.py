@@ -17,7 +17,7 @@ from ofa.space import Population
 INITIAL_SHARE, MIN_INITIAL, MAX_INITIAL = 0.16, 16, 60
 NUM_BATCHES, MAX_BATCH = 30, 50
 CHOOSE_AGAIN = 1.25
-MAX_NEIGHBOURS, NUM_RANDOM, NUM_BEST, NUM_CHILDREN = 300, 200, 100, 1000
+MAX_NEIGHBOURS, NUM_CHILDREN, NUM_RANDOM = 200, 200, 100
 
 
 class PredictedValues:
@@ -130,27 +130,23 @@ def propose(
     draws: bool,
 ) -> Population:
     """At most ``num`` candidates that gain most, see :func:`linas`; they are added to ``seen``."""
-    candidates = _candidates(problem, known, model, seen, rng)
+    candidates = _candidates(problem, known, seen, rng)
     if not len(candidates):
         return candidates
     predictions = model.draw(candidates, num, rng) if draws else [model(candidates)] * num
     return take_unseen(problem.space, candidates[most_gain(known.values, predictions)], seen)
 
 
-def _candidates(
-    problem: Problem, known: Evaluations, model: PredictedValues, seen: set[bytes], rng: np.random.Generator
-) -> Population:
-    """Architectures that were not evaluated yet: neighbours of the front, any, and the best of the front's children."""
+def _candidates(problem: Problem, known: Evaluations, seen: set[bytes], rng: np.random.Generator) -> Population:
+    """Architectures that were not evaluated yet: neighbours of the front, its children, and any."""
     space, found = problem.space, set(seen)
     front = known.front()
     front = front.take(best_first(front.values))
     near = space.neighbours(front.population)
     near = near[rng.permutation(len(near))]
     near = take_unseen(space, near[problem.is_feasible(near)], found, limit=MAX_NEIGHBOURS)
-    random = problem.sample(NUM_RANDOM, rng, found)
     children = children_of(problem, front.population, NUM_CHILDREN, rng, found)
-    best = best_first(model(children))[:NUM_BEST] if len(children) else slice(0)
-    return np.concatenate([near, random, children[best]])
+    return np.concatenate([near, children, problem.sample(NUM_RANDOM, rng, found)])
 
 
 def most_gain(known: Values, predictions: list[Values]) -> npt.NDArray[np.intp]:

@@ -57,13 +57,14 @@ class GaussianProcess:
         targets = checked(population, values)
         logs = self.features.logarithms(population)
         self._log_mean, self._log_std = logs.mean(axis=0), np.maximum(logs.std(axis=0), 1e-12)
-        self._known, self._warp = self._inputs(population), Warp(targets)
-        self._learnt = self._warp(targets)
+        self._known = self._inputs(population)
         if self._logs is None or len(targets) >= FIND_AGAIN * self._num_found:
-            self._logs, self._num_found = self._most_likely(self._learnt), len(targets)
+            self._num_found, self._warp = len(targets), Warp(targets)
+            self._logs = self._most_likely(self._warp(targets))
         covariance = self._kernel(self._known, self._known)
         covariance[np.diag_indices(len(covariance))] += np.exp(self._logs[-1])
         self._cholesky = np.linalg.cholesky(covariance)
+        self._learnt = self._warp(targets)
         self._weights = cho_solve((self._cholesky, True), self._learnt)
         return self
 
@@ -73,7 +74,7 @@ class GaussianProcess:
         return self._warp.inverse(self._kernel(self._inputs(population), self._known) @ self._weights)
 
     def left_out(self, folds: Sequence[npt.NDArray[np.intp]]) -> Floats:
-        """What was learnt from, predicted fold by fold by all the others, ``(N,)``; weights, shares and scale remain.
+        """What was learnt from, predicted fold by fold by all the others, with the same weights and shares, ``(N,)``.
 
         Args:
             folds: Positions among what was learnt from, each in one of them.
