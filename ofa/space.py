@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -43,6 +43,8 @@ class Dim:
             one of ``parent_values``. ``None`` means always active.
         follows: Name of a dim that this one is coupled to: its value is the one as far along its values as the other's
             is along its own, so it is no choice of its own (CompOFA, arXiv:2104.12642, sec. 3).
+        ordered: Whether values that stand side by side are alike, as numbers are. Otherwise they are categories, and
+            each is as different from any other: unless told, where one of them is text.
 
     Raises:
         SpaceError: If there are no values, if values repeat, if numbers do not ascend, or if something is of another
@@ -53,6 +55,7 @@ class Dim:
     values: tuple[Value, ...]
     requires: tuple[str, tuple[Value, ...]] | None = None
     follows: str | None = None
+    ordered: bool | None = None
 
     def __post_init__(self) -> None:
         requires = (self.name, self.values) if self.requires is None else self.requires
@@ -69,6 +72,23 @@ class Dim:
         numbers = [value for value in self.values if not isinstance(value, str)]
         if numbers != sorted(numbers):
             raise SpaceError(f"dim {self.name!r} must list its values in ascending order, not {shown(self.values)}")
+        if not isinstance(self.ordered, (bool, type(None))):
+            raise SpaceError(f"dim {self.name!r} is ordered or not: True or False, not {shown(self.ordered)}")
+        if self.ordered is None:
+            object.__setattr__(self, "ordered", self._is_numeric)
+
+    @property
+    def _is_numeric(self) -> bool:
+        return not any(isinstance(value, str) for value in self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; what is as it is unless told is left out."""
+        return (
+            {"name": self.name, "values": list(self.values)}
+            | ({} if self.requires is None else {"requires": [self.requires[0], list(self.requires[1])]})
+            | ({} if self.follows is None else {"follows": self.follows})
+            | ({} if self.ordered == self._is_numeric else {"ordered": self.ordered})
+        )
 
     def index(self, value: Value) -> int:
         """Position of ``value``; :class:`SpaceError` lists the choices if it is not one of them."""
@@ -213,6 +233,11 @@ class SearchSpace:
         return np.array([len(dim.values) for dim in self.dims], dtype=np.intp)
 
     @cached_property
+    def is_ordered(self) -> npt.NDArray[np.bool_]:
+        """Which dims have values in an order, rather than categories, shape ``(D,)``."""
+        return np.array([dim.ordered for dim in self.dims], dtype=np.bool_)
+
+    @cached_property
     def _choices(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.integer]]:
         """Every value of every dim: its column, and its index."""
         genes = [np.arange(num, dtype=GENE_DTYPE) for num in self.num_values]
@@ -269,12 +294,7 @@ class SearchSpace:
 
     def to_json(self) -> list[dict[str, Any]]:
         """The space as JSON data: one object per dim."""
-        return [
-            {"name": dim.name, "values": list(dim.values)}
-            | ({} if dim.requires is None else {"requires": [dim.requires[0], list(dim.requires[1])]})
-            | ({} if dim.follows is None else {"follows": dim.follows})
-            for dim in self.dims
-        ]
+        return [dim.to_json() for dim in self.dims]
 
     @classmethod
     def from_json(cls, data: Any) -> SearchSpace:
@@ -416,7 +436,7 @@ class SearchSpace:
             requires = dim.requires
             if requires is not None and requires[0] in kept:
                 requires = (requires[0], tuple(value for value in requires[1] if value in kept[requires[0]]))
-            dims.append(Dim(dim.name, kept.get(dim.name, dim.values), requires, dim.follows))
+            dims.append(replace(dim, values=kept.get(dim.name, dim.values), requires=requires))
         return SearchSpace(tuple(dims))
 
     def only(self, arch: Mapping[str, Value]) -> SearchSpace:
@@ -428,7 +448,8 @@ class SearchSpace:
             if requires is not None:
                 parent, values = requires
                 requires = (parent, tuple(value for value in values if parent in chosen and value == chosen[parent]))
-            dims.append(Dim(dim.name, (chosen[dim.name] if dim.name in chosen else dim.values[0],), requires))
+            value = chosen[dim.name] if dim.name in chosen else dim.values[0]
+            dims.append(replace(dim, values=(value,), requires=requires, follows=None))
         return SearchSpace(tuple(dims))
 
     def sample_population(self, num_archs: int, rng: np.random.Generator) -> Population:
@@ -458,7 +479,11 @@ class SearchSpace:
         return self.canonical(np.where(in_mothers & (coin | ~in_fathers), mothers, fathers))
 
     def neighbours(self, population: Population) -> Population:
-        """Architectures in which one dim of one of these takes another value, shape ``(K, D)``; some may be equal."""
+        """Architectures in which one dim of one of these takes another value, shape ``(K, D)``; some may be equal.
+
+        Any other value, not only the adjacent ones: of categories none is nearer than another, and of a number that
+        has an optimum the way there need not go up step by step.
+        """
         columns, genes = (np.tile(each, len(population)) for each in self._choices)
         changed = np.repeat(population, len(self._choices[0]), axis=0)
         rows = np.arange(len(changed))
@@ -501,15 +526,16 @@ class SearchSpace:
 def _read_dim(entry: Any) -> Dim:
     """An entry of :meth:`SearchSpace.to_json`; :class:`Dim` checks what is in it."""
     match entry:
-        case {"name": _, "values": [*_], **others} if others.keys() <= {"requires", "follows"}:
-            name, values, follows = entry["name"], tuple(entry["values"]), entry.get("follows")
+        case {"name": _, "values": [*_], **others} if others.keys() <= {"requires", "follows", "ordered"}:
+            name, values = entry["name"], tuple(entry["values"])
+            follows, ordered = entry.get("follows"), entry.get("ordered")
             match entry.get("requires"):
                 case None:
-                    return Dim(name, values, None, follows)
+                    return Dim(name, values, None, follows, ordered)
                 case [_, [*_]]:
                     parent, allowed = entry["requires"]
-                    return Dim(name, values, (parent, tuple(allowed)), follows)
+                    return Dim(name, values, (parent, tuple(allowed)), follows, ordered)
     raise SpaceError(
-        "a dim needs 'name' and 'values' (a list) and may have 'requires' (a dim and a list of its values) and "
-        f"'follows', but this is {shown(entry)}"
+        "a dim needs 'name' and 'values' (a list) and may have 'requires' (a dim and a list of its values), 'follows' "
+        f"and 'ordered', but this is {shown(entry)}"
     )

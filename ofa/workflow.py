@@ -581,7 +581,7 @@ def search(
         workers: Processes that evaluate subnets side by side, each with the data in its memory; this one if not given,
             or all cores of the cluster.
         ray: Evaluate them on a Ray cluster instead: its address, auto, or local to start one here.
-        method: Search method: auto (one that suits the number of evaluations), linas, thompson, nsga2, local, random.
+        method: Search method: auto (whatever predicts best), linas, thompson, nsga2, local, random.
         predictor: Predictor that the last candidates are proposed by; auto tries several; once-for-all:FILE is the
             one that was published for an imported supernet.
         limits: Limit of a cost, in its unit or as a share of the largest: macs=60%.

@@ -670,3 +670,41 @@ def test_a_contradiction_of_coupled_dims_is_named() -> None:
 def test_what_can_be_followed(dims: tuple[Dim, ...], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         SearchSpace(dims)
+
+
+# -- numbers and categories --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "ordered"), [((3, 5), True), ((1, 1.5), True), (("conv", "pool"), False), (("all", 2, 4), False)]
+)
+def test_numbers_have_an_order_and_text_has_none_unless_told(values: tuple[Value, ...], ordered: bool) -> None:
+    untold, told = Dim("k", values), Dim("k", values, ordered=not ordered)
+    assert (untold.ordered, told.ordered) == (ordered, not ordered)
+    assert untold == Dim("k", values, ordered=ordered) != told
+    space = SearchSpace((untold, Dim("other", values, ordered=not ordered)))
+    assert space.is_ordered.tolist() == [ordered, not ordered]
+    # The key stands in files only where it says something.
+    assert space.to_json() == [
+        {"name": "k", "values": list(values)},
+        {"name": "other", "values": list(values), "ordered": not ordered},
+    ]
+    assert SearchSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_a_part_keeps_what_is_ordered() -> None:
+    space = SearchSpace((Dim("level", ("low", "mid", "high"), ordered=True), Dim("op", (1, 2, 3), ordered=False)))
+    part = space.restrict({"level": ("low", "mid"), "op": (1, 3)})
+    assert part.is_ordered.tolist() == space.only(space.largest()).is_ordered.tolist() == [True, False]
+
+
+def test_what_is_neither_ordered_nor_not_is_refused() -> None:
+    with pytest.raises(SpaceError, match="dim 'k' is ordered or not: True or False, not 'yes'"):
+        SearchSpace.from_json([{"name": "k", "values": [1, 2], "ordered": "yes"}])
+
+
+def test_every_other_category_is_a_neighbour_and_is_drawn_alike() -> None:
+    space = SearchSpace((Dim("op", ("a", "b", "c", "d")),))
+    assert [arch["op"] for arch in space.to_archs(space.neighbours(np.array([[0]])))] == ["b", "c", "d"]
+    mutated = space.mutate(np.zeros((4000, 1), dtype=np.int16), np.random.default_rng(0), probability=1.0)
+    assert np.bincount(mutated[:, 0]) / 4000 == pytest.approx(np.full(4, 0.25), abs=0.03)

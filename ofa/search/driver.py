@@ -20,8 +20,6 @@ from ofa.search.problem import Constraint, Evaluate, Problem, Values, carry_out
 from ofa.search.sampling import take_unseen
 from ofa.space import Arch, Population, SearchSpace
 
-MANY = 5000
-
 
 def search(
     space: SearchSpace,
@@ -48,10 +46,9 @@ def search(
     Args:
         evaluate: Maps ``(N, D)`` architectures to ``(N, M)`` values, all to be minimised. It is what costs.
         num_evaluations: How many architectures, those from the cache included. Fewer where no more are feasible.
-        method: One of :data:`METHODS`, or ``auto``: ``thompson``, but ``nsga2`` from 5,000 evaluations on, which then
-            are cheap; a space that is not larger than ``num_evaluations`` is evaluated as a whole.
-        predictor: What ``linas`` learns with, one of :data:`ofa.search.predictors.PREDICTORS`; ``auto`` takes the best
-            by cross-validated rank correlation.
+        method: One of :data:`METHODS`; a space that is not larger than ``num_evaluations`` is evaluated as a whole.
+        predictor: What ``auto`` and ``linas`` learn with, one of :data:`ofa.search.predictors.PREDICTORS`; ``auto``
+            takes the best by cross-validated rank correlation.
         objectives: Names of the ``M`` values.
         free: Objective -> a function that gives it at no cost, such as a latency table's ``predict_ms``; methods that
             learn need not learn it.
@@ -75,8 +72,8 @@ def search(
     free = free or {}
     if num_evaluations < 1:
         raise UsageError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
-    if method not in (*METHODS, "auto"):
-        raise UsageError(unknown_name_message("search method", method, [*METHODS, "auto"]))
+    if method not in METHODS:
+        raise UsageError(unknown_name_message("search method", method, METHODS))
     check_predictor(predictor)
     for name in free:
         if name not in objectives:
@@ -94,8 +91,7 @@ def search(
         left = take_unseen(space, left[problem.is_feasible(left)], known.keys(space))[:num]
         done = [Evaluations(left, run(left))] if len(left) else []
     else:
-        chosen = METHODS[("nsga2" if num_evaluations >= MANY else "thompson") if method == "auto" else method]
-        done = carry_out(chosen(problem, known, num, rng), run, num)
+        done = carry_out(METHODS[method](problem, known, num, rng), run, num)
     found = known.and_(*done)
     return pd.DataFrame(
         {

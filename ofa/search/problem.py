@@ -180,12 +180,13 @@ class Problem:
         return take_unseen(self.space, chosen, seen)
 
     def size(self, population: Population) -> Values:
-        """What initial architectures are spread over: the first free objective, the first constraint, or the genes."""
+        """What initial architectures are spread over: the first free objective, the first constraint, or the genes that
+        have an order."""
         if self.free:
             return np.log(np.maximum(self.free[min(self.free)](population), 1e-12))
         if self.constraints:
             return self.constraints[0].cost.predict(population)
-        return (population / np.maximum(self.space.num_values - 1, 1)).sum(axis=1)
+        return (population / np.maximum(self.space.num_values - 1, 1))[:, self.space.is_ordered].sum(axis=1)
 
 
 def nothing_within(space: SearchSpace, constraints: Sequence[Constraint]) -> OfaError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,11 +12,14 @@ from ofa.files import FileFormatError
 from ofa.search import Constraint, InfeasibleError, hypervolume, non_dominated, search
 from ofa.search.evaluation_cache import EvaluationCache
 from ofa.search.methods import METHODS
+from ofa.search.predictors import PREDICTORS
+from ofa.search.problem import Problem
 from ofa.space import Dim, SearchSpace
 
 from .world import SumCost
 
 OBJECTIVES = ["top1_error_percent", "latency_ms"]
+AUTO = sys.modules["ofa.search.methods.auto"]  # the package has a function of that name
 
 
 class Counted:
@@ -113,6 +118,17 @@ class TestEveryMethod:
         assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("method", ["nsga2", "local"])
+def test_who_knows_enough_begins_with_nothing_at_random(method, world, monkeypatch):
+    earlier = run(world, "random", num=30, seed=7)
+    sample, asked = Problem.spread_sample, []
+    monkeypatch.setattr(Problem, "spread_sample", lambda self, num, *of: asked.append(num) or sample(self, num, *of))
+    run(world, method, num=10, initial=earlier)
+    assert sum(asked) == 0
+    run(world, method, num=10, initial=earlier[:1])
+    assert sum(asked) == {"nsga2": 19, "local": 1}[method]
+
+
 def mean_hypervolume(world, method, num):
     values = [run(world, method, num=num, seed=seed)[OBJECTIVES].to_numpy() for seed in range(2)]
     return np.mean([hypervolume(points, np.array([25.0, 6.0])) for points in values])
@@ -127,15 +143,87 @@ def test_learning_beats_evolution_beats_chance_at_equal_evaluations(world):
     assert volumes["thompson"] > mean_hypervolume(world, "nsga2", 300) * 0.995
 
 
-def test_auto_takes_what_suits(world, monkeypatch):
-    taken = []
-    for name, method in list(METHODS.items()):
-        monkeypatch.setitem(
-            METHODS, name, lambda *words, name=name, method=method: taken.append(name) or method(*words)
+def categorical_world(num_edges=5, noise=0.0):
+    """Six operations on each edge: error and latency are sums over them, and pairs matter for the error."""
+    space = SearchSpace(tuple(Dim(f"edge{number}", ("a", "b", "c", "d", "e", "f")) for number in range(num_edges)))
+    rng = np.random.default_rng(11)
+    error, pairs, latency = rng.random((num_edges, 6)), rng.random((6, 6)), rng.random((num_edges, 6))
+    random = rng.normal(0, 1, (6**num_edges, 2))
+
+    def evaluate(population):
+        edges = np.arange(num_edges)
+        together = sum(pairs[population[:, edge], population[:, edge + 1]] for edge in edges[:-1])
+        exact = np.column_stack([error[edges, population].sum(1) + together, latency[edges, population].sum(1)])
+        row = population @ 6 ** edges[::-1]
+        return (1 - noise) * exact + noise * random[row]
+
+    return space, evaluate
+
+
+def share_of(found, space, evaluate):
+    every = evaluate(space.every())
+    reference = np.quantile(every, 0.9, axis=0)
+    return hypervolume(found[OBJECTIVES].to_numpy(), reference) / hypervolume(every, reference)
+
+
+def test_auto_is_far_ahead_of_chance_among_categories():
+    space, evaluate = categorical_world()
+    shares = {
+        method: np.array(
+            [share_of(search(space, evaluate, num_evaluations=60, method=method, seed=seed), space, evaluate)
+             for seed in range(3)]
         )
-    run(world, "auto", num=20)
-    run(world, "auto", num=5000)
-    assert taken == ["thompson", "nsga2"]
+        for method in ("auto", "random")
+    }  # fmt: skip
+    assert (shares["auto"] > shares["random"] + 0.05).all()
+    assert shares["auto"].mean() > 0.9
+
+
+def taken_by_auto(monkeypatch, space, evaluate, **options):
+    taken = []
+    weigh = AUTO.most_telling
+    monkeypatch.setattr(AUTO, "most_telling", lambda *words: taken.append(weigh(*words)) or taken[-1])
+    found = search(space, evaluate, num_evaluations=60, seed=1, **options)
+    return found, taken
+
+
+def test_auto_goes_by_a_model_where_one_predicts(monkeypatch):
+    _, taken = taken_by_auto(monkeypatch, *categorical_world())
+    assert taken.count("model") >= len(taken) - 1 and len(taken) > 4
+
+
+def test_auto_falls_back_where_nothing_predicts(monkeypatch):
+    space, evaluate = categorical_world(noise=1.0)
+    found, taken = taken_by_auto(monkeypatch, space, evaluate)
+    assert len(found) == len(set(found["arch"])) == 60
+    assert {"random", "nearest"} & set(taken)
+    constant = lambda population: np.ones((len(population), 2))  # noqa: E731
+    found, taken = taken_by_auto(monkeypatch, space, constant)
+    assert set(taken) == {"random"} and len(found) == 60
+
+
+def test_auto_goes_by_the_nearest_where_only_they_tell(monkeypatch):
+    """Of a predictor that is wrong: the first of all is as good as any."""
+
+    class Wrong:
+        def __init__(self, features):
+            pass
+
+        def fit(self, population, values):
+            return self
+
+        def predict(self, population):
+            return -evaluate(population)[:, 0]
+
+    space, evaluate = categorical_world()
+    monkeypatch.setitem(PREDICTORS, "wrong", Wrong)
+    _, taken = taken_by_auto(monkeypatch, space, evaluate, predictor="wrong")
+    assert "nearest" in taken and "model" not in taken
+
+
+def test_auto_evolves_where_evaluations_are_cheap(world, monkeypatch):
+    found = [run(world, method, num=5000)["arch"].tolist() for method in ("auto", "nsga2")]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

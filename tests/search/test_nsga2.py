@@ -37,7 +37,7 @@ def test_nothing_is_evaluated_twice_and_everything_is_returned(space, objectives
         initial=np.repeat(space.to_population(space.largest()), 2, axis=0),
     )
     assert np.array_equal(found.population, np.concatenate(asked))
-    assert np.array_equal(found.values, objectives(found.population))
+    assert found.values == pytest.approx(objectives(found.population))  # products of other shapes round otherwise
     assert len(np.unique(space.row_keys(found.population))) == len(found.population) == 400
     assert np.array_equal(space.to_population(found.population), found.population)
     assert np.array_equal(found.population[:1], space.to_population(space.largest()))

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ofa.search.methods.auto import auto
 from ofa.search.methods.linas import linas
 from ofa.search.methods.local import local_search
 from ofa.search.methods.nsga2 import nsga2_search
@@ -20,6 +21,7 @@ Method: TypeAlias = Callable[[Problem, Evaluations, int, np.random.Generator], P
 evaluations there will be, so that shares of them can be planned. It proposes architectures as :data:`Proposals` do."""
 
 METHODS: dict[str, Method] = {
+    "auto": auto,
     "random": random_search,
     "local": local_search,
     "nsga2": nsga2_search,

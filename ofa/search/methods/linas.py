@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ofa.search.methods.nsga2 import nsga2
-from ofa.search.pareto import Evaluations, best_first, hypervolume
-from ofa.search.predictors import PREDICTORS, Chosen, Features, choose
+from ofa.search.methods.nsga2 import children_of
+from ofa.search.pareto import Evaluations, best_first, crowding, hypervolume, non_dominated
+from ofa.search.predictors import QUICK, Features, choose
 from ofa.search.problem import Problem, Proposals, Values
+from ofa.search.sampling import take_unseen
 from ofa.space import Population
 
 INITIAL_SHARE, MIN_INITIAL, MAX_INITIAL = 0.16, 16, 60
 NUM_BATCHES, MAX_BATCH = 30, 50
-MAX_CANDIDATES = 300
-MAX_ENUMERATED = 5000  # a space of so few is predicted as a whole, rather than searched
-INNER: dict[str, Any] = {"population_size": 100, "num_generations": 30}
+CHOOSE_AGAIN = 1.25
+MAX_NEIGHBOURS, NUM_CHILDREN, NUM_RANDOM = 200, 200, 100
 
 
 class PredictedValues:
@@ -26,25 +25,35 @@ class PredictedValues:
 
     Args:
         known: What is learnt from.
-        names: Of the predictor for all, to be cross-validated; or column -> name, as settled before.
+        names: Of the predictor for all columns, or what to choose from, see :func:`ofa.search.predictors.choose`.
 
     Attributes:
         chosen: Column that only an evaluation tells -> its predictor.
     """
 
     def __init__(
-        self, problem: Problem, known: Evaluations, names: str | Mapping[int, str], rng: np.random.Generator
+        self, problem: Problem, known: Evaluations, names: str | Sequence[str], rng: np.random.Generator
     ) -> None:
-        self.problem = problem
-        self.chosen: dict[int, Chosen] = {}
-        features = Features(problem.space, (*problem.free.values(), *problem.statistics))
-        for column in (column for column in range(problem.num_objectives) if column not in problem.free):
-            values = known.values[:, column]
-            if isinstance(names, str):
-                self.chosen[column] = choose(names, features, known.population, values, rng=rng)
-            else:
-                predictor = PREDICTORS[names[column]](features).fit(known.population, values)
-                self.chosen[column] = Chosen(names[column], predictor, {})
+        self.problem, self._names = problem, names
+        self._choose(known, rng)
+
+    def _choose(self, known: Evaluations, rng: np.random.Generator) -> None:
+        features = Features(self.problem.space, (*self.problem.free.values(), *self.problem.statistics))
+        self.chosen = {
+            column: choose(self._names, features, known.population, known.values[:, column], rng=rng)
+            for column in range(self.problem.num_objectives)
+            if column not in self.problem.free
+        }
+        self._num_chosen = len(known.population)
+
+    def learn(self, known: Evaluations, rng: np.random.Generator) -> bool:
+        """From more than before: whether the predictors were chosen anew, as a quarter more is known."""
+        if len(known.population) >= CHOOSE_AGAIN * self._num_chosen:
+            self._choose(known, rng)
+            return True
+        for column, one in self.chosen.items():
+            one.predictor.fit(known.population, known.values[:, column])
+        return False
 
     def __call__(self, population: Population) -> Values:
         """Shape ``(N, M)``."""
@@ -54,10 +63,7 @@ class PredictedValues:
 
     def draw(self, population: Population, num: int, rng: np.random.Generator) -> list[Values]:
         """Values under ``num`` functions drawn from what the predictors hold for possible, each of shape ``(N, M)``."""
-        drawn: dict[int, Any] = {
-            column: one.predictor.draw(population, num, rng)  # type: ignore[attr-defined]
-            for column, one in self.chosen.items()
-        }
+        drawn = {column: one.draw(population, num, rng) for column, one in self.chosen.items()}
         return [
             self._with(population, {column: draws[number] for column, draws in drawn.items()}) for number in range(num)
         ]
@@ -79,58 +85,68 @@ def linas(
     """Propose what gains most hypervolume if predictions are right.
 
     A sixth of the evaluations (16 to 60) are spread over the size of the architectures; then, batch by batch, a
-    predictor is fitted for each column that only an evaluation tells, NSGA-II searches the predicted values (a small
-    space is predicted as a whole), and the batch is chosen greedily from its best by the hypervolume that each adds to
-    the evaluated front.
+    predictor is fitted for each column that only an evaluation tells, and of the front's neighbours, its children and
+    random architectures a batch is chosen greedily by the hypervolume that each adds to the evaluated front.
 
     Args:
         predictor: Instead of the problem's; ``auto`` is chosen anew whenever a quarter more is known.
         draws: Each choice goes by another function that is drawn from the predictor, rather than all by its mean.
 
     References:
-        Cummings et al., arXiv:2202.12954, sec. 3.3. It predicts all objectives and evaluates the last inner population;
-        here free columns are computed, and the batch is chosen by the hypervolume that it adds.
+        Cummings et al., arXiv:2202.12954, sec. 3.3. It predicts all objectives, evolves them for many generations and
+        evaluates the last; here free columns are computed, and a batch is chosen by the hypervolume that it adds, from
+        one generation: what is best by prediction after many is so by extrapolation.
     """
-    predictor = predictor or problem.predictor
+    name = predictor or problem.predictor
     seen = known.keys(problem.space)
-    missing = int(np.clip(num * INITIAL_SHARE, min(MIN_INITIAL, num), MAX_INITIAL)) - len(known.population)
-    if missing > 0:
-        known = known.and_((yield problem.spread_sample(missing, rng, seen)))
-    batch_size = int(np.clip(num / NUM_BATCHES, 1, MAX_BATCH))
-    names: str | dict[int, str] = predictor
-    chosen_at = 0
-    while True:
-        if len(known.population) >= 1.25 * chosen_at:
-            names, chosen_at = predictor, len(known.population)
-        model = PredictedValues(problem, known, names, rng)
-        names = {column: one.name for column, one in model.chosen.items()}
-        candidates = _candidates(problem, known, model, seen, rng)
-        if not len(candidates.population):
-            return
-        predictions = model.draw(candidates.population, batch_size, rng) if draws else [candidates.values] * batch_size
-        chosen = most_gain(known.values, predictions)
-        proposed = candidates.population[chosen]
-        seen.update(problem.space.row_keys(proposed).tolist())
+    known = yield from begin(problem, known, num, rng, seen)
+    model = PredictedValues(problem, known, QUICK if name == "auto" else name, rng)
+    while len(proposed := propose(problem, known, model, batch_size(num), seen, rng, draws=draws)):
         known = known.and_((yield proposed))
+        model.learn(known, rng)
 
 
-def _candidates(
-    problem: Problem, known: Evaluations, model: PredictedValues, seen: set[bytes], rng: np.random.Generator
-) -> Evaluations:
-    """The best architectures, by prediction, that were not evaluated yet, and their predicted values."""
-    if problem.space.num_archs <= MAX_ENUMERATED:
-        every = problem.space.every()
-        every = every[problem.is_feasible(every)]
-        evolved = Evaluations(every, model(every))
-    else:
-        start = known.take(best_first(known.values)[: INNER["population_size"]]).population
-        evolved = nsga2(problem, model, rng=rng, initial=start, **INNER)
-    is_unseen = [key not in seen for key in problem.space.row_keys(evolved.population).tolist()]
-    unseen = evolved.take(np.array(is_unseen, dtype=np.bool_))
-    if not len(unseen.population):
-        rest = problem.sample(MAX_CANDIDATES, rng, set(seen))
-        unseen = Evaluations(rest, model(rest) if len(rest) else np.empty((0, problem.num_objectives)))
-    return unseen.take(best_first(unseen.values)[:MAX_CANDIDATES])
+def begin(
+    problem: Problem, known: Evaluations, num: int, rng: np.random.Generator, seen: set[bytes]
+) -> Generator[Population, Evaluations, Evaluations]:
+    """Propose what is to be known before anything can be learnt; what is known then."""
+    missing = int(np.clip(num * INITIAL_SHARE, min(MIN_INITIAL, num), MAX_INITIAL)) - len(known.population)
+    return known.and_((yield problem.spread_sample(missing, rng, seen))) if missing > 0 else known
+
+
+def batch_size(num: int) -> int:
+    """Architectures that are proposed at once, of ``num`` in all."""
+    return int(np.clip(num / NUM_BATCHES, 1, MAX_BATCH))
+
+
+def propose(
+    problem: Problem,
+    known: Evaluations,
+    model: PredictedValues,
+    num: int,
+    seen: set[bytes],
+    rng: np.random.Generator,
+    *,
+    draws: bool,
+) -> Population:
+    """At most ``num`` candidates that gain most, see :func:`linas`; they are added to ``seen``."""
+    candidates = _candidates(problem, known, seen, rng)
+    if not len(candidates):
+        return candidates
+    predictions = model.draw(candidates, num, rng) if draws else [model(candidates)] * num
+    return take_unseen(problem.space, candidates[most_gain(known.values, predictions)], seen)
+
+
+def _candidates(problem: Problem, known: Evaluations, seen: set[bytes], rng: np.random.Generator) -> Population:
+    """Architectures that were not evaluated yet: neighbours of the front, its children, and any."""
+    space, found = problem.space, set(seen)
+    front = known.front()
+    front = front.take(best_first(front.values))
+    near = space.neighbours(front.population)
+    near = near[rng.permutation(len(near))]
+    near = take_unseen(space, near[problem.is_feasible(near)], found, limit=MAX_NEIGHBOURS)
+    children = children_of(problem, front.population, NUM_CHILDREN, rng, found)
+    return np.concatenate([near, children, problem.sample(NUM_RANDOM, rng, found)])
 
 
 def most_gain(known: Values, predictions: list[Values]) -> npt.NDArray[np.intp]:
@@ -151,12 +167,11 @@ def most_gain(known: Values, predictions: list[Values]) -> npt.NDArray[np.intp]:
     chosen: list[int] = []
     for values in predictions[: len(predictions[0])]:
         scaled = (values - low) / span
+        left = np.setdiff1d(np.arange(len(scaled)), chosen)
+        left = left[non_dominated(scaled[left])]  # nothing gains more than what dominates it
+        gains = [hypervolume(np.vstack([front, scaled[position]]), reference) for position in left]
         now = hypervolume(front, reference)
-        gains = np.array([hypervolume(np.vstack([front, point]), reference) for point in scaled]) - now
-        gains[chosen] = -np.inf
-        best = int(np.argmax(gains))
-        if gains[best] <= 0:
-            best = next(int(position) for position in best_first(scaled) if position not in chosen)
-        chosen.append(best)
+        best = left[int(np.argmax(gains))] if max(gains) > now else left[int(np.argmax(crowding(scaled[left])))]
+        chosen.append(int(best))
         front = np.vstack([front, scaled[best]])
     return np.array(chosen, dtype=np.intp)

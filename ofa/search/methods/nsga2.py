@@ -33,17 +33,17 @@ def nsga2_search(
     size = population_size or int(np.clip(num // 10, 20, 200))
     seen = known.keys(problem.space)
     alive = known.take(best_first(known.values)[:size])
-    proposed = problem.spread_sample(max(size - len(alive), 0), rng, seen)
+    proposed = problem.spread_sample(max(size - len(alive.population), 0), rng, seen)
     while True:
         if len(proposed):
             everyone = alive.and_((yield proposed))
             alive = everyone.take(best_first(everyone.values)[:size])
-        proposed = _children(problem, alive.population, size, rng, seen)
+        proposed = children_of(problem, alive.population, size, rng, seen)
         if not len(proposed):
             return
 
 
-def _children(
+def children_of(
     problem: Problem, parents: Population, num: int, rng: np.random.Generator, seen: set[bytes]
 ) -> Population:
     """New feasible architectures from parents that stand in the order of their fitness."""

@@ -13,7 +13,7 @@ def thompson(problem: Problem, known: Evaluations, num: int, rng: np.random.Gene
     """See :func:`ofa.search.methods.linas.linas`; each proposal goes by a function drawn from a Gaussian process.
 
     References:
-        Thompson sampling for several objectives, as TS-EMO (Bradford, Schweidtmann, Lapkin 2018) does, here among the
-        candidates that NSGA-II finds for the mean.
+        Thompson sampling for several objectives, as TS-EMO (Bradford, Schweidtmann, Lapkin 2018) does. It evolves each
+        function that is drawn to its front; here all are looked at on the same candidates.
     """
     return linas(problem, known, num, rng, predictor="gaussian_process", draws=True)

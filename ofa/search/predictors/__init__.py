@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -45,8 +45,10 @@ PREDICTORS: dict[str, MakePredictor] = {
         [RidgePredictor(features), support_vectors(features), GaussianProcess(features), gradient_boosting(features)]
     ),
 }
-AUTO = ("ridge", "gaussian_process", "gradient_boosting")
+AUTO = ("gaussian_process", "ridge", "gradient_boosting")
 """Those that ``auto`` chooses from: the others have not been better, or are slower."""
+QUICK = ("gaussian_process", "ridge")
+"""Those that ``auto`` chooses from while it searches, where it does so again and again."""
 NUM_FOLDS = 5
 
 
@@ -56,15 +58,24 @@ class Chosen:
 
     Args:
         kendall_tau: Cross-validated, of each predictor that was tried; ``None`` where it is undefined.
+        error: Of its cross-validated predictions, root mean square.
     """
 
     name: str
     predictor: Predictor
     kendall_tau: Mapping[str, float | None]
+    error: float = 0.0
+
+    def draw(self, population: Population, num: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+        """Values that it holds for possible, shape ``(num, N)``; of a predictor that does not say how sure it is, with
+        the error of the cross-validated ones."""
+        if isinstance(self.predictor, GaussianProcess):
+            return self.predictor.draw(population, num, rng)
+        return self.predictor.predict(population) + self.error * rng.standard_normal((num, len(population)))
 
 
 def choose(
-    name: str,
+    name: str | Sequence[str],
     features: Features,
     population: Population,
     values: npt.NDArray[np.float64],
@@ -74,23 +85,28 @@ def choose(
     """Fit the predictor with the best cross-validated Kendall tau.
 
     Args:
-        name: Of the only one, or ``auto`` for :data:`AUTO`.
+        name: Of the only one, names to choose from, or ``auto`` for :data:`AUTO`.
         population: Shape ``(N, D)``.
         values: Shape ``(N,)``.
 
     Raises:
         ValueError: If a name is unknown.
     """
-    check_predictor(name)
+    if isinstance(name, str):
+        name = AUTO if name == "auto" else (name,)
     folds_seed = int(rng.integers(2**31))
-    tau = {
-        tried: held_out_kendall_tau(
-            PREDICTORS[tried], features, population, values, rng=np.random.default_rng(folds_seed)
-        )
-        for tried in (AUTO if name == "auto" else (name,))
-    }
+    fitted: dict[str, Predictor] = {}
+    tau: dict[str, float | None] = {}
+    error: dict[str, float] = {}
+    for tried in name:
+        check_predictor(tried)
+        make, folds_rng = PREDICTORS[tried], np.random.default_rng(folds_seed)
+        fitted[tried] = make(features).fit(population, values)
+        predicted = _held_out(fitted[tried], make, features, population, values, folds_rng)
+        tau[tried] = _kendall_tau(predicted, values)
+        error[tried] = float(values.std() if predicted is None else np.sqrt(np.mean((predicted - values) ** 2)))
     best = max(tau, key=lambda tried: -1.0 if (value := tau[tried]) is None else value)
-    return Chosen(best, PREDICTORS[best](features).fit(population, values), tau)
+    return Chosen(best, fitted[best], tau, error[best])
 
 
 def check_predictor(name: str) -> None:
@@ -110,16 +126,42 @@ def held_out_kendall_tau(
     """Rank correlation (tau-b) of cross-validated predictions with the truth: each is made by a fit without it.
 
     Returns:
-        ``None`` where it is undefined: fewer than two architectures in a fold's fit, or all values equal.
+        ``None`` where it is undefined: fewer than four architectures, or all values equal.
     """
+    fitted = make(features).fit(population, values)
+    return _kendall_tau(_held_out(fitted, make, features, population, values, rng), values)
+
+
+def _held_out(
+    fitted: Predictor,
+    make: MakePredictor,
+    features: Features,
+    population: Population,
+    values: npt.NDArray[np.float64],
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float64] | None:
+    """Cross-validated predictions, shape ``(N,)``; ``None`` of fewer than four, of which nothing is to be told.
+
+    Args:
+        fitted: To all of them: a Gaussian process needs no other fits.
+    """
+    num = len(population)
+    if num < 4:
+        return None
+    folds = np.array_split(rng.permutation(num), min(NUM_FOLDS, num))
+    if isinstance(fitted, GaussianProcess):
+        return fitted.left_out(folds)
+    predicted = np.empty(num)
+    for fold in folds:
+        others = np.setdiff1d(np.arange(num), fold)
+        predicted[fold] = make(features).fit(population[others], values[others]).predict(population[fold])
+    return predicted
+
+
+def _kendall_tau(predicted: npt.NDArray[np.float64] | None, values: npt.NDArray[np.float64]) -> float | None:
     from scipy.stats import kendalltau  # here, as loading it takes longer than answering from a cache
 
-    num = len(population)
-    if num < 4 or np.ptp(values) == 0:
+    if predicted is None or np.ptp(values) == 0:
         return None
-    predicted = np.empty(num)
-    for held_out in np.array_split(rng.permutation(num), min(NUM_FOLDS, num)):
-        fitted = np.setdiff1d(np.arange(num), held_out)
-        predicted[held_out] = make(features).fit(population[fitted], values[fitted]).predict(population[held_out])
     tau = float(kendalltau(predicted, values).statistic)
     return tau if np.isfinite(tau) else None

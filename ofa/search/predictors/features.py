@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +27,36 @@ class Features:
 
     def __call__(self, population: Population) -> npt.NDArray[np.float64]:
         """Shape ``(N, F)``."""
-        return self._with_statistics(self.space.encode(population).astype(np.float64), population)
+        encoded = self.space.encode(population).astype(np.float64)
+        return np.column_stack([encoded, self.logarithms(population)]) if self.statistics else encoded
 
-    def ordinal(self, population: Population) -> npt.NDArray[np.float64]:
-        """One number per dim instead: how far along its values, from above 0 to 1; 0 where inactive. ``(N, D + S)``."""
-        numbers = np.where(self.space.active(population), (population + 1) / self.space.num_values, 0.0)
-        return self._with_statistics(numbers, population)
-
-    def _with_statistics(self, encoded: npt.NDArray[np.float64], population: Population) -> npt.NDArray[np.float64]:
+    def logarithms(self, population: Population) -> npt.NDArray[np.float64]:
+        """Of the statistics, shape ``(N, S)``."""
         columns = [np.log(np.maximum(statistic(population), 1e-12)) for statistic in self.statistics]
-        return np.column_stack([encoded, *columns]) if columns else encoded
+        return np.column_stack(columns) if columns else np.empty((len(population), 0))
+
+    def places(self, population: Population) -> npt.NDArray[np.float64]:
+        """Points whose distances tell how different architectures are, shape ``(N, C)``.
+
+        An ordered dim is one number: how far along its values, from above 0 to 1. A categorical one is a column per
+        category, so that any two are 1 apart. Both are 0 where inactive.
+        """
+        fractions = np.where(self.space.active(population), (population + 1) / self.space.num_values, 0.0)
+        encoded = self.space.encode(population) / np.sqrt(2)
+        parts = np.split(encoded, np.cumsum(self.space.num_values)[:-1], axis=1)
+        return np.column_stack(
+            [
+                fractions[:, column] if is_ordered else part
+                for column, (is_ordered, part) in enumerate(zip(self.space.is_ordered, parts, strict=True))
+            ]
+        )
+
+    @cached_property
+    def dim_of_place(self) -> npt.NDArray[np.intp]:
+        """The dim that each column of :meth:`places` is of, and further ones for the statistics, ``(C + S,)``."""
+        widths = np.where(self.space.is_ordered, 1, self.space.num_values)
+        numbers = np.repeat(np.arange(len(widths)), widths)
+        return np.concatenate([numbers, len(widths) + np.arange(len(self.statistics))])
 
 
 def checked(population: Population, values: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -7,8 +7,12 @@ import pytest
 from scipy.stats import kendalltau
 from sklearn.linear_model import RidgeCV
 
-from ofa.search.predictors import PREDICTORS, Features, choose, held_out_kendall_tau
+from ofa.search.predictors import PREDICTORS, Chosen, Features, choose, held_out_kendall_tau
+from ofa.search.predictors.gaussian_process import GaussianProcess, _misfit
+from ofa.search.predictors.nearest import Nearest
 from ofa.search.predictors.ridge import PENALTIES, RidgePredictor
+from ofa.search.predictors.warp import Warp
+from ofa.space import Dim, SearchSpace
 
 
 @pytest.fixture
@@ -92,6 +96,149 @@ def test_draws_scatter_around_the_prediction_and_less_where_more_is_known(space,
     assert draws.std(axis=0).min() > 0
     known = predictor.draw(samples[0][:50], 200, np.random.default_rng(0))
     assert known.std(axis=0).mean() < draws.std(axis=0).mean()
+
+
+@pytest.fixture
+def categories():
+    """Four operations on each of five edges; they count by themselves and in pairs, whatever their order."""
+    space = SearchSpace(tuple(Dim(f"edge{number}", ("a", "b", "c", "d")) for number in range(5)))
+    rng = np.random.default_rng(3)
+    alone, pairs = rng.normal(0, 1, (5, 4)), rng.normal(0, 1, (4, 4))
+
+    def values(population):
+        return alone[np.arange(5), population].sum(axis=1) + pairs[population[:, 0], population[:, 1]]
+
+    return space, values
+
+
+class TestCategories:
+    def test_any_two_are_equally_far_apart(self, categories):
+        space, _ = categories
+        places = Features(space).places(space.every()[:4])  # the four of the last edge
+        squares = np.sum((places[:, None] - places) ** 2, axis=2)
+        assert squares == pytest.approx(1 - np.eye(4))
+
+    def test_numbers_are_far_apart_as_they_are_and_what_is_inactive_is_nowhere(self):
+        space = SearchSpace((Dim("depth", (1, 2)), Dim("kernel", (3, 5, 7, 9), ("depth", (2,))), Dim("op", ("a", "b"))))
+        features = Features(space, (lambda population: np.ones(len(population)),))
+        assert features.dim_of_place.tolist() == [0, 1, 2, 2, 3]
+        half = np.sqrt(0.5)
+        expected = [[0.5, 0, half, 0], [1, 0.25, half, 0], [1, 1, 0, half]]
+        assert features.places(np.array([[0, 0, 0], [1, 0, 0], [1, 3, 1]])) == pytest.approx(np.array(expected))
+
+    def test_the_process_does_not_ask_for_their_order(self, categories):
+        space, values = categories
+        shuffled = SearchSpace(tuple(Dim(dim.name, (*dim.values[2:], *dim.values[:2])) for dim in space.dims))
+        population = space.sample_population(80, np.random.default_rng(0))
+        others = space.sample_population(200, np.random.default_rng(1))
+        turned, turned_others = ((each + 2) % 4 for each in (population, others))
+        ours = GaussianProcess(Features(space)).fit(population, values(population)).predict(others)
+        theirs = GaussianProcess(Features(shuffled)).fit(turned, values(population)).predict(turned_others)
+        assert theirs == pytest.approx(ours, abs=1e-3)
+
+    def test_the_process_ranks_them_better_than_as_numbers(self, categories):
+        space, values = categories
+        numbers = SearchSpace(tuple(Dim(dim.name, dim.values, ordered=True) for dim in space.dims))
+        population = space.sample_population(80, np.random.default_rng(0))
+        others = space.sample_population(300, np.random.default_rng(1))
+        taus = [
+            kendalltau(
+                GaussianProcess(Features(each)).fit(population, values(population)).predict(others), values(others)
+            ).statistic
+            for each in (space, numbers)
+        ]
+        assert taus[0] > max(0.7, taus[1])
+
+
+class TestGaussianProcess:
+    def test_the_slope_is_that_of_the_likelihood(self, rng=np.random.default_rng(0)):  # noqa: B008
+        points, targets = rng.normal(size=(12, 2)), rng.normal(size=12)
+        squares = np.stack([(each[:, None] - each) ** 2 for each in points.T])
+        logs = np.array([0.3, -0.5, 0.1, -0.2, -2.0])
+        _, slope = _misfit(logs, squares, points @ points.T, targets)
+        steps = 1e-5 * np.eye(5)
+        differences = [
+            (_misfit(logs + step, squares, points @ points.T, targets)[0] -
+             _misfit(logs - step, squares, points @ points.T, targets)[0]) / 2e-5
+            for step in steps
+        ]  # fmt: skip
+        assert slope == pytest.approx(differences, rel=1e-4, abs=1e-6)
+
+    def test_its_likelihood_is_scikit_learns(self, rng=np.random.default_rng(1)):  # noqa: B008
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, DotProduct, WhiteKernel
+
+        points, targets = rng.normal(size=(15, 2)), rng.normal(size=15)
+        squares = np.stack([(each[:, None] - each) ** 2 for each in points.T])
+        weights, noise = np.array([0.7, 0.2]), 0.1
+        kernel = RBF(np.sqrt(0.5 / weights)) + DotProduct(0.0, sigma_0_bounds="fixed") + WhiteKernel(noise)
+        theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(points, targets).log_marginal_likelihood_value_
+        logs = np.log([*weights, 1.0, 1.0, noise])
+        ours, _ = _misfit(logs, squares, points @ points.T, targets)
+        assert -ours - 0.5 * 15 * np.log(2 * np.pi) == pytest.approx(theirs)
+
+    def test_what_is_left_out_is_predicted_by_the_others(self, space, samples):
+        """In closed form as by processes that learn without it, of the same weights and scale."""
+        population, top1 = samples
+        process = GaussianProcess(Features(space)).fit(population, top1)
+        folds = np.array_split(np.arange(120), 5)
+        left_out = process.left_out(folds)
+        process._num_found = 10**6  # keeps weights and scale
+        for fold in folds:
+            others = np.setdiff1d(np.arange(120), fold)
+            refitted = process.fit(population[others], top1[others]).predict(population[fold])
+            assert left_out[fold] == pytest.approx(refitted, abs=1e-6)
+
+    def test_it_says_how_sure_it_is(self, categories):
+        """Of what it has not seen, nine in ten lie between the 5th and the 95th of a hundred draws."""
+        space, values = categories
+        population = space.sample_population(100, np.random.default_rng(0))
+        process = GaussianProcess(Features(space)).fit(population, values(population))
+        others = space.sample_population(400, np.random.default_rng(1))
+        others = np.unique(others[~np.isin(space.row_keys(others), space.row_keys(population))], axis=0)
+        low, high = np.percentile(process.draw(others, 100, np.random.default_rng(2)), [5, 95], axis=0)
+        assert 0.75 < np.mean((low <= values(others)) & (values(others) <= high)) <= 1.0
+
+
+class TestWarp:
+    def test_it_is_scikit_learns_power_transform(self):
+        from sklearn.preprocessing import PowerTransformer
+
+        values = np.random.default_rng(0).lognormal(0, 1, 400)
+        warped = Warp(values)(values)
+        theirs = PowerTransformer().fit_transform(((values - np.median(values)) / values.std())[:, None])[:, 0]
+        assert warped == pytest.approx(theirs, abs=0.15)  # the power is one of a grid
+        assert (warped.mean(), warped.std()) == pytest.approx((0, 1))
+
+    @pytest.mark.parametrize(
+        "values", [[5.0], [5.0] * 9, [1.0, 2.0, 90.0], [-3.0, -1.0, 4.0, 5.0, 6.0, 6.5, 7.0, 90.0]]
+    )
+    def test_there_and_back(self, values):
+        values = np.array(values)
+        warp = Warp(values)
+        assert warp.inverse(warp(values)) == pytest.approx(values)
+        assert np.isfinite(warp.inverse(np.array([-1e6, 1e6]))).all()
+
+    def test_it_is_cut_far_beyond(self):
+        warp = Warp(np.linspace(10.0, 20.0, 30))
+        assert warp.inverse(np.array([-50.0, 50.0])) == pytest.approx([0.0, 30.0])
+
+
+def test_the_nearest_is_what_local_search_goes_by(categories):
+    space, _ = categories
+    known = np.array([[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 2]])
+    nearest = Nearest(Features(space)).fit(known, np.array([1.0, 2.0, 4.0]))
+    assert nearest.predict(np.array([[0, 0, 0, 0, 1], [1, 1, 1, 1, 3], [1, 1, 1, 1, 2]])).tolist() == [1.0, 3.0, 4.0]
+    with pytest.raises(ValueError, match="call fit first"):
+        Nearest(Features(space)).predict(known)
+
+
+def test_a_predictor_that_does_not_say_how_sure_it_is_errs_as_it_did(space, samples):
+    chosen = choose("ridge", Features(space), *samples, rng=np.random.default_rng(0))
+    assert isinstance(chosen, Chosen) and 0.2 < chosen.error < 0.6  # 0.3 of noise in what it learns from
+    drawn = chosen.draw(samples[0], 300, np.random.default_rng(0))
+    assert drawn.std(axis=0) == pytest.approx(np.full(120, chosen.error), rel=0.3)
+    assert drawn.mean(axis=0) == pytest.approx(chosen.predictor.predict(samples[0]), abs=0.2)
 
 
 class TestHeldOutKendallTau:

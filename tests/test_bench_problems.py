@@ -1,0 +1,98 @@
+"""The benchmark of search methods on tabulated problems: what it keeps, what it does again, and its arithmetic."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import bench_problems
+import numpy as np
+import pandas as pd
+import pytest
+
+WORDS = "--problems nasbench201_pixel3 supernet --methods auto random --evaluations 8 --seeds 2"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tables in which every architecture stands once, in any order."""
+    rng = np.random.default_rng(0)
+    cells = pd.DataFrame(list(product(("conv", "none", "pool"), repeat=3)), columns=["edge0", "edge1", "edge2"])
+    cells = cells.assign(cifar10_val_percent=rng.uniform(10, 90, 27), pixel3_ms=rng.uniform(1, 9, 27))
+    (tmp_path / "nas").mkdir()
+    cells.sample(frac=1, random_state=0).to_csv(tmp_path / "nas" / "nasbench201.csv.gz", index=False)
+    genes = pd.DataFrame(
+        list(product((0, 1, 2), (1,), (0, 1), (0, 2, 3))), columns=["depth", "kernel", "expand", "width"]
+    )
+    genes.assign(top1_error_percent=rng.uniform(5, 20, 18), million_macs=rng.uniform(1, 9, 18)).to_csv(
+        tmp_path / "table.csv", index=False
+    )
+    return tmp_path
+
+
+def run(folder: Path) -> pd.DataFrame:
+    places = ["--data", str(folder), "--table", str(folder / "table.csv"), "--out", str(folder / "out")]
+    bench_problems.main([*WORDS.split(), *places])
+    return pd.read_csv(folder / "out" / "search" / "problems.csv")
+
+
+def test_rows_are_kept_and_only_what_is_missing_is_done(folder: Path) -> None:
+    rows = run(folder)
+    assert len(rows) == 2 * 2 * 2 and rows["hypervolume_share_percent"].between(0, 100).all()
+    page = (folder / "out" / "problems.md").read_text(encoding="utf-8")
+    assert "## nasbench201_pixel3" in page and "| auto |" in page
+    path = folder / "out" / "search" / "problems.csv"
+    pd.concat([rows[:3].assign(cpu_seconds=77.0), rows[4:]]).to_csv(path, index=False)
+    again = run(folder)
+    assert (again["cpu_seconds"] == 77.0).sum() == 3 and len(again) == 8
+    key = ["problem", "method", "num_evaluations", "seed"]
+    shares = [each.set_index(key)["hypervolume_share_percent"].sort_index() for each in (rows, again)]
+    pd.testing.assert_series_equal(*shares)
+
+
+def test_a_missing_table_leaves_its_problem_out(folder: Path) -> None:
+    (folder / "table.csv").unlink()
+    assert set(run(folder)["problem"]) == {"nasbench201_pixel3"}
+
+
+def test_what_a_share_is(folder: Path) -> None:
+    options = bench_problems.argparse.Namespace(data=folder, table=folder / "table.csv")
+    problem = bench_problems.problem_of("supernet", options)
+    assert problem.space.names == ("depth", "expand", "width") and problem.free == (1,)
+    assert problem.share(problem(problem.space.every())) == pytest.approx(100)
+    table = pd.read_csv(folder / "table.csv").set_index(["depth", "expand", "width"])
+    arch = problem.space.arch({"depth": 1, "expand": 0, "width": 3})
+    expected = table.loc[(1, 0, 3), ["top1_error_percent", "million_macs"]].to_numpy(dtype=float)
+    assert problem(problem.space.to_population(arch))[0] == pytest.approx(expected)
+    categories = bench_problems.problem_of("nasbench201_pixel3", options)
+    assert not categories.space.is_ordered.any() and categories.free == ()
+
+
+def test_who_is_ahead_by_more_than_two_standard_errors() -> None:
+    shares = {"auto": [90, 91, 92, 93], "clearly": [91, 92, 93, 94.1], "luckily": [95, 89, 94, 91], "less": [80] * 4}
+    rows = pd.DataFrame(
+        {
+            "problem": "p",
+            "num_evaluations": 50,
+            "method": method,
+            "seed": range(4),
+            "hypervolume_share_percent": values,
+        }
+        for method, values in shares.items()
+    ).explode(["seed", "hypervolume_share_percent"])
+    rows["hypervolume_share_percent"] = rows["hypervolume_share_percent"].astype(float)
+    assert bench_problems.behind(rows) == ["p, 50 evaluations: clearly is ahead by 1.02 points"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("device", bench_problems.DEVICES)
+def test_the_default_is_ahead_of_chance_on_nasbench201(real_data: Path, device: str) -> None:
+    if not (real_data / "nas" / "nasbench201.csv.gz").exists():
+        pytest.skip(f"no nas/nasbench201.csv.gz in {real_data}")
+    options = bench_problems.argparse.Namespace(data=real_data)
+    problem = bench_problems.problem_of(f"nasbench201_{device}", options)
+    shares = {
+        method: [problem.run(method, 100, seed)["hypervolume_share_percent"] for seed in range(3)]
+        for method in ("auto", "random")
+    }
+    assert np.mean(shares["auto"]) > max(93, np.mean(shares["random"]) + 1)
