@@ -15,6 +15,7 @@ _HOME = {
     "Dim": "ofa.space",
     "Inputs": "ofa.inputs",
     "LatencyTable": "ofa.cost",
+    "LayerChoice": "ofa.nn.layer_choice",
     "Run": "ofa.training",
     "SearchSpace": "ofa.space",
     "Supernet": "ofa.supernet",
@@ -27,6 +28,7 @@ _PACKAGES = ("cost", "data", "deploy", "hardware", "nn", "report", "search", "sp
 if TYPE_CHECKING:
     from ofa.cost import LatencyTable as LatencyTable
     from ofa.inputs import Inputs as Inputs
+    from ofa.nn.layer_choice import LayerChoice as LayerChoice
     from ofa.space import Arch as Arch
     from ofa.space import Dim as Dim
     from ofa.space import SearchSpace as SearchSpace
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ofa.training import Run as Run
 
 __all__ = [
-    *("Arch", "Dim", "Inputs", "LatencyTable", "Run", "SearchSpace", "Supernet"),
+    *("Arch", "Dim", "Inputs", "LatencyTable", "LayerChoice", "Run", "SearchSpace", "Supernet"),
     *("create_supernet", "elasticize", "published_arch"),
 ]
 

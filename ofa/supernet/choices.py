@@ -67,14 +67,18 @@ class Allowed:
         whole: Numbers are whole.
         odd: Numbers are odd, and there are no shares but ``["100%"]``.
         by_place: There may be lists per stage and block.
+        refusal: Why there are no such lists, and what to do.
     """
 
     whole: bool = False
     odd: bool = False
     by_place: bool = True
+    refusal: str = ""
 
     def check(self, name: str, wanted: object) -> None:
         """:class:`SpaceError` if something else is wanted; it names the wrong list."""
+        if self.refusal:
+            raise SpaceError(self.refusal)
         if isinstance(wanted, Mapping) and self.by_place:
             for where, entries in wanted.items():
                 self._check(entries, f"{name!r} for {where!r}")

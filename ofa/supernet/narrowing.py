@@ -150,8 +150,9 @@ def build(
     clones: dict[int, nn.Module] = {}
     subnet = clone_structure(model, clones)
     for path in narrowing.removed:
-        parent, _, name = path.rpartition(".")
-        del subnet.get_submodule(parent)._modules[name]
+        if narrowing.removed.isdisjoint(ancestors(path)):  # a block that is gone takes its layers along
+            parent, _, name = path.rpartition(".")
+            del subnet.get_submodule(parent)._modules[name]
     if stand_in is not None:
         for module in remove_kernel_transforms(subnet).modules():
             for tensors in (module._parameters, module._buffers):

@@ -32,6 +32,7 @@ from ofa.space import SearchSpace, Value
 from ofa.supernet.channels import Call, Step, sizes_at
 from ofa.supernet.channels.labels import Atoms, Labels
 from ofa.supernet.channels.rules import flat
+from ofa.supernet.channels.tracer import Contraction
 from ofa.supernet.dims import ElasticDim, Narrowing
 from ofa.supernet.graph_analysis import GraphAnalysis
 from ofa.supernet.narrowing import Narrower
@@ -138,6 +139,7 @@ class PartIndex:
             for number, contraction in enumerate(analysis.trace.contractions)
         )
         self._parameters = self._by_place(_parameters(model, analysis))
+        self._alive: dict[frozenset[str], list[dict[str, list[Alive]]]] = {}
         self._sources: dict[str, tuple[_Place, Narrowing, int]] = {}
 
     def _by_place(self, entries: Iterable[tuple[str, EntryT]]) -> dict[str, list[EntryT]]:
@@ -194,7 +196,7 @@ class PartIndex:
             "params": lambda place, narrowing, index: self._params(place, narrowing),
             "weights": lambda place, narrowing, index: self._params(place, narrowing, kinds=("weight",)),
             "biases": lambda place, narrowing, index: self._params(place, narrowing, kinds=("bias",)),
-            "layers": lambda place, narrowing, index: float(len(self._contractions.get(place.name, ()))),
+            "layers": lambda place, narrowing, index: float(sum(1 for _ in self._products(place, narrowing))),
             "peak_activation_bytes": self._peak_activation_bytes,
         }
         if cost not in functions:
@@ -207,7 +209,7 @@ class PartIndex:
         known: dict[tuple[Any, ...], Fields] = {}
 
         def key(place: _Place, narrowing: Narrowing, index: int) -> str:
-            choice = (tuple(narrowing.units.items()), tuple(narrowing.kernels.items()))
+            choice = (tuple(narrowing.units.items()), tuple(narrowing.kernels.items()), frozenset(narrowing.removed))
             if choice not in known:
                 known[choice] = self._fields(place, self._narrowed(place, narrowing), narrowing)
             found = part_key({**known[choice], **self._sides(place, narrowing, index)})
@@ -240,6 +242,9 @@ class PartIndex:
     def _narrowed(self, place: _Place, narrowing: Narrowing) -> nn.Module:
         clones: dict[int, nn.Module] = {}
         modules = [clone_structure(self._model.get_submodule(path), clones) for path in place.paths]
+        for path in narrowing.removed:
+            parent, _, name = path.rpartition(".")
+            del clones[id(self._model.get_submodule(parent))]._modules[name]
         self._narrower.narrow(narrowing, clones)
         module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
         return remove_kernel_transforms(module)
@@ -302,12 +307,18 @@ class PartIndex:
 
     # -- costs ---------------------------------------------------------------------------------------------------------
 
+    def _products(self, place: _Place, narrowing: Narrowing) -> Iterator[tuple[int, Contraction]]:
+        """What is computed at a place, with its numbers."""
+        for number, contraction in self._contractions.get(place.name, ()):
+            if _is_there(contraction.module, narrowing.removed):
+                yield number, contraction
+
     def _macs(self, place: _Place, narrowing: Narrowing, index: int) -> float:
         return float(
             sum(
                 self._counts.scaled(self._sizes[index].macs[number], contraction.labels, narrowing)
                 * self._kernel_share(contraction.module, narrowing)
-                for number, contraction in self._contractions.get(place.name, ())
+                for number, contraction in self._products(place, narrowing)
             )
         )
 
@@ -323,9 +334,12 @@ class PartIndex:
     ) -> float:
         return float(
             sum(
-                round(self._counts.scaled(numel, labels, narrowing) * self._kernel_share(convolved, narrowing))
-                for convolved, numel, labels, kind in self._parameters.get(place.name, ())
-                if kind in kinds
+                round(
+                    self._counts.scaled(numel, labels, narrowing)
+                    * (self._kernel_share(path, narrowing) if name == "weight" else 1)
+                )
+                for path, name, numel, labels, kind in self._parameters.get(place.name, ())
+                if kind in kinds and _is_there(path, narrowing.removed)
             )
         )
 
@@ -339,24 +353,42 @@ class PartIndex:
         def size_here(number: int, size: int) -> int:
             return self._counts.scaled(size, labels[number], narrowing) if is_traced else size
 
-        steps = self._alive[index].get(place.name, ())
+        steps = self._alive_without(frozenset(narrowing.removed))[index].get(place.name, ())
         peak = max((sum(itertools.starmap(size_here, alive)) for alive in steps), default=0)
         return float(peak * BYTES_PER_ACTIVATION)
 
-    @cached_property
-    def _alive(self) -> list[dict[str, list[Alive]]]:
-        """For each resolution and place, what is in memory in its steps; what is a part of another is left out."""
-        result = []
-        for sizes in self._sizes:
-            paths = (step.module for step in sizes.steps)
-            gathered = self._by_place(zip(paths, _alive(sizes.steps), strict=True))
-            result.append(
-                {
-                    place: [alive for alive in dict.fromkeys(every) if not any(alive < other for other in every)]
-                    for place, every in gathered.items()
-                }
-            )
-        return result
+    def _alive_without(self, removed: frozenset[str]) -> list[dict[str, list[Alive]]]:
+        """For each resolution and place, what is in memory in its steps; what is a part of another is left out.
+
+        Args:
+            removed: Paths of modules that are not there.
+        """
+        if removed not in self._alive:
+            self._alive[removed] = []
+            for sizes in self._sizes:
+                steps = _without(sizes.steps, removed)
+                gathered = self._by_place(zip((step.module for step in steps), _alive(steps), strict=True))
+                self._alive[removed].append(
+                    {
+                        place: [alive for alive in dict.fromkeys(every) if not any(alive < other for other in every)]
+                        for place, every in gathered.items()
+                    }
+                )
+        return self._alive[removed]
+
+
+def _is_there(path: str, removed: Iterable[str]) -> bool:
+    """Whether a module is in none of those that were left out."""
+    return not any(is_within(path, gone) for gone in removed)
+
+
+def _without(steps: Sequence[Step], removed: Set[str]) -> Sequence[Step]:
+    """Steps that are left, reading what is left."""
+    if not removed:
+        return steps
+    left = [step for step in steps if _is_there(step.module, removed)]
+    written = {number for step in left for number, _ in step.writes}
+    return [dataclasses.replace(step, reads=tuple(n for n in step.reads if n in written)) for step in left]
 
 
 def _alive(steps: Sequence[Step]) -> list[Alive]:
@@ -404,8 +436,8 @@ def part_key(fields: Fields) -> str:
     return "_".join(f"{_KEY_PREFIXES.get(name, name)}{value}" for name, value in fields.items())
 
 
-def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str, tuple[str, int, Labels, str]]]:
-    """Module and, of every parameter, the module again if it is its weight, the size, labels, and its kind.
+def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str, tuple[str, str, int, Labels, str]]]:
+    """Module and, of every parameter, the module again, its name there, size, labels, and kind.
 
     Its kind says what becomes of it in a deployed network: a ``weight`` (a matrix or more), a ``bias`` (a vector), or
     the ``norm scale`` of a batch normalisation, which is folded into the weights before it. The matrices of elastic
@@ -420,7 +452,7 @@ def _parameters(model: nn.Module, analysis: GraphAnalysis) -> Iterator[tuple[str
             kind = "weight" if parameter.ndim > 1 else "bias"
             if own == "weight" and isinstance(analysis.modules[path], _BatchNorm):
                 kind = "norm scale"
-            yield path, (path if own == "weight" else "", parameter.numel(), tuple(labels.get(name, ())), kind)
+            yield path, (path, own, parameter.numel(), tuple(labels.get(name, ())), kind)
 
 
 class _Counts:
@@ -517,7 +549,11 @@ def _find_places(analysis: GraphAnalysis, stages: Sequence[Stage], dims: Sequenc
         places.append(_Place(region + number, tuple(chain)))
     places.sort(key=lambda place: calls[place.paths[0]].order)
     places += [_Place(path, (path,), runs_alone=False) for path in _layers_elsewhere(analysis, places)]
-    leaving = {dim.name: {v: dim.left_out(v) for v in dim.values} for dim in dims if any(map(dim.left_out, dim.values))}
+    leaving = {  # whole places; what a block's own dims leave out is inside it
+        dim.name: {value: dim.left_out(value) for value in dim.values}
+        for dim in dims
+        if dim.scope != "block" and any(map(dim.left_out, dim.values))
+    }
     others = [dim for dim in dims if dim.name not in leaving]
     return [
         dataclasses.replace(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ofa.nn.layer_choice import LayerChoice
 from ofa.supernet.channels import ChannelGroup, Trace
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -79,7 +80,7 @@ def find_stages(model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) 
     innermost such elements count, except inside a block with a shortcut of its own, whose branches they are. All
     elements of its container are then blocks of one stage. So are those of containers beside it in another container
     (the first, fixed stage of an EfficientNet). Channels that stay in a module outside any container make this module a
-    block of a stage of its own.
+    block of a stage of its own. So does a choice of layers that is in no other block.
     """
     modules = dict(model.named_modules())
     chains = _chains(modules, trace)
@@ -88,7 +89,8 @@ def find_stages(model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) 
         """The nearest module at or above ``path`` that is an element of a container."""
         return next((p for p in (path, *ancestors(path)) if p and p.rpartition(".")[0] in chains), None)
 
-    owners = {common_ancestor(group.modules) for group in groups}
+    choices = {path for path, module in modules.items() if isinstance(module, LayerChoice)}
+    owners = {common_ancestor(group.modules) for group in groups} | choices
     skippable = {
         path
         for path, module in modules.items()
@@ -123,6 +125,7 @@ def find_stages(model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) 
         while owner in chains and owner:
             owner = owner.rpartition(".")[0]
         is_inside = not starts or min(starts) < called.get(owner, -1) < max(starts)  # a stem or head is no block
+        is_inside |= owner in choices
         if owner and is_inside and owner not in occupied and taken.isdisjoint(ancestors(owner)):
             alone.add(owner)
     stages += [[path] for path in alone - above(alone)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ofa.inputs import tensors_in
 from ofa.nn.conv import CONVOLUTIONS
+from ofa.nn.layer_choice import LayerChoice
 from ofa.nn.structure import clone_structure
 from ofa.supernet.channels.labels import Labels
 from ofa.supernet.channels.rules import flat
@@ -89,8 +90,8 @@ def dims_that_run(analysis: GraphAnalysis, found: dict[str, ElasticDim]) -> dict
 def _graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphForm | None:
     """The form of one module; ``None`` if it cannot have one.
 
-    What runs several times has none, what has kernels that may shrink or blocks that may go, or what is called with
-    objects of its own kind.
+    What runs several times has none, what has kernels that may shrink or blocks or layers that may go, or what is
+    called with objects of its own kind.
 
     Args:
         whole: The model without values.
@@ -101,7 +102,8 @@ def _graph_form(analysis: GraphAnalysis, path: str, whole: nn.Module) -> GraphFo
     has_kernels = any(is_within(path, block) for block in blocks) and any(
         isinstance(child, CONVOLUTIONS) and max(child.kernel_size) > 1 for child in module.modules()
     )
-    if call is None or call.num_calls > 1 or has_kernels or holds_blocks:
+    holds_choice = any(isinstance(child, LayerChoice) for child in module.modules())
+    if call is None or call.num_calls > 1 or has_kernels or holds_blocks or holds_choice:
         return None
     if other_than_plain(call.args, call.kwargs) is not None:
         return None

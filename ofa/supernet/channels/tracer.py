@@ -27,8 +27,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from ofa.inputs import Inputs, tensors_in
+from ofa.nn.layer_choice import LayerChoice
 from ofa.nn.query_key_value import QueryKeyValue
-from ofa.nn.structure import clone_structure, own_hooks
+from ofa.nn.structure import clone_structure, is_identity, own_hooks
 from ofa.nn.structure import without_values as module_without_values
 from ofa.supernet.channels.labels import AtomGraph, Atoms, Labels
 from ofa.supernet.channels.rules import RULES, Operation, flat, pointwise, uniform, unknown
@@ -402,6 +403,10 @@ class Tracer(_Run):
             if first is not None and first is not output and first.shape == output.shape:
                 call.has_shortcut = first in self._shortcuts.get(output, ())
                 call.has_normalised_shortcut = first in self._normalised_shortcuts.get(output, ())
+            if isinstance(module, LayerChoice):  # each needs one of its own; in their sum one would do for all
+                calls = [self.calls[f"{path}.{name}"] for name, it in module.named_children() if not is_identity(it)]
+                call.has_shortcut &= all(each.has_shortcut for each in calls)
+                call.has_normalised_shortcut &= all(each.has_normalised_shortcut for each in calls)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_dispatch__(func, types, args, kwargs)
@@ -476,12 +481,16 @@ def without_values(value: Any) -> Any:
 
 
 def stand_in(model: nn.Module, *, has_values: bool = False) -> nn.Module:
-    """The model's structure in eval mode, its tensors without values, or the very same tensors."""
-    if not has_values:
-        return module_without_values(model).eval()
-    clone = clone_structure(model).eval()
+    """The model's structure in eval mode, its tensors without values, or the very same tensors.
+
+    All candidates of a choice run in it.
+    """
+    clone = clone_structure(model) if has_values else module_without_values(model)
     own_hooks(clone)
-    return clone
+    for module in clone.modules():
+        if isinstance(module, LayerChoice):
+            module.runs_all = True
+    return clone.eval()
 
 
 @contextmanager

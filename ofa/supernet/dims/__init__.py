@@ -1,5 +1,6 @@
 """The kinds of elastic dims. Every one finds where it applies by the structure of the model."""
 
+from ofa.supernet.dims.choice import ElasticChoice
 from ofa.supernet.dims.depth import ElasticDepth
 from ofa.supernet.dims.elastic import ElasticDim, Narrowing
 from ofa.supernet.dims.heads import ElasticHeads
@@ -17,6 +18,7 @@ DIM_KINDS: dict[str, type[ElasticDim]] = {
     "heads": ElasticHeads,
     "width": ElasticWidth,
     "route": ElasticRoute,
+    "choice": ElasticChoice,
 }
 
 __all__ = ["DIM_KINDS", "ElasticDim", "Narrowing"]
