@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -73,7 +73,7 @@ def above(paths: Iterable[str]) -> set[str]:
     return {ancestor for path in paths for ancestor in ancestors(path)}
 
 
-def find_stages(model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) -> list[list[str]]:
+def find_stages(model: nn.Module, trace: Trace, groups: Iterable[ChannelGroup]) -> list[list[str]]:
     """Paths of the blocks of each stage, in the order of the model.
 
     A block is an element of a container around which a shortcut passes, or inside which some channels stay. The
@@ -104,8 +104,12 @@ def find_stages(model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) 
     candidates |= whole
     inner = whole - above(whole)
     # What has channels of its own beside them (its attention in one place, its shortcuts in another) is the block.
-    beside = [group.modules for group in groups if inner.isdisjoint(group.modules | above(group.modules))]
-    inner |= {path for path in whole - inner if any(is_within(common_ancestor(each), path) for each in beside)}
+    # Where they have some too, it is a stage.
+    beside = {owner for owner in owners if inner.isdisjoint((owner, *ancestors(owner)))}
+    inside = {path for path in inner if any(is_within(owner, path) for owner in owners)}
+    inner |= {
+        path for path in whole - inner if any(is_within(owner, path) for owner in beside) and path not in above(inside)
+    }
     inner = {path for path in inner if inner.isdisjoint(ancestors(path))}
     innermost = (candidates - whole - above(candidates)) | inner
     blocks = {path for path in innermost if not (innermost & whole).intersection(ancestors(path))}

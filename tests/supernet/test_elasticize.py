@@ -136,6 +136,16 @@ def test_choices_per_stage_and_in_shares() -> None:
         elasticize(timm.create_model("mobilenetv3_small_050"), depth={"stage9": [1]})
 
 
+@pytest.mark.parametrize(
+    ("name", "num_blocks"), [("levit_conv_128s", [2, 1, 1, 3, 1, 1, 4]), ("shvit_s1", [2, 5, 4, 5, 5])]
+)
+def test_stages_whose_downsampling_has_channels_of_its_own_are_no_blocks(name: str, num_blocks: list[int]) -> None:
+    with torch.device("meta"):
+        supernet = elasticize(timm.create_model(name))
+    assert [len(stage.blocks) for stage in supernet.stages] == num_blocks
+    assert any(dim.name.endswith("expand") for dim in supernet.space.dims)
+
+
 def test_stage_width_is_tied_through_a_stage() -> None:
     supernet = elasticize(timm.create_model("resnet26d"), width=["65%", "80%"])
     space = supernet.space
