@@ -219,6 +219,29 @@ def test_a_mapping_as_the_last_argument_and_a_dataclass_given_back() -> None:
     assert_same([torch.from_numpy(each) for each in session.run(None, feeds)], given.call(subnet), atol=1e-5)
 
 
+class MultiQuery(nn.Module):
+    """Heads of queries that share their keys and values (Shazeer, arXiv:1911.02150)."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, 8), nn.Linear(width, 8)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x).unflatten(-1, (self.num_heads, 8)).transpose(1, 2)
+        found = F.scaled_dot_product_attention(query, self.key(x)[:, None], self.value(x)[:, None])
+        return x + self.project(found.transpose(1, 2).flatten(2))
+
+
+def test_heads_that_share_keys_and_values() -> None:
+    model = nn.Sequential(nn.Linear(6, 32), nn.Sequential(*(MultiQuery(32, 4) for _ in range(2))), nn.Linear(32, 3))
+    supernet = check(model, torch.randn(1, 5, 6))
+    assert kinds(supernet) == {"depth", "heads"}
+    block = supernet.extract(supernet.space.smallest())[1][0]
+    assert (block.num_heads, block.query.out_features, block.key.out_features) == (2, 16, 8)
+
+
 def test_why_nothing_can_vary() -> None:
     class Inverse(nn.Module):
         def __init__(self) -> None:

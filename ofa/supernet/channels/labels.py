@@ -210,14 +210,19 @@ def align(labels: Labels, sizes: Sequence[int], num_axes: int, uniform: Labels =
 
 
 def reshape(graph: AtomGraph, labels: Labels, before: Sequence[int], after: Sequence[int], reason: str) -> Labels:
-    """Labels after ``view``: axes that merge or split do so in the arrays as well."""
+    """Labels after ``view``: axes that merge or split do so in the arrays as well.
+
+    Of labelled axes that merge, the first (heads, before what each gives) may be shortened, others must stay.
+    """
     old, new = _segments(before, after)
-    users = [set(old[list(axes_of(atoms))].tolist()) for atoms in labels]
+    taken: set[int] = set()
     result = []
-    for index, (atoms, mine) in enumerate(zip(labels, users, strict=True)):
-        if any(mine & others for others in users[:index] + users[index + 1 :]):
+    for atoms in sorted(labels, key=lambda atoms: min(axes_of(atoms), default=0)):
+        mine = set(old[list(axes_of(atoms))].tolist())
+        if mine & taken:
             graph.fix(atoms, reason)
             continue
+        taken |= mine
         full = np.where(np.isin(old, list(mine)), before, 1)
         reshaped = np.broadcast_to(atoms, full).reshape(np.where(np.isin(new, list(mine)), after, 1))
         for axis in axes_of(reshaped):

@@ -99,19 +99,22 @@ def test_query_key_and_value_share_one_array() -> None:
     assert len(graph.splits) == 1
 
 
-def test_axes_with_different_labels_cannot_be_flattened_together() -> None:
+def test_of_axes_with_different_labels_that_are_flattened_together_the_first_may_be_shortened() -> None:
     graph = AtomGraph()
     rows, columns = along(graph, (2, 3), 0), along(graph, (2, 3), 1)
-    assert reshape(graph, (rows, columns), (2, 3), (6,), "together") == ()
-    assert partition(graph) == [{FIXED, 1, 2, 3, 4, 5}]
+    assert [atoms.tolist() for atoms in reshape(graph, (columns, rows), (2, 3), (6,), "together")] == [
+        [1, 1, 1, 2, 2, 2]
+    ]
+    assert partition(graph) == [{FIXED, 3, 4, 5}, {1}, {2}]
     assert {reason for _, reason in graph.reasons} == {"together"}
 
 
 def test_what_is_flattened_together_leaves_other_axes_alone() -> None:
     graph = AtomGraph()
     labels = tuple(along(graph, (2, 3, 2), axis) for axis in range(3))
-    assert [atoms.tolist() for atoms in reshape(graph, labels, (2, 3, 2), (2, 6), "")] == [[[1], [2]]]
-    assert partition(graph) == [{FIXED, 3, 4, 5, 6, 7}, {1}, {2}]
+    kept = [[[1], [2]], [[3, 3, 4, 4, 5, 5]]]
+    assert [atoms.tolist() for atoms in reshape(graph, labels, (2, 3, 2), (2, 6), "")] == kept
+    assert partition(graph) == [{FIXED, 6, 7}, {1}, {2}, {3}, {4}, {5}]
 
 
 def test_axes_with_different_labels_side_by_side() -> None:

@@ -115,7 +115,7 @@ ROWS = [
     row("prelu", functional.prelu, MAP, (6,), free="x1 x2 x3 y0"),
     row("prelu_of_one", functional.prelu, MAP, (1,), free="x1 x2 x3"),
     # moving data
-    row("view_merge", lambda x: x.view(1, 5, 24), (1, 5, 6, 4), free="x1", fixed="x2 x3"),
+    row("view_merge", lambda x: x.view(1, 5, 24), (1, 5, 6, 4), free="x1 x2", fixed="x3"),
     row("view_split", lambda x: x.view(1, 5, 2, 3), TOKENS, free="x1 x2"),
     row("shuffled", shuffle, (1, 6, 4), free="x1 x2"),
     row("permute", lambda x: x.permute(2, 0, -2), TOKENS, free="x1 x2"),
@@ -215,8 +215,8 @@ ROWS = [
     row("batch_norm_operator",
         lambda x, y: aten._native_batch_norm_legit_no_training(x, y, y, y, y.exp(), 0.1, 1e-5)[0], MAP, (6,),
         free="x1 x2 x3 y0"),
-    row("instance_norm", lambda x, y: functional.instance_norm(x, weight=y), (2, 6, 4, 4), (6,), free="x2 x3",
-        fixed="x0 x1 y0", mixes="x2 x3"),
+    row("instance_norm", lambda x, y: functional.instance_norm(x, weight=y), (2, 6, 4, 4), (6,), free="x0 x2 x3 y0",
+        fixed="x1", mixes="x0 x2 x3 y0"),
     # spatial
     row("avg_pool", lambda x: functional.avg_pool2d(x, 2), MAP, free="x1", fixed="x2 x3"),
     row("avg_pool_of_one_axis", lambda x: functional.avg_pool1d(x, 2), (1, 6, 4), free="x1", fixed="x2"),
