@@ -302,7 +302,8 @@ def finetune(
     """Train one subnet of a run further; leaves a run folder whose space is that subnet.
 
     It begins from the run's weights and learns from the run's largest subnet, on the same splits, for a third of the
-    epochs at a tenth of the learning rate; settings are changed as in `ofa train`. Export it without a search.
+    epochs at a tenth of the learning rate; settings are changed as in `ofa train`. Export it without a search. For
+    other pictures or classes: `ofa train finetune --run RUN --arch ARCH`.
 
     Args:
         overrides: Settings to change: train.epochs=20 strategy.loss=labels
@@ -600,6 +601,7 @@ def search(
     """
     _check_seed(seed)
     _check_number("--num-evaluations", num_evaluations, 2)
+    _check_number("--workers", 1 if workers is None else workers, 1)
     asked = _speed(state, percentile)
     _know_published_predictor(predictor, run)
     if len({Path(device).stem for device in devices}) < len(devices):

@@ -111,6 +111,10 @@ def broken(run: Path, tmp_path: Path) -> Path:
             ["search", "--run", "x", "--device", "x", "--budget-ms", "1", "--num-evaluations", "1"],
             "--num-evaluations must be at least 2, not 1",
         ),
+        (
+            ["search", "--run", "x", "--device", "x", "--budget-ms", "1", "--workers", "0"],
+            "--workers must be at least 1, not 0",
+        ),
         (["verify", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "no run folder at nowhere"),
         (["push", "nowhere", "me/flowers"], "nowhere is neither a run nor a bundle: there is no such folder"),
