@@ -234,13 +234,14 @@ def read_yaml(path: Path | str, *, kind: str) -> dict[str, Any]:
     try:
         data = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no {kind} at {path}") from None
+        raise ConfigError(f"no {kind} at {path}; check the path") from None
     except (IsADirectoryError, NotADirectoryError) as error:
         raise ConfigError(f"{kind} {path} cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(f"{kind} {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{kind} {path} must hold a mapping, not {type(data).__name__}")
+        found = "is empty" if data is None else f"holds {shown(data)}"
+        raise ConfigError(f"{kind} {path} {found}; it must be a mapping, lines of `key: value`")
     return data
 
 

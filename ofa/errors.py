@@ -28,6 +28,9 @@ REMEDIES = {
     errno.EACCES: "give a place that you may read and write, or change its permissions",
     errno.EPERM: "give a place that you may read and write, or change its permissions",
     errno.EROFS: "give a place that can be written",
+    errno.ENOTDIR: "a file is where a folder should be; give another path",
+    errno.EISDIR: "a folder is where a file should be; give another path",
+    errno.EEXIST: "give another path, or move away what is there",
     errno.ENOSPC: "make space, or give another place",
     errno.EDQUOT: "make space, or give another place",
 }

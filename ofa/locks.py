@@ -121,6 +121,8 @@ def _take(lock: Path, path: Path, command: str, remedy: str, deadline: float) ->
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # whoever had made the folder has just removed it
             attempts += 1
+            if attempts == MAX_ATTEMPTS:  # or nothing can be made there, as in /proc
+                raise
             continue
         is_ours, holder, hint = hold(descriptor), _read(descriptor), ""
         if is_ours is None:  # no locks here: what stands in the file must do

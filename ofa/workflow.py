@@ -30,6 +30,7 @@ Args:
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -156,8 +157,7 @@ def data_shard(
     from ofa.data.readers import read_source
     from ofa.data.shards import write_shards
 
-    if shard_mb < 1:
-        raise UsageError(f"--shard-mb must be at least 1, not {shard_mb}")
+    _check_number("--shard-mb", shard_mb, 1)
     return write_shards(read_source(_data_named(what)), out, shard_mb=shard_mb, seed=seed, progress=progress)
 
 
@@ -302,7 +302,8 @@ def finetune(
     """Train one subnet of a run further; leaves a run folder whose space is that subnet.
 
     It begins from the run's weights and learns from the run's largest subnet, on the same splits, for a third of the
-    epochs at a tenth of the learning rate; settings are changed as in `ofa train`. Export it without a search.
+    epochs at a tenth of the learning rate; settings are changed as in `ofa train`. Export it without a search. For
+    other pictures or classes: `ofa train finetune --run RUN --arch ARCH`.
 
     Args:
         overrides: Settings to change: train.epochs=20 strategy.loss=labels
@@ -458,6 +459,8 @@ def profile(
     from ofa.locks import only_writer
     from ofa.training.run import open_named
 
+    _check_number("--rounds", rounds, 2)
+    _check_number("--max-minutes", max_minutes, 0)
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
     names = [devices] if isinstance(devices, str) else devices
@@ -597,6 +600,8 @@ def search(
         InfeasibleBudgetError: If no subnet keeps a budget.
     """
     _check_seed(seed)
+    _check_number("--num-evaluations", num_evaluations, 2)
+    _check_number("--workers", 1 if workers is None else workers, 1)
     asked = _speed(state, percentile)
     _know_published_predictor(predictor, run)
     if len({Path(device).stem for device in devices}) < len(devices):
@@ -1238,6 +1243,8 @@ def measure(
     """
     from ofa.files import write_json_atomic
 
+    _check_number("--rounds", rounds, 2)
+    _check_number("--block-ms", block_ms, 1, most=60_000)
     target = ofa.hardware.load_device(device)
     if out is not None:
         out = _file_for(out, begins=r'\{\s*"format": 1,\s*"device"', what="a measurement of ours")
@@ -1310,6 +1317,7 @@ def fit(
     from ofa.training.run import open_named
 
     check_file_name("device", device)
+    _check_number("--propose", propose, 0)
     prior_table = None if prior is None else ofa.cost.LatencyTable.load(prior)
     supernet, space_name = open_named(space, trust_code=trust_code)
     rng, csv_path = _generator(seed), resolved(out) / device / f"{space_name}.csv"
@@ -1481,6 +1489,13 @@ def open_evaluator(run: Run, data_root: str | None = None, progress: Progress | 
 def measure_on(device: Device, seed: int = 0, progress: Progress | None = None) -> Measure:
     """What measures files on a device; the same files in the same order are measured alike."""
     return ofa.deploy.measure_on(device, rng=_generator(seed), progress=progress)
+
+
+def _check_number(option: str, value: float, least: float, *, most: float = math.inf) -> None:
+    """:class:`UsageError` for what is less or more, or no number at all."""
+    if not least <= value <= most:
+        wanted = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise UsageError(f"{option} must be {wanted}, not {value:g}")
 
 
 def _check_seed(seed: int) -> None:

@@ -30,6 +30,7 @@ from ofa.training import Run, StoppedError, load_recipe, train
 ROOT = Path(__file__).parents[1]
 TINY = ["data.limit=200", "train.epochs=1", "train.batch_size=64", "model.resolution=[16,20]", "model.depth=[1,2]"]
 
+TINNY = ["--run", "ofa_mobilenetv3_tinny", "--device", "cpu-1t"]
 WHOLE = [f'model.{kind}=["100%"]' for kind in ("depth", "expand", "width")]
 
 
@@ -91,9 +92,29 @@ def broken(run: Path, tmp_path: Path) -> Path:
         ),
         (["inspect", "test_vit", "resolution=[100]"], "100 pixel"),
         (["inspect", "nowhere/run"], "no run folder at nowhere"),
-        (["profile", "--run", "ofa_mobilenetv3_tinny", "--device", "cpu-1t"], "did you mean 'ofa_mobilenetv3_tiny'?"),
+        (["profile", *TINNY], "did you mean 'ofa_mobilenetv3_tiny'?"),
         (["profile", "--run", "ofa_mobilenetv3_tiny", "--device", "cpu-1"], "cpu-1t"),
+        (["profile", *TINNY, "--rounds", "1"], "--rounds must be at least 2, not 1"),
+        (["profile", *TINNY, "--max-minutes", "nan"], "--max-minutes must be at least 0, not nan"),
+        (["measure", "x.onnx", "--device", "cpu-1t", "--rounds", "0"], "--rounds must be at least 2, not 0"),
+        (
+            ["measure", "x.onnx", "--device", "cpu-1t", "--block-ms", "nan"],
+            "--block-ms must be from 1 to 60000",
+        ),
+        (
+            ["fit", "--space", "x", "--csv", "x", "--device", "x", "--propose", "-3"],
+            "--propose must be at least 0",
+        ),
+        (["data", "shard", ".", "--out", "x", "--shard-mb", "0"], "--shard-mb must be at least 1, not 0"),
         (["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1"], "no run folder at nowhere"),
+        (
+            ["search", "--run", "x", "--device", "x", "--budget-ms", "1", "--num-evaluations", "1"],
+            "--num-evaluations must be at least 2, not 1",
+        ),
+        (
+            ["search", "--run", "x", "--device", "x", "--budget-ms", "1", "--workers", "0"],
+            "--workers must be at least 1, not 0",
+        ),
         (["verify", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "no run folder at nowhere"),
         (["push", "nowhere", "me/flowers"], "nowhere is neither a run nor a bundle: there is no such folder"),

@@ -155,8 +155,8 @@ def test_wrong_values(values: dict[str, Any], message: str) -> None:
         ("a: [1, 2", "recipe .*x.yaml is not valid YAML: .*line 1"),
         ("a: !!python/object:os.system {}", "is not valid YAML"),
         ("\x00", "is not valid YAML"),
-        ("", "must hold a mapping, not NoneType"),
-        ("- a", "must hold a mapping, not list"),
+        ("", "x.yaml is empty; it must be a mapping"),
+        ("- a", r"x.yaml holds \['a'\]; it must be a mapping"),
     ],
 )
 def test_what_is_wrong_with_a_yaml_file(tmp_path: Path, content: str | None, message: str) -> None:

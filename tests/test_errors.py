@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+import errno
+import os
 from pathlib import Path
 
+import pytest
+
 import ofa
-from ofa.errors import OfaError, UsageError, unknown_name_message
+from ofa.errors import OfaError, UsageError, refusal_message, unknown_name_message
 
 PRIVATE = {"_BrokenError", "_NoBundleError"}  # caught where they are raised
 
@@ -40,6 +44,20 @@ def test_all_errors_are_ours_and_of_a_built_in_class() -> None:
 def test_a_usage_error_is_a_value_error_with_status_2() -> None:
     assert issubclass(UsageError, ValueError) and issubclass(UsageError, OfaError)
     assert UsageError("x").exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOENT, "check the path"),
+        (errno.ENOTDIR, "a file is where a folder should be; give another path"),
+        (errno.EISDIR, "a folder is where a file should be; give another path"),
+        (errno.EEXIST, "give another path, or move away what is there"),
+    ],
+)
+def test_what_the_system_refuses_has_a_remedy(number: int, remedy: str) -> None:
+    error = OSError(number, os.strerror(number), "here/there")
+    assert refusal_message(error) == f"here/there: {os.strerror(number)}; {remedy}"
 
 
 def test_the_nearest_spelling_is_suggested() -> None:

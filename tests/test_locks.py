@@ -170,6 +170,12 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_folder_that_takes_no_files_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"/proc/\.x\.lock"), only_writer("/proc/x", command="x", beside=True):
+        pass
+
+
 def test_a_full_disk_is_named_by_what_is_written(tmp_path: Path) -> None:
     with (
         pytest.raises(NoSpaceError, match=rf"{tmp_path}: No space .* bytes free\); make space, or give another place"),

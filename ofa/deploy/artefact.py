@@ -20,6 +20,7 @@ from ofa.deploy.departure import first_departure
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
 from ofa.deploy.targets.network import Accuracy, HalfPrecision
+from ofa.errors import UsageError
 from ofa.files import atomic_path, write_json_atomic
 from ofa.formats import FORMATS
 from ofa.formats.onnx import DYNAMO_OPSET, check_opset
@@ -49,6 +50,10 @@ class ExportOptions:
             ``(N, C, H, W)`` float32 and logits.
         max_loss_points: What INT8 may cost of the metric on the search split, in its unit.
         opset: Of ONNX files.
+
+    Raises:
+        UsageError: If what INT8 may cost is no number from 0 up.
+        OpsetError: If there is no such opset.
     """
 
     dynamic_batch: bool = False
@@ -57,6 +62,8 @@ class ExportOptions:
     opset: int = DYNAMO_OPSET
 
     def __post_init__(self) -> None:
+        if not self.max_loss_points >= 0:
+            raise UsageError(f"--max-loss must be 0 or more points of the metric, not {self.max_loss_points:g}")
         check_opset(self.opset)
 
 

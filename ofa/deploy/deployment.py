@@ -227,6 +227,7 @@ def _kept(order: _Order, run: Run, options: ExportOptions) -> BundleInfo | None:
         and info.fingerprint.get("id") == device.host.fingerprint(device.setting)["id"]
         and info.model.batch == (None if options.dynamic_batch else device.setting.batch)
         and (info.preprocessing.dtype == "uint8") == options.from_pixels
+        and (info.model.quantization is None or info.model.quantization.loss_points <= options.max_loss_points)
     )
     if not (is_same and verify_bundle(path).ok):
         return None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.data import DataError
-from ofa.deploy.bundle import CARD, FORMATS, INFO, OUTPUTS, PREDICT, BundleError, BundleInfo, Latency, read_bundle
+from ofa.deploy.bundle import CARD, INFO, OUTPUTS, PREDICT, BundleError, BundleInfo, Latency, read_bundle
 from ofa.deploy.checked_folder import SUMS, refused, sums_text, unlisted
 from ofa.deploy.foreign_graph import problem_of
 from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs
@@ -111,8 +111,7 @@ def verify_bundle(
             f"{device.setting.precision} on {device.setting.runtime}; name another device"
         )
     own = [] if images is None else info.task.labelled(Path(images), info.classes)
-    known = " or ".join(map(str, FORMATS))
-    checks = [Check("format", True, known, known), *check_files(root, info)]
+    checks = check_files(root, info)
     if all(check.ok for check in checks):
         checks += _check_model(root, info, own, progress)
         if device is not None and measure is not None and all(check.ok for check in checks):

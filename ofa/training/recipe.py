@@ -48,6 +48,7 @@ class ModelConfig:
         growth: With it: ``preserving`` what was learnt, or the blocks of deeper stages ``linear`` in their position.
         sort_channels: Put important channels and heads first before training: by ``l1`` norms of the weights, or by
             ``activations`` on 512 training images.
+        kernel_transforms: A learned matrix between kernel sizes, instead of a crop alone (Once-for-All, sec. 3.3).
         dims: What was given under the names of :data:`~ofa.supernet.dims.DIM_KINDS`, which stand among the other keys:
             lists of values or shares (``"75%"``), or mappings from stages to lists; see
             :class:`~ofa.supernet.choices.Choices`.
@@ -156,6 +157,7 @@ class TrainConfig:
         compile: ``torch.compile`` the largest and the smallest subnet, which are the same at every step.
         sync_batch_norm: Of several processes, batch normalisation takes its statistics from the images of all; without,
             from those of each. It costs a message per layer and pass.
+        device: Where training computes; ``auto`` takes a GPU if there is one.
         seed: Decides initial weights, the order of images and the subnets.
         keep_checkpoints: How many of the latest are kept.
         checkpoint_minutes: A checkpoint at least this often, besides the one after every epoch.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 
 from ofa.deploy import Deployed, ExportOptions, TargetError, deploy, verify_bundle
+from ofa.deploy.targets import Quantization
 from ofa.deploy.walk_down import Measure
 from ofa.engine import Processes
 from ofa.errors import UsageError
@@ -82,6 +84,26 @@ def test_another_opset_is_made_anew(run: Run, ladder: list[dict[str, Any]], tmp_
     (again,) = go(run, ladder, tmp_path, [9.0], options=older)
     assert [entry.kept for entry in (first, other, again)] == [False, False, True]
     assert onnx.load(again.path / "model.onnx").opset_import[0].version == 17
+
+
+def test_int8_that_costs_more_than_may_be_is_made_anew(
+    run: Run, ladder: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = go(run, ladder, tmp_path, [9.0], 5.0)
+    assert first.info is not None
+    costs = Quantization(
+        loss_points=0.4, all_int8_loss_points=0.4, float_nodes=(), num_nodes=3, num_calibration_images=8
+    )
+    said = replace(first.info, model=replace(first.info.model, quantization=costs))
+    monkeypatch.setattr("ofa.deploy.deployment.read_bundle", lambda path: said)
+    assert go(run, ladder, tmp_path, [9.0], options=ExportOptions(max_loss_points=0.4))[0].kept
+    assert not go(run, ladder, tmp_path, [9.0], 5.0, options=ExportOptions(max_loss_points=0.3))[0].kept
+
+
+@pytest.mark.parametrize("points", [-1.0, float("nan")])
+def test_what_int8_may_cost_is_a_number_from_0_up(points: float) -> None:
+    with pytest.raises(UsageError, match=f"--max-loss must be 0 or more points of the metric, not {points:g}"):
+        ExportOptions(max_loss_points=points)
 
 
 def test_nothing_is_begun_if_one_cannot_be(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:

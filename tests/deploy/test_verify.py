@@ -59,7 +59,7 @@ def test_a_good_bundle_holds(bundle: Path) -> None:
     result = verify_bundle(bundle, device=DEVICE, measure=Stopwatch(4.1))
     assert result.ok
     rows = {check.name: check for check in result.checks}
-    assert {"format", *FILES, "parity", "accuracy", "latency"} <= set(rows)
+    assert {*FILES, "parity", "accuracy", "latency"} <= set(rows)
     assert rows["latency"].found == "p50 4.100 ms (p10 3.690, p50 4.100, p90 4.510, repeats to 0.5 %)"
     reseal(bundle)
     assert verify_bundle(bundle).ok

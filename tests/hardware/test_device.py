@@ -80,7 +80,7 @@ def test_unknown_device_lists_the_known_ones():
         ("runtime: onnxruntime\nprecision: fp8\n", "precision cannot be 'fp8'; choices: fp32"),
         ("runtime: litert\nprecision: fp16\n", "'fp16' with runtime 'litert'; choices: fp32"),
         ("runtime: onnxruntime\nhost: moon\n", "unknown name 'moon'"),
-        ("- a list\n", "must hold a mapping"),
+        ("- a list\n", "must be a mapping"),
         ("runtime: [\n", "not valid YAML"),
     ],
 )

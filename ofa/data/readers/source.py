@@ -221,7 +221,9 @@ def check_labelled(source: Labelled) -> None:
     assert len(source.labels) == len(source.samples) > source.num_test
     assert source.groups is None or source.groups.shape == source.labels.shape
     if len(source.classes) < 2:
-        raise DataError(f"the data has a single class, {', '.join(source.classes)}; there is nothing to tell apart")
+        raise DataError(
+            f"the data has a single class, {', '.join(source.classes)}; there is nothing to tell apart: give more"
+        )
 
 
 @dataclass(frozen=True, eq=False)

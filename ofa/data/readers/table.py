@@ -158,8 +158,10 @@ def csv_lines(path: Path, *, holds: str, is_plain: bool = False) -> list[tuple[i
 
 def _csv_columns(path: Path, config: DataConfig, options: Options, *, holds: str, is_plain: bool) -> dict[str, Values]:
     lines = csv_lines(path, holds=holds, is_plain=is_plain)
+    if not lines:
+        raise DataError(f"{path} is empty; it should be {holds}")
     by_number = isinstance(config.label_column, int)  # then no line names them
-    header = [name.strip() for name in lines[0][1]] if lines else []
+    header = [name.strip() for name in lines[0][1]]
     header, lines = ([*map(str, range(len(header)))], lines) if by_number else (header, lines[1:])
     names = named_columns(path, config, options(header), header)
     for number, row in lines:

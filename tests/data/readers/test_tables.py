@@ -247,7 +247,7 @@ def test_all_missing_files_are_told_at_once(files: Path) -> None:
         (["path,label,split", "images/a/000.png,cat,trian"], "unknown split 'trian'; did you mean 'train'"),
         (["path,label,split", "images/a/000.png,cat,test"], "found no images to train on"),
         (["path,label"], "has no rows"),
-        ([], "unknown column 'path'"),
+        ([], "list.csv is empty; it should be a .csv file"),
         (["path,label", 'images/a/000.png,"cat'], "is not a CSV file in UTF-8"),
     ],
 )
