@@ -205,6 +205,8 @@ def export(result: ExportResult, **_: Any) -> None:
             f"  INT8 costs {quantization.loss_points:.2f} points on the search split, "
             f"{len(quantization.float_nodes)} of {quantization.num_nodes} nodes in floating point"
         )
+        if quantization.kernels:
+            say(f"  {quantization.kernels}")
 
 
 @command_of(workflow.deploy)

@@ -28,8 +28,9 @@ MORE_BYTES = {"fp32": {"layers": 560}, "fp16": {"layers": 600}, "bf16": {"layers
 """Of a graph: its nodes and names, for each convolution or product with what belongs to it (activation, sum, Q/DQ)."""
 MORE_BYTES_OF = {
     "openvino": {"fp32": {"layers": 2750}, "fp16": {"layers": 2800}, "int8": {"layers": 11000}},  # XML
-    "executorch": {"fp32": {"layers": 1000}},
-    "litert": {"fp32": {"layers": 1850}},
+    "executorch": {"fp32": {"layers": 1000}, "int8": {"layers": 1700}},
+    # Scales of four bytes and zero points of eight, of each channel, for weights and for biases.
+    "litert": {"fp32": {"layers": 1850}, "int8": {"layers": 1300, "biases": 28}},
 }
 """The same where the file is no ONNX graph, by runtime."""
 INT8_BIAS_BYTES = {"biases": 9}  # more of each channel in an ONNX file: zero points, and a scale of the bias

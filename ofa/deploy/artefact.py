@@ -19,13 +19,14 @@ from ofa.deploy.bundle import BundleInfo, FileScore, Latency, ModelInfo, Parity,
 from ofa.deploy.departure import first_departure
 from ofa.deploy.parity import NUM_PARITY_IMAGES, TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs
 from ofa.deploy.targets import Exported, Network, Target, TargetError, target_of
-from ofa.deploy.targets.network import Accuracy, HalfPrecision
+from ofa.deploy.targets.network import Accuracy, HalfPrecision, Quantization
 from ofa.errors import UsageError
 from ofa.files import atomic_path, write_json_atomic
 from ofa.formats import FORMATS
 from ofa.formats.onnx import DYNAMO_OPSET, check_opset
 from ofa.formats.onnx_int8 import LEAST_INT8_OPSET
 from ofa.hardware import Device
+from ofa.hardware.runtimes import RUNTIMES, HasKernels
 from ofa.nn.structure import own_tensors
 from ofa.progress import Progress
 from ofa.setting import Setting
@@ -181,6 +182,7 @@ def make_artefact(
                 raise ParityError(
                     _explain(str(error), exported, network, target, setting, images, keep_failed)
                 ) from None
+            quantization = _counted(exported.quantization, file, setting)
         sample_outputs = exported.reference(feed.first("test", evaluator.task.num_samples))
     return Artefact(
         arch=dict(canonical),
@@ -193,7 +195,7 @@ def make_artefact(
             batch=network.batch,
             output=feed.output,
             num_params=num_params,
-            quantization=exported.quantization,
+            quantization=quantization,
         ),
         files=exported.files,
         parity=Parity(
@@ -205,6 +207,18 @@ def make_artefact(
         ),
         preprocessing=spec,
         sample_outputs=sample_outputs,
+    )
+
+
+def _counted(quantization: Quantization | None, file: Path, setting: Setting) -> Quantization | None:
+    """With what the file's kernels are."""
+    if quantization is None or not RUNTIMES[setting.runtime]().on_cpu:
+        return quantization
+    session = RUNTIMES[setting.runtime]().prepare(file, setting)
+    assert isinstance(session, HasKernels)
+    kernels = session.kernels()
+    return replace(
+        quantization, int8_macs_percent=round(kernels.int8_percent, 2), num_conversions=kernels.num_conversions
     )
 
 

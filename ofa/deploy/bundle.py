@@ -27,9 +27,9 @@ from ofa.metrics import Score
 from ofa.states import Speed
 from ofa.tasks import TASKS, Classification, Samples, Task, task_from_json
 
-FORMATS = (2, 3, 4)
-"""4: the speed that latencies are stated at. 3: pictures of any proportions, channels and bits. 2: any target, whole
-distribution of the latency, outputs instead of logits. 1 was ``model.onnx`` in fp32 only.
+FORMATS = (2, 3, 4, 5)
+"""5: the share of INT8. 4: the speed that latencies are stated at. 3: pictures of any proportions, channels and bits.
+2: any target, whole distribution of the latency, outputs instead of logits. 1 was ``model.onnx`` in fp32 only.
 """
 
 INFO, CARD, PREDICT, OUTPUTS = ("bundle.json", "README.md", "predict.py", "samples/outputs.npy")

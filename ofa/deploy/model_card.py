@@ -10,6 +10,7 @@ import jinja2
 import yaml
 
 from ofa.config import from_mapping
+from ofa.deploy.targets.network import Quantization
 from ofa.formats.onnx import versions_text
 from ofa.states import Speed
 from ofa.tasks import Task
@@ -69,6 +70,7 @@ def model_card(
             }
         ],
     }
+    quantization = network.get("quantization")
     files = ", ".join(f"`{name}` ({len(data) / 1e6:.2f} MB)" for name, data in model_files.items())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ofa.deploy"), trim_blocks=True, keep_trailing_newline=True, autoescape=False
@@ -93,6 +95,7 @@ def model_card(
         files=files,
         format=_format(network["target"], model_files),
         precision=PRECISIONS[network["precision"]],
+        kernels=quantization and from_mapping(Quantization, quantization, where="quantization").kernels,
         library=LIBRARIES.get(network["runtime"], network["runtime"]),
     )
 

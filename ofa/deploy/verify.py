@@ -23,10 +23,11 @@ from ofa.deploy.checked_folder import SUMS, refused, sums_text, unlisted
 from ofa.deploy.foreign_graph import problem_of
 from ofa.deploy.parity import TOLERANCES, Images, Outputs, ParityError, compare_outputs, load_outputs
 from ofa.deploy.predict_script import is_ours
+from ofa.deploy.targets.network import int8_text
 from ofa.files import sha256_of_file
 from ofa.hardware import Device
 from ofa.hardware.apart import apart
-from ofa.hardware.runtimes import RUNTIMES, ModelError, NotInstalledError
+from ofa.hardware.runtimes import RUNTIMES, HasKernels, ModelError, NotInstalledError, Runtime
 from ofa.progress import Progress
 from ofa.setting import Setting
 from ofa.states import MIN_CHANGE, Speed, change_text
@@ -34,6 +35,7 @@ from ofa.states import MIN_CHANGE, Speed, change_text
 MAX_FILE_BYTES = (1 << 31) - 1  # an ONNX file cannot be larger
 NUM_TOGETHER = 64
 MAX_SLACK = 0.01  # share of a metric
+MAX_LESS_INT8 = 1.0  # percentage points of the multiply-accumulates
 NOT_AN_ARRAY = (OSError, ValueError, EOFError, SyntaxError)  # what numpy makes of a damaged header
 MAX_MEASUREMENTS, PAUSE_SECONDS = 3, 5.0
 MAX_REPEATABILITY_PERCENT = 3.0
@@ -195,6 +197,9 @@ def _check_model(
             yield Check("parity", False, agrees, str(error))
             return
         yield Check("parity", True, agrees, f"largest difference {difference:.2g}")
+        quantization = info.model.quantization
+        if quantization is not None and quantization.int8_macs_percent is not None:
+            yield _check_kernels(quantization.int8_macs_percent, runtime, model, here)
         metric, labels = info.task.metric, info.task.truth(info.sample_labels, info.preprocessing, root)
         ours, promised = (_value(info, outputs, labels) for outputs in (found, expected))
         # Outputs need not be equal to the last bit; a metric that counts does not notice so little.
@@ -209,6 +214,18 @@ def _check_model(
         )
         if own:
             yield _check_own(info, own, read, run, progress)
+
+
+def _check_kernels(promised_percent: float, runtime: Runtime, model: Path, setting: Setting) -> Check:
+    """Whether as much is computed in eight bits here as was promised; another CPU may have other kernels."""
+    try:
+        session = runtime.prepare(model, setting)
+        assert isinstance(session, HasKernels)
+        kernels = session.kernels()
+    except (ModelError, NotInstalledError) as error:
+        return Check("INT8", False, int8_text(promised_percent), str(error))
+    found = int8_text(kernels.int8_percent, kernels.num_conversions)
+    return Check("INT8", kernels.int8_percent >= promised_percent - MAX_LESS_INT8, int8_text(promised_percent), found)
 
 
 def _value(info: BundleInfo, outputs: Outputs, labels: npt.NDArray[np.generic]) -> float:

@@ -9,21 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ofa.errors import OfaError, UsageError
+from ofa.formats.calibration import RANGE_FOR_TIMING, QuantizationError, Ranges, check_known, checked
 from ofa.formats.quiet import without_log
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-RANGE_FOR_TIMING = (-1.0, 1.0)
-
-Ranges = Mapping[str, tuple[float, float]]
-"""Least and greatest value of each tensor, by its name."""
-
-
-class QuantizationError(OfaError, ValueError):
-    """A graph cannot be quantized as asked."""
-
 
 QUANTIZED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that are computed in INT8; others are at most passed through."""
@@ -67,9 +57,7 @@ def quantize_qdq(
     model = onnx.shape_inference.infer_shapes(model)
     own_initializers(model)
     graph = model.graph
-    unknown = sorted(set(float_nodes) - {node.name for node in graph.node})
-    if unknown:
-        raise QuantizationError(f"the graph has no node {unknown[0]!r} to keep in floating point; export it again")
+    check_known(float_nodes, {node.name for node in graph.node})
     names = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     if ranges is None:
         ranges = dict.fromkeys(sorted(names), RANGE_FOR_TIMING)
@@ -112,7 +100,7 @@ def own_initializers(model: ModelProto) -> None:
         graph.node.remove(node)
 
 
-def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generic]]) -> dict[str, tuple[float, float]]:
+def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generic]]) -> Ranges:
     """Least and greatest value of every floating-point tensor over calibration images, on one thread.
 
     ONNX Runtime's own calibrater gives the same, but runs graphs that are not optimised, several times slower.
@@ -122,8 +110,7 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
         batches: Normalised images of the shape of the model's input, ``(N, C, H, W)``.
 
     Raises:
-        ValueError: If there are no images.
-        QuantizationError: If a tensor is not finite on these images.
+        UsageError, QuantizationError: See :func:`~ofa.formats.calibration.checked`.
     """
     import onnx
     import onnxruntime
@@ -150,15 +137,10 @@ def activation_ranges(model: ModelProto, batches: Iterable[npt.NDArray[np.generi
     session = onnxruntime.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = [np.array(session.run(None, {images_name: images}), dtype=np.float64).reshape(2, -1) for images in batches]
     if not found:
-        raise UsageError("calibration of activations needs at least one batch of images")
+        return checked({})
     extremes = np.array(found)
     lows, highs = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
-    for name, low, high in zip(names, lows, highs, strict=True):
-        if not np.isfinite([low, high]).all():
-            raise QuantizationError(
-                f"tensor {name!r} reaches from {low} to {high} on calibration images; check the weights"
-            )
-    return dict(zip(names, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
+    return checked(dict(zip(names, zip(lows.tolist(), highs.tolist(), strict=True), strict=True)))
 
 
 def nodes_by_place(model: ModelProto, blocks: Mapping[str, str], places: Collection[str]) -> dict[str, list[str]]:

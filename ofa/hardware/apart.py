@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ofa.hardware.runtimes import Model, ModelError, NotInstalledError, Runtime
+from ofa.hardware.runtimes import Kernels, Model, ModelError, NotInstalledError, Runtime
 from ofa.hardware.runtimes.session import Array, Arrays, Run
 from ofa.setting import Setting
 
@@ -101,6 +101,10 @@ class _Session:
     def run(self, inputs: Arrays) -> list[Array]:
         return self.ask({}, inputs)
 
+    def kernels(self) -> Kernels:
+        (counts,) = self.ask({"kernels": True})
+        return Kernels(*map(int, counts))
+
     def ask(self, request: Mapping[str, Any], inputs: Arrays | None = None) -> list[Array]:
         """One answer; :class:`ModelError` if it is a refusal, or if the process has ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -154,6 +158,8 @@ def serve() -> None:
         try:
             if session is None:
                 session, outputs = _load(request), list[Array]()
+            elif "kernels" in request:
+                outputs = [np.array(session.kernels())]
             else:
                 outputs = session.run(dict(zip(request["names"], arrays, strict=True)))
         # Whatever a runtime makes of a stranger's network is its answer.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
+from ofa.formats.calibration import Ranges
 from ofa.formats.onnx import INPUT, export_for_timing, to_bytes
 from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware.runtimes import RUNTIMES
@@ -68,7 +69,7 @@ class MixedPrecisionEvaluator:
     per: Per = "block"
     num_calibration_images: int = 256
     _last: tuple[Arch, int, ModelProto] | None = field(default=None, repr=False)
-    _last_ranges: dict[str, tuple[float, float]] | None = field(default=None, repr=False)
+    _last_ranges: Ranges | None = field(default=None, repr=False)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -152,7 +153,7 @@ def _quantized(
     supernet: Supernet,
     graph: ModelProto,
     precisions: Mapping[str, str],
-    ranges: Mapping[str, tuple[float, float]] | None = None,
+    ranges: Ranges | None = None,
 ) -> bytes:
     """The graph in INT8; where some slots are in fp32, all nodes stay so that are of no INT8 place."""
     float_nodes = []

@@ -21,7 +21,7 @@ from ofa.search.search_files import Percentiles, archs_of, read_front, read_sele
 from ofa.space import Arch, SearchSpace, SpaceError
 from ofa.states import States, states_from
 
-BUNDLE_FORMATS = (1, 2, 3, 4)
+BUNDLE_FORMATS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ def test_same_inputs_give_the_same_bytes(exported: ExportResult, contents: dict[
 
 def test_holds_what_the_contract_says(exported: ExportResult, check_sums: Callable[[Path], object]) -> None:
     info = json.loads((exported.path / "bundle.json").read_text())
-    assert info["format"] == 4
+    assert info["format"] == 5
     keys = "arch model device fingerprint budget_ms latency_ms top1_percent preprocessing classes provenance files"
     assert set(keys.split()) <= set(info)
     assert {"p10", "p50", "p90"} <= set(info["latency_ms"])
@@ -140,7 +140,7 @@ def test_unreadable_bundles_say_why(bundle: Path, tmp_path: Path) -> None:
     text = file.read_text()
     cases = [
         (text[:100], "truncated or not JSON"),
-        (text.replace('"format": 4', '"format": 5'), "format 5, this version reads 2 and 3 and 4"),
+        (text.replace('"format": 5', '"format": 6'), "format 6, this version reads 2 and 3 and 4 and 5"),
         (text.replace('"budget_ms"', '"bugdet_ms"'), "did you mean 'budget_ms'"),
         (text.replace('"color": "L"', '"color": "CMYK"'), "color cannot be 'CMYK'"),
         (text.replace("        32,\n", "        320000,\n"), "resize needs heights and widths of 1 to 4096"),

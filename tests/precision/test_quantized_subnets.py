@@ -8,8 +8,9 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import nn
 
+from ofa.formats.calibration import QuantizationError
 from ofa.formats.onnx import export_for_timing
-from ofa.formats.onnx_int8 import QuantizationError, activation_ranges, nodes_by_place, quantize_qdq
+from ofa.formats.onnx_int8 import activation_ranges, nodes_by_place, quantize_qdq
 from ofa.hardware import load_device, measure
 from ofa.hardware.timed_models import export_model
 from ofa.precision import split_precision, standing_slots

@@ -49,7 +49,7 @@ class Target:
             OpsetError: If the network cannot be written in its opset.
         """
         if setting.precision == "int8":
-            exported = export_int8(network, setting)
+            exported = export_int8(network, setting, self.format, self.files[0])
         else:
             model = FORMATS[self.format].to_ship(network.module, network)
             exported = Exported(files={self.files[0]: model}, reference=network.outputs)
@@ -75,10 +75,10 @@ TARGETS = {
         convert=lambda model, setting: to_openvino(model),
     ),
     "executorch": Target(
-        runtimes=("executorch",), precisions=("fp32",), files=("model.pte",), format="pte", free_batch=False
+        runtimes=("executorch",), precisions=("fp32", "int8"), files=("model.pte",), format="pte", free_batch=False
     ),
     "litert": Target(
-        runtimes=("litert",), precisions=("fp32",), files=("model.tflite",), format="tflite", free_batch=False
+        runtimes=("litert",), precisions=("fp32", "int8"), files=("model.tflite",), format="tflite", free_batch=False
     ),
     "tensorrt": Target(
         runtimes=("tensorrt",),

@@ -1,71 +1,98 @@
-"""ONNX in INT8: Q/DQ nodes around what is quantized, and sensitive nodes in floating point."""
+"""INT8: what can be is quantized, and sensitive nodes stay in floating point."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ofa.deploy.parity import load_outputs
 from ofa.deploy.targets.network import Exported, FloatNodes, Images, Network, Outputs, Quantization
-from ofa.formats import onnx_to_ship
-from ofa.formats.onnx import to_bytes
-from ofa.formats.onnx_int8 import QUANTIZED_OPERATORS, SYMMETRIC_RUNTIMES, activation_ranges, quantize_qdq
-from ofa.hardware.runtimes.onnxruntime import OnnxRuntimeAsWritten
+from ofa.formats import FORMATS
+from ofa.hardware.runtimes import Model, Runtime
+from ofa.hardware.runtimes.litert import LiteRt, LiteRtWithoutXnnpack
+from ofa.hardware.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeAsWritten
+from ofa.hardware.runtimes.torch_module import TorchGraph
 from ofa.setting import REFERENCE, Setting
 
-FILE = "model.onnx"
 NUM_RANKING_IMAGES = 32
 
 
-def export_int8(network: Network, setting: Setting) -> Exported:
-    """The network as an ONNX graph in INT8, under the name of :data:`FILE`.
+@dataclass(frozen=True)
+class _Run:
+    """What runs networks of a format beside the device's runtime.
+
+    Args:
+        fast: What is in floating point, and what nodes are ranked by.
+        reference: What the file should compute, by other kernels.
+    """
+
+    fast: Callable[[], Runtime]
+    reference: Callable[[], Runtime]
+
+
+RUN = {
+    "onnx": _Run(OnnxRuntime, OnnxRuntimeAsWritten),
+    "pte": _Run(TorchGraph, TorchGraph),
+    "tflite": _Run(LiteRt, LiteRtWithoutXnnpack),
+}
+"""By the name of the format, as in :data:`ofa.formats.FORMATS`."""
+
+
+def export_int8(network: Network, setting: Setting, format: str, file: str) -> Exported:
+    """The network in INT8, as a file of this format and name.
 
     Weights are quantized per channel, activations with ranges from calibration images (their least and greatest
     values). What INT8 costs is measured; where it is more than allowed, the nodes that it harms most stay in floating
     point: :func:`find_float_nodes`.
     """
-    accuracy = network.accuracy
+    accuracy, run = network.accuracy, RUN[format]
     assert accuracy is not None
-    model = onnx_to_ship(network.module, network)
     size = network.batch or 1
     starts = range(0, len(accuracy.calibration_images) - size + 1, size)
-    ranges = activation_ranges(model, (accuracy.calibration_images[start : start + size] for start in starts))
+    batches = (accuracy.calibration_images[start : start + size] for start in starts)
+    to_calibrate = FORMATS[format].to_calibrate
+    assert to_calibrate is not None
+    calibrated = to_calibrate(network.module, network, batches, setting)
 
-    def quantize(float_nodes: Collection[str]) -> bytes:
-        quantized = quantize_qdq(
-            model, ranges, float_nodes=float_nodes, symmetric=setting.runtime in SYMMETRIC_RUNTIMES
+    def load(model: Model, runtime: Callable[[], Runtime] | None, where: Setting) -> Callable[[Images], Outputs]:
+        return load_outputs(
+            model, setting=where, batch=network.batch, runtime=runtime and runtime(), input_name=network.input
         )
-        return to_bytes(quantized)
 
-    def outputs(model: bytes, images: Images, where: Setting = REFERENCE) -> Outputs:
-        return load_outputs(model, setting=where, batch=network.batch, input_name=network.input)(images)
+    @functools.cache
+    def file_of(float_nodes: frozenset[str]) -> bytes:
+        return calibrated.to_file(calibrated.quantize(float_nodes))
 
+    here = REFERENCE if format == "onnx" else Setting(runtime=setting.runtime)
     runs_here = REFERENCE if setting.runtime == "trtexec" else setting  # which takes seconds a call
-    plain = to_bytes(model)
-    nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED_OPERATORS]
-    reference = accuracy.worth(outputs(plain, accuracy.images))
+    plain = load(calibrated.plain, run.fast, here)
+    reference = accuracy.worth(plain(accuracy.images))
     few = accuracy.calibration_images[:NUM_RANKING_IMAGES]
 
     def loss_points(float_nodes: Collection[str]) -> float:
-        found = outputs(quantize(float_nodes), accuracy.images, runs_here)
+        found = load(file_of(frozenset(float_nodes)), None, runs_here)(accuracy.images)
         return reference - accuracy.worth(found)
 
-    expected = outputs(plain, few)
+    @functools.cache
+    def expected() -> Outputs:
+        return plain(few)
 
     def harm(node: str) -> float:
-        others = [name for name in nodes if name != node]
-        return float(np.mean((outputs(quantize(others), few) - expected) ** 2))
+        others = [name for name in calibrated.nodes if name != node]
+        found = load(calibrated.quantize(others), run.fast, here)(few)
+        return float(np.mean((found - expected()) ** 2))
 
-    choice = find_float_nodes(nodes, loss_points, harm, max_loss_points=accuracy.max_loss_points)
-    quantized = quantize(choice.float_nodes)
+    choice = find_float_nodes(calibrated.nodes, loss_points, harm, max_loss_points=accuracy.max_loss_points)
     return Exported(
-        files={FILE: quantized},
-        reference=load_outputs(
-            quantized, batch=network.batch, runtime=OnnxRuntimeAsWritten(), input_name=network.input
-        ),
+        files={file: file_of(frozenset(choice.float_nodes))},
+        reference=load(calibrated.quantize(choice.float_nodes), run.reference, here),
         quantization=Quantization(
-            **vars(choice), num_nodes=len(nodes), num_calibration_images=len(accuracy.calibration_images)
+            **vars(choice),
+            num_nodes=len(calibrated.nodes),
+            num_calibration_images=len(accuracy.calibration_images),
         ),
     )
 

@@ -18,6 +18,7 @@ from ofa.formats import Shipped
 from ofa.inputs import Inputs
 
 NUM_TOGETHER = 8
+LEAST_INT8_PERCENT = 95.0
 
 
 class TargetError(OfaError, ValueError):
@@ -94,10 +95,31 @@ class Quantization(FloatNodes):
 
     Args:
         num_nodes: Nodes that could be in INT8.
+        int8_macs_percent: Share of the multiply-accumulates that are done by kernels of eight bits, weights and
+            activations; ``None`` where that is not known: in TensorRT, and in bundles of earlier versions.
+        num_conversions: Kernels that only lead from floats to eight bits or back; those at both ends count.
     """
 
     num_nodes: int
     num_calibration_images: int
+    int8_macs_percent: float | None = None
+    num_conversions: int | None = None
+
+    @property
+    def kernels(self) -> str:
+        """How much of the network is in INT8, in words, with a warning where that is little; nothing if not known."""
+        if self.int8_macs_percent is None:
+            return ""
+        text = int8_text(self.int8_macs_percent, self.num_conversions)
+        if self.int8_macs_percent >= LEAST_INT8_PERCENT:
+            return text
+        return f"{text}: less than {LEAST_INT8_PERCENT:g} %; compare its latency with that of fp32"
+
+
+def int8_text(macs_percent: float, num_conversions: int | None = None) -> str:
+    """How much of a network is in INT8, in words."""
+    text = f"{macs_percent:.1f} % of multiply-accumulates in INT8"
+    return text if num_conversions is None else f"{text}, {num_conversions} conversions"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ofa.hardware.runtimes.executorch import ExecuTorch
+from ofa.hardware.runtimes.kernels import HasKernels, Kernels
 from ofa.hardware.runtimes.litert import LiteRt
 from ofa.hardware.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from ofa.hardware.runtimes.openvino import OpenVino
@@ -14,7 +15,17 @@ from ofa.hardware.runtimes.torch_module import ShapedModule, TorchCompiled, Torc
 from ofa.hardware.runtimes.trtexec import TrtExec
 from ofa.optional import NotInstalledError
 
-__all__ = ["RUNTIMES", "Model", "ModelError", "NotInstalledError", "Runtime", "Session", "ShapedModule"]
+__all__ = [
+    "RUNTIMES",
+    "HasKernels",
+    "Kernels",
+    "Model",
+    "ModelError",
+    "NotInstalledError",
+    "Runtime",
+    "Session",
+    "ShapedModule",
+]
 
 RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "onnxruntime": OnnxRuntime,

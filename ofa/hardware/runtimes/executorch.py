@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa.hardware.runtimes.kernels import Kernels, executorch_kernels
 from ofa.hardware.runtimes.session import (
     Array,
     Arrays,
@@ -37,7 +38,7 @@ class ExecuTorch:
     """Takes programs that were lowered to XNNPACK when they were exported."""
 
     format: str = "pte"
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32", "int8")
     on_cpu = True
 
     def prepare(self, model: Model, setting: Setting) -> ExecuTorchSession:
@@ -87,3 +88,6 @@ class ExecuTorchSession:
         torch = require("torch", "torch")
         tensors = [torch.from_numpy(array) for array in inputs.values()]
         return lambda: self._method.execute(tensors)  # which holds this session, and so the program's bytes
+
+    def kernels(self) -> Kernels:
+        return executorch_kernels(self._data)

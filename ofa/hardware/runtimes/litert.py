@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa.hardware.runtimes.kernels import Kernels, litert_kernels
 from ofa.hardware.runtimes.session import (
     Array,
     Arrays,
@@ -28,8 +29,9 @@ class LiteRt:
     """Takes ``.tflite`` files; XNNPACK computes what it knows."""
 
     format: str = "tflite"
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32", "int8")
     on_cpu = True
+    resolver = "AUTO"
 
     def prepare(self, model: Model, setting: Setting) -> LiteRtSession:
         """Load the bytes or the path of a ``.tflite`` file."""
@@ -38,21 +40,31 @@ class LiteRt:
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         try:
             with without_notes():
-                interpreter = interpreters.Interpreter(model_content=data, num_threads=setting.threads)
+                interpreter = interpreters.Interpreter(
+                    model_content=data,
+                    num_threads=setting.threads,
+                    experimental_op_resolver_type=interpreters.OpResolverType[self.resolver],
+                )
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{what} is not a valid LiteRT model ({error}); export it again") from None
-        return LiteRtSession(interpreter)
+        return LiteRtSession(interpreter, data)
 
     def versions(self) -> dict[str, str]:
         return package_versions("ai-edge-litert", extra=EXTRA)
 
 
+class LiteRtWithoutXnnpack(LiteRt):
+    """With LiteRT's own kernels, which are slower: what XNNPACK's are compared with."""
+
+    resolver = "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
+
+
 class LiteRtSession:
     """An interpreter with its tensors."""
 
-    def __init__(self, interpreter: Any) -> None:
-        self._interpreter = interpreter
+    def __init__(self, interpreter: Any, data: bytes) -> None:
+        self._interpreter, self._data = interpreter, data
         self._inputs, self._outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
     def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
@@ -72,6 +84,9 @@ class LiteRtSession:
         self._set(inputs)  # XNNPACK leaves the input as it is
         run: Run = self._interpreter.invoke
         return run
+
+    def kernels(self) -> Kernels:
+        return litert_kernels(self._data)
 
     def _set(self, inputs: Arrays) -> None:
         for entry, array in zip(self._inputs, inputs.values(), strict=True):  # in order: exporters rename inputs

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ofa.hardware.runtimes.kernels import Kernels, onnx_kernels
 from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
 from ofa.setting import Setting
@@ -19,8 +21,8 @@ _DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "int
 class OnnxSession:
     """A loaded model."""
 
-    def __init__(self, session: Any, batch: int) -> None:
-        self._session, self._batch = session, batch
+    def __init__(self, session: Any, batch: int, model: Model, runtime: OnnxRuntime) -> None:
+        self._session, self._batch, self._model, self._runtime = session, batch, model, runtime
 
     def random_inputs(self, rng: np.random.Generator) -> dict[str, Array]:
         inputs = [
@@ -33,6 +35,9 @@ class OnnxSession:
 
     def prepared(self, inputs: Arrays) -> Run:
         return partial(self.run, inputs)
+
+    def kernels(self) -> Kernels:
+        return onnx_kernels(self._model, partial(self._runtime.optimize, self._model))
 
 
 class _CudaSession(OnnxSession):
@@ -65,26 +70,34 @@ class OnnxRuntime:
 
     def prepare(self, model: Model, setting: Setting) -> OnnxSession:
         """Load ONNX bytes, or an ONNX file."""
+        return self.session_type(self._load(model, setting.threads), setting.batch, model, self)
+
+    def optimize(self, model: Model, path: Path) -> None:
+        """Write the graph that is run in the end, which holds for this machine alone."""
+        self._load(model, 1, optimized_model_filepath=str(path))
+
+    def _load(self, model: Model, threads: int, **further: str) -> Any:
         onnxruntime = require("onnxruntime", self.extra)
         errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = setting.threads
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.optimization)
         options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
         # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for name, value in further.items():
+            setattr(options, name, value)
         what = check_exists(model, "an ONNX")
         try:
-            session = onnxruntime.InferenceSession(
+            return onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=self._providers(onnxruntime)
             )
         except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail) as error:
             raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
         except errors.NotImplemented as error:
             raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
-        return self.session_type(session, setting.batch)
 
     def versions(self) -> dict[str, str]:
         return package_versions("onnxruntime", extra=self.extra)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ofa.hardware.runtimes.kernels import Kernels, openvino_kernels
 from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import extra, package_versions, require
 from ofa.setting import Setting
@@ -75,3 +76,6 @@ class OpenVinoSession:
     def prepared(self, inputs: Arrays) -> Run:
         self._request.infer(dict(inputs))  # leaves the inputs in the request
         return partial(self._request.infer, None, share_outputs=True)
+
+    def kernels(self) -> Kernels:
+        return openvino_kernels(self._compiled)

@@ -68,6 +68,15 @@ class TorchEager:
         return module
 
 
+class TorchGraph(TorchEager):
+    """An exported graph, which takes inputs of one shape and type: what a file that is made of it should compute."""
+
+    def prepare(self, model: Model, setting: Setting) -> TorchSession:
+        torch = require("torch", "torch")
+        assert callable(model)
+        return TorchSession(model, (), None, self.accelerator, torch.get_num_threads())
+
+
 class TorchCompiled(TorchEager):
     """Compiled by Inductor; a minute of compiling for a whole network."""
 
@@ -156,7 +165,7 @@ class TorchSession:
         torch.set_num_threads(self._threads)
         (array,) = inputs.values()
         layout = torch.channels_last if array.ndim == 4 else torch.contiguous_format
-        images = torch.from_numpy(array).to(self._accelerator, self._dtype, memory_format=layout)
+        images = torch.from_numpy(array).to(device=self._accelerator, dtype=self._dtype, memory_format=layout)
         inference = torch.inference_mode()(self._function)
         if self._accelerator == "cpu":
             return partial(inference, images)
