@@ -633,10 +633,8 @@ def search(
             progress=progress,
             settings=settings,
         )
-    if workers is not None or ray is not None:
-        raise UsageError("--workers and --ray do not go with --precision; leave one of them out")
     given = {"--max": limits, "--fleet": fleet, "--start-from": start_from, "--evaluations": evaluations}
-    for name in (name for name, value in given.items() if value):
+    for name in (name for name, value in {**given, "--workers": workers, "--ray": ray}.items() if value):
         raise UsageError(f"{name} does not go with --precision; leave one of them out")
     pair = _pair_of_devices(devices, int8_device, precision)
     from ofa.precision.mixed_search import search_mixed
