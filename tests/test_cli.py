@@ -94,6 +94,12 @@ def broken(run: Path, tmp_path: Path) -> Path:
         (["profile", "--run", "ofa_mobilenetv3_tinny", "--device", "cpu-1t"], "did you mean 'ofa_mobilenetv3_tiny'?"),
         (["profile", "--run", "ofa_mobilenetv3_tiny", "--device", "cpu-1"], "cpu-1t"),
         (["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1"], "no run folder at nowhere"),
+        (["search", "--run", "nowhere", "--device", "cpu-1t"], "for --budget-ms X, for --min-metric X, or for both"),
+        (["search", "--run", "nowhere", "--device", "cpu-1t", "--min-top1", "90"], "no run folder at nowhere"),
+        (
+            ["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1", "--replace-below", "60"],
+            "a chance between 0 and 1, such as 0.6, not 60",
+        ),
         (["verify", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "no run folder at nowhere"),
         (["push", "nowhere", "me/flowers"], "nowhere is neither a run nor a bundle: there is no such folder"),
