@@ -19,6 +19,7 @@ from ofa.config import ConfigError, from_mapping
 from ofa.errors import UsageError, shown, unknown_name_message
 
 MAX_TITLE = 100
+Z_95 = NormalDist().inv_cdf(0.975)
 Values = TypeVar("Values", float, npt.NDArray[np.float64])
 
 
@@ -116,6 +117,21 @@ class Metric:
             return float(row["low"]), float(row["high"])
         num_images = int(row["num_images"])
         return wilson_interval(round(row[self.name] / 100 * num_images), num_images)
+
+    def variances(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """How far values may be from the truth, by the samples that they were measured on: squares, shape ``(N,)``.
+
+        Args:
+            rows: Shape ``(N, len(columns))``, in the order of :attr:`columns`.
+
+        References:
+            Agresti and Coull 1998: a share with one more right and one more wrong, so that none is sure of 100 %.
+        """
+        if self.interval_by == "bootstrap":
+            return np.asarray(((rows[:, 3] - rows[:, 2]) / (2 * Z_95)) ** 2)
+        num_images = rows[:, 1]
+        share = (rows[:, 0] / 100 * num_images + 1) / (num_images + 2)
+        return np.asarray(100**2 * share * (1 - share) / num_images)
 
     def is_hopeless(self, value: float, num_images: int, floor: float) -> bool:
         """Whether what was found on so many samples is surely (99.9 %, one-sided) worse than ``floor``."""

@@ -550,8 +550,9 @@ class Searched:
 def search(
     run: Path | str,
     devices: Sequence[str],
-    budgets_ms: Sequence[float],
+    budgets_ms: Sequence[float] = (),
     *,
+    min_metric: Sequence[float] = (),
     tables: Path | str = TABLES,
     out: Path | str | None = None,
     num_evaluations: int = 80,
@@ -566,6 +567,7 @@ def search(
     start_from: Sequence[Path] = (),
     evaluations: Sequence[Path] = (),
     refine: bool = False,
+    replace_below: float = 0.6,
     state: str = "slow",
     percentile: int = 50,
     seed: int = 0,
@@ -579,6 +581,8 @@ def search(
     Asked again with other budgets, it answers at once from what it measured. Interrupted, it goes on.
 
     Args:
+        min_metric: The fastest subnet that is worth so much by the task's metric (at most so much, where less is
+            better), by what all evaluations say of it; beside budgets, or instead of them.
         out: Instead of RUN/search (RUN/mixed with --precision).
         num_evaluations: Subnets truly evaluated by the search, and as many by random search beside it.
         workers: Processes that evaluate subnets side by side, each with the data in its memory; this one if not given,
@@ -594,14 +598,21 @@ def search(
         start_from: front.csv of another search, whose front is evaluated first.
         evaluations: evaluations.csv from elsewhere, of the same weights: not evaluated again.
         refine: Look closely at new budgets, rather than answer from what was measured before.
+        replace_below: A faster subnet is picked instead of the best where its chance of being worse is below that.
 
     Raises:
         UsageError: If a table is missing or of another space, or options do not go together.
         InfeasibleBudgetError: If no subnet keeps a budget.
+        InfeasibleMetricError: If no subnet that was found is worth so much.
     """
+    from ofa.search.pick import check_replace_below
+
     _check_seed(seed)
     _check_number("--num-evaluations", num_evaluations, 2)
     _check_number("--workers", 1 if workers is None else workers, 1)
+    check_replace_below(replace_below)
+    if not budgets_ms and not min_metric:
+        raise UsageError("a search picks for --budget-ms X, for --min-metric X, or for both; give one of them")
     asked = _speed(state, percentile)
     _know_published_predictor(predictor, run)
     if len({Path(device).stem for device in devices}) < len(devices):
@@ -611,12 +622,14 @@ def search(
         "method": method,
         "predictor": predictor,
         "seed": seed,
+        "replace_below": replace_below,
     }
     if precision is None:
         return _search_devices(
             Path(run),
             devices,
             budgets_ms,
+            min_metric=min_metric,
             tables=Path(tables),
             out_dir=_out_of(run, out, default="search"),
             limits=limits,
@@ -637,27 +650,55 @@ def search(
     for name in (name for name, value in {**given, "--workers": workers, "--ray": ray}.items() if value):
         raise UsageError(f"{name} does not go with --precision; leave one of them out")
     pair = _pair_of_devices(devices, int8_device, precision)
+    return _search_precision(
+        ofa.Run.open(run, trust_code=trust_code),
+        pair,
+        per=precision,
+        tables=Path(tables),
+        out_dir=_out_of(run, out, default="mixed"),
+        asked=asked,
+        any_machine=any_machine,
+        data_root=data_root,
+        budgets_ms=budgets_ms,
+        min_metric=min_metric,
+        progress=progress,
+        **settings,
+    )
+
+
+def _search_precision(
+    run: Run,
+    pair: tuple[Device, Device],
+    *,
+    per: str,
+    tables: Path,
+    out_dir: Path,
+    asked: Speed,
+    any_machine: bool,
+    data_root: str | None,
+    progress: Progress | None,
+    **settings: Any,
+) -> Searched:
+    """Architectures and precision together; a device in fp32 and in INT8."""
     from ofa.precision.mixed_search import search_mixed
 
-    opened = ofa.Run.open(run, trust_code=trust_code)
-    fp32, int8 = (open_table(opened, device, Path(tables), any_machine=any_machine) for device in pair)
+    fp32, int8 = (open_table(run, device, tables, any_machine=any_machine) for device in pair)
     speed = _speed_of(asked, fp32)
-    evaluator, out = open_evaluator(opened, data_root, progress), _out_of(run, out, default="mixed")
+    evaluator = open_evaluator(run, data_root, progress)
     result = search_mixed(
         evaluator,
         pair[0],
         fp32=_at_speed(fp32, speed),
         int8=_at_speed(int8, speed),
         speed=_speed_here(speed, fp32, pair[0]),
-        per=precision,  # type: ignore[arg-type]
+        per=per,  # type: ignore[arg-type]
         costs={"macs": ofa.cost.macs(evaluator.supernet), "params": ofa.cost.params(evaluator.supernet)},
-        budgets_ms=budgets_ms,
-        out_dir=out,
-        weights_sha256=opened.weights_sha256,
+        out_dir=out_dir,
+        weights_sha256=run.weights_sha256,
         progress=progress,
         **settings,
     )
-    return Searched({pair[0].name: result.selected}, files=out / pair[0].name)
+    return Searched({pair[0].name: result.selected}, files=out_dir / pair[0].name)
 
 
 def _know_published_predictor(name: str, run: Path | str) -> None:
@@ -682,6 +723,7 @@ def _search_devices(
     devices: Sequence[str],
     budgets_ms: Sequence[float],
     *,
+    min_metric: Sequence[float],
     tables: Path,
     out_dir: Path,
     limits: Sequence[str],
@@ -696,9 +738,12 @@ def _search_devices(
 ) -> Searched:
     """Architectures: answered from an earlier search's files, or searched."""
     from ofa.files import read_json
+    from ofa.metrics import metric_of
+    from ofa.search.pick import check_min_metric
     from ofa.search.run import check_feasible
 
     info = read_json(run / "supernet.json", kind="run folder", remedy="train it with `ofa train`")
+    check_min_metric(min_metric, metric_of(info))
     names = [Path(device).stem for device in devices]
     if with_fleet and len(names) < 2:
         raise UsageError("a fleet is two devices or more, such as --device cpu-1t cpu-2t")
@@ -710,7 +755,8 @@ def _search_devices(
         **({} if data_sha256 is None else {"data_sha256": data_sha256}),
     }
     if len(known) == len(names) and not (refine or start_from or evaluations):
-        answers = _answers(out_dir, names, budgets_ms, facts=facts, sums=sums, limits=limits, with_fleet=with_fleet)
+        wants = {"budgets_ms": budgets_ms, "min_metric": min_metric}
+        answers = _answers(out_dir, names, facts=facts, sums=sums, limits=limits, with_fleet=with_fleet, **wants)
         if answers is not None:
             return Searched(answers, is_new=False)
     for name, table in known.items():  # before anything heavy is loaded
@@ -725,6 +771,7 @@ def _search_devices(
         opened,
         targets,
         budgets_ms,
+        min_metric=min_metric,
         tables=tables,
         known=known | more,
         sums=sums | sums_of_more,
@@ -745,6 +792,7 @@ def _search_anew(
     devices: Sequence[Device],
     budgets_ms: Sequence[float],
     *,
+    min_metric: Sequence[float],
     tables: Path,
     known: Mapping[str, LatencyTable],
     sums: Mapping[str, str],
@@ -805,9 +853,11 @@ def _search_anew(
             targets=targets,
             costs=costs,
             budgets_ms=budgets_ms,
+            min_metric=min_metric,
             out_dir=out_dir,
             constraints=constraints,
             initial=initial,
+            by_class=judge.by_class,
             identity=facts,
             with_fleet=with_fleet,
             progress=progress,
@@ -835,12 +885,12 @@ def _read_tables(paths: Sequence[Path]) -> tuple[dict[str, LatencyTable], dict[s
 def _answers(
     folder: Path,
     names: Sequence[str],
-    budgets_ms: Sequence[float],
     *,
     facts: Mapping[str, Any],
     sums: Mapping[str, str],
     limits: Sequence[str],
     with_fleet: bool,
+    **wants: Sequence[float],
 ) -> dict[str, dict[str, Any]] | None:
     """What an earlier search measured enough for, of each device; ``None`` unless of all."""
     from ofa.search.answer import answer
@@ -849,7 +899,7 @@ def _answers(
     answers, costs = {}, list(dict.fromkeys(["macs", "params", *_names(limits)]))
     for name in [*names, FLEET] if with_fleet else names:
         whole = {**facts, "tables_sha256": sums if name == FLEET else {name: sums[name]}}
-        found = answer(folder / name, budgets_ms, facts=whole, costs=costs)
+        found = answer(folder / name, facts=whole, costs=costs, **wants)
         if found is None:
             return None
         answers[name] = found

@@ -10,6 +10,8 @@ in ``--out``. Stopped at any moment, the same command goes on.
   0.9 quantile of each.
 - ``supernet``: the table that ``bench_search.py efficiency`` leaves, top-1 error against MACs, which are free to know;
   the reference point is the worst of each.
+- ``noisy_N``: 2,187 made-up subnets whose accuracy a search sees on ``N`` of 20,000 pictures; shares are those of the
+  picks for ten budgets, judged on all pictures, see ``noisy_problem.py``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from bench_helper import add_row, page, parsed, parser_of, read_rows, say, table_text
+from noisy_problem import Noisy, make_supernet
 
 from ofa.files import write_text_atomic
 from ofa.search import hypervolume, search
@@ -33,7 +36,12 @@ from ofa.search.methods import METHODS
 from ofa.space import Dim, Population, SearchSpace
 
 DEVICES = ("gold_6226", "eyeriss", "pixel3")
-PROBLEMS = (*(f"nasbench201_{device}" for device in DEVICES), "supernet")
+NUM_PICTURES = (200, 440, 2000)
+PROBLEMS = (
+    *(f"nasbench201_{device}" for device in DEVICES),
+    "supernet",
+    *(f"noisy_{num_pictures}" for num_pictures in NUM_PICTURES),
+)
 NUM_EVALUATIONS = (50, 100, 250, 500)
 SHORT = 100  # evaluations, whose time is told
 NUM_SEEDS = 10
@@ -79,8 +87,10 @@ class Tabulated:
         return {"hypervolume_share_percent": round(share, 4), "cpu_seconds": round(seconds, 2)}
 
 
-def problem_of(name: str, options: argparse.Namespace) -> Tabulated:
+def problem_of(name: str, options: argparse.Namespace) -> Tabulated | Noisy:
     """The problem; :class:`FileNotFoundError` without its table."""
+    if name.startswith("noisy_"):
+        return Noisy(make_supernet(), int(name.removeprefix("noisy_")))
     if name == "supernet":
         table = pd.read_csv(options.table)
         *names, error, cost = table.columns
@@ -154,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parsed(parser, words)
     until = time.monotonic() + 60 * options.minutes
     path = options.out / "search" / "problems.csv"
-    problems: dict[str, Tabulated] = {}
+    problems: dict[str, Tabulated | Noisy] = {}
     for name in options.problems:
         try:
             problems[name] = problem_of(name, options)

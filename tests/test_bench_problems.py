@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import bench_problems
+import noisy_problem
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +83,34 @@ def test_who_is_ahead_by_more_than_two_standard_errors() -> None:
     ).explode(["seed", "hypervolume_share_percent"])
     rows["hypervolume_share_percent"] = rows["hypervolume_share_percent"].astype(float)
     assert bench_problems.behind(rows) == ["p, 50 evaluations: clearly is ahead by 1.02 points"]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> noisy_problem.Supernet:
+    """81 subnets, 4,000 pictures."""
+    monkeypatch.setattr(noisy_problem, "NUM_DIMS", 4)
+    monkeypatch.setattr(noisy_problem, "NUM_PICTURES", 4000)
+    return noisy_problem.make_supernet()
+
+
+def test_a_supernet_that_is_known_picture_by_picture(small: noisy_problem.Supernet) -> None:
+    assert small.right.shape == (81, 4000) and small.top1_percent == pytest.approx(100 * small.right.mean(axis=1))
+    largest, smallest = (small.space.to_population(end) for end in (small.space.largest(), small.space.smallest()))
+    rows = [np.flatnonzero((small.population == end).all(axis=1))[0] for end in (largest, smallest)]
+    assert small.top1_percent[rows[0]] > 5 + small.top1_percent[rows[1]]
+    assert np.corrcoef(small.latency_ms, small.top1_percent)[0, 1] > 0.6
+    disagreeing = np.mean(small.right[:-1] != small.right[1:], axis=1)
+    assert disagreeing.mean() < 0.5 * np.mean(2 * small.right.mean() * (1 - small.right.mean()))  # they share pictures
+
+
+def test_picks_of_a_noisy_search_are_judged_in_truth(small: noisy_problem.Supernet) -> None:
+    noisy, whole = (noisy_problem.Noisy(small, num) for num in (100, 4000))
+    row = noisy.run("random", 20, seed=1)
+    assert 0 < row["hypervolume_share_percent"] < 100
+    assert row["hypervolume_share_percent"] == noisy.run("random", 20, seed=1)["hypervolume_share_percent"]
+    known = whole.run("auto", 81, seed=0)
+    assert known["luckiest_share_percent"] == pytest.approx(100) and known["luckiest_too_much_points"] == 0
+    assert known["hypervolume_share_percent"] > 90 and known["intervals_hold_percent"] == 100
 
 
 @pytest.mark.data

@@ -115,6 +115,12 @@ def broken(run: Path, tmp_path: Path) -> Path:
             ["search", "--run", "x", "--device", "x", "--budget-ms", "1", "--workers", "0"],
             "--workers must be at least 1, not 0",
         ),
+        (["search", "--run", "nowhere", "--device", "cpu-1t"], "for --budget-ms X, for --min-metric X, or for both"),
+        (["search", "--run", "nowhere", "--device", "cpu-1t", "--min-top1", "90"], "no run folder at nowhere"),
+        (
+            ["search", "--run", "nowhere", "--device", "cpu-1t", "--budget-ms", "1", "--replace-below", "60"],
+            "a chance between 0 and 1, such as 0.6, not 60",
+        ),
         (["verify", "nowhere"], "nowhere"),
         (["report", "--run", "nowhere"], "no run folder at nowhere"),
         (["push", "nowhere", "me/flowers"], "nowhere is neither a run nor a bundle: there is no such folder"),

@@ -98,3 +98,10 @@ def test_a_file_says_in_full_what_is_not_ours() -> None:
 
 def test_the_worst_is_below_everything() -> None:
     assert TOP1.worst == 0 and math.isinf(ERROR_RATE.worst)
+
+
+def test_what_chance_does_to_a_value() -> None:
+    """Binomial where the number of samples says it, or what the interval of 95 % stands for."""
+    found = TOP1.variances(np.array([[80.0, 1000], [100.0, 98], [50.0, 100]]))
+    assert found == pytest.approx([100**2 * 0.8 * 0.2 / 1000, 100**2 * 0.99 * 0.01 / 98, 25.0], rel=0.005)
+    assert PSNR.variances(np.array([[30.0, 10, 29.0, 31.0]])) == pytest.approx([(1 / 1.959964) ** 2])

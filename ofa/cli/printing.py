@@ -12,6 +12,7 @@ from ofa.errors import printable
 
 if TYPE_CHECKING:
     from ofa.deploy import VerifyResult
+    from ofa.metrics import Metric
 
 
 def correlation(value: float | None) -> str:
@@ -59,8 +60,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
     console.print(table) if console.is_terminal else Console(stderr=True, width=160).print(table)
 
 
+def budget_text(pick: Mapping[str, Any], metric: Metric) -> str:
+    """What a pick keeps; beside it what it had to be worth, if that was asked."""
+    budget = f"{pick['budget_ms']:g} ms"
+    wanted = pick.get(metric.of("min"))
+    return budget if wanted is None else f"{budget} for {metric.text(wanted)}"
+
+
 def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     from ofa.metrics import metric_of
+    from ofa.search.pick import same_picks
     from ofa.search.search_files import speed_of
 
     metric, tau = metric_of(selected), selected["predictor"]["kendall_tau"]
@@ -68,19 +77,22 @@ def print_picks(device: str, selected: Mapping[str, Any]) -> None:
     around = f" ± {interval:.1f} %" if interval else ""
     rows = [
         [
-            f"{pick['budget_ms']:g} ms",
+            budget_text(pick, metric),
             f"{pick['measured_latency_ms']:.3f} ms",
             f"{pick['predicted_latency_ms']:.3f} ms{around}",
+            metric.text(pick[metric.of("measured")]),
             "{} ({} to {})".format(
-                metric.text(pick[metric.of("measured")]), *map(metric.number, pick[metric.interval_key])
+                metric.text(pick[metric.of("promised")]), *map(metric.number, pick["promised_interval"])
             ),
             f"{pick['macs'] / 1e6:.2f} M",
             f"{pick['params'] / 1e6:.3f} M",
         ]
         for pick in selected["picks"]
     ]
-    header = ["budget", "measured p50", "predicted", "search split", "MACs", "params"]
+    header = ["budget", "measured p50", "predicted", "search split", "promised (90 %)", "MACs", "params"]
     print_table(header, rows, title=f"picks on {device}, latencies in ms{speed_of(selected).text}")
+    for budgets_ms in same_picks(selected["picks"]):
+        say(f"one subnet for {budgets_ms[0]:g} to {budgets_ms[-1]:g} ms: nothing slower is surely better")
     say(
         f"{selected['num_evaluations']} subnets evaluated; predictor rank correlation (held out) "
         f"{'unknown' if tau is None else f'{tau:.2f}'}; hypervolume {volume['front']:.4g} against "

@@ -30,13 +30,16 @@ OPTIONS = {
     "budgets_ms": "budget-ms",
     "resolutions": "resolution",
     "limits": "max",
+    "min_metric": "min-metric --min-top1",
     "search_dir": "search",
     "file_format": "format",
     "public": "public/--private",
 }
-"""Parameters whose options are called otherwise: one that may be given several times is in the singular."""
+"""Parameters whose options are called otherwise: one that may be given several times is in the singular; some have two
+names."""
 
-METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "limits": "COST=LIMIT"}
+METAVARS = {"run": "RUN", "device": "NAME", "devices": "NAME …", "budgets_ms": "MS …", "min_metric": "X …"}
+METAVARS |= {"limits": "COST=LIMIT"}
 ARGUMENTS = {name: name.upper() for name in ("bundle", "folder", "model", "project", "recipe", "source")}
 ARGUMENTS |= {"models": "MODEL…", "overrides": "key=value", "what": "ROOT", "sources": "URL…", "repo": "OWNER/NAME"}
 """Parameters that are no options but arguments, with what stands for them in the help."""
@@ -100,7 +103,8 @@ def _option(parameter: inspect.Parameter, helps: dict[str, str]) -> inspect.Para
     if name in ARGUMENTS:
         info = typer.Argument(help=text, metavar=ARGUMENTS[name])
     else:
-        info = typer.Option(f"--{OPTIONS.get(name, name.replace('_', '-'))}", help=text, metavar=METAVARS.get(name))
+        words = f"--{OPTIONS.get(name, name.replace('_', '-'))}".split()
+        info = typer.Option(*words, help=text, metavar=METAVARS.get(name))
     default = [] if parameter.default == () else parameter.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 

@@ -212,8 +212,9 @@ def read_speed(search_dir: Path | str) -> Speed:
 def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, Any]]:
     """What a search left for :func:`export_bundle`, best first.
 
-    The pick for exactly this budget comes first; then all that was evaluated, by the metric on the search split, so
-    that there is somewhere to go when a file misses the budget. ``latency_ms`` is measured, or else predicted.
+    The pick for exactly this budget comes first; then all that was evaluated, by what it promises (or else by the
+    metric on the search split), so that there is somewhere to go when a file misses the budget. ``latency_ms`` is
+    measured, or else predicted.
 
     Args:
         search_dir: ``RUN/search/DEVICE``.
@@ -229,8 +230,10 @@ def read_candidates(search_dir: Path | str, budget_ms: float) -> list[dict[str, 
     table = read_front(folder / "front.csv", metric, remedy=REMEDY, whole=False)
     measured_ms = table["measured_latency_ms" if percentile == 50 else f"latency_ms_p{percentile}"]
     latency_ms = measured_ms.fillna(table["predicted_latency_ms"])
-    table = table.assign(latency_ms=latency_ms, arch=archs_of(table, folder / "front.csv", remedy=REMEDY))
-    table = table.sort_values([metric.of("measured"), "latency_ms"], ascending=[not metric.higher_is_better, True])
+    worth = metric.sign * table[metric.of("promised")].fillna(table[metric.of("measured")])
+    archs = archs_of(table, folder / "front.csv", remedy=REMEDY)
+    table = table.assign(latency_ms=latency_ms, arch=archs, worth=worth)
+    table = table.sort_values(["worth", "latency_ms"], ascending=[False, True])
     chosen = [
         {"arch": pick["arch"], "latency_ms": pick["latency_ms"][f"p{percentile}"]}
         for pick in selected["picks"]

@@ -15,6 +15,7 @@ from ofa.report.charts import best_of, describe, measured_front, plot_points
 from ofa.report.drawing import architecture_svg
 from ofa.report.numbers import ms, si
 from ofa.report.run_files import DeviceResults, RunFiles
+from ofa.search.pick import FROM_MS
 from ofa.search.run import FLEET
 from ofa.space import SearchSpace, SpaceError
 
@@ -34,7 +35,7 @@ def explorer_data(run: RunFiles) -> tuple[list[dict[str, Any]], list[str]]:
         if device.front is None or (points := measured_points(device.front)).empty:
             continue
         choices = choices_of(device, points, run.space, drawings)
-        low, high = budget_range_ms([choice["median_ms"] for choice in choices], device.budgets_ms, device.headroom)
+        low, high = budget_range_ms([choice["from_ms"] for choice in choices], device.budgets_ms, device.headroom)
         devices.append(
             {
                 "name": device.name,
@@ -61,9 +62,10 @@ def measured_points(front: pd.DataFrame) -> pd.DataFrame:
 def choices_of(
     device: DeviceResults, points: pd.DataFrame, space: SearchSpace, drawings: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """All that any budget can pick, the fastest first: each is better than whatever is as fast.
+    """All that any budget can pick, the least budget first.
 
-    A budget's pick is the last whose median times ``1 + headroom`` is within it, as :mod:`ofa.search.pick` picks.
+    A budget's pick is the last whose ``from_ms`` times ``1 + headroom`` is within it, as :mod:`ofa.search.pick` picks;
+    where an earlier version searched, each is better than whatever is as fast.
 
     Args:
         points: See :func:`measured_points`.
@@ -72,8 +74,10 @@ def choices_of(
     Raises:
         FileFormatError: If an architecture is not of the space.
     """
-    # Of equals in both, the first; of equals in accuracy, the fastest.
-    best = best_of(points).drop_duplicates("latency_ms")
+    best = points.dropna(subset=FROM_MS).sort_values(FROM_MS)
+    if best.empty:  # of equals in both, the first; of equals in accuracy, the fastest
+        best = best_of(points).drop_duplicates("latency_ms")
+        best = best.assign(**{FROM_MS: best["latency_ms"]})
     try:
         return [_choice(row, space, device, drawings) for _, row in best.iterrows()]
     except SpaceError as error:
@@ -116,21 +120,22 @@ def _choice(row: pd.Series, space: SearchSpace, device: DeviceResults, drawings:
         "drawing": drawings.setdefault(architecture_svg(space, arch), len(drawings)),
         "score": score,
         "median_ms": median_ms,
+        "from_ms": float(row[FROM_MS]),
         "predicted_ms": predicted_ms,
         "percentiles_ms": {name: latency_ms[name] for name in percentiles if name in latency_ms},
         "quantiles_ms": quantiles_ms if len(quantiles_ms) == NUM_QUANTILES else [],
     }
 
 
-def budget_range_ms(medians_ms: Sequence[float], budgets_ms: Sequence[float], headroom: float) -> tuple[float, float]:
+def budget_range_ms(begins_ms: Sequence[float], budgets_ms: Sequence[float], headroom: float) -> tuple[float, float]:
     """From a little below what anything keeps to a little above what the slowest needs; searched budgets included.
 
     A searched budget that is far off does not count: most of the range would be empty.
 
     Args:
-        medians_ms: Of all choices, the fastest first.
+        begins_ms: ``from_ms`` of all choices, ascending.
     """
-    fastest, slowest = (medians_ms[index] * (1 + headroom) for index in (0, -1))
+    fastest, slowest = (begins_ms[index] * (1 + headroom) for index in (0, -1))
     near = [budget for budget in budgets_ms if fastest / 2 <= budget <= 2 * slowest]
     return 0.9 * min([fastest, *near]), 1.1 * max([slowest, *near])
 

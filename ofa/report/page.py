@@ -24,6 +24,7 @@ from ofa.report.numbers import fixed, fixed_range, ms, pretty_count, si
 from ofa.report.palette import PALETTE
 from ofa.report.run_files import DeviceResults, RunFiles, read_run
 from ofa.report.strategy import describe_origin, describe_recipe
+from ofa.search.pick import same_picks
 from ofa.search.run import FLEET
 from ofa.supernet.model_sources import public_name
 from ofa.tasks import Classification, Task, task_from_json
@@ -32,6 +33,7 @@ from ofa.trust import UntrustedCodeError
 
 SCRIPTS = ("chart.js", "explorer.js", "page.js")
 MAX_DOWNLOAD_BYTES = 3_000_000
+NUM_CHOICES = 5  # of a pick, that are worth most
 """Of all CSV files together, packed: what is beyond is named, but not carried."""
 
 
@@ -87,6 +89,8 @@ def render(run: RunFiles) -> str:
         counted=task.counted,
         section=task.report_section(_exhibits(run)),
         picks={device.name: list(_pick_rows(device)) for device in run.devices},
+        num_choices=NUM_CHOICES,
+        same_picks={device.name: same_picks(device.picks) for device in run.devices},
         cross=cross_device(run),
         bounds=[run.metric.number(score) for score in run.bounds],
         errors=[

@@ -89,9 +89,12 @@ class DeviceResults:
 
     @property
     def picks(self) -> list[dict[str, Any]]:
-        """As in ``selected.json``, each with its ``measured_score`` besides."""
+        """As in ``selected.json``, each with its ``measured_score`` and ``promised_score`` besides; promises of earlier
+        versions are ``None``."""
         picks = self.selected["picks"] if self.selected else []
-        return [{**pick, "measured_score": pick[self.metric.of("measured")]} for pick in picks]
+        names = {f"{what}_score": self.metric.of(what) for what in ("measured", "promised")}
+        later = {"promised_interval": None, "choices": [], "class_losses": []}
+        return [{**later, **pick, **{score: pick.get(name) for score, name in names.items()}} for pick in picks]
 
     @property
     def budgets_ms(self) -> list[float]:

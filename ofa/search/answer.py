@@ -13,16 +13,23 @@ from ofa.cost.latency_table import LATENCIES
 from ofa.files import write_csv_atomic, write_json_atomic
 from ofa.locks import only_writer
 from ofa.metrics import metric_of
-from ofa.search.pick import HEADROOM, best_within, check_budgets, pick_entry
+from ofa.search.pick import HEADROOM, INTERVAL, best_within, check_budgets, fastest_worth, pick_entries
 from ofa.search.search_files import archs_of, read_front, read_selected, speed_of
 
 REMEDY = "run `ofa search` again, without these files"
 
 
 def answer(
-    folder: Path | str, budgets_ms: Sequence[float], *, facts: Mapping[str, Any], costs: Sequence[str]
+    folder: Path | str,
+    budgets_ms: Sequence[float],
+    *,
+    min_metric: Sequence[float] = (),
+    facts: Mapping[str, Any],
+    costs: Sequence[str],
 ) -> dict[str, Any] | None:
-    """Pick for other budgets among the subnets that an earlier search measured, and write them as its picks.
+    """Pick among the subnets that an earlier search measured, for other budgets or values of the metric.
+
+    They are written as its picks.
 
     Args:
         folder: Where the search of one device left its files.
@@ -31,7 +38,7 @@ def answer(
 
     Returns:
         The new content of ``selected.json``; ``None`` where there is no such search, or where nothing that it measured
-        keeps a budget.
+        keeps a budget or promises a value.
 
     Raises:
         FileFormatError: If one of its files is damaged.
@@ -52,22 +59,22 @@ def answer(
         *{**dict.fromkeys(LATENCIES), column: None},
         metric.of("predicted"),
         metric.of("measured"),
+        metric.of("promised"),
+        *INTERVAL,
         "predicted_latency_ms",
         *metric.columns[1:],
         *costs,
     ]
     measured = front.rename(columns={"measured_latency_ms": "latency_ms_p50"}).dropna(subset=known)
     measured = measured.drop_duplicates("arch", ignore_index=True)
-    found = [best_within(measured, metric, budget / (1 + HEADROOM), column) for budget in budgets_ms]
+    found = [best_within(measured, budget / (1 + HEADROOM)) for budget in budgets_ms]
+    found += [fastest_worth(measured, metric, value, column) for value in min_metric]
     rows = [row for row in found if row is not None]
     if len(rows) < len(found):
         return None
     entries = measured.loc[rows].copy()
     entries["arch"] = archs_of(entries, folder / "front.csv")
-    selected["picks"] = [
-        pick_entry(row, metric, budget, costs)
-        for row, budget in zip(entries.to_dict("records"), budgets_ms, strict=True)
-    ]
+    selected["picks"] = pick_entries(entries.to_dict("records"), metric, budgets_ms, min_metric, costs, column)
     # What was only a pick before stays in the file, as part of the front.
     front["origin"] = front["origin"].replace("pick", "front")
     front = front.drop_duplicates(["arch", "origin"])

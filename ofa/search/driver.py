@@ -32,6 +32,7 @@ def search(
     objectives: Sequence[str] = (TOP1.error_name, "latency_ms"),
     free: Mapping[str, Callable[[Population], Values]] | None = None,
     statistics: Sequence[Callable[[Population], Values]] = (),
+    noise: Mapping[str, Callable[[Population], Values]] | None = None,
     constraints: Sequence[Constraint] = (),
     initial: Sequence[Arch] | Population | pd.DataFrame = (),
     cache: Path | str | None = None,
@@ -54,6 +55,9 @@ def search(
             learn need not learn it.
         statistics: Functions of ``(N, D)`` architectures that are free and positive, and help to predict what is not:
             MACs, parameters.
+        noise: Objective -> a function that gives, of architectures that were evaluated, how much of their values is
+            chance, as a variance: methods that learn then do not chase the lucky. What all architectures share, such
+            as a sample that is too easy, is no part of it.
         constraints: Every evaluated architecture satisfies them; see :meth:`Constraint.of`.
         initial: Architectures to begin with (the front of another device), which are evaluated and count; or the result
             of an earlier search for the same objectives, which is taken as known and is part of the result.
@@ -69,17 +73,19 @@ def search(
         InfeasibleError: If nothing satisfies the constraints; at once, before anything is evaluated.
         ValueError: If a number or name makes no sense, or if ``evaluate`` does not give finite ``(N, M)`` values.
     """
-    free = free or {}
+    free, noise = free or {}, noise or {}
     if num_evaluations < 1:
         raise UsageError(f"num_evaluations is {num_evaluations}; a search evaluates at least 1 architecture")
     if method not in METHODS:
         raise UsageError(unknown_name_message("search method", method, METHODS))
     check_predictor(predictor)
-    for name in free:
+    for name in (*free, *noise):
         if name not in objectives:
             raise UsageError(unknown_name_message("objective", name, objectives))
-    columns = {list(objectives).index(name): function for name, function in free.items()}
-    problem = Problem(space, len(objectives), columns, constraints, predictor, statistics)
+    columns, noises = (
+        {list(objectives).index(name): function for name, function in each.items()} for each in (free, noise)
+    )
+    problem = Problem(space, len(objectives), columns, constraints, predictor, statistics, noise=noises)
     rng = np.random.default_rng(seed)
     known, given = _initial(problem, initial, objectives)
     run = _Run(problem, evaluate, EvaluationCache(cache, values=objectives), num_evaluations, chunk_size, progress)

@@ -112,6 +112,8 @@ class Problem:
         predictor: What methods learn costly columns with: one of :data:`ofa.search.predictors.PREDICTORS`, or ``auto``.
         sums: Those of the free columns that are sums of factors, as such: their front can be found exactly.
         statistics: Positive and free like ``free``; not minimised, but known to tell of what is: MACs, parameters.
+        noise: Column -> a function that gives, of evaluated architectures, how much of their values is chance of their
+            own, as a variance; without it values are what they are.
     """
 
     space: SearchSpace
@@ -121,6 +123,7 @@ class Problem:
     predictor: str = "auto"
     statistics: Sequence[Callable[[Population], Values]] = ()
     sums: Mapping[int, CostModel] = field(default_factory=dict)
+    noise: Mapping[int, Callable[[Population], Values]] = field(default_factory=dict)
 
     def violation(self, population: Population) -> Values:
         """By what share the limits are exceeded, summed over the constraints, shape ``(N,)``; 0 where all hold."""

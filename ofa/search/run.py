@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,23 @@ from ofa.search.exact_proposals import search_predicted
 from ofa.search.methods.linas import PredictedValues
 from ofa.search.pareto import Evaluations, hypervolume, non_dominated
 from ofa.search.pick import (
+    FROM_MS,
     HEADROOM,
+    INTERVAL,
     MEASURED,
+    REPLACE_BELOW,
     InfeasibleBudgetError,
     check_budgets,
-    pick_entry,
+    check_min_metric,
+    check_replace_below,
+    pick_entries,
     pick_within_budgets,
 )
+from ofa.search.posterior import OWN_NOISE, Posterior, posterior
+from ofa.search.predictors import Features
 from ofa.search.problem import Constraint, Cost, Dearest, Problem, Values, descend
 from ofa.search.sampling import spread, take_unseen
+from ofa.search.why import choices_of, class_losses
 from ofa.space import Arch, Population, SearchSpace
 from ofa.states import Speed
 
@@ -147,7 +156,7 @@ class TargetSearch:
     2. Random search with as many evaluations, shared by the devices: the yardstick.
     3. From all that is known, a predictor, NSGA-II and exact search propose candidates beyond what was evaluated.
     4. The best candidates of each budget, and up to 16 of the front, are evaluated and measured on the device; picks
-       are taken from what was measured (:func:`pick_within_budgets`).
+       are taken from what was measured, by what all evaluations say of them (:func:`pick_within_budgets`).
 
     The same seed, space, scores and latencies give the same result, whether or not scores came from the cache.
     Each device's files are in ``out_dir``/NAME. What one that is as fast surely beats is not evaluated to the end.
@@ -159,8 +168,11 @@ class TargetSearch:
         method: See :func:`ofa.search.search`.
         predictor: See :func:`ofa.search.search`; it also proposes the last candidates.
         constraints: Hold for all that is evaluated.
+        min_metric: For each the fastest subnet is picked that promises so much, after those of the budgets.
+        replace_below: A faster subnet is picked instead of the best where its chance of being worse is below that.
         initial: Architectures to begin with, such as another search's front.
         with_fleet: Also search for the best single subnet for all devices: one more target, called ``fleet``.
+        by_class: Gives, of some architectures, what each class is worth to them, if there are classes.
         identity: What else the result depends on, such as the weights; kept as ``facts`` in ``selected.json``, with
             each target's own, for :func:`ofa.search.answer.answer`.
 
@@ -178,9 +190,12 @@ class TargetSearch:
     method: str = "auto"
     predictor: str = "auto"
     constraints: Sequence[Constraint] = ()
+    min_metric: Sequence[float] = ()
+    replace_below: float = REPLACE_BELOW
     initial: Sequence[Arch] = ()
     with_fleet: bool = False
     seed: int = 0
+    by_class: Callable[[list[Arch]], list[Mapping[str, float | None]]] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     _num_done: int = field(default=0, init=False)
@@ -191,6 +206,8 @@ class TargetSearch:
                 f"num_evaluations is {self.num_evaluations}; a search needs at least 2, better 100 or more"
             )
         check_budgets(self.budgets_ms)
+        check_min_metric(self.min_metric, self.metric)
+        check_replace_below(self.replace_below)
         if self.with_fleet:
             self.targets = [*self.targets, fleet(self.targets)]
 
@@ -262,10 +279,15 @@ class TargetSearch:
             free={"latency_ms": target.predict_ms},
             predictor=self.predictor,
             statistics=self.statistics,
+            noise={self.metric.error_name: self._noise},
             constraints=self.constraints,
             chunk_size=self.scores.chunk_size,  # what was found so far counts for the next
             **settings,
         )
+
+    def _noise(self, population: Population) -> Values:
+        """What in the scores of evaluated architectures is chance of their own, as a variance."""
+        return OWN_NOISE * self.metric.variances(self.scores.known(self.space.to_archs(population)))
 
     @property
     def _num_further(self) -> int:
@@ -311,10 +333,13 @@ class TargetSearch:
             self.budgets_ms,
             metric=metric,
             evaluate=self.scores,
+            judge=partial(self._judge, target),
             measure_ms=target.measure_ms,
             device=target.name,
             column=target.speed.column,
             also=self._spread_front(candidates),
+            min_metric=self.min_metric,
+            replace_below=self.replace_below,
         )
         columns = [metric.of("measured"), *metric.columns[1:]]
         candidates[columns] = self.scores.known(list(candidates["arch"]))
@@ -336,13 +361,16 @@ class TargetSearch:
             **({} if nsga2_gap is None else {"nsga2_gap": nsga2_gap._asdict()}),
             **self._compare(target, measured, front=found.searched[target.name], random=found.random),
             "headroom_percent": 100 * HEADROOM,
+            "replace_below": self.replace_below,
             "interval_percent": round(target.interval_percent, 2),
             "speed": to_plain(target.speed),
             "facts": {**self.identity, **target.identity},
-            "picks": [
-                pick_entry(row, metric, budget, [*self.costs, *target.costs])
-                for row, budget in zip(rows, self.budgets_ms, strict=True)
-            ],
+            "picks": self._explained(
+                pick_entries(
+                    rows, metric, self.budgets_ms, self.min_metric, [*self.costs, *target.costs], target.speed.column
+                ),
+                model,
+            ),
         }
         return SearchResult(front=self._front_table(candidates, picks, [*self.costs, *target.costs]), selected=selected)
 
@@ -359,6 +387,7 @@ class TargetSearch:
             self.constraints,
             statistics=self.statistics,
             sums={} if target.cost_model is None else {1: target.cost_model},
+            noise={0: self._noise},
         )
         values = np.column_stack([errors, target.predict_ms(known)])
         model = PredictedValues(problem, Evaluations(known, values), self.predictor, rng)
@@ -378,6 +407,24 @@ class TargetSearch:
             }
         )
         return table, model, nsga2_gap
+
+    def _explained(self, picks: list[dict[str, Any]], model: PredictedValues) -> list[dict[str, Any]]:
+        """Picks, each with what its choices buy and, where there are classes, which of them lose most."""
+        archs = [self.space.arch(pick["arch"]) for pick in picks]
+        for pick, arch in zip(picks, archs, strict=True):
+            pick["choices"] = choices_of(self.space, arch, model, self.metric)
+        if self.by_class is not None:
+            distinct = list(dict.fromkeys([*archs, self.space.largest()]))
+            of = dict(zip(distinct, self.by_class(distinct), strict=True))
+            for pick, arch in zip(picks, archs, strict=True):
+                pick["class_losses"] = class_losses(of[arch], of[self.space.largest()])
+        return picks
+
+    def _judge(self, target: Target, archs: list[Arch]) -> Posterior:
+        """What evaluated architectures are worth by all that is known of them."""
+        features = Features(self.space, (target.predict_ms, *self.statistics))
+        rng = np.random.default_rng([self.seed, 3])
+        return posterior(self.metric, features, self.space.to_population(archs), self.scores.known(archs), rng=rng)
 
     def _spread_front(self, candidates: pd.DataFrame) -> list[int]:
         """Rows of the evaluated front, spread over its latencies, that are measured in any case."""
@@ -427,7 +474,8 @@ class TargetSearch:
         table["num_images"] = table["num_images"].astype(np.int64)
         columns = ["arch", metric.of("predicted"), "predicted_latency_ms", metric.of("measured"), "measured_latency_ms"]
         percentiles = [name for name in MEASURED if name != "latency_ms_p50"]
-        return table[[*columns, *costs, "origin", *percentiles, *metric.columns[1:]]]
+        promises = [metric.of("promised"), *INTERVAL, FROM_MS]
+        return table[[*columns, *costs, "origin", *percentiles, *metric.columns[1:], *promises]]
 
 
 def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:

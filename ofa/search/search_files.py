@@ -14,6 +14,7 @@ from ofa.config import ConfigError, Record, check_record, from_mapping
 from ofa.cost.latency_table import LATENCIES
 from ofa.files import FileFormatError, read_csv, read_json
 from ofa.metrics import Metric, metric_of
+from ofa.search.pick import FROM_MS, INTERVAL
 from ofa.space import Arch, SpaceError
 from ofa.states import Speed
 
@@ -33,7 +34,9 @@ def read_front(path: Path, metric: Metric, *, remedy: str = REMEDY, whole: bool 
     """
     measured, predicted = metric.of("measured"), metric.of("predicted")
     more = ["measured_latency_ms", predicted, *COSTS] if whole else []
-    later = ["measured_latency_ms", LATENCIES[0], LATENCIES[2], "latency_ms_p99", *metric.columns[1:]]
+    percentiles = [LATENCIES[0], LATENCIES[2], "latency_ms_p99"]
+    promises = [metric.of("promised"), *INTERVAL, FROM_MS]
+    later = ["measured_latency_ms", *percentiles, *metric.columns[1:], *promises]
     table = read_csv(
         path,
         text=["arch", "origin"] if whole else ["arch"],
@@ -42,10 +45,11 @@ def read_front(path: Path, metric: Metric, *, remedy: str = REMEDY, whole: bool 
         kind="front",
         remedy=remedy,
     )
-    limits = {name: (np.nextafter(0, 1), np.inf) for name in ("predicted_latency_ms", *later[:4])}
+    above_0 = ("predicted_latency_ms", "measured_latency_ms", *percentiles, FROM_MS)
+    limits = {name: (np.nextafter(0, 1), np.inf) for name in above_0}
     limits["num_images"] = (1, np.inf)
     if metric.interval_by == "share":
-        limits[measured] = (0, 100)
+        limits[measured] = limits[metric.of("promised")] = (0, 100)
     for column, (least, most) in limits.items():
         wrong = table[column].notna() & ~table[column].between(least, most)
         if wrong.any():
@@ -71,6 +75,22 @@ class Percentiles(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Choice(Record):
+    dim: str
+    value: str | float
+    instead: str | float
+    change: float
+    change_latency_ms: float
+    gain_per_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClassLoss(Record):
+    pick: float
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Pick(Record):
     budget_ms: float
     arch: dict[str, Any]
@@ -80,8 +100,14 @@ class _Pick(Record):
     macs: float
     params: float
     score: float
+    promise: float | None = None
+    promised_interval: tuple[float, ...] = ()
+    choices: tuple[_Choice, ...] = ()
+    class_losses: tuple[_ClassLoss, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.promised_interval) not in (0, 2):
+            raise ConfigError(f"promised_interval must be two numbers, not {self.promised_interval}")
         if not min(self.budget_ms, self.measured_latency_ms) > 0:
             raise ConfigError(f"budget_ms and measured_latency_ms must be above 0, not {self.budget_ms}")
 
@@ -132,10 +158,13 @@ def read_selected(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
         FileFormatError: If it is missing or damaged, or lacks what every search writes.
     """
     data = read_json(path, kind="search result", remedy=remedy)
-    score = metric_of(data).of("measured")
-    named = dict(data)
+    names, named = {"score": "measured", "promise": "promised"}, dict(data)
+    scores = {key: metric_of(data).of(what) for key, what in names.items()}
     if isinstance(picks := data.get("picks"), list):
-        named["picks"] = [{**pick, "score": pick.get(score)} if isinstance(pick, dict) else pick for pick in picks]
+        named["picks"] = [
+            {**pick, **{key: pick.get(name) for key, name in scores.items()}} if isinstance(pick, dict) else pick
+            for pick in picks
+        ]
     record = check_record(_Selected, named, where=f"search result {path}", remedy=remedy)
     return {"seed": record.seed, "num_evaluations": record.num_evaluations, **data}
 

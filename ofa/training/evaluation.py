@@ -147,6 +147,17 @@ class SubnetEvaluator:
                 progress(num_done, len(archs), "evaluating subnets")
         return found
 
+    def by_class(self, archs: Sequence[Arch], *, split: str = "search") -> list[Mapping[str, float | None]]:
+        """What each class is worth to each subnet, where the task's details say it (``class_accuracy_percent``); empty
+        where there are no classes."""
+        found = []
+        for arch in archs:
+            scorer = self.task.scorer(self.data)
+            judge(self.calibrated(arch), self.batches(split, arch), scorer)
+            details = self.task.details(scorer, self.data)
+            found.append(next((value for name, value in details.items() if name.startswith("class_")), {}))
+        return found
+
     @property
     def num_together(self) -> int:
         """How many subnets are best evaluated at once: several where they share a pass over the samples."""

@@ -135,15 +135,37 @@ def test_the_picks_table_holds_the_numbers_of_the_files(run_dir: Path) -> None:
         bundles = [json.loads(path.read_text()) for path in run_dir.glob("*/*/bundle.json")]
         latency_ms = next((b["latency_ms"] for b in bundles if b["budget_ms"] == pick["budget_ms"]), pick["latency_ms"])
         row = page.cells.index(f"{pick['budget_ms']:g} ms")
-        cells = page.cells[row : row + 9]
+        cells = page.cells[row : row + 10]
         assert float(cells[1]) == pytest.approx(pick["predicted_latency_ms"], abs=0.006)
         assert float(cells[2]) == pytest.approx(latency_ms["p50"], abs=0.006)
         assert float(cells[3]) == pytest.approx(latency_ms["p90"], abs=0.006)
         assert float(cells[4].removesuffix(" M")) == pytest.approx(pick["macs"] / 1e6, rel=0.01)
         assert float(cells[5].removesuffix(" M")) == pytest.approx(pick["params"] / 1e6, rel=0.01)
         assert float(cells[6]) == pytest.approx(pick["measured_top1_percent"], abs=0.06)
-        assert cells[8] == "✓ yes"
+        assert cells[7] == "–"  # an earlier version promised nothing
+        assert cells[9] == "✓ yes"
     assert [cells for cells in page.cells if re.fullmatch(r"9\d\.\d 9\d\.\d–9\d\.\d", cells)], "no test accuracy"
+
+
+def test_what_a_pick_promises_and_why_it_is_the_pick(run_dir: Path) -> None:
+    path = run_dir / "search/cpu-1t/selected.json"
+    picks = json.loads(path.read_text())["picks"]
+    choice = {"dim": "stage1.depth", "value": 3, "instead": 2, "change": -1.25, "change_latency_ms": -0.5}
+    picks[0] |= {
+        "promised_top1_percent": 91.23,
+        "promised_interval": [89.04, 93.42],
+        "choices": [choice | {"gain_per_ms": 2.5}] * 4 + [choice | {"gain_per_ms": None}] * 4,
+        "class_losses": [{"class": "<shoe>", "pick": 80.0, "largest": 91.5}],
+    }
+    picks[1] |= {"arch": picks[0]["arch"]}
+    edit_json(path, picks=picks)
+    page = Page(write_report(run_dir))
+    assert "91.2 89.0–93.4" in page.cells
+    row = page.cells.index("stage1.depth 3")
+    assert page.cells[row : row + 5] == ["stage1.depth 3", "2", "-1.25", "-0.500", "2.50"]
+    assert page.cells.count("stage1.depth 3") == 5
+    assert "<shoe> 80.0 % instead of 91.5 %." in " ".join(page.text.split())
+    assert f"{picks[0]['budget_ms']:g} to {picks[1]['budget_ms']:g} ms have the same subnet" in page.text
 
 
 def test_a_run_among_the_tables_is_no_table(one_device: Path, tmp_path: Path) -> None:

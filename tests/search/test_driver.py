@@ -54,6 +54,14 @@ class TestEveryMethod:
         assert np.array_equal(found["is_front"], non_dominated(values))
         assert values == pytest.approx(Counted(world)(world.space.to_population(list(found["arch"]))))
 
+    def test_noise_is_learnt_with_and_left_in_the_values(self, method, world):
+        evaluate = Counted(world)
+        noise = {"top1_error_percent": lambda population: np.full(len(population), 0.2)}
+        found = run(world, method, evaluate=evaluate, num=30, noise=noise)
+        assert list(found["arch"]) == evaluate.asked and len(found) == 30
+        population = world.space.to_population(list(found["arch"]))
+        assert found[OBJECTIVES].to_numpy() == pytest.approx(Counted(world)(population))
+
     def test_the_seed_decides(self, method, world):
         results = [run(world, method, seed=seed) for seed in (0, 0, 1)]
         pd.testing.assert_frame_equal(results[0], results[1])

@@ -13,7 +13,7 @@ from ofa.search.answer import answer
 from ofa.search.bucket_elimination import exact_front
 from ofa.search.evaluation_cache import EvaluationCache, Scores
 from ofa.search.pareto import non_dominated
-from ofa.search.pick import InfeasibleBudgetError
+from ofa.search.pick import InfeasibleBudgetError, InfeasibleMetricError
 from ofa.search.predictors.ridge import additive
 from ofa.search.problem import Constraint, Dearest, InfeasibleError
 from ofa.search.run import Target, TargetSearch
@@ -78,6 +78,10 @@ def test_files(world, tmp_path):
         "latency_ms_p90",
         "latency_ms_p99",
         "num_images",
+        "promised_top1_percent",
+        "promised_low",
+        "promised_high",
+        "pick_from_ms",
     ]
     assert front["macs"].dtype == np.int64
     assert front["measured_top1_percent"].notna().all()
@@ -94,6 +98,12 @@ def test_files(world, tmp_path):
     for pick in selected["picks"]:
         low, high = pick["top1_interval_percent"]
         assert low < pick["measured_top1_percent"] < high and pick["num_images"] == 1000
+        low, high = pick["promised_interval"]
+        assert low < pick["promised_top1_percent"] < high
+        assert pick["choices"][0]["gain_per_ms"] > 0 and "class_losses" not in pick
+    assert front[["promised_top1_percent", "promised_low", "promised_high"]].notna().all(axis=None)
+    promised = [pick["promised_top1_percent"] for pick in selected["picks"]]
+    assert promised == sorted(promised) and selected["replace_below"] == 0.6
 
 
 def test_exact_search_proposes_where_the_latency_is_a_sum(world, tmp_path):
@@ -164,6 +174,39 @@ def test_another_budget_evaluates_only_its_candidates(space, tmp_path):
     assert third.evaluated == []
 
 
+def test_classes_that_lose_against_the_largest(world, tmp_path):
+    asked = []
+
+    def by_class(archs):
+        asked.extend(archs)
+        return [{"coat": world.exact_top1(world.space.to_population(arch))[0], "shoe": 50.0} for arch in archs]
+
+    selected = search(world, tmp_path, by_class=by_class).selected
+    assert len(asked) == len(set(asked)) and world.space.largest() in asked
+    best = world.exact_top1(world.space.to_population(world.space.largest()))[0]
+    for pick in selected["picks"]:
+        (loss,) = pick["class_losses"]
+        assert loss["class"] == "coat" and loss["pick"] < loss["largest"] == best
+
+
+def test_the_fastest_that_is_accurate_enough(world, tmp_path):
+    result = search(world, tmp_path, budgets_ms=[2.4], min_metric=[83.0])
+    pick = result.selected["picks"][1]
+    assert pick["min_top1_percent"] == 83.0 <= pick["promised_top1_percent"]
+    assert pick["budget_ms"] == pytest.approx(1.03 * pick["measured_latency_ms"], abs=0.001)
+    front = result.front.dropna(subset="measured_latency_ms")
+    enough = front[front["promised_top1_percent"] >= 83.0]
+    assert pick["measured_latency_ms"] == enough["measured_latency_ms"].min()
+    every = world.space.sample_population(200_000, np.random.default_rng(0))
+    best_ms = (world.slowdown * world.predict_ms(every))[world.exact_top1(every) >= 83.0].min()
+    assert pick["measured_latency_ms"] < 1.15 * best_ms
+    answered = answer(tmp_path / "cpu-1t", [], min_metric=[83.0], facts=FACTS, **ANSWER)
+    assert [again["arch"] for again in answered["picks"]] == [pick["arch"]]
+    assert answer(tmp_path / "cpu-1t", [], min_metric=[99.9], facts=FACTS, **ANSWER) is None
+    with pytest.raises(InfeasibleMetricError, match="the best of those that were measured promises"):
+        search(world, tmp_path, budgets_ms=[], min_metric=[99.9])
+
+
 FACTS = {"table_sha256": "cpu-1t"}
 ANSWER = {"costs": ["macs", "params"]}
 
@@ -177,7 +220,7 @@ def test_another_budget_is_answered_from_what_was_measured(world, tmp_path):
     (pick,) = selected["picks"]
     measured = result.front.dropna(subset=["measured_latency_ms"])
     holding = measured[measured["measured_latency_ms"] <= budget_ms / 1.03]
-    assert pick["measured_top1_percent"] == holding["measured_top1_percent"].max()
+    assert pick["promised_top1_percent"] > holding["promised_top1_percent"].max() - 0.3
     assert pick["measured_latency_ms"] <= budget_ms / 1.03
     assert read_json(tmp_path / "cpu-1t/selected.json", kind="", remedy="") == selected
     front = pd.read_csv(tmp_path / "cpu-1t/front.csv")

@@ -27,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_an_earlier_version_left_is_read(folder: Path) -> None:
     front = read_front(folder / "front.csv", TOP1)
-    assert front.pop("latency_ms_p99").isna().all()
+    for later in ("latency_ms_p99", "promised_top1_percent", "promised_low", "promised_high", "pick_from_ms"):
+        assert front.pop(later).isna().all()
     pd.testing.assert_frame_equal(front, pd.read_csv(folder / "front.csv"))
     archs = archs_of(front, folder / "front.csv")
     assert [dict(arch) for arch in archs] == [json.loads(text) for text in front["arch"]]

@@ -107,7 +107,7 @@ class Explorer {
       return mark;
     };
     this.at("notches").replaceChildren(
-      ...device.choices.map((choice) => notch(choice.median_ms * (1 + device.headroom), "step")),
+      ...device.choices.map((choice) => notch(choice.from_ms * (1 + device.headroom), "step")),
       ...device.budgets_ms.filter((budget) => share(budget) >= 0 && share(budget) <= 1).map((budget) => notch(budget, "searched")),
     );
   }
@@ -116,14 +116,14 @@ class Explorer {
   pick() {
     const { choices, headroom, name, where } = this.device;
     const budget = this.budget, limit = budget / (1 + headroom);
-    const index = choices.findLastIndex((choice) => choice.median_ms <= limit);
+    const index = choices.findLastIndex((choice) => choice.from_ms <= limit);
     this.choice = choices[index];
     const verdict = this.at("verdict");
     this.at("result").hidden = this.at("making").hidden = !this.choice;
     this.at("nearest").hidden = !!this.choice;
     verdict.classList.toggle("missed", !this.choice);
     if (!this.choice) {
-      const fastest = choices[0].median_ms;
+      const fastest = choices[0].from_ms;
       this.nearest = Math.ceil(fastest * (1 + headroom) * 1000) / 1000;
       verdict.textContent = `Nothing that was measured on ${where} keeps ${short4(budget)} ms: the fastest subnet takes ${exact(fastest)} ms. The nearest feasible budget is ${short4(this.nearest)} ms.`;
       this.at("nearest").textContent = `Use ${short4(this.nearest)} ms`;

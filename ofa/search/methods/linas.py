@@ -38,9 +38,15 @@ class PredictedValues:
         self._choose(known, rng)
 
     def _choose(self, known: Evaluations, rng: np.random.Generator) -> None:
-        features = Features(self.problem.space, (*self.problem.free.values(), *self.problem.statistics))
+        statistics = (*self.problem.free.values(), *self.problem.statistics)
         self.chosen = {
-            column: choose(self._names, features, known.population, known.values[:, column], rng=rng)
+            column: choose(
+                self._names,
+                Features(self.problem.space, statistics, self.problem.noise.get(column)),
+                known.population,
+                known.values[:, column],
+                rng=rng,
+            )
             for column in range(self.problem.num_objectives)
             if column not in self.problem.free
         }
@@ -60,6 +66,15 @@ class PredictedValues:
         return self._with(
             population, {column: one.predictor.predict(population) for column, one in self.chosen.items()}
         )
+
+    def believed(self, known: Evaluations) -> Evaluations:
+        """What was learnt from, without its noise: the lucky are as good as their like."""
+        values = known.values.copy()
+        for column, noise in self.problem.noise.items():
+            if column in self.chosen:
+                one = self.chosen[column]
+                values[:, column] = one.believed(known.population, known.values[:, column], noise(known.population))
+        return known._replace(values=values)
 
     def draw(self, population: Population, num: int, rng: np.random.Generator) -> list[Values]:
         """Values under ``num`` functions drawn from what the predictors hold for possible, each of shape ``(N, M)``."""
@@ -130,6 +145,7 @@ def propose(
     draws: bool,
 ) -> Population:
     """At most ``num`` candidates that gain most, see :func:`linas`; they are added to ``seen``."""
+    known = model.believed(known)
     candidates = _candidates(problem, known, seen, rng)
     if not len(candidates):
         return candidates

@@ -50,6 +50,7 @@ AUTO = ("gaussian_process", "ridge", "gradient_boosting")
 QUICK = ("gaussian_process", "ridge")
 """Those that ``auto`` chooses from while it searches, where it does so again and again."""
 NUM_FOLDS = 5
+LEAST_ERROR = 0.25  # of the mean square, whatever is said to be noise
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,22 @@ class Chosen:
 
     Args:
         kendall_tau: Cross-validated, of each predictor that was tried; ``None`` where it is undefined.
-        error: Of its cross-validated predictions, root mean square.
+        error: Of its cross-validated predictions, root mean square, less the noise of what they are compared with.
     """
 
     name: str
     predictor: Predictor
     kendall_tau: Mapping[str, float | None]
     error: float = 0.0
+
+    def believed(
+        self, population: Population, values: npt.NDArray[np.float64], variances: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """What it learnt from, without noise of so much variance: values and predictions, each by how sure it is."""
+        if isinstance(self.predictor, GaussianProcess):
+            return self.predictor.believed()
+        trust = variances / np.maximum(variances + self.error**2, 1e-300)
+        return values + trust * (self.predictor.predict(population) - values)
 
     def draw(self, population: Population, num: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Values that it holds for possible, shape ``(num, N)``; of a predictor that does not say how sure it is, with
@@ -95,6 +105,7 @@ def choose(
     if isinstance(name, str):
         name = AUTO if name == "auto" else (name,)
     folds_seed = int(rng.integers(2**31))
+    noise = features.variances(population).mean()
     fitted: dict[str, Predictor] = {}
     tau: dict[str, float | None] = {}
     error: dict[str, float] = {}
@@ -104,7 +115,8 @@ def choose(
         fitted[tried] = make(features).fit(population, values)
         predicted = _held_out(fitted[tried], make, features, population, values, folds_rng)
         tau[tried] = _kendall_tau(predicted, values)
-        error[tried] = float(values.std() if predicted is None else np.sqrt(np.mean((predicted - values) ** 2)))
+        square = values.var() if predicted is None else np.mean((predicted - values) ** 2)
+        error[tried] = float(np.sqrt(max(square - noise, LEAST_ERROR * square)))
     best = max(tau, key=lambda tried: -1.0 if (value := tau[tried]) is None else value)
     return Chosen(best, fitted[best], tau, error[best])
 

@@ -20,15 +20,22 @@ class Features:
         statistics: Positive numbers, shape ``(N,)``, of ``(N, D)`` architectures; free and informative: MACs,
             parameters, latencies (the idea of FBNetV3's pretraining on them, arXiv:2006.02049, sec. 3.2, without the
             pretraining: as inputs they need not be learnt at all).
+        noise: Of architectures that were evaluated: how far their values may be from the truth by chance of their own,
+            as a variance; nothing is known without it.
     """
 
     space: SearchSpace
     statistics: Sequence[Callable[[Population], npt.NDArray[np.float64]]] = ()
+    noise: Callable[[Population], npt.NDArray[np.float64]] | None = None
 
     def __call__(self, population: Population) -> npt.NDArray[np.float64]:
         """Shape ``(N, F)``."""
         encoded = self.space.encode(population).astype(np.float64)
         return np.column_stack([encoded, self.logarithms(population)]) if self.statistics else encoded
+
+    def variances(self, population: Population) -> npt.NDArray[np.float64]:
+        """The noise of architectures that were evaluated, shape ``(N,)``; 0 where nothing is known."""
+        return np.zeros(len(population)) if self.noise is None else self.noise(population)
 
     def logarithms(self, population: Population) -> npt.NDArray[np.float64]:
         """Of the statistics, shape ``(N, S)``."""

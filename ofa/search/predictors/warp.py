@@ -37,6 +37,12 @@ class Warp:
         """On the scale, any shape."""
         return np.asarray((_raised((values - self._middle) / self._unit, self._power) - self._mean) / self._std)
 
+    def slope(self, values: Floats) -> Floats:
+        """Of the scale by the values, any shape: by how much it stretches them."""
+        standardised = (values - self._middle) / self._unit
+        stretched = np.exp((self._power - 1) * np.sign(standardised) * np.log1p(np.abs(standardised)))
+        return np.asarray(stretched / (self._unit * self._std))
+
     def inverse(self, warped: Floats) -> Floats:
         """The values, any shape."""
         raised = np.clip(warped, *self._limits) * self._std + self._mean

@@ -150,16 +150,31 @@ class TestCategories:
         assert taus[0] > max(0.7, taus[1])
 
 
+@pytest.mark.parametrize("name", ["ridge", "gaussian_process"])
+def test_lucky_values_are_believed_less_than_they_are(name, space, world):
+    population = np.unique(space.sample_population(120, np.random.default_rng(0)), axis=0)
+    truth = world.exact_top1(population)
+    seen = truth + np.random.default_rng(1).standard_normal(len(truth))
+    features = Features(space, noise=lambda some: np.ones(len(some)))
+    chosen = choose(name, features, population, seen, rng=np.random.default_rng(0))
+    believed = chosen.believed(population, seen, np.ones(len(seen)))
+    assert np.mean((believed - truth) ** 2) < 0.5 * np.mean((seen - truth) ** 2)
+    lucky = np.argsort(seen - truth)[-10:]
+    assert (believed[lucky] < seen[lucky]).all()
+    assert chosen.error < choose(name, Features(space), population, seen, rng=np.random.default_rng(0)).error
+
+
 class TestGaussianProcess:
     def test_the_slope_is_that_of_the_likelihood(self, rng=np.random.default_rng(0)):  # noqa: B008
         points, targets = rng.normal(size=(12, 2)), rng.normal(size=12)
         squares = np.stack([(each[:, None] - each) ** 2 for each in points.T])
         logs = np.array([0.3, -0.5, 0.1, -0.2, -2.0])
-        _, slope = _misfit(logs, squares, points @ points.T, targets)
+        variances = rng.uniform(0.1, 0.5, 12)
+        _, slope = _misfit(logs, squares, points @ points.T, targets, variances)
         steps = 1e-5 * np.eye(5)
         differences = [
-            (_misfit(logs + step, squares, points @ points.T, targets)[0] -
-             _misfit(logs - step, squares, points @ points.T, targets)[0]) / 2e-5
+            (_misfit(logs + step, squares, points @ points.T, targets, variances)[0] -
+             _misfit(logs - step, squares, points @ points.T, targets, variances)[0]) / 2e-5
             for step in steps
         ]  # fmt: skip
         assert slope == pytest.approx(differences, rel=1e-4, abs=1e-6)
@@ -170,12 +185,12 @@ class TestGaussianProcess:
 
         points, targets = rng.normal(size=(15, 2)), rng.normal(size=15)
         squares = np.stack([(each[:, None] - each) ** 2 for each in points.T])
-        weights, noise = np.array([0.7, 0.2]), 0.1
+        weights, noise, variances = np.array([0.7, 0.2]), 0.1, rng.uniform(0.1, 0.5, 15)
         kernel = RBF(np.sqrt(0.5 / weights)) + DotProduct(0.0, sigma_0_bounds="fixed") + WhiteKernel(noise)
-        theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(points, targets).log_marginal_likelihood_value_
+        theirs = GaussianProcessRegressor(kernel, alpha=variances, optimizer=None).fit(points, targets)
         logs = np.log([*weights, 1.0, 1.0, noise])
-        ours, _ = _misfit(logs, squares, points @ points.T, targets)
-        assert -ours - 0.5 * 15 * np.log(2 * np.pi) == pytest.approx(theirs)
+        ours, _ = _misfit(logs, squares, points @ points.T, targets, variances)
+        assert -ours - 0.5 * 15 * np.log(2 * np.pi) == pytest.approx(theirs.log_marginal_likelihood_value_)
 
     def test_what_is_left_out_is_predicted_by_the_others(self, space, samples):
         """In closed form as by processes that learn without it, of the same weights and scale."""
@@ -199,8 +214,47 @@ class TestGaussianProcess:
         low, high = np.percentile(process.draw(others, 100, np.random.default_rng(2)), [5, 95], axis=0)
         assert 0.75 < np.mean((low <= values(others)) & (values(others) <= high)) <= 1.0
 
+    def test_of_noisy_values_it_tells_the_truth_better_than_they_do(self, space, world):
+        population = np.unique(space.sample_population(150, np.random.default_rng(0)), axis=0)
+        truth = world.exact_top1(population)
+        deviations = np.where(np.arange(len(truth)) % 2, 0.5, 1.0)
+        seen = truth + deviations * np.random.default_rng(1).standard_normal(len(truth))
+        process = GaussianProcess(Features(space, noise=lambda _: deviations**2)).fit(population, seen)
+        errors = process.believed() - truth
+        assert np.sqrt(np.mean(errors**2)) < 0.6 * np.sqrt(np.mean((seen - truth) ** 2))
+        draws = process.draw_known(np.arange(100), 2000, np.random.default_rng(2))
+        assert draws.shape == (2000, 100) and draws.mean(axis=0) == pytest.approx(process.believed()[:100], abs=0.1)
+        low, high = np.percentile(draws, [5, 95], axis=0)
+        assert 0.8 < np.mean((low <= truth[:100]) & (truth[:100] <= high)) <= 1.0
+
+    def test_without_noise_values_are_what_they_are(self, space, samples):
+        process = GaussianProcess(Features(space)).fit(*samples)
+        assert process.believed() == pytest.approx(samples[1])
+        draws = process.draw_known(np.arange(4, 8), 3, np.random.default_rng(0))
+        assert draws == pytest.approx(np.tile(samples[1][4:8], (3, 1)))
+
+    def test_truths_are_those_of_a_joint_normal_distribution(self, space, samples):
+        """The moments of some numbers given others, by the formula for any normal distribution."""
+        population, top1 = samples[0][:30], samples[1][:30]
+        process = GaussianProcess(Features(space, noise=lambda some: np.linspace(0.0, 0.4, len(some))))
+        process.fit(population, top1)
+        noise = np.diag(process._noise)
+        seen = process._cholesky @ process._cholesky.T
+        truth = seen - noise
+        mean = truth @ np.linalg.solve(seen, process._learnt)
+        covariance = truth - truth @ np.linalg.solve(seen, truth)
+        assert process.believed() == pytest.approx(process._warp.inverse(mean))
+        draws = process._warp(process.draw_known(np.arange(30), 40_000, np.random.default_rng(0)))
+        assert draws.mean(axis=0) == pytest.approx(mean, abs=0.02)
+        assert np.cov(draws.T) == pytest.approx(covariance, abs=0.02 * np.abs(covariance).max() + 1e-3)
+
 
 class TestWarp:
+    def test_its_slope_is_by_how_much_it_stretches(self):
+        values = np.random.default_rng(0).lognormal(0, 1, 40)
+        warp = Warp(values)
+        assert warp.slope(values) == pytest.approx((warp(values + 1e-6) - warp(values - 1e-6)) / 2e-6, rel=1e-4)
+
     def test_it_is_scikit_learns_power_transform(self):
         from sklearn.preprocessing import PowerTransformer
 
