@@ -91,7 +91,12 @@ def quantize_litert(model: bytes, ranges: Ranges | None = None, *, float_nodes: 
 def _interpreter(model: bytes) -> Any:
     """One that keeps what every operator gives."""
     interpreters = require("ai_edge_litert.interpreter", EXTRA)
-    interpreter = interpreters.Interpreter(model_content=model, num_threads=1, experimental_preserve_all_tensors=True)
+    interpreter = interpreters.Interpreter(
+        model_content=model,
+        num_threads=1,
+        experimental_op_resolver_type=interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
     interpreter.allocate_tensors()
     return interpreter
 

@@ -13,7 +13,7 @@ from ofa.formats.calibration import QuantizationError
 from ofa.formats.executorch_int8 import exported_graph, graph_ranges, quantizable_nodes, quantize_graph
 from ofa.optional import NotInstalledError, require
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore")]  # of the packages, when they are imported
 
 
 @pytest.fixture(scope="module")
