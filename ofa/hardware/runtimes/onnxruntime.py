@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class OnnxSession:
 
     def prepared(self, inputs: Arrays) -> Run:
         return partial(self.run, inputs)
+
+    def end_profiling(self) -> Path:
+        """Where the runtime's own account of its runs is, if the options asked for one."""
+        return Path(self._session.end_profiling())
 
 
 class _CudaSession(OnnxSession):
@@ -65,9 +70,11 @@ class OnnxRuntime:
 
     def prepare(self, model: Model, setting: Setting) -> OnnxSession:
         """Load ONNX bytes, or an ONNX file."""
-        onnxruntime = require("onnxruntime", self.extra)
-        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
+        return self.load(model, setting, self.options(setting))
 
+    def options(self, setting: Setting) -> Any:
+        """What sessions are made with."""
+        onnxruntime = require("onnxruntime", self.extra)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
@@ -75,6 +82,12 @@ class OnnxRuntime:
         options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
         # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def load(self, model: Model, setting: Setting, options: Any) -> OnnxSession:
+        """Likewise, with options of one's own."""
+        onnxruntime = require("onnxruntime", self.extra)
+        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
         what = check_exists(model, "an ONNX")
         try:
             session = onnxruntime.InferenceSession(
