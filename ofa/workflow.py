@@ -471,8 +471,8 @@ def profile(
             ``operators``.
     """
     if operators:
-        given = {"--run": run, "--resolution": resolutions, "--num-resolutions": num_resolutions, "--energy": energy}
-        given |= {"--num-fit": num_fit, "--num-held-out": num_held_out, "--force": force}
+        given: dict[str, object] = {"--run": run, "--resolution": resolutions, "--num-resolutions": num_resolutions}
+        given |= {"--num-fit": num_fit, "--num-held-out": num_held_out, "--force": force, "--energy": energy}
         for name in (name for name, value in given.items() if value):
             raise UsageError(f"{name} is about the parts of a space, and goes not with --operators; leave one out")
         return _profile_operators(

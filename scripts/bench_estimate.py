@@ -35,14 +35,14 @@ from ofa.states import Speed, states_from
 MODELS = (
     *("botnet26t_256", "cait_xxs24_224", "coat_lite_tiny", "coatnet_pico_rw_224", "convit_tiny"),
     *("convmixer_1024_20_ks9_p14", "crossvit_tiny_240", "cspdarknet53", "cspresnet50", "davit_tiny", "dla34"),
-    *("dla46x_c", "dpn48b", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "efficientvit_b0"),
+    *("dpn48b", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "efficientvit_b0"),
     *("efficientvit_m0", "ese_vovnet19b_dw", "eva02_tiny_patch14_224", "fasternet_t0", "fastvit_t8"),
     *("focalnet_tiny_srf", "gcvit_xxtiny", "gernet_s", "halonet26t", "hgnetv2_b0", "hiera_tiny_224"),
     *("inception_next_atto", "inception_v3", "lambda_resnet26t", "legacy_seresnet18", "legacy_xception"),
     *("levit_128", "mambaout_femto", "mobileone_s0", "mvitv2_tiny", "nest_tiny", "nf_regnet_b0", "pvt_v2_b0"),
-    *("repghostnet_050", "repvgg_a0", "repvit_m0_9", "res2net50_14w_8s", "resnest14d", "rexnet_100", "selecsls42"),
-    *("shvit_s1", "skresnet18", "starnet_s1", "swiftformer_xs", "swinv2_tiny_window8_256", "tiny_vit_5m_224"),
-    *("tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny", "vit_tiny_r_s16_p8_224", "volo_d1_224"),
+    *("cpubone_nano", "repvgg_a0", "repvit_m0_9", "res2net50_14w_8s", "resnest14d", "rexnet_100", "selecsls42"),
+    *("shvit_s1", "skresnet18", "starnet_s1", "swiftformer_xs", "lowformer_b0", "tiny_vit_5m_224"),
+    *("tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny", "iformer_t", "volo_d1_224"),
     *("xception41", "xcit_nano_12_p16_224"),
 )
 TOGETHER = 4  # networks that are timed against each other

@@ -27,6 +27,7 @@ from ofa.estimate.kernels import Kernel, Kernels
 Floats = npt.NDArray[np.float64]
 
 PULL = 0.1  # of a kind's prior towards that of all kinds, beside the relative error of one network
+LEAST_PART = 0.01  # of a mean network, that each amount explains
 LEAST_SHARE = 0.2  # of the pooled prior, that the prior of any kernel has
 LEAST_DEVIATION = -0.8
 KIND_STRENGTH = 0.3  # standard deviation of what all kernels of a kind deviate by
@@ -35,7 +36,7 @@ STRENGTHS, LENGTHS, NOISES = (0.3, 0.6, 1.2), (1.5, 3.0, 6.0), (0.02, 0.04, 0.08
 NOISE_MS = 0.003  # of a sample: where in memory it lies, what the call itself takes
 CACHE_BYTES = 2 << 20  # weights beyond come from farther away in every run
 MOST_TO_CHOOSE_BY = 600  # networks, for strength, length and noise
-NETWORK_NOISE = 0.05
+NETWORK_NOISE, NETWORK_NOISES = 0.05, (0.01, 0.5)
 UNKNOWN_STRENGTH = 1.0  # of kernels of a kind that was never measured
 MARGIN = 0.5  # beyond the least and the greatest that was measured, in powers of 2
 
@@ -67,18 +68,16 @@ class Prior:
     Args:
         by_kind: Of each kind.
         pooled: Of all kernels together, for kinds that are unknown.
-        call_ms: Of one call of the runtime.
-        ms_per_far_byte: Of weights that are more than a core's caches hold.
+        around: Per amount of what a network takes besides its kernels, see :func:`_around`.
     """
 
     by_kind: Mapping[str, Floats]
     pooled: Floats
-    call_ms: float
-    ms_per_far_byte: float
+    around: Floats
 
-    def around_ms(self, kernels: Kernels) -> float:
+    def around_ms(self, kernels: Kernels, *, is_whole: bool = True) -> float:
         """What a network takes besides its kernels."""
-        return self.call_ms + self.ms_per_far_byte * _far_bytes(kernels)
+        return float(self.around @ _around(kernels, is_whole))
 
     def kernel_ms(self, kernels: Sequence[Kernel]) -> Floats:
         """Shape ``(K,)``."""
@@ -90,24 +89,32 @@ class Prior:
 
 def fit_prior(networks: Sequence[Observed]) -> Prior:
     kinds = sorted({kernel.kind for network in networks for kernel in network.kernels})
-    column = {kind: 4 * index for index, kind in enumerate(kinds)}
-    sums = np.zeros((len(networks), 4 * len(kinds) + 2))
+    column = {kind: index for index, kind in enumerate(kinds)}
+    sums = np.zeros((len(networks), len(kinds), 4))
     for row, network in zip(sums, networks, strict=True):
-        row[-2:] = 1.0, _far_bytes(network.kernels)
         for kernel, count in network.kernels.items():
-            first = column[kernel.kind]
-            row[first : first + 4] += count * np.array(_amounts(kernel))
+            row[column[kernel.kind]] += count * np.array(_amounts(kernel))
+    around = np.array([_around(network.kernels, network.is_whole) for network in networks])
     latency_ms = np.array([network.latency_ms for network in networks])
-    pooled = np.hstack([sums[:, :-2].reshape(len(networks), -1, 4).sum(axis=1), sums[:, -2:]])
-    *pooled_ms, around_ms, _ = _least_squares(pooled, latency_ms, np.zeros(6))
-    likely = np.array([*pooled_ms * len(kinds), around_ms, 0.0])
-    *kind_ms, call_ms, far_ms = _least_squares(sums, latency_ms, likely)
-    by_kind = dict(zip(kinds, np.array(kind_ms).reshape(-1, 4), strict=True))
-    return Prior(by_kind, np.array(pooled_ms), float(call_ms), float(far_ms))
+    pooled, common = sums.sum(axis=1), np.zeros(around.shape[1])
+    pooled_ms = _least_squares(np.hstack([pooled, around]), latency_ms, np.append(np.zeros(4), common))[:4]
+    pooled_ms = np.maximum(pooled_ms, LEAST_PART * latency_ms.mean() / np.maximum(pooled.mean(axis=0), 1e-12))
+    likely = np.append(np.tile(pooled_ms, len(kinds)), common)
+    found = _least_squares(np.hstack([sums.reshape(len(networks), -1), around]), latency_ms, likely)
+    kind_ms, around_ms = np.split(found, [4 * len(kinds)])
+    return Prior(dict(zip(kinds, kind_ms.reshape(-1, 4), strict=True)), pooled_ms, around_ms)
 
 
-def _far_bytes(kernels: Kernels) -> int:
-    return max(0, sum(count * kernel.weight_bytes for kernel, count in kernels.items()) - CACHE_BYTES)
+def _around(kernels: Kernels, is_whole: bool) -> list[float]:
+    """One call; bytes of weights beyond a core's caches, in samples and in whole networks, where they come from farther
+    away; and in these, whose caches others use in between, the bytes that kernels move without computing much.
+    """
+    weights = sum(count * kernel.weight_bytes for kernel, count in kernels.items())
+    moved = sum(
+        count * (kernel.input_bytes + kernel.output_bytes) for kernel, count in kernels.items() if not kernel.macs
+    )
+    far = max(0, weights - CACHE_BYTES)
+    return [1.0, 0.0, far, moved] if is_whole else [1.0, far, 0.0, 0.0]
 
 
 def _least_squares(sums: Floats, latency_ms: Floats, likely: Floats) -> Floats:
@@ -188,7 +195,7 @@ class Posterior:
     @cached_property
     def _target(self) -> Floats:
         known = sum(np.asarray(group.shares.sum(axis=1)).ravel() for group in self.groups.values())
-        around_ms = np.array([self.prior.around_ms(network.kernels) for network in self.networks])
+        around_ms = np.array([self.prior.around_ms(each.kernels, is_whole=each.is_whole) for each in self.networks])
         return np.asarray(1 - known - around_ms / self._latency_ms)
 
     @cached_property
@@ -280,32 +287,49 @@ class Posterior:
         return bool(((own >= low - MARGIN) & (own <= high + MARGIN)).all())
 
 
-def fit(networks: Sequence[Observed]) -> Posterior:
-    """Fit prior and processes; the strengths are those that make the measurements most probable."""
+def fit(networks: Sequence[Observed], strengths: Strengths | None = None) -> Posterior:
+    """Fit prior and processes.
+
+    Args:
+        strengths: Those of an earlier fit; otherwise the ones that make the measurements most probable.
+    """
     networks = list(networks)
     prior = fit_prior(networks)
+    groups = _group_observed(networks, prior)
+    if strengths is None:
+        strengths = _most_probable(networks, prior)
+        strengths = replace(strengths, network_noise=_network_noise(Posterior(networks, prior, strengths, groups)))
+    return Posterior(networks, prior, strengths, groups)
+
+
+def _group_observed(networks: Sequence[Observed], prior: Prior) -> dict[str, _Group]:
     per = np.array([network.latency_ms for network in networks])
-    posterior = Posterior(
-        networks, prior, Strengths(0.4, 4.0, 0.02), _group([each.kernels for each in networks], prior, per)
-    )
-    return replace(posterior, strengths=_with_network_noise(posterior, _most_probable(networks, prior)))
+    return _group([network.kernels for network in networks], prior, per)
 
 
 def _most_probable(networks: Sequence[Observed], prior: Prior) -> Strengths:
-    step = -(-len(networks) // MOST_TO_CHOOSE_BY)
-    some = networks[::step]
-    per = np.array([network.latency_ms for network in some])
-    groups = _group([each.kernels for each in some], prior, per)
-    choices = [Strengths(*each) for each in np.array(np.meshgrid(STRENGTHS, LENGTHS, NOISES)).reshape(3, -1).T]
+    some = networks[:: -(-len(networks) // MOST_TO_CHOOSE_BY)]
+    groups = _group_observed(some, prior)
+    choices = [Strengths(*each) for each in np.array(np.meshgrid(STRENGTHS, LENGTHS, NOISES)).reshape(3, -1).T.tolist()]
     return max(choices, key=lambda each: Posterior(some, prior, each, groups).log_likelihood)
 
 
-def _with_network_noise(posterior: Posterior, strengths: Strengths) -> Strengths:
-    """With the noise of whole networks that their errors, each left out, are explained by."""
-    whole = posterior._is_whole
-    for _ in range(5 if whole.any() else 0):
-        errors, deviations = replace(posterior, strengths=strengths).left_out
-        ratio = float(np.mean((errors[whole] / deviations[whole]) ** 2))
-        noise = float(np.clip(strengths.network_noise * ratio**0.5, 0.01, 0.5))
-        strengths = replace(strengths, network_noise=noise)
-    return strengths
+def _network_noise(posterior: Posterior) -> float:
+    """The noise of whole networks that their errors, each left out, are explained by.
+
+    Given the samples, whole networks are a small Gaussian of their own (Schur's complement), whose noise is tried.
+    """
+    whole, signal, target = posterior._is_whole, posterior._signal, posterior._target
+    noise = NETWORK_NOISE
+    if not whole.any() or whole.all():
+        return noise
+    factor = cho_factor(signal[np.ix_(~whole, ~whole)] + np.diag(posterior._noise[~whole]), lower=True)
+    across = signal[np.ix_(whole, ~whole)]
+    left = signal[np.ix_(whole, whole)] - across @ cho_solve(factor, across.T)
+    rest = target[whole] - across @ cho_solve(factor, target[~whole])
+    own = posterior._noise[whole] - NETWORK_NOISE**2
+    for _ in range(20):
+        precision = np.linalg.inv(left + np.diag(own + noise**2))
+        ratio = float(np.mean((precision @ rest) ** 2 / np.diag(precision)))
+        noise = float(np.clip(noise * ratio**0.5, *NETWORK_NOISES))
+    return noise

@@ -33,6 +33,7 @@ CONVOLUTIONS = ("Conv", "FusedConv")
 PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 COSTLY_ACTIVATIONS = ("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "QuickGelu", "Elu")
 NUM_BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "uint64": 8, "bool": 1, "int8": 1, "uint8": 1}
+FLAG_WEIGHT = 3.0  # of yes and no among features, as a difference of sizes in powers of 2
 SUFFIX = "_kernel_time"  # of an event's name, behind the node's
 
 
@@ -172,10 +173,10 @@ class Kernel:
             sizes += self._product
             flags += [self.whole_numbers(name, [0])[0] for name in ("transA", "transB")]
         else:
-            last = self.outputs[0].shape[-1:] if self.outputs else ()
-            sizes += [*(last or (1,)), self._run, self._reduced]
+            ends = [values[0].shape[-1] if values and values[0].shape else 1 for values in (self.inputs, self.outputs)]
+            sizes += [*ends, self._run, self._reduced]
             flags = [min(len(self.inputs), 4), min(len(self.outputs), 4)]
-        return (*(math.log2(max(size, 1)) for size in sizes), *map(float, flags))
+        return (*(math.log2(max(size, 1)) for size in sizes), *(FLAG_WEIGHT * flag for flag in flags))
 
     @property
     def _picture(self) -> Shape:

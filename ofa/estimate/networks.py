@@ -24,7 +24,6 @@ NETWORKS = (
     "regnetx_004",
     "resnet18",
     "resnet50",
-    "swin_tiny_patch4_window7_224",
     "vit_small_patch32_224",
     "vit_tiny_patch16_224",
 )

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa.config import Record, check_record
+from ofa.config import Record, check_record, to_plain
 from ofa.cost.latency_table import BETWEEN_PROCESSES_PERCENT
-from ofa.estimate.fit import Observed, Posterior, fit
+from ofa.estimate.fit import Observed, Posterior, Strengths, fit
 from ofa.estimate.kernels import Kernel, Kernels, Value
 from ofa.files import FORMAT, FileFormatError, read_csv, read_json, sha256_of_file, write_csv_atomic, write_json_atomic
 
 REMEDY = "measure it with `ofa profile --operators --device NAME`"
 TEXT = ("network", "role", "op", "outputs")
 NUMBERS = ("latency_ms", "error", "count")
+FACTS = ("device", "fingerprint", "held_out", "details", "strengths")
 WHOLE, SAMPLE = "network", "sample"
 FAR_PERCENT = 10.0  # an error beyond is too large: nn-Meter's and ours
 
@@ -36,6 +37,7 @@ class OperatorTable:
         fingerprint: On what machine and with what software they were measured.
         held_out: Errors of each, predicted without it; see :func:`held_out_errors`.
         details: Further facts about the measurement.
+        strengths: Those of an earlier fit, which takes the longest to find.
     """
 
     networks: Mapping[str, Observed]
@@ -43,11 +45,12 @@ class OperatorTable:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     held_out: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    strengths: Strengths | None = None
 
     @cached_property
     def posterior(self) -> Posterior:
         """What follows from them: seconds of work."""
-        return fit(list(self.networks.values()))
+        return fit(list(self.networks.values()), self.strengths)
 
     def interval(self, kernels: Kernels) -> float:
         """By which share a network may be slower or faster than predicted, in 90 of 100 cases."""
@@ -64,7 +67,7 @@ class OperatorTable:
                 "network": name,
                 "role": WHOLE if network.is_whole else SAMPLE,
                 "latency_ms": network.latency_ms,
-                "error": round(network.error, 6),
+                "error": network.error,
                 "count": count,
                 **to_texts(kernel),
             }
@@ -72,7 +75,7 @@ class OperatorTable:
             for kernel, count in network.kernels.items()
         ]
         write_csv_atomic(csv_path, pd.DataFrame(rows))
-        facts = {name: getattr(self, name) for name in ("device", "fingerprint", "held_out", "details")}
+        facts = {name: to_plain(getattr(self, name)) for name in FACTS}
         csv = {"num_rows": len(rows), "sha256": sha256_of_file(csv_path)}
         write_json_atomic(csv_path.with_suffix(".json"), {"format": FORMAT, **facts, "csv": csv})
 
@@ -85,19 +88,16 @@ class OperatorTable:
         """
         path = csv_path.with_suffix(".json")
         data = read_json(path, kind="table of operators", remedy=REMEDY)
-        record = check_record(_Record, {key: value for key, value in data.items() if key != "format"}, where=str(path))
+        record = check_record(_Record, data, where=f"table of operators {path}", remedy=REMEDY)
         rows = read_csv(csv_path, text=TEXT, numbers=NUMBERS, kind="table of operators", remedy=REMEDY)
         if sha256_of_file(csv_path) != record.csv.get("sha256"):
             raise FileFormatError(f"{csv_path} is not the file that {path} describes; {REMEDY}")
-        rows = rows.fillna({"inputs": "", "attributes": ""})
+        rows[["inputs", "attributes"]] = rows[["inputs", "attributes"]].astype(object).fillna("")
         try:
             networks = {str(name): _observed(own) for name, own in rows.groupby("network", sort=False)}
         except ValueError as error:
             raise FileFormatError(f"{csv_path}: {error}; {REMEDY}") from None
-        return cls(networks=networks, **{key: getattr(record, key) for key in ("device", *_FACTS)})
-
-
-_FACTS = ("fingerprint", "held_out", "details")
+        return cls(networks=networks, **{name: getattr(record, name) for name in FACTS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,7 @@ class _Record(Record):
     fingerprint: Mapping[str, Any]
     held_out: Mapping[str, Any]
     details: Mapping[str, Any]
+    strengths: Strengths | None
     csv: Mapping[str, Any]
 
 

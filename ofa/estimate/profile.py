@@ -107,9 +107,9 @@ def profile_operators(
             "num_samples": len(measuring.samples),
             "minutes": round(measuring.seconds / 60, 2),
             "block_seconds": block_seconds,
-            "strengths": vars(posterior.strengths),
             **result.facts(measuring.samples),
         },
+        strengths=posterior.strengths,
     )
     table.save(csv_path)
     shutil.rmtree(workspace)
