@@ -38,7 +38,7 @@ CACHE_BYTES = 2 << 20  # weights beyond come from farther away in every run
 MOST_TO_CHOOSE_BY = 600  # networks, for strength, length and noise
 NETWORK_NOISE, NETWORK_NOISES = 0.05, (0.01, 0.5)
 UNKNOWN_STRENGTH = 1.0  # of kernels of a kind that was never measured
-MARGIN = 0.5  # beyond the least and the greatest that was measured, in powers of 2
+MARGIN = 1.0  # beyond the least and the greatest that was measured, in powers of 2
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from ofa.progress import Progress, notice
 BATCH = 60  # samples that are timed in turn; their sessions are all in memory
 FIRST_SAMPLES = 300  # before errors say where more belong
 MAX_SAMPLES = 4000  # the work of fitting grows with the cube
-GROWTH = 1.25  # of the samples, from one fit to the next
+GROWTH = 1.5  # of the samples, from one fit to the next
 LEAST_WEIGHT = 0.3  # of a block all samples of which are predicted well
 
 

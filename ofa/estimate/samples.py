@@ -29,7 +29,7 @@ Built = tuple[nn.Module, tuple[int, ...]]
 
 SIZES = (4, 7, 8, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 TOKENS = (16, 49, 50, 64, 98, 128, 144, 196, 197, 256, 257, 324, 400, 576, 784, 1024)
-MAX_PARAMS, MAX_MACS, MAX_SIZE = 6_000_000, 300_000_000, 2_000_000  # of a sample; its input's elements
+MAX_PARAMS, MAX_MACS, MAX_SIZE = 6_000_000, 600_000_000, 2_000_000  # of a sample; its input's elements
 NEAR = 1.5  # by which a number is multiplied or divided at most, for a sample near another
 MULTIPLES = (16, 8, 4, 1)
 MULTIPLE_SHARES = (0.5, 0.25, 0.15, 0.1)
@@ -71,7 +71,7 @@ class Choice:
         return ordered[min(max(place, 0), len(ordered) - 1)]
 
 
-CHANNELS, NARROW = Span(8, 1280), Span(8, 320)
+CHANNELS, NARROW = Span(8, 2048), Span(8, 320)
 SIZE, TOKEN, DEPTH = Choice(SIZES), Choice(TOKENS), Choice((1, 2, 3))
 KERNEL, STRIDE, FLAG = Choice((3, 3, 5, 7)), Choice((1, 1, 1, 2)), Choice((0, 1))
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -361,6 +361,7 @@ MOVES: dict[str, Callable[[Tensor], Any]] = {
     "pad": lambda x: F.pad(x, (0, 2, 0, 2)),
     "nearest": lambda x: F.interpolate(x, scale_factor=2, mode="nearest"),
     "bilinear": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "bicubic": lambda x: F.interpolate(x, size=[max(1, size * 3 // 4) for size in x.shape[2:]], mode="bicubic"),
     "pixel_shuffle": lambda x: F.pixel_shuffle(x[:, : x.shape[1] // 4 * 4], 2),
     "pixel_unshuffle": lambda x: F.pixel_unshuffle(x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2], 2),
 }
@@ -427,7 +428,7 @@ BLOCKS = {
             convolution, {"channels": CHANNELS, "out": CHANNELS, "kernel": KERNEL, "stride": STRIDE, **_PICTURE}, 2.0
         ),
         Block(pointwise, {"channels": CHANNELS, "out": CHANNELS, "stride": STRIDE, **_PICTURE}, 2.0),
-        Block(depthwise, {"channels": CHANNELS, "kernel": KERNEL, "stride": STRIDE, **_PICTURE}, 1.5),
+        Block(depthwise, {"channels": CHANNELS, "kernel": Choice((3, 3, 5, 7, 9)), "stride": STRIDE, **_PICTURE}, 1.5),
         Block(grouped, {"width": Span(4, 128), "groups": Choice((2, 4, 8, 16, 32)), "stride": STRIDE, **_PICTURE}, 1.0),
         Block(
             stem,
