@@ -197,9 +197,9 @@ def estimate(result: Estimate, model: Path, device: str, **_: Any) -> bool:
         f"{model} on {device}: {result.latency_ms:.3f} ms, in 90 of 100 cases {low_ms:.3f} to {high_ms:.3f} ms; "
         f"{result.macs / 1e6:.1f} M MACs, {result.unseen_percent:.1f} % of them in kernels like none that was measured"
     )
-    if not result.ok:
-        unseen = {cost.kernel.kind: None for cost in result.costs if not cost.is_known}
-        say(head=f"that is too much to rely on: {', '.join(unseen)}")
+    if result.unseen_kinds:
+        what = "never measured" if result.ok else "that is too much to rely on; never measured"
+        say(f" {', '.join(result.unseen_kinds)}", head=f"{what}, or not in such sizes:", style="red")
     return result.ok
 
 

@@ -60,6 +60,11 @@ class Estimate:
     costs: Sequence[KernelCost]
 
     @property
+    def unseen_kinds(self) -> list[str]:
+        """Of kernels that were never measured, the most expensive first: they are taken for what others take."""
+        return list(dict.fromkeys(cost.kernel.kind for cost in self.costs if not cost.is_known))
+
+    @property
     def ok(self) -> bool:
         """Whether nearly all of it is known."""
         return self.unseen_percent <= MAX_UNSEEN_PERCENT
@@ -70,6 +75,7 @@ class Estimate:
             "interval_ms": [round(value, 6) for value in self.interval_ms],
             "macs": self.macs,
             "unseen_percent": round(self.unseen_percent, 3),
+            "unseen_kinds": self.unseen_kinds,
             "kernels": [cost.to_json() for cost in self.costs],
         }
 

@@ -274,7 +274,7 @@ def transformer(tokens: int, channels: int, head: int, ratio: int, activation: s
     for _ in range(depth):
         attention = Attention(channels, head, tokens, form)
         blocks += [Residual(nn.LayerNorm(channels), attention), Residual(*_mlp(channels, ratio, activation))]
-    return nn.Sequential(*blocks), (tokens, channels)
+    return nn.Sequential(*blocks, nn.LayerNorm(channels)), (tokens, channels)
 
 
 class Windows(nn.Module):
@@ -327,6 +327,7 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "subtract": lambda x: x - x.mean(-1, keepdim=True),
     "divide": lambda x: x / (1.5 + x * x),
     "normalise": lambda x: F.normalize(x, dim=-1),
+    "negate": lambda x: -x,
     "root": lambda x: (x * x + 1.0).sqrt(),
     "exponential": lambda x: (-x * x).exp(),
     "softmax": lambda x: x.softmax(-1),
@@ -356,6 +357,8 @@ MOVES: dict[str, Callable[[Tensor], Any]] = {
     "concat_last": lambda x: torch.cat([x, x.abs()], -1),
     "split": lambda x: torch.cat([part.abs() for part in x.chunk(2, 1)], 1),
     "split_last": lambda x: torch.cat([part.abs() for part in x.chunk(2, -1)], -1),
+    "first": lambda x: x[:, 0] + 1.0,
+    "flatten": lambda x: x.flatten(1) + 1.0,
     "slice": lambda x: x[:, : x.shape[1] // 2] + 1.0,
     "strided": lambda x: x[:, :, ::2, ::2] + 1.0,
     "pad": lambda x: F.pad(x, (0, 2, 0, 2)),
@@ -376,6 +379,8 @@ POOLS: dict[str, Callable[[int, int], nn.Module]] = {
     "average": lambda kernel, stride: nn.AvgPool2d(kernel, stride, kernel // 2),
     "global": lambda kernel, stride: Apply(lambda x: x.mean((2, 3), keepdim=True)),
     "global_max": lambda kernel, stride: nn.AdaptiveMaxPool2d(1),
+    "enlarge": lambda kernel, stride: nn.Upsample(scale_factor=2, mode="nearest"),
+    "sum": lambda kernel, stride: Apply(lambda x: x.sum(1)),
     "rows": lambda kernel, stride: Apply(lambda x: x.mean(2)),
     "channels": lambda kernel, stride: Apply(lambda x: x.mean(1, keepdim=True)),
 }
