@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,19 @@ def test_a_block_runs_and_its_kernels_are_told(block: str) -> None:
     assert kernels
     for kernel in kernels:
         assert all(np.isfinite(kernel.features))
+
+
+WITH_OPERATIONS = {name: each.ranges["op"] for name, each in BLOCKS.items() if "op" in each.ranges}
+OPERATIONS = [(block, op) for block, choice in WITH_OPERATIONS.items() for op in dict.fromkeys(choice.values)]
+
+
+@pytest.mark.parametrize(("block", "op"), OPERATIONS)
+def test_every_operation_runs(block: str, op: str) -> None:
+    """Also on sizes that two does not divide."""
+    drawn = {name: 1 if name == "within" else 2 for name in BLOCKS[block].ranges}
+    drawn |= {name: 9 for name in ("channels", "size", "rows", "tokens") if name in drawn}
+    module, shape = build(f"{block} {json.dumps({**drawn, 'op': op})}")
+    assert read_kernels(export_model(module, shape, SETTING), SETTING)
 
 
 def test_the_same_name_gives_the_same_network() -> None:
