@@ -146,6 +146,8 @@ class _Measuring:
         self._before = measured_seconds(TimingResult(blocks=self.journal.blocks))
         self._started = time.monotonic()
         self._kernels_path = self.workspace / "kernels.jsonl"
+        if not self.journal.blocks:  # begun anew, perhaps with other software, which makes other kernels
+            self._kernels_path.unlink(missing_ok=True)
         self.kernels = _read_kernels_file(self._kernels_path)
 
     @property
