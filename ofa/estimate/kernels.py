@@ -164,7 +164,7 @@ class Kernel:
     def features(self) -> tuple[float, ...]:
         """What its time depends on, mostly as logarithms to the base of 2; of one length for all of a kind."""
         sizes = [self.macs + 1, self.input_bytes + 1, self.weight_bytes + 1, self.output_bytes + 1]
-        flags = [self._attribute.get("activation", "") in COSTLY_ACTIVATIONS, len(self.inputs) > 3]
+        flags: list[int] = [self._attribute.get("activation", "") in COSTLY_ACTIVATIONS, len(self.inputs) > 3]
         if self.is_convolution:
             out, within, height, width = self.inputs[1].shape
             strides = self.whole_numbers("strides", [1, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -39,4 +40,5 @@ def timm_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     """A model of timm in eval mode, and the shape of its input without the batch."""
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(name, pretrained=False).eval()
-    return model, tuple(model.default_cfg["input_size"])
+    config: Any = model.default_cfg  # of which modules in general know nothing
+    return model, tuple(config["input_size"])

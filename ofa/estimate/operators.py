@@ -114,7 +114,7 @@ def _observed(rows: pd.DataFrame) -> Observed:
     first = rows.iloc[0]
     kernels = Counter[Kernel]()
     for row in rows.to_dict("records"):
-        kernels[from_texts(row)] += int(row["count"])
+        kernels[from_texts({str(name): cell for name, cell in row.items()})] += int(row["count"])
     if not first["latency_ms"] > 0:
         raise ValueError(f"latency_ms of {first['network']!r} is {first['latency_ms']}, not above 0")
     return Observed(kernels, float(first["latency_ms"]), float(first["error"]), first["role"] == WHOLE)
