@@ -23,7 +23,9 @@ _HOME = {
     "elasticize": "ofa.supernet",
     "published_arch": "ofa.supernet",
 }
-_PACKAGES = ("cost", "data", "deploy", "hardware", "nn", "report", "search", "space", "supernet", "training")
+_PACKAGES = (
+    *("cost", "data", "deploy", "estimate", "hardware", "nn", "report", "search", "space", "supernet", "training"),
+)
 
 if TYPE_CHECKING:
     from ofa.cost import LatencyTable as LatencyTable

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
     from ofa.deploy.verify import Measure
+    from ofa.estimate import Estimate, OperatorTable
     from ofa.hardware import Device
     from ofa.hub import Transfer
     from ofa.space import Arch, SearchSpace
@@ -414,24 +415,37 @@ class ProfiledFleet:
         return {"profiled": {each.device: each.to_json() for each in self.profiled}, "failed": self.failed}
 
 
+@dataclass(frozen=True)
+class ProfiledOperators:
+    """What kernels take on a device, and where that is; ``is_new`` unless it was there."""
+
+    csv_path: Path
+    table: OperatorTable
+    is_new: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {"csv": str(self.csv_path), "held_out": self.table.held_out, "details": self.table.details}
+
+
 def profile(
-    run: str,
-    devices: Sequence[str],
+    run: str | None = None,
+    devices: Sequence[str] = (),
     *,
+    operators: bool = False,
     out: Path | str = TABLES,
     resolutions: Sequence[int] = (),
     num_resolutions: int | None = None,
     num_fit: int | None = None,
     num_held_out: int | None = None,
     rounds: int = 4,
-    max_minutes: float = 10.0,
+    max_minutes: float | None = None,
     seed: int = 0,
     fresh: bool = False,
     force: bool = False,
     energy: bool = False,
     trust_code: bool = False,
     progress: Progress | None = None,
-) -> Profiled | ProfiledFleet:
+) -> Profiled | ProfiledFleet | ProfiledOperators:
     """Measure the parts of the space on a device; leaves DIR/NAME/SPACE.csv and .json.
 
     Continues where it stopped, and adds to a table that is there only what it lacks. Several devices are measured side
@@ -441,19 +455,32 @@ def profile(
     Args:
         run: Run folder, or a model as `ofa inspect` takes it; a file of code is executed.
         devices: Device, one or several: names in devices/, YAML files, or a pattern of them: 'boards/*.yaml'.
+        operators: Instead of the parts of a space, measure what any network is made of, for `ofa estimate`; leaves
+            DIR/NAME.operators.csv and .json.
         out: Folder of latency tables to add to.
         resolutions: Measure only these resolutions.
         num_resolutions: Measure parts at so many resolutions, interpolate the others.
         num_fit: Whole subnets that the correction is fitted on: 36, at one resolution 24.
         num_held_out: Other whole subnets that the table is judged on: 24, at one resolution 16.
         rounds: Blocks of each part and subnet to begin with, and all where a device waits in a queue.
-        max_minutes: Measure no longer than that, if more would still help.
+        max_minutes: Measure no longer than that, if more would still help: 10, or 30 with --operators.
         force: Keep a table even if it predicts badly.
         energy: Measure energy too, where this machine has a counter that can be read.
 
     Raises:
-        UsageError: If both ``resolutions`` and ``num_resolutions`` are given.
+        UsageError: If both ``resolutions`` and ``num_resolutions`` are given; if there is no ``run``, or one and
+            ``operators``.
     """
+    if operators:
+        given: dict[str, object] = {"--run": run, "--resolution": resolutions, "--num-resolutions": num_resolutions}
+        given |= {"--num-fit": num_fit, "--num-held-out": num_held_out, "--force": force, "--energy": energy}
+        for name in (name for name, value in given.items() if value):
+            raise UsageError(f"{name} is about the parts of a space, and goes not with --operators; leave one out")
+        return _profile_operators(
+            devices, out, rounds=rounds, max_minutes=max_minutes or 30.0, seed=seed, fresh=fresh, progress=progress
+        )
+    if run is None:
+        raise UsageError("which space? give --run RUN, or a model as `ofa inspect` takes it; or --operators")
     from ofa.files import resolved
     from ofa.hardware.fleet import on_each
     from ofa.locks import only_writer
@@ -479,7 +506,7 @@ def profile(
                 num_fit=num_fit,
                 num_held_out=num_held_out,
                 rounds=rounds,
-                max_minutes=max_minutes,
+                max_minutes=max_minutes or 10.0,
                 rng=_generator(seed),
                 resolutions=resolutions or None,
                 num_resolutions=num_resolutions,
@@ -499,6 +526,41 @@ def profile(
         if not failed:
             shutil.rmtree(models_dir, ignore_errors=True)
     return ProfiledFleet([each for each in found.values() if isinstance(each, Profiled)], failed)
+
+
+def _profile_operators(
+    devices: Sequence[str],
+    out: Path | str,
+    *,
+    seed: int,
+    progress: Progress | None,
+    **settings: Any,
+) -> ProfiledOperators:
+    from ofa.estimate.profile import check_device
+
+    targets = _devices_named([devices] if isinstance(devices, str) else devices)
+    if len(targets) > 1:
+        raise UsageError(f"operators are measured on one device at a time, not on {len(targets)}; name one")
+    check_device(targets[0])
+    rng = _generator(seed)
+    from ofa.estimate import profile_operators
+    from ofa.estimate.networks import whole_networks
+    from ofa.locks import only_writer
+
+    place = _operators_path(out, targets[0].name)
+    with only_writer(place, command="ofa profile", beside=True) as csv_path:
+        csv_path = _file_for(csv_path, begins="network,role,latency_ms", what="a table of operators")
+        written_ns = csv_path.stat().st_mtime_ns if csv_path.exists() else None
+        table = profile_operators(
+            targets[0], csv_path=csv_path, networks=whole_networks(), rng=rng, progress=progress, **settings
+        )
+        return ProfiledOperators(csv_path, table, is_new=csv_path.stat().st_mtime_ns != written_ns)
+
+
+def _operators_path(tables: Path | str, device: str) -> Path:
+    from ofa.files import resolved
+
+    return resolved(tables) / f"{device}.operators.csv"
 
 
 def _is_pattern(name: str) -> bool:
@@ -1308,6 +1370,50 @@ def measure(
     if out is not None:
         write_json_atomic(out, measured.to_json())
     return measured
+
+
+def estimate(
+    model: Path | str,
+    *,
+    device: str,
+    tables: Path | str = TABLES,
+    any_machine: bool = False,
+) -> Estimate:
+    """Say what a network takes on a device, from what kernels take there: measure these by `ofa profile --operators`.
+
+    The network is loaded by the device's runtime on this machine, which tells what it makes of it; it is not timed.
+    Exit status 1 if more than 5 % of its multiply-accumulates are in kernels of kinds or sizes that were never
+    measured.
+
+    Args:
+        model: ONNX file, whose sizes are fixed.
+
+    Raises:
+        UsageError: If the operators of the device have not been measured.
+        ModelError: If the model cannot be loaded.
+        AnotherMachineError: If they were measured elsewhere.
+    """
+    from ofa.hardware.runtimes.session import check_exists
+
+    target = ofa.hardware.load_device(device)
+    path = _operators_path(tables, target.name)
+    check_exists(str(model), "an ONNX")
+    from ofa.estimate.profile import check_device, check_machine
+
+    check_device(target)
+    if not path.exists():
+        raise UsageError(
+            f"no table of operators at {path}; measure it with `ofa profile --operators --device {device} --out "
+            f"{tables}`"
+        )
+    from ofa.estimate import OperatorTable, read_kernels
+    from ofa.estimate import estimate as estimate_kernels
+
+    kernels = read_kernels(str(model), target.setting)
+    table = OperatorTable.load(path)
+    if not any_machine:
+        check_machine(table, target.host.fingerprint(target.setting), path)
+    return estimate_kernels(kernels, table)
 
 
 @dataclass(frozen=True)

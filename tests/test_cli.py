@@ -558,7 +558,7 @@ COMMANDS = options_of_commands()
 EVERYWHERE = {
     "--json": set(COMMANDS),
     "--search": {"export", "deploy", "elastic", "finetune", "report", "plot"},
-    "--tables": {"search", "report", "plot", "devices"},
+    "--tables": {"search", "estimate", "report", "plot", "devices"},
     "--seed": {"profile", "search", "export", "deploy", "elastic", "verify", "measure", "fit", "data shard"},
     "--data-root": {"search", "export", "deploy", "elastic", "finetune", "judge", "import"},
     "--trust-code": {

@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"inputs", "nn", "supernet", "data", "tasks", "cost"},
     "formats": {"inputs", "nn"},
     "hardware": {"inputs", "cost", "formats"},
+    "estimate": {"inputs", "cost", "formats", "hardware"},
     "search": {"cost"},
     "precision": {"supernet", "tasks", "training", "cost", "formats", "hardware", "search"},
     "deploy": {"inputs", "nn", "supernet", "data", "tasks", "training", "cost", "formats", "hardware", "search"},

@@ -14,11 +14,14 @@ from ofa import workflow
 from ofa.cli.printing import correlation, print_json, print_picks, print_promises, print_table, say
 from ofa.cli.skin import command
 
+NUM_COSTS = 12  # kernels that are listed
+
 if TYPE_CHECKING:
     from ofa.data.check import DataCheck
     from ofa.data.fetch import Fetched
     from ofa.data.shards import Sharded
     from ofa.deploy import Deployed, ElasticRuntime, ExportResult, VerifyResult
+    from ofa.estimate import Estimate
     from ofa.hub import Transfer
     from ofa.supernet.inspect import Inspection
     from ofa.training import Run
@@ -135,9 +138,11 @@ def recipes(result: list[dict[str, str]], **_: Any) -> None:
 
 
 @command_of(workflow.profile)
-def profile(result: workflow.Profiled | workflow.ProfiledFleet, **_: Any) -> bool:
+def profile(result: workflow.Profiled | workflow.ProfiledFleet | workflow.ProfiledOperators, **_: Any) -> bool:
     if isinstance(result, workflow.ProfiledFleet):
         return _say_fleet(result)
+    if isinstance(result, workflow.ProfiledOperators):
+        return _say_operators(result)
     table, held_out = result.table, result.table.held_out
     if not result.is_new:
         say(f"{result.csv_path} has every part already; --fresh measures it anew")
@@ -150,6 +155,52 @@ def profile(result: workflow.Profiled | workflow.ProfiledFleet, **_: Any) -> boo
     if table.refused:
         say(head="that is too wide to search with; measure in a quieter hour, or keep the table with --force")
     return not table.refused
+
+
+def _say_operators(result: workflow.ProfiledOperators) -> bool:
+    held_out = result.table.held_out
+    if not result.is_new:
+        say(f"{result.csv_path} is there already; --fresh measures it anew")
+    rows = [
+        [kind, each["num"], f"{each['median_error_percent']:.1f} %", f"{each['within_10_percent']:.0f} %"]
+        for kind, each in held_out["kinds"].items()
+    ]
+    print_table(["mostly of", "samples", "median error", "within 10 %"], rows, title="each predicted without it")
+    rows = [
+        [name, f"{each['latency_ms']:.3f} ms", f"{each['error_percent']:+.1f} %"]
+        for name, each in held_out["networks"].items()
+    ]
+    print_table(["whole network", "measured", "error"], rows, title="each predicted without it")
+    details = result.table.details
+    say(f"{result.csv_path}: {details['num_samples']} samples and {len(rows)} networks in {details['minutes']:.0f} min")
+    return True
+
+
+@command_of(workflow.estimate)
+def estimate(result: Estimate, model: Path, device: str, **_: Any) -> bool:
+    rows = [
+        [
+            cost.kernel.kind,
+            " ".join(str(value) for value in cost.kernel.inputs if value.size > 1),
+            cost.count,
+            f"{cost.kernel.macs * cost.count / 1e6:.1f} M",
+            f"{cost.latency_ms:.3f} ms",
+            f"{100 * cost.latency_ms / result.latency_ms:.1f} %",
+            "" if cost.is_known else "never measured",
+        ]
+        for cost in result.costs[:NUM_COSTS]
+    ]
+    title = f"the most expensive of {len(result.costs)} different kernels"
+    print_table(["kernel", "reads (* weights)", "count", "MACs", "takes", "share", ""], rows, title=title)
+    low_ms, high_ms = result.interval_ms
+    say(
+        f"{model} on {device}: {result.latency_ms:.3f} ms, in 90 of 100 cases {low_ms:.3f} to {high_ms:.3f} ms; "
+        f"{result.macs / 1e6:.1f} M MACs, {result.unseen_percent:.1f} % of them in kernels like none that was measured"
+    )
+    if result.unseen_kinds:
+        what = "never measured" if result.ok else "that is too much to rely on; never measured"
+        say(f" {', '.join(result.unseen_kinds)}", head=f"{what}, or not in such sizes:", style="red")
+    return result.ok
 
 
 def _shares_within(held_out: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ofa.hardware.runtimes.kernels import Kernels, onnx_kernels
 from ofa.hardware.runtimes.session import Array, Arrays, Input, Model, ModelError, Run, check_exists, random_inputs
 from ofa.optional import NotInstalledError, package_versions, require
-from ofa.setting import Setting
+from ofa.setting import REFERENCE, Setting
 
 _DTYPES = {f"tensor({name})": name for name in ("float16", "uint8", "int8", "int32", "int64", "bool")} | {
     "tensor(float)": "float32"
@@ -38,6 +38,10 @@ class OnnxSession:
 
     def kernels(self) -> Kernels:
         return onnx_kernels(self._model, partial(self._runtime.optimize, self._model))
+
+    def end_profiling(self) -> Path:
+        """Where the runtime's own account of its runs is, if the options asked for one."""
+        return Path(self._session.end_profiling())
 
 
 class _CudaSession(OnnxSession):
@@ -70,34 +74,40 @@ class OnnxRuntime:
 
     def prepare(self, model: Model, setting: Setting) -> OnnxSession:
         """Load ONNX bytes, or an ONNX file."""
-        return self.session_type(self._load(model, setting.threads), setting.batch, model, self)
+        return self.load(model, setting, self.options(setting))
 
     def optimize(self, model: Model, path: Path) -> None:
         """Write the graph that is run in the end, which holds for this machine alone."""
-        self._load(model, 1, optimized_model_filepath=str(path))
+        options = self.options(REFERENCE)
+        options.optimized_model_filepath = str(path)
+        self.load(model, REFERENCE, options)
 
-    def _load(self, model: Model, threads: int, **further: str) -> Any:
+    def options(self, setting: Setting) -> Any:
+        """What sessions are made with."""
         onnxruntime = require("onnxruntime", self.extra)
-        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
-
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.optimization)
         options.log_severity_level = 3  # errors; which nodes it leaves on the CPU is not ours to report
         # Waiting threads would spin for hundreds of milliseconds and disturb whatever is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        for name, value in further.items():
-            setattr(options, name, value)
+        return options
+
+    def load(self, model: Model, setting: Setting, options: Any) -> OnnxSession:
+        """Likewise, with options of one's own."""
+        onnxruntime = require("onnxruntime", self.extra)
+        errors = require("onnxruntime.capi.onnxruntime_pybind11_state", self.extra)
         what = check_exists(model, "an ONNX")
         try:
-            return onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=self._providers(onnxruntime)
             )
         except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.Fail) as error:
             raise ModelError(f"{what} is not a valid ONNX model ({error}); export it again") from None
         except errors.NotImplemented as error:
             raise ModelError(f"{what} needs what this ONNX Runtime lacks ({error})") from None
+        return self.session_type(session, setting.batch, model, self)
 
     def versions(self) -> dict[str, str]:
         return package_versions("onnxruntime", extra=self.extra)
