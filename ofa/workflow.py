@@ -487,7 +487,7 @@ def profile(
     from ofa.training.run import open_named
 
     _check_number("--rounds", rounds, 2)
-    _check_number("--max-minutes", max_minutes, 0)
+    _check_number("--max-minutes", 0 if max_minutes is None else max_minutes, 0)
     if resolutions and num_resolutions:
         raise UsageError("--resolution says which resolutions to measure, --num-resolutions how many; give one of them")
     names = [devices] if isinstance(devices, str) else devices
