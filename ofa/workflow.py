@@ -606,12 +606,8 @@ def search(
     _know_published_predictor(predictor, run)
     if len({Path(device).stem for device in devices}) < len(devices):
         raise UsageError(f"two of the devices {', '.join(devices)} are called alike; leave one out, or rename its file")
-    settings: dict[str, Any] = {
-        "num_evaluations": num_evaluations,
-        "method": method,
-        "predictor": predictor,
-        "seed": seed,
-    }
+    settings: dict[str, Any] = {"num_evaluations": num_evaluations, "method": method}
+    settings |= {"predictor": predictor, "seed": seed}
     if precision is None:
         return _search_devices(
             Path(run),
