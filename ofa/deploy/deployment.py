@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,10 +33,12 @@ from ofa.hardware import Device
 from ofa.locks import only_writer
 from ofa.progress import Progress
 from ofa.search.pick import InfeasibleBudgetError
-from ofa.space import Arch
+from ofa.space import Arch, Value
 from ofa.states import MEDIAN, Speed
 from ofa.training import Run
 from ofa.training.elsewhere import RunSource, evaluator_of
+
+ARCHS = ("arch", "first_arch")  # of an entry; tables have no place for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Deployed:
 
     Args:
         kept: It was there already, and still holds.
+        first_arch: The pick of the search; another stands there if its file missed the budget.
         too_slow: See :class:`ofa.deploy.ExportResult`.
         error: Why there is none, if there is none; ``info`` is ``None`` then.
     """
@@ -53,6 +57,7 @@ class Deployed:
     budget_ms: float
     info: BundleInfo | None = None
     kept: bool = False
+    first_arch: Mapping[str, Value] | None = None
     too_slow: Sequence[Mapping[str, Any]] = ()
     error: str = ""
 
@@ -69,6 +74,7 @@ class Deployed:
             "model_bytes": sum(info.files[name]["bytes"] for name in info.model.files),
             "num_params": info.model.num_params,
             "arch": info.arch,
+            "first_arch": self.first_arch,
             "num_too_slow": len(self.too_slow),
         }
 
@@ -81,11 +87,18 @@ class _Order:
     path: Path
     speed: Speed
     walk: Walk
+    first_arch: Mapping[str, Value] | None
     arch: Arch = field(init=False)
     entry: Deployed | None = None
 
     def settle(self, **what: Any) -> None:
-        self.entry = Deployed(path=self.path, device=self.device.name, budget_ms=self.walk.budget_ms, **what)
+        self.entry = Deployed(
+            path=self.path,
+            device=self.device.name,
+            budget_ms=self.walk.budget_ms,
+            first_arch=self.first_arch,
+            **what,
+        )
 
 
 def deploy(
@@ -105,7 +118,7 @@ def deploy(
 
     Device by device: the candidates of all budgets are exported in processes side by side, then measured together with
     nothing else running; those that miss their budget are followed by the next ones down the front. Bundles of the same
-    weights and options that are there and still hold are kept, so that an interrupted deployment goes on.
+    weights, pick and options that are there and still hold are kept, so that an interrupted deployment goes on.
 
     Args:
         orders: Device, budget in ms, and candidates, see :func:`ofa.deploy.read_candidates`.
@@ -125,14 +138,17 @@ def deploy(
         ParityError: If an export does not compute what it should.
     """
     root = resolved(out)
+    begun_from = _begun_from(root)
     asked: list[_Order] = []
     for device, budget_ms, candidates in orders:
         check_options(device, options)
         speed = (speeds or {}).get(device.name, MEDIAN)
         walk = Walk(iter(candidates), budget_ms, device.name, speed.percentile)
-        order = _Order(device, root / f"{device.name}-{budget_ms:g}ms", speed, walk)
+        first = next((dict(run.space.arch(each["arch"])) for each in candidates), None)
+        order = _Order(device, root / f"{device.name}-{budget_ms:g}ms", speed, walk, first)
         check_destination(order.path, overwrite=True)
-        if not fresh and (info := _kept(order, run, options)) is not None:
+        info = None if fresh else _kept(order, run, options)
+        if info is not None and first in (dict(info.arch), begun_from.get(order.path.name)):
             order.settle(info=info, kept=True)
         if any(order.path == other.path for other in asked):
             raise UsageError(f"two orders make {order.path}; name devices differently, or give budgets further apart")
@@ -214,6 +230,15 @@ class _Batch:
         order.settle(info=info, too_slow=tuple(order.walk.too_slow))
 
 
+def _begun_from(root: Path) -> dict[str, dict[str, Value] | None]:
+    """The pick that each bundle was to be, by its name, as the last deployment here has it."""
+    try:
+        entries = json.loads((root / "index.json").read_text(encoding="utf-8"))["bundles"]
+        return {entry["bundle"]: entry.get("first_arch") for entry in entries}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
 def _kept(order: _Order, run: Run, options: ExportOptions) -> BundleInfo | None:
     """What is said by a bundle that is there already, if it is the one that would be made and still holds."""
     path, device = order.path, order.device
@@ -247,5 +272,5 @@ def _write_index(root: Path, run: Run, entries: Sequence[Deployed]) -> None:
     )
     write_csv_atomic(
         root / "index.csv",
-        pd.json_normalize([{**each, "arch": None} for each in bundles], sep="_").drop(columns="arch"),
+        pd.json_normalize([{**each, **dict.fromkeys(ARCHS)} for each in bundles], sep="_").drop(columns=[*ARCHS]),
     )

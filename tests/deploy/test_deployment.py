@@ -76,6 +76,13 @@ def test_every_budget_gets_the_first_that_keeps_it(run: Run, ladder: list[dict[s
     assert len(json.loads((out / "index.json").read_text())["bundles"]) == 2
 
 
+def test_another_pick_is_made_anew(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
+    go(run, ladder[1:], tmp_path, [9.0], 5.0)
+    (better,) = go(run, ladder, tmp_path, [9.0], 5.0)
+    assert not better.kept and better.info is not None and better.info.arch == ladder[0]["arch"]
+    assert go(run, ladder, tmp_path, [9.0])[0].kept
+
+
 @pytest.mark.slow
 def test_another_opset_is_made_anew(run: Run, ladder: list[dict[str, Any]], tmp_path: Path) -> None:
     older = ExportOptions(opset=17)
