@@ -151,6 +151,29 @@ def tables_of(rows: pd.DataFrame) -> dict[str, str]:
     return tables
 
 
+def promises_of(rows: pd.DataFrame) -> str:
+    """Of noisy problems: what picks promise beside the truth, and the same of the luckiest; empty without any."""
+    if "promised_too_much_points" not in rows:
+        return ""
+    cells = []
+    noisy = rows.dropna(subset="promised_too_much_points")
+    for (problem, num, method), group in noisy.groupby(["problem", "num_evaluations", "method"], sort=False):
+        points = (group[name] for name in ("promised_too_much_points", "luckiest_too_much_points"))
+        texts = [f"{each.mean():.2f} ± {each.std(ddof=0) / np.sqrt(len(each)):.2f}" for each in points]
+        holds, luckiest = (group[name].mean() for name in ("intervals_hold_percent", "luckiest_share_percent"))
+        cells.append([problem, num, method, texts[0], f"{holds:.0f}", texts[1], f"{luckiest:.2f}"])
+    head = [
+        "problem",
+        "evaluations",
+        "method",
+        "promised too much",
+        "intervals hold",
+        "luckiest: too much",
+        "its share",
+    ]
+    return table_text(head, cells)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -178,7 +201,8 @@ def main(words: Sequence[str] | None = None) -> None:
         add_row(path, {**key, **problems[problem].run(method, num, seed)})
     rows = pd.DataFrame(read_rows(path))
     if len(rows):
-        text = page("problems.md", tables=tables_of(rows), behind=behind(rows), num_seeds=rows["seed"].nunique())
+        found = {"tables": tables_of(rows), "behind": behind(rows), "promises": promises_of(rows)}
+        text = page("problems.md", num_seeds=rows["seed"].nunique(), **found)
         write_text_atomic(options.out / "problems.md", text)
 
 

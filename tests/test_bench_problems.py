@@ -113,6 +113,14 @@ def test_picks_of_a_noisy_search_are_judged_in_truth(small: noisy_problem.Supern
     assert known["hypervolume_share_percent"] > 90 and known["intervals_hold_percent"] == 100
 
 
+def test_promises_are_told_of_noisy_problems_only(small: noisy_problem.Supernet) -> None:
+    noisy = noisy_problem.Noisy(small, 100)
+    rows = [{"problem": "noisy_100", "method": "random", "num_evaluations": 20, "seed": seed} for seed in range(2)]
+    text = bench_problems.promises_of(pd.DataFrame([row | noisy.run("random", 20, row["seed"]) for row in rows]))
+    assert text.count("\n") == 2 and "| noisy_100 | 20 | random |" in text
+    assert bench_problems.promises_of(pd.DataFrame(rows)) == ""
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("device", bench_problems.DEVICES)
 def test_the_default_is_ahead_of_chance_on_nasbench201(real_data: Path, device: str) -> None:

@@ -195,7 +195,9 @@ def test_a_search_goes_by_the_metric_of_the_task(worth: Run, task: None) -> None
     selected, front = json.loads((folder / "selected.json").read_text()), pd.read_csv(folder / "front.csv")
     (pick,) = selected["picks"]
     assert selected["metric"] == "off_by_digits"
-    assert pick["measured_off_by_digits"] == front["measured_off_by_digits"].min()
+    assert pick["promised_off_by_digits"] < front["promised_off_by_digits"].median()
+    last = front.loc[front["pick_from_ms"].idxmax()]  # the budget is larger than what any takes
+    assert pick["measured_off_by_digits"] == last["measured_off_by_digits"]
     assert {"predicted_off_by_digits", "measured_off_by_digits", "low", "high"} <= set(front.columns)
     low, high = pick["off_by_interval_digits"]
     assert low < pick["measured_off_by_digits"] < high

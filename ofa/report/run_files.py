@@ -93,7 +93,7 @@ class DeviceResults:
         versions are ``None``."""
         picks = self.selected["picks"] if self.selected else []
         names = {f"{what}_score": self.metric.of(what) for what in ("measured", "promised")}
-        later = {"promised_interval": None, "choices": [], "class_losses": []}
+        later: dict[str, Any] = {"promised_interval": None, "choices": [], "class_losses": []}
         return [{**later, **pick, **{score: pick.get(name) for score, name in names.items()}} for pick in picks]
 
     @property

@@ -159,7 +159,8 @@ def pick_within_budgets(
         fastest = fastest_worth(table, metric, value, column)
         if fastest is None:
             worth = metric.sign * table[metric.of("promised")].where(table[column].notna())
-            raise InfeasibleMetricError(value, table.loc[worth.idxmax()].to_dict(), metric=metric, device=device)
+            best_row = table.iloc[int(np.nanargmax(worth))].to_dict()
+            raise InfeasibleMetricError(value, best_row, metric=metric, device=device)
         picks.append(fastest)
     return table, picks
 
@@ -179,14 +180,15 @@ def pick_from_ms(
     """
     worth, first_ms = posterior.metric.sign * posterior.means, np.full(len(latency_ms), np.nan)
     best = pick = -1
-    for row in np.lexsort((-worth, latency_ms)):
+    order = np.lexsort((-worth, latency_ms))
+    for row in order:
         if best >= 0 and worth[row] <= worth[best]:
             continue
         best = int(row)
         may = (latency_ms <= latency_ms[row]) & (posterior.chances_worse(best) < replace_below)
         if pick >= 0:
             may &= (worth > worth[pick]) | (np.arange(len(worth)) == pick)
-        chosen = int(np.argmin(np.where(may, latency_ms, np.inf)))
+        chosen = int(order[may[order]][0])
         if chosen != pick:
             first_ms[chosen], pick = latency_ms[row], chosen
     return first_ms
@@ -195,14 +197,14 @@ def pick_from_ms(
 def best_within(table: pd.DataFrame, limit_ms: float) -> int | None:
     """The row of the pick for a limit of latency, by :data:`FROM_MS`; or ``None``."""
     known = table[FROM_MS].where(table[FROM_MS] <= limit_ms).dropna()
-    return None if known.empty else int(known.idxmax())
+    return None if known.empty else int(known.index[known.argmax()])
 
 
 def fastest_worth(table: pd.DataFrame, metric: Metric, value: float, column: str) -> int | None:
     """The row of the fastest measured subnet that promises a value of the metric; or ``None``."""
     is_worth = metric.sign * table[metric.of("promised")] >= metric.sign * value
     latency_ms = table[column].where(is_worth).dropna()
-    return None if latency_ms.empty else int(latency_ms.idxmin())
+    return None if latency_ms.empty else int(latency_ms.index[latency_ms.argmin()])
 
 
 def budget_for(latency_ms: float, headroom: float = HEADROOM) -> float:
@@ -296,7 +298,7 @@ def _propose_worth(table: pd.DataFrame, metric: Metric, value: float, num: int, 
     """Rows worth measuring for one value of the metric, at most ``num``: faster ones; while nothing is, the best."""
     worth, expected_ms = _worth(table, metric), _expected_ms(table, column)
     fastest = fastest_worth(table, metric, value, column)
-    limit_ms = np.inf if fastest is None else table.loc[fastest, column]
+    limit_ms = np.inf if fastest is None else float(table[column].loc[fastest])
     unmeasured = table[column].isna()
     promising = unmeasured & (worth >= metric.sign * value) & (expected_ms < limit_ms)
     if fastest is None and not promising.any():

@@ -42,7 +42,7 @@ def choices_of(space: SearchSpace, arch: Arch, predict: Evaluate, metric: Metric
     entries = []
     for (column, gene), error, ms in zip(places, errors[1:] - errors[0], latency_ms[1:] - latency_ms[0], strict=True):
         dim = space.dims[column]
-        entry = {"dim": dim.name, "value": arch[dim.name], "instead": dim.values[gene]}
+        entry: dict[str, Any] = {"dim": dim.name, "value": arch[dim.name], "instead": dim.values[gene]}
         entry |= {"change": -metric.sign * float(error), "change_latency_ms": float(ms)}
         entries.append(entry | {"gain_per_ms": float(-error / ms) if abs(ms) > LEAST_MS else None})
     return sorted(entries, key=lambda entry: -(entry["gain_per_ms"] or 0.0))

@@ -150,7 +150,7 @@ class SubnetEvaluator:
     def by_class(self, archs: Sequence[Arch], *, split: str = "search") -> list[Mapping[str, float | None]]:
         """What each class is worth to each subnet, where the task's details say it (``class_accuracy_percent``); empty
         where there are no classes."""
-        found = []
+        found: list[Mapping[str, float | None]] = []
         for arch in archs:
             scorer = self.task.scorer(self.data)
             judge(self.calibrated(arch), self.batches(split, arch), scorer)

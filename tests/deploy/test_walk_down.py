@@ -120,6 +120,13 @@ def test_candidates_begin_with_the_pick_of_the_budget(tmp_path: Path) -> None:
     assert order(9) == [("c", 2.0), ("b", 3.3), ("a", 1.0)]
 
 
+def test_candidates_go_by_what_they_promise(tmp_path: Path) -> None:
+    write_search(tmp_path)
+    table = pd.read_csv(tmp_path / "front.csv")
+    table.assign(promised_top1_percent=[91.0, 90.0, 90.5, 90.0]).to_csv(tmp_path / "front.csv", index=False)
+    assert [row["arch"]["kernel"] for row in read_candidates(tmp_path, 9)] == ["a", "c", "b"]
+
+
 def test_damaged_search_result_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="ofa search"):
         read_candidates(tmp_path, 1.0)

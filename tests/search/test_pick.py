@@ -239,3 +239,8 @@ def test_entries_of_what_was_asked():
     assert [entry["budget_ms"] for entry in entries] == [5.0, 1.03]
     assert [entry.get("min_top1_percent") for entry in entries] == [None, 89.0]
     assert same_picks([*entries, entries[0] | {"budget_ms": 7.0}]) == [[5.0, 7.0]]
+
+
+def test_who_is_as_fast_replaces_nobody():
+    first_ms = pick_from_ms(np.array([1.0, 1.0, 1.0]), normal([90.0, 90.2, 90.1], [1.0, 1.0, 1.0]))
+    assert first_ms.tolist() == pytest.approx([np.nan, 1.0, np.nan], nan_ok=True)

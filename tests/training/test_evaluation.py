@@ -40,6 +40,17 @@ def test_evaluator_extracts_calibrates_and_counts(trained: Run) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
 
 
+def test_what_each_class_is_worth_makes_the_whole(trained: Run) -> None:
+    evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=16)
+    archs = [evaluator.supernet.space.largest(), evaluator.supernet.space.smallest()]
+    ((_, labels),) = trained.data().batches("search", batch_size=32, image_size=16)
+    counts = np.bincount(labels.numpy())
+    for of_class, top1_percent in zip(evaluator.by_class(archs), evaluator.values(archs), strict=True):
+        assert list(of_class) == list(trained.data().classes)
+        shares = [of_class[name] or 0.0 for name in list(of_class)[: len(counts)]]
+        assert np.average(shares, weights=counts) == pytest.approx(top1_percent, abs=1e-3)
+
+
 def test_a_short_last_batch_does_not_count_in_calibration(trained: Run) -> None:
     evaluator = SubnetEvaluator(trained.supernet(), trained.data(), batch_size=24)  # 64 images: 24 + 24 + 16
     assert [len(images) for images in evaluator._calibration_inputs({"resolution": 16})] == [24, 24]

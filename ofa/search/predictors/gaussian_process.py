@@ -65,6 +65,7 @@ class GaussianProcess:
         self._noise = self.features.variances(population) * self._warp.slope(targets) ** 2
         if is_new:
             self._logs = self._most_likely()
+        assert self._logs is not None
         covariance = self._kernel(self._known, self._known)
         covariance[np.diag_indices(len(covariance))] += np.exp(self._logs[-1]) + self._noise
         self._cholesky = np.linalg.cholesky(covariance)
