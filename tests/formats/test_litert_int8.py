@@ -14,7 +14,7 @@ from ofa.hardware.runtimes.litert import LiteRt
 from ofa.optional import NotInstalledError
 from ofa.setting import Setting
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore")]  # of the quantizer's own interpreter
 
 
 @pytest.fixture(scope="module")
