@@ -1674,7 +1674,7 @@ def _speed(state: str, percentile: int) -> Speed:
     if state not in STATES:
         raise UsageError(f"--state: {unknown_name_message('state', state, STATES)}")
     if percentile not in PERCENTILES:
-        raise UsageError(f"--percentile is {', '.join(map(str, PERCENTILES))}, not {percentile}")
+        raise UsageError(f"--percentile must be one of {', '.join(map(str, PERCENTILES))}, not {percentile}")
     return Speed(state=state, percentile=percentile)  # type: ignore[arg-type]
 
 
