@@ -91,7 +91,7 @@ def test_on_another_machine_what_is_measured_counts(left: Path) -> None:
     ("asked", "message"),
     [
         ({"state": "slwo"}, "--state: unknown state 'slwo'; did you mean 'slow'"),
-        ({"percentile": 95}, "--percentile is 50, 90, 99, not 95"),
+        ({"percentile": 95}, "--percentile must be one of 50, 90, 99, not 95"),
     ],
 )
 def test_what_is_no_speed_is_refused(left: Path, asked: dict[str, Any], message: str) -> None:
