@@ -197,14 +197,14 @@ def pick_from_ms(
 def best_within(table: pd.DataFrame, limit_ms: float) -> int | None:
     """The row of the pick for a limit of latency, by :data:`FROM_MS`; or ``None``."""
     known = table[FROM_MS].where(table[FROM_MS] <= limit_ms).dropna()
-    return None if known.empty else int(known.index[known.argmax()])
+    return None if known.empty else int(known.index[int(known.argmax())])
 
 
 def fastest_worth(table: pd.DataFrame, metric: Metric, value: float, column: str) -> int | None:
     """The row of the fastest measured subnet that promises a value of the metric; or ``None``."""
     is_worth = metric.sign * table[metric.of("promised")] >= metric.sign * value
     latency_ms = table[column].where(is_worth).dropna()
-    return None if latency_ms.empty else int(latency_ms.index[latency_ms.argmin()])
+    return None if latency_ms.empty else int(latency_ms.index[int(latency_ms.argmin())])
 
 
 def budget_for(latency_ms: float, headroom: float = HEADROOM) -> float:
