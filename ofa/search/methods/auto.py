@@ -10,7 +10,7 @@ from ofa.search.methods.linas import PredictedValues, batch_size, begin, propose
 from ofa.search.methods.local import around_front
 from ofa.search.methods.nsga2 import nsga2_search
 from ofa.search.pareto import Evaluations
-from ofa.search.predictors import QUICK, Features, held_out_kendall_tau
+from ofa.search.predictors import Features, held_out_kendall_tau
 from ofa.search.predictors.nearest import Nearest
 from ofa.search.problem import Problem, Proposals
 from ofa.space import Population
@@ -21,9 +21,10 @@ MANY = 5000
 def auto(problem: Problem, known: Evaluations, num: int, rng: np.random.Generator) -> Proposals:
     """Propose by what has the best cross-validated rank correlation with the values that only an evaluation tells.
 
-    That is a model: then as :func:`ofa.search.methods.thompson.thompson` does, with the best of several models. Or the
-    nearest architecture that is known: then as :func:`ofa.search.methods.local.local_search` does. Where neither has
-    any, at random. It is weighed again whenever a quarter more is known.
+    That is a model, a Gaussian process unless another is asked for (the best of several was no better): then as
+    :func:`ofa.search.methods.thompson.thompson` does. Or the nearest architecture that is known: then as
+    :func:`ofa.search.methods.local.local_search` does. Where neither has any, at random. It is weighed again whenever a
+    quarter more is known.
 
     From 5,000 evaluations on, which are cheap then, :func:`ofa.search.methods.nsga2.nsga2_search` does it all.
     """
@@ -32,7 +33,8 @@ def auto(problem: Problem, known: Evaluations, num: int, rng: np.random.Generato
         return
     seen = known.keys(problem.space)
     known = yield from begin(problem, known, num, rng, seen)
-    model = PredictedValues(problem, known, QUICK if problem.predictor == "auto" else problem.predictor, rng)
+    predictor = "gaussian_process" if problem.predictor == "auto" else problem.predictor
+    model = PredictedValues(problem, known, predictor, rng)
     size = batch_size(num)
     ways: dict[str, Callable[[], Population]] = {
         "model": lambda: propose(problem, known, model, size, seen, rng, draws=True),
