@@ -353,7 +353,7 @@ def test_training_curves_without_accuracies_or_with_one_row_per_epoch(run_dir: P
         ("search/cpu-1t/front.csv", "arch,macs\n", "lacks the columns .*predicted_top1_percent, .*ofa search"),
         ("search/cpu-1t/front.csv", "", "not a readable CSV file"),
         ("metrics.csv", "loss\n1\n", "lacks the columns epoch, step"),
-        ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 5}', "has format 5.*ofa export"),
+        ("bundles/cpu-1t-0.8ms/bundle.json", '{"format": 6}', "has format 6.*ofa export"),
     ],
 )
 def test_damaged_files_are_named(run_dir: Path, path: str, content: str | None, message: str) -> None:
