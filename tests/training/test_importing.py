@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ofa import workflow
 from ofa.data import DataError
-from ofa.deploy import verify_bundle
+from ofa.deploy import read_bundle, verify_bundle
 from ofa.errors import UsageError
-from ofa.files import read_json
 from ofa.hardware import load_device
 from ofa.supernet import create_supernet
 from ofa.supernet.published import once_for_all
@@ -105,9 +104,7 @@ def test_an_architecture_in_its_notation_is_exported(
     assert verify_bundle(tmp_path / "bundle", device=load_device(device)).ok
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "imported from https://github.com/mit-han-lab/once-for-all" in card and "licence MIT" in card
-    origin = read_json(tmp_path / "bundle" / "bundle.json", kind="bundle", remedy="", formats=(4,))["provenance"][
-        "origin"
-    ]
+    origin = read_bundle(tmp_path / "bundle").provenance["origin"]
     assert origin == imported.info["origin"]
     judged = workflow.verify(tmp_path / "bundle", images=pictures)
     assert judged.ok and judged.checks[-1].found.endswith("of 24")
