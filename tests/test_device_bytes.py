@@ -86,6 +86,7 @@ def test_a_limit_holds_on_every_device(limit: int, tables: Path, tmp_path: Path)
         search(["cpu-1t", INT8], tables, tmp_path / "both", f"model_bytes={limit}")
 
 
+@pytest.mark.slow
 def test_an_answer_in_other_bytes_is_none(tables: Path, tmp_path: Path) -> None:
     """A search of an earlier version, whose limit was of fp32."""
     search([INT8], tables, tmp_path / "out", "model_bytes=100%")

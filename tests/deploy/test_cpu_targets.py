@@ -61,7 +61,11 @@ def make(
     return make
 
 
-@pytest.fixture(scope="module", params=ON_CPU, ids=lambda each: f"{each[0]}-{each[2]}")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=[pytest.mark.slow] * (each[1:] == ("executorch", "int8"))) for each in ON_CPU],
+    ids=lambda each: f"{each[0]}-{each[2]}",
+)
 def made(request: pytest.FixtureRequest, make: Make) -> Path:
     _, runtime, precision = request.param
     return make(runtime, precision)

@@ -74,7 +74,7 @@ START = dict.fromkeys([*KEYS, *NAMES], 4)
 NOISY = (KEYS[0], KEYS[3])
 
 
-@pytest.mark.parametrize("model_error", [0.0, 0.03])
+@pytest.mark.parametrize("model_error", [0.0, pytest.param(0.03, marks=pytest.mark.slow)])
 def test_the_error_is_foreseen(model_error):
     """Noise alone makes the error, or networks that are no sums: only the former goes."""
     outlooks = [looked(START, 1000 + seed, noisy=NOISY, model_error=model_error) for seed in range(40)]

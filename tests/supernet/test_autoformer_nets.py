@@ -156,6 +156,7 @@ def test_costs(supernet: Supernet) -> None:
     assert {"stem", "stage0.block13", "head"} <= {slot.name for slot in supernet.slots}
 
 
+@pytest.mark.slow
 def test_peak_is_that_of_the_plan_of_the_exported_subnet(supernet: Supernet) -> None:
     assert_peak_is_that_of_the_plan(supernet, 0)
 

@@ -447,6 +447,7 @@ def test_fp16(evaluator: SubnetEvaluator, run: Run, tmp_path: Path) -> None:
     assert result.ok, result.failed
 
 
+@pytest.mark.slow
 def test_executorch(evaluator: SubnetEvaluator, run: Run, tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     device = Device(name="executorch-1t", setting=Setting(runtime="executorch"))

@@ -18,7 +18,8 @@ def network(seed: int) -> nn.Module:
         return nn.Sequential(*layers).train()
 
 
-@pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fp32", "bf16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_compiled_equals_eager(bf16: bool, torch_device: str) -> None:
     arch = Arch({"resolution": 16})
     compiled = CompiledSubnets([arch])

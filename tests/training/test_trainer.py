@@ -268,7 +268,7 @@ SMALL = (
 )
 
 
-SIMILAR = ("attentivenas", "compofa", "deps", "multi_arch", "sortednet")  # to others of the packaged recipes
+SIMILAR = ("alphanet", "attentivenas", "compofa", "deps", "finetune", "multi_arch", "plain", "sortednet")  # to others of the packaged recipes
 
 
 @pytest.mark.parametrize(
@@ -492,6 +492,7 @@ def test_processes_that_torchrun_did_not_start_are_refused(tmp_path: Path, monke
         train(tiny_recipe(), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_process_killed_among_several_is_restarted_to_the_same_weights(tmp_path: Path) -> None:
     """By torchrun, which counts restarts; nobody says --resume."""
     words = ["train.epochs=3", "data.limit=64", "train.average_epochs=0", "model.name=test_vit", "model.drop_rate=0"]
@@ -573,7 +574,7 @@ def test_mixed_precision_trains(words: tuple[str, ...], torch_device: str, tmp_p
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param((), id="sgd"),
+        pytest.param((), id="sgd", marks=pytest.mark.slow),
         pytest.param(("train.optimizer=adamw", "train.learning_rate=1e-3"), id="adamw", marks=pytest.mark.slow),
     ],
 )

@@ -65,7 +65,7 @@ def tiny() -> Supernet:
     return create_without_weights("autoformer_tiny")
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_logits_are_those_of_the_published_code(name: str, real_data: Path) -> None:
     facts = json.loads((real_data / "published" / f"autoformer_{name}.json").read_text())
     logits = torch.from_numpy(np.load(real_data / "published" / f"autoformer_{name}.npz")["logits"])

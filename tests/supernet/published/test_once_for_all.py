@@ -58,7 +58,10 @@ def checkpoint(facts: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "preset"), NETWORKS.items())
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (pair[1] != "ofa_resnet50d")) for pair in NETWORKS.items()],
+)
 def test_all_architectures_compute_what_its_own_code_does(
     name: str, preset: str, real_data: Path, tmp_path: Path
 ) -> None:
