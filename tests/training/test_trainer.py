@@ -268,7 +268,8 @@ SMALL = (
 )
 
 
-SIMILAR = ("alphanet", "attentivenas", "compofa", "deps", "finetune", "multi_arch", "plain", "sortednet")  # to others of the packaged recipes
+SIMILAR = ("alphanet", "attentivenas", "compofa", "deps", "finetune", "multi_arch", "plain", "sortednet")
+"""To others of the packaged recipes."""
 
 
 @pytest.mark.parametrize(
